@@ -1,0 +1,26 @@
+//! The words users write: [`BatchedModelSpec`], its defaults and its rules.
+//!
+//! `sidecar` and `worker` read the very same structs from the one [`Config`] file that the operator
+//! writes, so there is no second vocabulary and nothing to translate. The `kube` feature adds the
+//! resource itself, its schema and its CEL rules.
+
+mod config;
+mod defaults;
+mod model;
+mod quantity;
+mod spec;
+mod status;
+
+pub use config::{Config, ConfigError};
+pub use model::{Datatype, Format, Model, TensorSpec, Text};
+pub use quantity::{Bytes, Duration, ParseError};
+#[cfg(feature = "kube")]
+pub use spec::BatchedModel;
+pub use spec::{
+    BatchedModelSpec, Batching, Device, ExternalRedis, ManagedRedis, Proxy, Queue, Redis, Rollout,
+    Scaling, ScalingMode, Worker,
+};
+pub use status::{BatchedModelStatus, condition};
+
+/// The API group. It stands here alone, so that the owner of another domain changes one line.
+pub const GROUP: &str = "carpool.dev";

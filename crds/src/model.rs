@@ -1,0 +1,175 @@
+//! `spec.model`: the artifact, and the tensors it takes and gives.
+
+use std::fmt;
+
+#[cfg(feature = "kube")]
+use kube::KubeSchema;
+#[cfg(feature = "kube")]
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::defaults;
+
+/// The model: its artifact, and the tensors it takes and gives. A change makes a new revision.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[cfg_attr(feature = "kube", derive(KubeSchema))]
+#[cfg_attr(feature = "kube", x_kube(
+    validation = ("self.inputs.all(t, self.inputs.exists_one(o, o.name == t.name))", "inputs: every name must be given once"),
+    validation = ("self.outputs.all(t, self.outputs.exists_one(o, o.name == t.name))", "outputs: every name must be given once"),
+    validation = (
+        "!has(self.text) || self.inputs.all(t, t.name in ['input_ids', 'attention_mask', 'token_type_ids'] && t.datatype == 'INT64')",
+        "inputs: with text they are what the tokenizer makes: input_ids, attention_mask and token_type_ids, all of datatype INT64"
+    ),
+    validation = (
+        "!has(self.text) || self.inputs.exists(t, t.name == 'input_ids')",
+        "inputs: with text there must be one named input_ids"
+    ),
+    validation = (
+        "!has(self.text) || (self.outputs[0].datatype == 'FP32' && self.outputs[0].shape == [self.text.labels.size()])",
+        "outputs: with text the first must hold one FP32 for each of text.labels"
+    )
+))]
+pub struct Model {
+    /// Where the artifact is: `pvc://CLAIM/PATH`, a folder or a file on a PersistentVolumeClaim of this
+    /// namespace. `carpool local` takes `file://PATH`, absolute or relative to the manifest.
+    #[cfg_attr(feature = "kube", schemars(length(max = 1024)))]
+    #[cfg_attr(feature = "kube", x_kube(validation = (
+        "self.matches('^(pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/.*)?|file://.+)$')",
+        "uri: allowed are pvc://CLAIM/PATH and, for carpool local, file://PATH; other schemes are not built yet"
+    )))]
+    pub uri: String,
+
+    /// Pins the artifact: the SHA-256 of the file or, for a folder, of its `sha256sum` lines sorted by
+    /// path in the C locale, in lower-case hex.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(
+        feature = "kube",
+        schemars(length(max = 64), regex(pattern = "^[0-9a-f]{64}$"))
+    )]
+    pub sha256: Option<String>,
+
+    /// How the artifact is stored. `TorchScript`: `model.pt` in the folder, or the file itself.
+    #[serde(default)]
+    pub format: Format,
+
+    /// The tensors the model takes, in the order of its arguments.
+    #[cfg_attr(feature = "kube", schemars(length(min = 1, max = 16)))]
+    pub inputs: Vec<TensorSpec>,
+
+    /// The tensors the model gives, in the order of its results.
+    #[cfg_attr(feature = "kube", schemars(length(min = 1, max = 16)))]
+    pub outputs: Vec<TensorSpec>,
+
+    /// Text in, labels out: a tokenizer in front of the model and softmax with labels behind it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<Text>,
+}
+
+impl Model {
+    /// The revision: ten hex digits of the hash of this model. Each revision has its own jobs stream and workers.
+    #[must_use]
+    pub fn revision(&self) -> String {
+        // Field order is the declaration's, so the same model always gives the same JSON.
+        let json = serde_json::to_vec(self).unwrap_or_default();
+        hex::encode(&Sha256::digest(&json)[..5])
+    }
+}
+
+/// How an artifact is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(JsonSchema))]
+pub enum Format {
+    /// `torch.jit.save`.
+    #[default]
+    TorchScript,
+}
+
+/// One tensor of the model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[cfg_attr(feature = "kube", derive(KubeSchema))]
+pub struct TensorSpec {
+    /// Its name in requests and answers.
+    #[cfg_attr(feature = "kube", schemars(length(min = 1, max = 128)))]
+    pub name: String,
+
+    /// Its element type, as the Open Inference Protocol names it.
+    pub datatype: Datatype,
+
+    /// Its shape for one item, without the batch dimension. -1 is variable: items of a batch are padded to the longest.
+    #[cfg_attr(feature = "kube", schemars(length(max = 8)))]
+    #[cfg_attr(feature = "kube", x_kube(validation = ("self.all(d, d == -1 || d > 0)", "shape: a dimension is -1 (variable) or at least 1")))]
+    pub shape: Vec<i64>,
+
+    /// The value that fills the rest of a shorter item. Default 0.
+    // Not a schema default: GitOps tools see drift where list items are filled in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pad: Option<i64>,
+}
+
+impl TensorSpec {
+    /// The axis of the first variable dimension, batch dimension not counted.
+    #[must_use]
+    pub fn variable_axis(&self) -> Option<usize> {
+        self.shape.iter().position(|size| *size == -1)
+    }
+}
+
+/// Element types that libtorch and the Open Inference Protocol share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+#[cfg_attr(feature = "kube", derive(JsonSchema))]
+#[expect(missing_docs, reason = "the protocol's own names")]
+pub enum Datatype {
+    Bool,
+    Uint8,
+    Int8,
+    Int16,
+    Int32,
+    Int64,
+    Fp16,
+    Bf16,
+    Fp32,
+    Fp64,
+}
+
+impl fmt::Display for Datatype {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Bool => "BOOL",
+            Self::Uint8 => "UINT8",
+            Self::Int8 => "INT8",
+            Self::Int16 => "INT16",
+            Self::Int32 => "INT32",
+            Self::Int64 => "INT64",
+            Self::Fp16 => "FP16",
+            Self::Bf16 => "BF16",
+            Self::Fp32 => "FP32",
+            Self::Fp64 => "FP64",
+        })
+    }
+}
+
+/// Text in, labels out.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[cfg_attr(feature = "kube", derive(KubeSchema))]
+pub struct Text {
+    /// The Hugging Face `tokenizer.json`, a path within the artifact's folder.
+    #[cfg_attr(feature = "kube", schemars(length(min = 1, max = 256)))]
+    pub tokenizer: String,
+
+    /// Texts are cut to this many tokens. Default 128.
+    #[serde(default = "defaults::text_max_length")]
+    #[cfg_attr(feature = "kube", schemars(range(min = 2, max = 8192)))]
+    pub max_length: u32,
+
+    /// A name for each value of the first output, in its order.
+    #[cfg_attr(
+        feature = "kube",
+        schemars(length(min = 2, max = 1024), inner(length(min = 1, max = 128)))
+    )]
+    pub labels: Vec<String>,
+}

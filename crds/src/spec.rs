@@ -1,0 +1,372 @@
+//! `spec`: what a user asks for.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::ResourceRequirements;
+#[cfg(feature = "kube")]
+use kube::{CustomResource, KubeSchema};
+#[cfg(feature = "kube")]
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{Bytes, Duration, Model, defaults};
+
+/// One model, served in batches: Redis, proxies and workers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[cfg_attr(feature = "kube", derive(CustomResource, KubeSchema))]
+#[cfg_attr(feature = "kube", kube(
+    // `crate::GROUP`; the attribute takes only a literal, and a test holds the two together.
+    group = "carpool.dev",
+    version = "v1alpha1",
+    kind = "BatchedModel",
+    namespaced,
+    cel,
+    shortname = "bm",
+    category = "carpool",
+    derive = "PartialEq",
+    doc = "A model served in batches: single requests from many pods share one queue, and workers run them together.",
+    status = "crate::BatchedModelStatus",
+    scale(
+        spec_replicas_path = ".spec.replicas",
+        status_replicas_path = ".status.replicas",
+        label_selector_path = ".status.selector"
+    ),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
+    printcolumn(name = "Workers", type_ = "integer", json_path = ".status.readyReplicas"),
+    printcolumn(name = "Queue", type_ = "integer", json_path = ".status.queueLength"),
+    printcolumn(name = "URL", type_ = "string", json_path = ".status.url"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    validation = (
+        "self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$') && self.metadata.name.size() <= 40",
+        "metadata.name: at most 40 characters, lower-case letters, digits and '-', starting with a letter (it names Services)"
+    )
+))]
+pub struct BatchedModelSpec {
+    /// The model: its artifact, and the tensors it takes and gives. A change makes a new revision.
+    pub model: Model,
+
+    /// The scale subresource's path. With `scaling.mode: Builtin` the queue decides and this has no effect.
+    #[serde(default = "defaults::replicas")]
+    #[cfg_attr(feature = "kube", schemars(range(max = 1000)))]
+    pub replicas: u32,
+
+    /// How the number of workers follows the queue.
+    #[serde(default)]
+    pub scaling: Scaling,
+
+    /// How requests become batches.
+    #[serde(default)]
+    pub batching: Batching,
+
+    /// The queue between proxies and workers.
+    #[serde(default)]
+    pub queue: Queue,
+
+    /// The proxies, which take requests over HTTP.
+    #[serde(default)]
+    pub proxy: Proxy,
+
+    /// The workers, which run the model.
+    #[serde(default)]
+    pub worker: Worker,
+}
+
+/// How the number of workers follows the queue.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[cfg_attr(feature = "kube", derive(KubeSchema))]
+#[cfg_attr(feature = "kube", x_kube(validation = (
+    "self.minReplicas <= self.maxReplicas",
+    "minReplicas must not be above maxReplicas"
+)))]
+pub struct Scaling {
+    /// Who writes the number of workers. `Builtin`: the operator, from the length of the queue.
+    #[serde(default)]
+    pub mode: ScalingMode,
+
+    /// The fewest workers. 0 lets an idle model go; the first request after that is held until a worker is there.
+    #[cfg_attr(feature = "kube", schemars(range(max = 1000)))]
+    #[serde(default)]
+    pub min_replicas: u32,
+
+    /// The most workers.
+    #[cfg_attr(feature = "kube", schemars(range(min = 1, max = 1000)))]
+    #[serde(default = "defaults::max_replicas")]
+    pub max_replicas: u32,
+
+    /// Requests, waiting and in flight, that one worker is expected to carry.
+    #[cfg_attr(feature = "kube", schemars(range(min = 1, max = 1_000_000)))]
+    #[serde(default = "defaults::target_queue_length")]
+    pub target_queue_length: u32,
+
+    /// How long fewer workers must have been enough before one goes.
+    #[serde(default = "defaults::cooldown")]
+    pub cooldown: Duration,
+}
+
+impl Default for Scaling {
+    fn default() -> Self {
+        Self {
+            mode: ScalingMode::default(),
+            min_replicas: 0,
+            max_replicas: defaults::max_replicas(),
+            target_queue_length: defaults::target_queue_length(),
+            cooldown: defaults::cooldown(),
+        }
+    }
+}
+
+/// Who writes the number of workers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(JsonSchema))]
+pub enum ScalingMode {
+    /// The operator, from the length of the queue.
+    #[default]
+    Builtin,
+}
+
+/// How requests become batches.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[cfg_attr(feature = "kube", derive(KubeSchema))]
+pub struct Batching {
+    /// The most rows that run together.
+    #[cfg_attr(feature = "kube", schemars(range(min = 1, max = 1024)))]
+    #[serde(default = "defaults::max_batch_size")]
+    pub max_batch_size: u32,
+
+    /// How long a batch that is not full waits for more, counted from its oldest request's arrival. 0: an idle
+    /// worker takes what is there at once, and batches grow while it is busy.
+    #[cfg_attr(feature = "kube", x_kube(validation = ("duration(self) <= duration('10s')", "maxDelay: at most 10s")))]
+    #[serde(default = "defaults::max_delay")]
+    pub max_delay: Duration,
+}
+
+impl Default for Batching {
+    fn default() -> Self {
+        Self {
+            max_batch_size: defaults::max_batch_size(),
+            max_delay: defaults::max_delay(),
+        }
+    }
+}
+
+/// The queue between proxies and workers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[cfg_attr(feature = "kube", derive(KubeSchema))]
+#[cfg_attr(feature = "kube", x_kube(validation = (
+    "duration(self.lease) >= duration('1s') && duration(self.lease) + duration(self.lease) + duration(self.lease) <= duration(self.timeout)",
+    "lease must be at least 1s and at most a third of timeout, so that another worker can still answer when one dies"
+)))]
+pub struct Queue {
+    /// The most requests that wait or are in flight; one more is answered 429.
+    #[cfg_attr(feature = "kube", schemars(range(min = 1, max = 10_000_000)))]
+    #[serde(default = "defaults::max_length")]
+    pub max_length: u32,
+
+    /// The most bytes that they hold together.
+    #[serde(default = "defaults::max_bytes")]
+    pub max_bytes: Bytes,
+
+    /// The largest request body; a larger one is answered 413.
+    #[serde(default = "defaults::max_request_bytes")]
+    pub max_request_bytes: Bytes,
+
+    /// How long a request may take, from its arrival to its answer; then it is answered 504.
+    #[cfg_attr(feature = "kube", x_kube(validation = (
+        "duration(self) >= duration('3s') && duration(self) <= duration('1h')",
+        "timeout: between 3s and 1h"
+    )))]
+    #[serde(default = "defaults::timeout")]
+    pub timeout: Duration,
+
+    /// How long a worker may be silent before another takes its requests over.
+    #[serde(default = "defaults::lease")]
+    pub lease: Duration,
+
+    /// How often a request may be taken over before it is given up.
+    #[cfg_attr(feature = "kube", schemars(range(min = 1, max = 100)))]
+    #[serde(default = "defaults::max_deliveries")]
+    pub max_deliveries: u32,
+
+    /// The Redis (7.0 or later) or Valkey that holds the queue.
+    #[serde(default)]
+    pub redis: Redis,
+}
+
+impl Default for Queue {
+    fn default() -> Self {
+        Self {
+            max_length: defaults::max_length(),
+            max_bytes: defaults::max_bytes(),
+            max_request_bytes: defaults::max_request_bytes(),
+            timeout: defaults::timeout(),
+            lease: defaults::lease(),
+            max_deliveries: defaults::max_deliveries(),
+            redis: Redis::default(),
+        }
+    }
+}
+
+/// The Redis that holds the queue: the operator's own, or yours.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[cfg_attr(feature = "kube", derive(KubeSchema))]
+#[cfg_attr(feature = "kube", x_kube(validation = (
+    "!(has(self.managed) && has(self.external))",
+    "redis: either managed or external, not both"
+)))]
+pub struct Redis {
+    /// A Redis that the operator runs beside the model. The default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub managed: Option<ManagedRedis>,
+
+    /// A Redis of yours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub external: Option<ExternalRedis>,
+}
+
+/// A Redis that the operator runs beside the model.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[cfg_attr(feature = "kube", derive(KubeSchema))]
+pub struct ManagedRedis {
+    /// Its resources. 60 % of the memory limit is what it may hold. Default limit: 1Gi.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<ResourceRequirements>,
+}
+
+/// A Redis of yours.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[cfg_attr(feature = "kube", derive(KubeSchema))]
+pub struct ExternalRedis {
+    /// A Secret of this namespace whose key `url` holds `redis://[USER:PASSWORD@]HOST:PORT[/DB]`.
+    #[cfg_attr(feature = "kube", schemars(length(min = 1, max = 253)))]
+    pub url_secret_name: String,
+}
+
+/// The proxies, which take requests over HTTP.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[cfg_attr(feature = "kube", derive(KubeSchema))]
+pub struct Proxy {
+    /// How many run behind the Service.
+    #[cfg_attr(feature = "kube", schemars(range(min = 1, max = 100)))]
+    #[serde(default = "defaults::proxy_replicas")]
+    pub replicas: u32,
+
+    /// Their resources.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<ResourceRequirements>,
+
+    /// Parts of a PodTemplateSpec, merged over the operator's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "kube", schemars(schema_with = "preserve_unknown"))]
+    pub pod_overrides: Option<BTreeMap<String, Value>>,
+}
+
+impl Default for Proxy {
+    fn default() -> Self {
+        Self {
+            replicas: defaults::proxy_replicas(),
+            resources: None,
+            pod_overrides: None,
+        }
+    }
+}
+
+/// The workers, which run the model.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[cfg_attr(feature = "kube", derive(KubeSchema))]
+pub struct Worker {
+    /// Where the model runs. Default: `cuda` where the resources ask for `nvidia.com/gpu`, else `cpu`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<Device>,
+
+    /// Their resources, GPUs among them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<ResourceRequirements>,
+
+    /// How workers of one revision are replaced when their pod changes.
+    #[serde(default)]
+    pub rollout: Rollout,
+
+    /// Their ServiceAccount. Default: one of their own that has no token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "kube", schemars(length(max = 253)))]
+    pub service_account_name: Option<String>,
+
+    /// Parts of a PodTemplateSpec, merged over the operator's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "kube", schemars(schema_with = "preserve_unknown"))]
+    pub pod_overrides: Option<BTreeMap<String, Value>>,
+}
+
+impl Worker {
+    /// Where the model runs: as given, or what the resources imply.
+    #[must_use]
+    pub fn device(&self) -> Device {
+        let asks_for_gpu = self
+            .resources
+            .as_ref()
+            .and_then(|resources| resources.limits.as_ref())
+            .is_some_and(|limits| limits.contains_key("nvidia.com/gpu"));
+        self.device.unwrap_or(if asks_for_gpu {
+            Device::Cuda
+        } else {
+            Device::Cpu
+        })
+    }
+}
+
+/// Where a model runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[cfg_attr(feature = "kube", derive(JsonSchema))]
+pub enum Device {
+    /// The processor.
+    #[default]
+    Cpu,
+    /// An NVIDIA GPU.
+    Cuda,
+}
+
+/// How workers of one revision are replaced when their pod changes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[cfg_attr(feature = "kube", derive(KubeSchema))]
+#[cfg_attr(feature = "kube", x_kube(validation = (
+    "self.maxSurge + self.maxUnavailable > 0",
+    "maxSurge and maxUnavailable must not both be 0"
+)))]
+pub struct Rollout {
+    /// Workers above the wanted number. 0 needs no spare GPU.
+    #[cfg_attr(feature = "kube", schemars(range(max = 1000)))]
+    #[serde(default)]
+    pub max_surge: u32,
+    /// Workers below the wanted number.
+    #[cfg_attr(feature = "kube", schemars(range(max = 1000)))]
+    #[serde(default = "defaults::max_unavailable")]
+    pub max_unavailable: u32,
+}
+
+impl Default for Rollout {
+    fn default() -> Self {
+        Self {
+            max_surge: 0,
+            max_unavailable: defaults::max_unavailable(),
+        }
+    }
+}
+
+/// A PodTemplateSpec's schema is some 600 KB and Helm's release Secret holds 1 MiB, so it is parsed at reconcile instead.
+#[cfg(feature = "kube")]
+fn preserve_unknown(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({"type": "object", "x-kubernetes-preserve-unknown-fields": true, "nullable": true})
+}

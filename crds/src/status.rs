@@ -1,0 +1,56 @@
+//! What the operator reports.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+#[cfg(feature = "kube")]
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// What the operator last saw.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[cfg_attr(feature = "kube", derive(JsonSchema))]
+pub struct BatchedModelStatus {
+    /// Ready, Progressing, RedisReady, ProxyReady, ModelLoaded and ScalingActive.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<Condition>,
+    /// The generation that this status speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Workers that exist.
+    #[serde(default)]
+    pub replicas: i32,
+    /// Workers that are Ready.
+    #[serde(default)]
+    pub ready_replicas: i32,
+    /// Requests waiting and in flight, written at most every 30 s.
+    #[serde(default)]
+    pub queue_length: i64,
+    /// The revision that the proxies feed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<String>,
+    /// The SHA-256 of the artifact that the workers loaded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+    /// Where the model answers inside the cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// The label selector of the workers, for the scale subresource.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selector: Option<String>,
+}
+
+/// The types of condition.
+pub mod condition {
+    /// The model answers, or will as soon as a request wakes it.
+    pub const READY: &str = "Ready";
+    /// Something is on its way to what the spec asks for.
+    pub const PROGRESSING: &str = "Progressing";
+    /// Redis accepts connections.
+    pub const REDIS_READY: &str = "RedisReady";
+    /// At least one proxy is Ready.
+    pub const PROXY_READY: &str = "ProxyReady";
+    /// A worker has loaded this revision and warmed it up.
+    pub const MODEL_LOADED: &str = "ModelLoaded";
+    /// The number of workers follows the queue.
+    pub const SCALING_ACTIVE: &str = "ScalingActive";
+}

@@ -1,0 +1,3 @@
+module carpool-cluster/small
+
+go 1.26.0

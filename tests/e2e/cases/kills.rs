@@ -1,0 +1,128 @@
+//! Whatever dies under load, every request is answered rightly and with status 200.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::{
+    cluster::Namespace,
+    load::{Answer, Load, check},
+    model::{self, Affine},
+    operator,
+};
+
+const MODEL: &str = "affine";
+
+/// A model with two workers that may be killed and are replaced.
+fn start(name: &str, spec: &Value) -> Namespace {
+    let namespace = Namespace::create(name);
+    let uri = Affine::FIRST.publish(&namespace);
+    let mut whole = json!({
+        "scaling": {"minReplicas": 2, "maxReplicas": 2},
+        "batching": {"maxBatchSize": 8},
+        "queue": {"lease": "2s", "timeout": "20s"}
+    });
+    model::merge(&mut whole, spec);
+    namespace.apply(&Affine::manifest(MODEL, &uri, &whole).to_string());
+    namespace.wait(&format!("bm/{MODEL}"), "condition=Ready", "120s");
+    model::workers(&namespace, MODEL, 2, Duration::from_secs(60));
+    namespace
+}
+
+fn right(answer: &Answer) -> bool {
+    (answer.number_in("y") - Affine::FIRST.of(answer.number)).abs() < 1e-4
+}
+
+/// SIGKILL of a worker's process, five times, each with requests in hand.
+pub fn process() {
+    // A process of one's own container can't be killed as process 1; with a shared namespace it is another.
+    let shared = json!({"worker": {"podOverrides": {"spec": {"shareProcessNamespace": true}}}});
+    let namespace = start("kill-process", &shared);
+    let load = Load::numbered(&namespace, MODEL, 16);
+    for round in 0..5 {
+        let pods = model::workers(&namespace, MODEL, 2, Duration::from_secs(60));
+        load.answered(load.so_far() + 50);
+        let victim = model::name(&pods[round % 2]).to_owned();
+        let kill = "for comm in /proc/[0-9]*/comm; do [[ $(<$comm) == carpool-worker* ]] && pid=${comm#/proc/} && kill -KILL ${pid%/comm} && exit; done; exit 1";
+        namespace.kubectl(&[
+            "exec",
+            &victim,
+            "--container=worker",
+            "--",
+            "bash",
+            "-c",
+            kill,
+        ]);
+        load.answered(load.so_far() + 50);
+    }
+    check(&load.stop(), right);
+}
+
+/// `kubectl delete pod` of a worker, gently and by force.
+pub fn pod() {
+    let namespace = start("kill-pod", &json!({}));
+    let load = Load::numbered(&namespace, MODEL, 16);
+    for force in [&["--wait=false"][..], &["--grace-period=0", "--force"]] {
+        let pods = model::workers(&namespace, MODEL, 2, Duration::from_secs(60));
+        load.answered(load.so_far() + 50);
+        namespace.kubectl(&[&["delete", "pod", model::name(&pods[0])], force].concat());
+        load.answered(load.so_far() + 50);
+    }
+    check(&load.stop(), right);
+}
+
+/// What tells whether an object was touched or replaced.
+fn identity(namespace: &Namespace, field: &str) -> Vec<(String, Value)> {
+    [
+        "deployments",
+        "statefulsets",
+        "services",
+        "configmaps",
+        "pods",
+        "serviceaccounts",
+        "poddisruptionbudgets",
+        "networkpolicies",
+        "bm",
+    ]
+    .iter()
+    .flat_map(|kind| match namespace.get(&[kind])["items"].take() {
+        Value::Array(items) => items,
+        _ => Vec::new(),
+    })
+    .filter(|object| object["kind"] != "Pod" || model::name(object) != "load")
+    .map(|object| {
+        let id = format!(
+            "{}/{}/{}",
+            object["kind"],
+            model::name(&object),
+            object["metadata"]["uid"]
+        );
+        (id, object["metadata"][field].clone())
+    })
+    .collect()
+}
+
+/// The operator dies under load: no child is replaced or changed. Idle, it then writes nothing for two minutes.
+pub fn operator() {
+    let namespace = start("kill-operator", &json!({}));
+    let load = Load::numbered(&namespace, MODEL, 8);
+    let before = identity(&namespace, "generation");
+    operator::kill();
+    load.answered(load.so_far() + 200);
+    assert_eq!(
+        identity(&namespace, "generation"),
+        before,
+        "children changed with the operator"
+    );
+    check(&load.stop(), right);
+
+    // The last queue length is still to be written, at most 30 s late.
+    std::thread::sleep(Duration::from_secs(40));
+    let before = identity(&namespace, "resourceVersion");
+    std::thread::sleep(Duration::from_secs(120));
+    assert_eq!(
+        identity(&namespace, "resourceVersion"),
+        before,
+        "an idle operator wrote"
+    );
+}

@@ -1,0 +1,129 @@
+//! A changed model is a new revision.
+
+use std::{collections::HashSet, time::Duration};
+
+use serde_json::json;
+
+use crate::{
+    cluster::{Namespace, eventually, run},
+    load::{Answer, Load, check},
+    model::{self, Affine},
+};
+
+const MODEL: &str = "affine";
+
+/// An extended resource of one on a node, taken back at the end.
+struct OneGpu {
+    node: String,
+}
+
+const RESOURCE: &str = "/status/capacity/nvidia.com~1gpu";
+
+impl OneGpu {
+    fn create() -> Self {
+        let node = run(
+            "kubectl",
+            &["get", "nodes", "-o", "jsonpath={.items[0].metadata.name}"],
+            b"",
+        )
+        .unwrap();
+        let gpu = Self { node };
+        gpu.patch(&json!([{"op": "add", "path": RESOURCE, "value": "1"}]).to_string())
+            .unwrap();
+        eventually(Duration::from_secs(30), || {
+            let path = "jsonpath={.status.allocatable.nvidia\\.com/gpu}";
+            match run("kubectl", &["get", "node", &gpu.node, "-o", path], b"") {
+                Ok(count) if count == "1" => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        });
+        gpu
+    }
+
+    fn patch(&self, patch: &str) -> Result<String, String> {
+        run(
+            "kubectl",
+            &[
+                "patch",
+                "node",
+                &self.node,
+                "--subresource=status",
+                "--type=json",
+                "-p",
+                patch,
+            ],
+            b"",
+        )
+    }
+}
+
+impl Drop for OneGpu {
+    fn drop(&mut self) {
+        let _ = self.patch(&json!([{"op": "remove", "path": RESOURCE}]).to_string());
+    }
+}
+
+/// Where only one worker fits, the old revision makes room, the queue holds requests meanwhile, and no request is
+/// lost or answered by a model other than the one that its answer names.
+pub fn one_gpu() {
+    let gpu = OneGpu::create();
+    let namespace = Namespace::create("revision");
+    let (first, second) = (
+        Affine::FIRST.publish(&namespace),
+        Affine::SECOND.publish(&namespace),
+    );
+    let spec = json!({
+        "scaling": {"minReplicas": 1, "maxReplicas": 1},
+        "queue": {"timeout": "60s"},
+        // The resource is only counted; there is no such device.
+        "worker": {"device": "cpu", "resources": {"limits": {"nvidia.com/gpu": 1}}}
+    });
+    namespace.apply(&Affine::manifest(MODEL, &first, &spec).to_string());
+    namespace.wait("bm/affine", "condition=Ready", "120s");
+    let revision = || namespace.kubectl(&["get", "bm", MODEL, "-o", "jsonpath={.status.revision}"]);
+    let old = revision();
+
+    let load = Load::numbered(&namespace, MODEL, 8);
+    load.answered(100);
+    namespace.apply(&Affine::manifest(MODEL, &second, &spec).to_string());
+    let new = eventually(Duration::from_secs(120), || match revision() {
+        now if now != old => Ok(now),
+        now => Err(format!("still {now}")),
+    });
+    load.answered(load.so_far() + 100);
+    let answers = load.stop();
+
+    let version = |answer: &Answer| {
+        answer.body["model_version"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned()
+    };
+    check(&answers, |answer| {
+        let model = if version(answer) == old {
+            Affine::FIRST
+        } else {
+            Affine::SECOND
+        };
+        (answer.number_in("y") - model.of(answer.number)).abs() < 1e-4
+    });
+    let versions: HashSet<String> = answers.iter().map(version).collect();
+    assert_eq!(
+        versions,
+        HashSet::from([old.clone(), new]),
+        "both revisions answered, and none else"
+    );
+    eventually(Duration::from_secs(60), || {
+        let left = namespace.list("deployments", &format!("carpool.dev/revision={old}"));
+        if left.is_empty() {
+            Ok(())
+        } else {
+            Err(format!(
+                "the old revision still has {} Deployments",
+                left.len()
+            ))
+        }
+    });
+    model::workers(&namespace, MODEL, 1, Duration::from_secs(30));
+    drop(gpu);
+}

@@ -1,0 +1,115 @@
+//! Workers follow the queue's length, from zero and back.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+
+use crate::{
+    cluster::{Namespace, Watch, eventually},
+    load::{Answer, Load, check, pod},
+    model::{self, Affine},
+};
+
+const MODEL: &str = "affine";
+
+fn right(answer: &Answer) -> bool {
+    (answer.number_in("y") - Affine::FIRST.of(answer.number)).abs() < 1e-4
+}
+
+/// The wanted numbers of workers that a watch saw, one after another.
+fn wanted(watch: &Watch) -> Vec<i64> {
+    let mut wanted: Vec<i64> = watch
+        .events()
+        .iter()
+        .map(|(_, event)| &event["object"])
+        .filter(|deployment| model::name(deployment).starts_with("affine-worker-"))
+        .filter_map(|deployment| deployment["spec"]["replicas"].as_i64())
+        .collect();
+    wanted.dedup();
+    wanted
+}
+
+/// How often a sequence turns from rising to falling or back.
+fn reversals(sequence: &[i64]) -> usize {
+    let rises: Vec<bool> = sequence.windows(2).map(|pair| pair[1] > pair[0]).collect();
+    rises.windows(2).filter(|pair| pair[0] != pair[1]).count()
+}
+
+/// At zero a request is held and answered; under load the formula holds; after the cooldown the workers go again.
+pub fn zero_to_many_and_back() {
+    let namespace = Namespace::create("scaling");
+    let uri = Affine::FIRST.publish(&namespace);
+    let spec = json!({
+        "scaling": {"minReplicas": 0, "maxReplicas": 3, "targetQueueLength": 8, "cooldown": "15s"},
+        "batching": {"maxBatchSize": 2}
+    });
+    namespace.apply(&Affine::manifest(MODEL, &uri, &spec).to_string());
+    namespace.wait("bm/affine", "condition=Ready", "120s");
+    model::workers(&namespace, MODEL, 0, Duration::from_secs(90));
+    let reason = "jsonpath={.status.conditions[?(@.type==\"Ready\")].reason}";
+    eventually(Duration::from_secs(20), || {
+        match namespace.kubectl(&["get", "bm", MODEL, "-o", reason]) {
+            reason if reason == "ScaledToZero" => Ok(()),
+            other => Err(other),
+        }
+    });
+
+    let first = pod(
+        "first",
+        &["--url", "http://affine", "--model", MODEL, "--count", "1"],
+        None,
+    );
+    let answers = Load::start(&namespace, &first.to_string()).finish(Duration::from_secs(60));
+    check(&answers, right);
+    println!(
+        "from the first request at zero to its answer: {:.1} s",
+        answers[0].millis / 1e3
+    );
+
+    // 24 requests always open, 8 to a worker: three workers.
+    let deployments = namespace.watch("deployments");
+    let pods = namespace.watch("pods");
+    let load = Load::numbered(&namespace, MODEL, 24);
+    model::workers(&namespace, MODEL, 3, Duration::from_secs(60));
+    let begin = Instant::now();
+    load.answered(load.so_far() + 500);
+    thread::sleep(Duration::from_secs(20).saturating_sub(begin.elapsed()));
+    let under_load = wanted(&deployments);
+    assert_eq!(
+        under_load.last(),
+        Some(&3),
+        "24 open requests, 8 to a worker: {under_load:?}"
+    );
+    assert!(reversals(&under_load) <= 1, "{under_load:?}");
+    check(&load.stop(), right);
+
+    model::workers(&namespace, MODEL, 0, Duration::from_secs(90));
+    let whole = wanted(&deployments);
+    assert!(reversals(&whole) <= 1, "{whole:?}");
+    assert_eq!(whole.last(), Some(&0), "{whole:?}");
+    deletion_cost_before_scale_in(&pods);
+}
+
+/// Every worker that went had its deletion cost written before.
+fn deletion_cost_before_scale_in(pods: &Watch) {
+    let events = pods.events();
+    let is_worker =
+        |pod: &Value| pod["metadata"]["labels"]["app.kubernetes.io/component"] == "worker";
+    let going: Vec<&Value> = events
+        .iter()
+        .map(|(_, event)| &event["object"])
+        .filter(|pod| is_worker(pod) && !pod["metadata"]["deletionTimestamp"].is_null())
+        .collect();
+    assert!(!going.is_empty(), "no worker went");
+    for pod in going {
+        let cost = &pod["metadata"]["annotations"]["controller.kubernetes.io/pod-deletion-cost"];
+        assert!(
+            cost.is_string(),
+            "{} went without a deletion cost",
+            model::name(pod)
+        );
+    }
+}

@@ -1,0 +1,206 @@
+//! Models and the claim they lie on.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+
+use crate::cluster::{Namespace, eventually, root, run};
+
+/// Where what outlives a checkout is kept.
+pub fn cache() -> PathBuf {
+    let base = std::env::var_os("XDG_CACHE_HOME")
+        .filter(|value| !value.is_empty())
+        .map_or_else(
+            || PathBuf::from(std::env::var_os("HOME").expect("HOME is set")).join(".cache"),
+            PathBuf::from,
+        );
+    base.join("carpool")
+}
+
+/// Runs one of `tests/models/*.py`.
+pub fn python(script: &str, arguments: &[&str]) {
+    let interpreter = cache().join("venv/bin/python");
+    let script = root().join("tests/models").join(script);
+    let script = script.to_str().expect("a path in UTF-8");
+    run(
+        interpreter.to_str().expect("a path in UTF-8"),
+        &[&[script], arguments].concat(),
+        b"",
+    )
+    .unwrap();
+}
+
+/// `y = factor x + offset`, after some milliseconds of work.
+#[derive(Clone, Copy)]
+pub struct Affine {
+    pub factor: f64,
+    pub offset: f64,
+}
+
+impl Affine {
+    /// Both are small whole numbers, so every answer is exact in FP32 and says which model gave it.
+    pub const FIRST: Self = Self {
+        factor: 2.0,
+        offset: 1.0,
+    };
+    pub const SECOND: Self = Self {
+        factor: 3.0,
+        offset: 5.0,
+    };
+
+    pub fn of(self, number: u64) -> f64 {
+        f64::from(u32::try_from(number).expect("few requests")) * self.factor + self.offset
+    }
+
+    fn name(self) -> String {
+        format!("affine-{}-{}", self.factor, self.offset)
+    }
+
+    /// Builds it and puts it on the claim `models`; its URI.
+    pub fn publish(self, namespace: &Namespace) -> String {
+        let name = self.name();
+        let folder = cache().join("models").join(&name);
+        if !folder.join("model.pt").exists() {
+            let (factor, offset) = (self.factor.to_string(), self.offset.to_string());
+            let folder = folder.to_str().expect("a path in UTF-8");
+            python(
+                "build.py",
+                &[folder, "--factor", &factor, "--offset", &offset],
+            );
+        }
+        publish(namespace, &name, &folder)
+    }
+
+    /// A BatchedModel of it, with `spec` laid over.
+    pub fn manifest(name: &str, uri: &str, spec: &Value) -> Value {
+        let mut manifest = json!({
+            "apiVersion": "carpool.dev/v1alpha1", "kind": "BatchedModel", "metadata": {"name": name},
+            "spec": {"model": {
+                "uri": uri,
+                "inputs": [{"name": "x", "datatype": "FP32", "shape": [1]}],
+                "outputs": [{"name": "y", "datatype": "FP32", "shape": [1]}]
+            }}
+        });
+        merge(&mut manifest["spec"], spec);
+        manifest
+    }
+}
+
+/// Lays `over` on `base`, objects key by key.
+pub fn merge(base: &mut Value, over: &Value) {
+    match (base, over) {
+        (Value::Object(base), Value::Object(over)) => {
+            for (key, value) in over {
+                merge(base.entry(key.clone()).or_insert(Value::Null), value);
+            }
+        }
+        (base, over) => *base = over.clone(),
+    }
+}
+
+/// Puts a folder on the claim `models` under `name`, making the claim when it isn't there; the artifact's URI.
+pub fn publish(namespace: &Namespace, name: &str, folder: &Path) -> String {
+    let claim = json!({
+        "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "models"},
+        "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
+    });
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "publish"},
+        "spec": {
+            "terminationGracePeriodSeconds": 0,
+            "automountServiceAccountToken": false,
+            "securityContext": {"runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"}},
+            "containers": [{
+                "name": "tar", "image": "docker.io/carpool/load:0.1.0", "imagePullPolicy": "IfNotPresent",
+                "command": ["sleep", "600"],
+                "securityContext": {"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}},
+                "volumeMounts": [{"name": "models", "mountPath": "/models"}]
+            }],
+            "volumes": [{"name": "models", "persistentVolumeClaim": {"claimName": "models"}}]
+        }
+    });
+    namespace.apply(&claim.to_string());
+    namespace.apply(&pod.to_string());
+    namespace.wait("pod/publish", "condition=Ready", "60s");
+    let path = folder.to_str().expect("a path in UTF-8");
+    let target = format!(
+        "mkdir -p /models/{name} && tar --extract --no-same-owner --directory /models/{name}"
+    );
+    let copy = "tar --create --dereference --directory \"$1\" . | kubectl --namespace \"$2\" exec --stdin publish -- bash -c \"$3\"";
+    run(
+        "bash",
+        &[
+            "-o",
+            "pipefail",
+            "-c",
+            copy,
+            "bash",
+            path,
+            namespace.name(),
+            &target,
+        ],
+        b"",
+    )
+    .unwrap();
+    namespace.kubectl(&["delete", "pod", "publish"]);
+    format!("pvc://models/{name}")
+}
+
+/// The model's pods of one component, those that are going left out.
+pub fn pods(namespace: &Namespace, model: &str, component: &str) -> Vec<Value> {
+    let selector =
+        format!("app.kubernetes.io/instance={model},app.kubernetes.io/component={component}");
+    let mut pods = namespace.list("pods", &selector);
+    pods.retain(|pod| pod["metadata"]["deletionTimestamp"].is_null());
+    pods
+}
+
+/// The name of an object.
+pub fn name(object: &Value) -> &str {
+    object["metadata"]["name"]
+        .as_str()
+        .expect("an object has a name")
+}
+
+/// Waits until the model has exactly this many Ready workers.
+pub fn workers(namespace: &Namespace, model: &str, count: usize, within: Duration) -> Vec<Value> {
+    eventually(within, || {
+        let pods = pods(namespace, model, "worker");
+        let ready = |pod: &&Value| {
+            pod["status"]["conditions"]
+                .as_array()
+                .is_some_and(|conditions| {
+                    conditions.iter().any(|condition| {
+                        condition["type"] == "Ready" && condition["status"] == "True"
+                    })
+                })
+        };
+        if pods.len() == count && pods.iter().filter(ready).count() == count {
+            Ok(pods)
+        } else {
+            Err(format!("{} workers, wanted {count} Ready ones", pods.len()))
+        }
+    })
+}
+
+/// A sum over the model's workers of one of their metrics, read through the API server.
+pub fn worker_metric(namespace: &Namespace, model: &str, metric: &str) -> f64 {
+    let space = namespace.name();
+    pods(namespace, model, "worker")
+        .iter()
+        .map(|pod| {
+            let path = format!(
+                "/api/v1/namespaces/{space}/pods/{}:9090/proxy/metrics",
+                name(pod)
+            );
+            let text = namespace.kubectl(&["get", "--raw", &path]);
+            text.lines()
+                .filter_map(|line| line.strip_prefix(metric)?.rsplit_once(' '))
+                .filter_map(|(_, value)| value.parse::<f64>().ok())
+                .sum::<f64>()
+        })
+        .sum()
+}
