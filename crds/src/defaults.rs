@@ -14,7 +14,7 @@ defaults! {
     replicas: u32 = 1;
     max_replicas: u32 = 8;
     target_queue_length: u32 = 64;
-    cooldown: Duration = Duration(time::Duration::from_secs(300));
+    cooldown: Duration = Duration(time::Duration::from_mins(5));
     max_batch_size: u32 = 32;
     max_delay: Duration = Duration(time::Duration::ZERO);
     max_length: u32 = 10_000;

@@ -6,14 +6,20 @@
 
 mod config;
 mod defaults;
+#[cfg(feature = "kube")]
+mod manifest;
 mod model;
 mod quantity;
+mod resources;
 mod spec;
 mod status;
 
 pub use config::{Config, ConfigError};
+#[cfg(feature = "kube")]
+pub use manifest::manifest;
 pub use model::{Datatype, Format, Model, TensorSpec, Text};
 pub use quantity::{Bytes, Duration, ParseError};
+pub use resources::{Quantity, Resources};
 #[cfg(feature = "kube")]
 pub use spec::BatchedModel;
 pub use spec::{

@@ -36,7 +36,7 @@ impl fmt::Display for Duration {
         let millis = self.0.as_millis();
         match millis {
             0 => f.write_str("0s"),
-            _ if millis % 1000 != 0 => write!(f, "{millis}ms"),
+            _ if !millis.is_multiple_of(1000) => write!(f, "{millis}ms"),
             _ => {
                 let seconds = millis / 1000;
                 for (unit, amount) in [
@@ -175,7 +175,13 @@ mod schema {
         }
 
         fn json_schema(_: &mut SchemaGenerator) -> Schema {
-            json_schema!({"x-kubernetes-int-or-string": true, "maxLength": 20, "pattern": "^[0-9]+(Ki|Mi|Gi|k|M|G)?$"})
+            // As many digits as fit 64 bits with the largest unit, and never zero.
+            json_schema!({
+                "x-kubernetes-int-or-string": true,
+                "minimum": 1,
+                "maxLength": 20,
+                "pattern": "^([1-9][0-9]{0,9}(Ki|Mi|Gi|k|M|G)|[1-9][0-9]{0,17})$"
+            })
         }
     }
 }

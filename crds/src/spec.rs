@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::ResourceRequirements;
 #[cfg(feature = "kube")]
 use kube::{CustomResource, KubeSchema};
 #[cfg(feature = "kube")]
@@ -10,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{Bytes, Duration, Model, defaults};
+use crate::{Bytes, Duration, Model, Resources, defaults};
 
 /// One model, served in batches: Redis, proxies and workers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -103,6 +102,7 @@ pub struct Scaling {
     pub target_queue_length: u32,
 
     /// How long fewer workers must have been enough before one goes.
+    #[cfg_attr(feature = "kube", x_kube(validation = ("duration(self) <= duration('24h')", "cooldown: at most 24h")))]
     #[serde(default = "defaults::cooldown")]
     pub cooldown: Duration,
 }
@@ -237,7 +237,7 @@ pub struct Redis {
 pub struct ManagedRedis {
     /// Its resources. 60 % of the memory limit is what it may hold. Default limit: 1Gi.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub resources: Option<ResourceRequirements>,
+    pub resources: Option<Resources>,
 }
 
 /// A Redis of yours.
@@ -262,7 +262,7 @@ pub struct Proxy {
 
     /// Their resources.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub resources: Option<ResourceRequirements>,
+    pub resources: Option<Resources>,
 
     /// Parts of a PodTemplateSpec, merged over the operator's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -291,7 +291,7 @@ pub struct Worker {
 
     /// Their resources, GPUs among them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub resources: Option<ResourceRequirements>,
+    pub resources: Option<Resources>,
 
     /// How workers of one revision are replaced when their pod changes.
     #[serde(default)]
@@ -315,8 +315,7 @@ impl Worker {
         let asks_for_gpu = self
             .resources
             .as_ref()
-            .and_then(|resources| resources.limits.as_ref())
-            .is_some_and(|limits| limits.contains_key("nvidia.com/gpu"));
+            .is_some_and(|resources| resources.limits.contains_key("nvidia.com/gpu"));
         self.device.unwrap_or(if asks_for_gpu {
             Device::Cuda
         } else {
@@ -325,7 +324,7 @@ impl Worker {
     }
 }
 
-/// Where a model runs.
+/// Where the model runs. Default: `cuda` where the resources ask for `nvidia.com/gpu`, else `cpu`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[cfg_attr(feature = "kube", derive(JsonSchema))]
@@ -368,5 +367,5 @@ impl Default for Rollout {
 /// A PodTemplateSpec's schema is some 600 KB and Helm's release Secret holds 1 MiB, so it is parsed at reconcile instead.
 #[cfg(feature = "kube")]
 fn preserve_unknown(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-    schemars::json_schema!({"type": "object", "x-kubernetes-preserve-unknown-fields": true, "nullable": true})
+    schemars::json_schema!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})
 }

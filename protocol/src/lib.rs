@@ -1,1 +1,23 @@
-//! Placeholder.
+//! The Open Inference Protocol, version 2: its messages, and its JSON and protobuf forms. No I/O.
+//!
+//! A message's tensors are raw little-endian bytes, whatever form they came in: a protobuf message's raw contents
+//! are slices of it, JSON numbers are parsed straight into bytes.
+
+mod datatype;
+mod error;
+mod excerpt;
+pub mod json;
+mod message;
+mod protobuf;
+mod tensor;
+
+pub use datatype::{Datatype, UnknownDatatype};
+pub use error::{DecodeError, EncodeError};
+pub use message::{InferRequest, InferResponse, Parameter, Parameters, RequestedOutput};
+pub use tensor::{Tensor, TensorError};
+
+/// The protobuf messages, generated from `proto/inference.proto`.
+#[allow(missing_docs, clippy::pedantic, reason = "generated")]
+pub mod inference {
+    include!(concat!(env!("OUT_DIR"), "/inference.rs"));
+}

@@ -1,1 +1,24 @@
-//! Placeholder.
+//! The batching proxy: HTTP in front, the queue behind, nothing kept in between.
+//!
+//! A request's way: `server` takes the connection, `routes` finds who answers, `infer` or `predict`
+//! reads it, `validate` holds it against the model, the queue carries it to a worker and its answer
+//! back, and the same connection carries it out. Whatever goes wrong becomes one [`Error`].
+
+mod admin;
+mod body;
+mod error;
+mod infer;
+mod metadata;
+mod metrics;
+mod predict;
+mod proxy;
+mod reload;
+mod routes;
+mod server;
+mod settings;
+mod trace;
+mod validate;
+
+pub use error::Error;
+pub use server::{RunError, Server, run};
+pub use settings::{Args, LogFormat, Settings, SettingsError};

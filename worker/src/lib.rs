@@ -1,1 +1,34 @@
-//! Placeholder.
+//! The worker: the queue in front, libtorch behind, one model a process.
+//!
+//! A request's way through it, and where that is written:
+//!
+//! - **fetch**: [`service`] takes requests from the queue when the device is about to be free, never earlier, so that
+//!   an idle worker elsewhere finds them;
+//! - **assemble**: [`assemble`] decodes and tokenizes, [`line`] says who rides together, [`batch`] pads;
+//! - **run**: one thread owns the model ([`runner`]); [`executor`] halves what fails; [`backend`] is libtorch;
+//! - **answer**: [`batch`] cuts the outputs apart, [`assemble`] encodes them, and one write carries the answers and
+//!   the next fetch.
+//!
+//! Around it: [`artifact`] and [`fetch`] bring the model, [`warmup`] proves it, [`start`] puts the parts together.
+
+pub mod admin;
+pub mod artifact;
+pub mod assemble;
+pub mod backend;
+pub mod batch;
+mod block;
+pub mod executor;
+pub mod fatal;
+pub mod fetch;
+pub mod item;
+pub mod line;
+pub mod live;
+pub mod metrics;
+pub mod pace;
+pub mod progress;
+pub mod runner;
+pub mod service;
+pub mod settings;
+pub mod start;
+mod text;
+pub mod warmup;

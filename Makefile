@@ -1,0 +1,32 @@
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint audit fmt manifests images cluster cluster-down
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: ## Build all, make the sentiment model, replay held-out sentences, draw the chart
+	@hack/demo
+
+test: ## Everything, from unit tests to a real Kubernetes, closing with 'N passed, N failed'
+	@hack/test
+
+lint: ## Format, clippy, shellcheck, dependencies' licences and sources, stale manifests, the chart
+	@hack/lint
+
+audit: ## The dependencies against the database of known vulnerabilities, which is fetched
+	@hack/audit
+
+fmt: ## Format the Rust code
+	@cargo fmt --all
+
+manifests: ## Generate BatchedModel's definition, for crds/ and for the chart
+	@hack/manifests
+
+images: ## Build the images, and load them where the test cluster is up
+	@hack/images
+
+cluster: ## Start the test cluster; the first time it is built, in about 17 minutes
+	@tests/cluster/cluster up
+
+cluster-down: ## End it, with every trace but its binaries
+	@tests/cluster/cluster down

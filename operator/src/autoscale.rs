@@ -1,0 +1,184 @@
+//! Every second, for every resource: asks the proxies for the queue, and writes the number of workers when it
+//! changes. It is the only writer of that number.
+
+mod ask;
+mod scale;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use carpool_crds::BatchedModel;
+use futures::channel::mpsc::UnboundedSender;
+use kube::{ResourceExt, runtime::reflector::ObjectRef};
+use tokio::{
+    sync::Mutex,
+    task::JoinSet,
+    time::{MissedTickBehavior, interval},
+};
+
+use crate::{
+    backlog::Asker,
+    cluster::Stored,
+    memory::{Remembered, Told, lock},
+    metrics::ModelLabels,
+    reconcile::{
+        Context,
+        fetch::{self, Observed},
+        report::LENGTH_EVERY,
+    },
+    rollout::{self, Plan},
+    scaling::Scaler,
+};
+
+const TICK: Duration = Duration::from_secs(1);
+
+/// Scales every resource until dropped. Resources that need a reconcile go to `reconcile`.
+pub async fn run(context: Arc<Context>, reconcile: UnboundedSender<ObjectRef<Stored>>) {
+    if context.cluster.ready().await.is_err() {
+        return;
+    }
+    let asker = Asker::new();
+    let mut scaled: HashMap<String, Arc<Mutex<Scaled>>> = HashMap::new();
+    let mut ticks = interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut running = JoinSet::new();
+    loop {
+        ticks.tick().await;
+        while running.try_join_next().is_some() {}
+        let models = context.cluster.models.state();
+        let models = models.iter().filter_map(|stored| stored.0.as_ref().ok());
+        let mut present = BTreeSet::new();
+        for model in models.filter(|model| model.metadata.deletion_timestamp.is_none()) {
+            let Some(uid) = model.uid() else { continue };
+            let state = scaled
+                .entry(uid.clone())
+                .or_insert_with(|| Arc::new(Mutex::new(Scaled::new(model))));
+            present.insert(uid);
+            // One that still waits for an answer from its last turn misses this one.
+            if let Ok(state) = Arc::clone(state).try_lock_owned() {
+                let turn = Turn {
+                    context: Arc::clone(&context),
+                    asker: asker.clone(),
+                    model: model.clone(),
+                    reconcile: reconcile.clone(),
+                };
+                running.spawn(async move {
+                    let mut state = state;
+                    turn.take(&mut state).await;
+                });
+            }
+        }
+        scaled.retain(|uid, state| {
+            let stays = present.contains(uid);
+            if !stays && let Ok(state) = state.try_lock() {
+                context.metrics.forget(&state.labels);
+            }
+            stays
+        });
+        context.memory.retain(&present);
+    }
+}
+
+/// What is kept between the turns of one resource.
+struct Scaled {
+    labels: ModelLabels,
+    scalers: BTreeMap<String, Scaler>,
+    notified: Option<Notified>,
+}
+
+/// What the last reconcile was asked for.
+#[derive(Debug, PartialEq, Eq)]
+struct Notified {
+    plan: Plan,
+    known: bool,
+    sha256: bool,
+}
+
+impl Scaled {
+    fn new(model: &BatchedModel) -> Self {
+        Self {
+            labels: ModelLabels {
+                namespace: model.namespace().unwrap_or_default(),
+                name: model.name_any(),
+            },
+            scalers: BTreeMap::new(),
+            notified: None,
+        }
+    }
+}
+
+/// One resource's turn.
+struct Turn {
+    context: Arc<Context>,
+    asker: Asker,
+    model: BatchedModel,
+    reconcile: UnboundedSender<ObjectRef<Stored>>,
+}
+
+impl Turn {
+    async fn take(&self, state: &mut Scaled) {
+        let remembered = self.context.memory.of(&self.model.uid().unwrap_or_default());
+        let look = || fetch::fetch(&self.context.cluster, &self.model, &mut lock(&remembered), Instant::now());
+        let observed = look();
+        let all = observed.workers.len() > 1;
+        let queued = ask::queue(&self.asker, &observed, all).await;
+        {
+            let mut remembered = lock(&remembered);
+            remembered.asked |= observed.proxy.is_some();
+            if let Some((queued, serving)) = &queued {
+                remembered.told = Some(Told {
+                    at: Instant::now(),
+                    lengths: queued.iter().map(|(revision, queued)| (revision.clone(), queued.length)).collect(),
+                    serving: serving.clone(),
+                });
+            }
+        }
+        // What the proxies said is part of what the plan looks at.
+        let observed = look();
+        let plan = rollout::plan(&observed.view);
+        let queued = queued.map(|(queued, _)| queued).unwrap_or_default();
+        let wanted = self.scale(state, &observed, &plan, &queued).await;
+        self.measure(state, &observed, wanted);
+
+        if let Some((revision, sha256)) = ask::sha256(&self.asker, &observed, &plan.serving).await {
+            lock(&remembered).sha256.insert(revision, sha256);
+        }
+        let length_is_due = self.length_is_due(&observed, &remembered);
+        let news = Notified {
+            known: observed.queue_length.is_some(),
+            sha256: lock(&remembered).sha256.contains_key(&plan.serving),
+            plan,
+        };
+        if length_is_due || state.notified.as_ref() != Some(&news) {
+            // The controller has gone when this fails, and so will this task.
+            let labels = &state.labels;
+            let model = ObjectRef::new(&labels.name).within(&labels.namespace);
+            let _ = self.reconcile.unbounded_send(model);
+            state.notified = Some(news);
+        }
+    }
+
+    /// Whether the status shows a length that is no longer so, and may be written again.
+    fn length_is_due(&self, observed: &Observed, remembered: &std::sync::Mutex<Remembered>) -> bool {
+        let shown = self.model.status.as_ref().map_or(0, |status| status.queue_length);
+        let differs = observed.queue_length.is_some_and(|length| i64::try_from(length) != Ok(shown));
+        differs
+            && lock(remembered)
+                .length_written
+                .is_none_or(|written| written.elapsed() >= LENGTH_EVERY)
+    }
+
+    fn measure(&self, state: &Scaled, observed: &Observed, wanted: i32) {
+        let metrics = &self.context.metrics;
+        let ready: usize = observed.view.revisions.values().map(|revision| revision.workers.ready).sum();
+        metrics.wanted.get_or_create(&state.labels).set(wanted.into());
+        metrics.ready.get_or_create(&state.labels).set(i64::try_from(ready).unwrap_or(i64::MAX));
+        if let Some(length) = observed.queue_length {
+            let length = i64::try_from(length).unwrap_or(i64::MAX);
+            metrics.queue_length.get_or_create(&state.labels).set(length);
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! Questions to pods: what the queue holds, and what has been loaded.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use futures::future::join_all;
+use k8s_openapi::api::core::v1::Pod;
+
+use crate::{
+    backlog::{Asker, Backlog, Queued},
+    names::Component,
+    reconcile::fetch::{Observed, admin_address, feeds},
+    workers,
+};
+
+/// Proxies that are tried for an answer, one after another.
+const ATTEMPTS: usize = 2;
+
+/// The queue by revision, and the revision that every proxy and injected sidecar feeds if they agree.
+///
+/// One proxy knows the whole queue. Whom each of them feeds matters only between two revisions: `all` are asked then.
+pub async fn queue(
+    asker: &Asker,
+    observed: &Observed,
+    all: bool,
+) -> Option<(BTreeMap<String, Queued>, Option<String>)> {
+    let answers = if all {
+        let pods: Vec<&Pod> = observed.pods.iter().map(AsRef::as_ref).filter(|pod| feeds(pod)).collect();
+        join_all(pods.iter().map(|pod| ask(asker, pod))).await
+    } else {
+        let ready = observed.pods.iter().map(AsRef::as_ref);
+        let ready = ready.filter(|pod| workers::is(pod, Component::Proxy) && workers::is_ready(pod));
+        let mut answers = Vec::new();
+        for pod in ready.take(ATTEMPTS) {
+            answers.push(ask(asker, pod).await);
+            if matches!(answers.last(), Some(Asked::Answer(_))) {
+                break;
+            }
+        }
+        answers
+    };
+    merge(answers)
+}
+
+/// What became of a question.
+#[derive(Debug)]
+enum Asked {
+    Answer(Backlog),
+    /// It takes requests and does not say where it puts them.
+    Silent,
+    /// It takes no requests.
+    Absent,
+}
+
+async fn ask(asker: &Asker, pod: &Pod) -> Asked {
+    let Some((ip, port)) = address(pod) else {
+        return Asked::Absent;
+    };
+    match asker.backlog(ip, port).await {
+        Ok(backlog) => Asked::Answer(backlog),
+        Err(error) => {
+            tracing::debug!(%error, pod = pod.metadata.name, "a proxy does not tell its backlog");
+            if workers::is_ready(pod) { Asked::Silent } else { Asked::Absent }
+        }
+    }
+}
+
+/// Where a pod can be asked, if its containers still run.
+fn address(pod: &Pod) -> Option<(IpAddr, u16)> {
+    let phase = pod.status.as_ref()?.phase.as_deref()?;
+    if phase == "Running" { admin_address(pod) } else { None }
+}
+
+fn merge(answers: Vec<Asked>) -> Option<(BTreeMap<String, Queued>, Option<String>)> {
+    let mut queue: BTreeMap<String, Queued> = BTreeMap::new();
+    let mut serving = Vec::new();
+    let mut silent = false;
+    for answer in answers {
+        match answer {
+            Asked::Answer(backlog) => {
+                serving.push(backlog.serving);
+                for (revision, queued) in backlog.revisions {
+                    let known = queue.entry(revision).or_default();
+                    // Each knows the whole queue and, beyond it, what it has itself taken and not yet put there.
+                    known.length = known.length.max(queued.length);
+                    known.workers.extend(queued.workers);
+                }
+            }
+            Asked::Silent => silent = true,
+            Asked::Absent => {}
+        }
+    }
+    let first = serving.first()?.clone();
+    let agreed = !silent && serving.iter().all(|other| *other == first);
+    Some((queue, agreed.then_some(first)))
+}
+
+/// The checksum of what a revision's workers have loaded, where it is not known yet.
+pub async fn sha256(asker: &Asker, observed: &Observed, revision: &str) -> Option<(String, String)> {
+    if observed.sha256.contains_key(revision) {
+        return None;
+    }
+    let ready = |pod: &&Pod| workers::is_worker(pod, revision) && workers::is_ready(pod);
+    let pod = observed.pods.iter().map(AsRef::as_ref).find(ready)?;
+    let (ip, port) = admin_address(pod)?;
+    match asker.loaded(ip, port).await {
+        Ok(loaded) => Some((revision.to_owned(), loaded.sha256)),
+        Err(error) => {
+            tracing::debug!(%error, "a worker does not tell what it loaded");
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(serving: &str, lengths: &[(&str, u64)]) -> Asked {
+        let queued = |length| Queued { length, ..Queued::default() };
+        Asked::Answer(Backlog {
+            serving: serving.into(),
+            revisions: lengths.iter().map(|(name, length)| ((*name).to_owned(), queued(*length))).collect(),
+        })
+    }
+
+    #[test]
+    fn the_longest_answer_counts() {
+        let (queue, serving) = merge(vec![answer("b", &[("a", 0), ("b", 4)]), answer("b", &[("a", 2), ("b", 3)])]).unwrap();
+        assert_eq!((queue["a"].length, queue["b"].length), (2, 4));
+        assert_eq!(serving.as_deref(), Some("b"));
+    }
+
+    #[test]
+    fn one_that_feeds_another_revision_or_is_silent_stops_the_switch() {
+        for answers in [
+            vec![answer("a", &[]), answer("b", &[])],
+            vec![answer("b", &[]), Asked::Silent],
+        ] {
+            assert_eq!(merge(answers).unwrap().1, None);
+        }
+        assert_eq!(merge(vec![answer("b", &[]), Asked::Absent]).unwrap().1.as_deref(), Some("b"));
+    }
+
+    #[test]
+    fn without_an_answer_nothing_is_known() {
+        assert_eq!(merge(vec![Asked::Silent, Asked::Absent]), None);
+        assert_eq!(merge(Vec::new()), None);
+    }
+}

@@ -1,0 +1,211 @@
+//! What proxies say of the queue, and workers of their model and themselves: plain HTTP to their admin ports.
+
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::{StatusCode, Uri, body::Bytes};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::{TokioExecutor, TokioTimer},
+};
+use serde::{Deserialize, de::DeserializeOwned};
+
+/// How long a pod may take to answer. A tick of the scaler is a second.
+const TIMEOUT: Duration = Duration::from_millis(900);
+/// No answer of ours is larger.
+const MAX_BYTES: usize = 1 << 20;
+
+/// A proxy's answer.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Backlog {
+    /// The revision that this proxy feeds.
+    pub serving: String,
+    /// What the queue holds, by revision.
+    pub revisions: BTreeMap<String, Queued>,
+}
+
+/// What the queue of one revision holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub struct Queued {
+    /// Requests waiting and in flight.
+    pub length: u64,
+    /// Workers that have taken requests, by pod name.
+    #[serde(default)]
+    pub workers: BTreeMap<String, Busy>,
+}
+
+impl Queued {
+    /// Whether the worker of this name holds no request.
+    #[must_use]
+    pub fn is_idle(&self, worker: &str) -> bool {
+        self.workers.get(worker).is_none_or(|worker| worker.pending == 0)
+    }
+}
+
+/// What a worker has in hand.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+pub struct Busy {
+    /// Requests that it has taken and not yet answered.
+    pub pending: u64,
+}
+
+/// A worker's answer.
+#[derive(Debug, Deserialize)]
+pub struct Loaded {
+    /// The artifact's checksum.
+    pub sha256: String,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// The address and the path make no URL.
+    #[error("failed to write the URL: {0}")]
+    Url(#[from] hyper::http::uri::InvalidUri),
+    /// No connection, or it broke.
+    #[error("failed to ask {0}: {1}")]
+    Request(Uri, Box<hyper_util::client::legacy::Error>),
+    /// It took too long.
+    #[error("failed to ask {0}: no answer within {TIMEOUT:?}")]
+    Timeout(Uri),
+    /// It says that it does not know.
+    #[error("failed to ask {0}: {1}")]
+    Status(Uri, StatusCode),
+    /// The answer broke off or is too large.
+    #[error("failed to read the answer of {0}: {1}")]
+    Body(Uri, Box<dyn std::error::Error + Send + Sync>),
+    /// The answer is not what was agreed on.
+    #[error("failed to understand the answer of {0}: {1}")]
+    Parse(Uri, serde_json::Error),
+}
+
+/// Asks pods.
+#[derive(Debug, Clone)]
+pub struct Asker {
+    client: Client<HttpConnector, Empty<Bytes>>,
+}
+
+impl Asker {
+    /// Keeps one connection to each pod that it asks every second.
+    #[must_use]
+    pub fn new() -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_connect_timeout(Some(TIMEOUT));
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(Duration::from_secs(10))
+            .pool_max_idle_per_host(1)
+            .build(connector);
+        Self { client }
+    }
+
+    /// What a proxy says of the queue.
+    pub async fn backlog(&self, ip: IpAddr, port: u16) -> Result<Backlog, AskError> {
+        self.get_json(ip, port, "backlog").await
+    }
+
+    /// What a worker has loaded.
+    pub async fn loaded(&self, ip: IpAddr, port: u16) -> Result<Loaded, AskError> {
+        self.get_json(ip, port, "model").await
+    }
+
+    /// Whether the process says that it is ready.
+    pub async fn ready(&self, ip: IpAddr, port: u16) -> bool {
+        self.get(ip, port, "readyz").await.is_ok()
+    }
+
+    /// What the process measures of itself, as Prometheus reads it.
+    pub async fn metrics(&self, ip: IpAddr, port: u16) -> Result<String, AskError> {
+        let (_, body) = self.get(ip, port, "metrics").await?;
+        Ok(String::from_utf8_lossy(&body).into_owned())
+    }
+
+    async fn get_json<T: DeserializeOwned>(&self, ip: IpAddr, port: u16, path: &str) -> Result<T, AskError> {
+        let (uri, body) = self.get(ip, port, path).await?;
+        serde_json::from_slice(&body).map_err(|error| AskError::Parse(uri, error))
+    }
+
+    async fn get(&self, ip: IpAddr, port: u16, path: &str) -> Result<(Uri, Bytes), AskError> {
+        let address = std::net::SocketAddr::new(ip, port);
+        let uri: Uri = format!("http://{address}/{path}").parse()?;
+        let asked = async {
+            let response = self
+                .client
+                .get(uri.clone())
+                .await
+                .map_err(|error| AskError::Request(uri.clone(), Box::new(error)))?;
+            if response.status() != StatusCode::OK {
+                return Err(AskError::Status(uri.clone(), response.status()));
+            }
+            let body = Limited::new(response.into_body(), MAX_BYTES)
+                .collect()
+                .await
+                .map_err(|error| AskError::Body(uri.clone(), error))?;
+            Ok((uri.clone(), body.to_bytes()))
+        };
+        tokio::time::timeout(TIMEOUT, asked)
+            .await
+            .unwrap_or_else(|_| Err(AskError::Timeout(uri.clone())))
+    }
+}
+
+impl Default for Asker {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+
+    use super::*;
+
+    /// A proxy that gives one answer and says on which port.
+    async fn proxy(answer: &'static str) -> u16 {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = [0; 1024];
+            let read = stream.read(&mut request).await.unwrap();
+            assert!(request[..read].starts_with(b"GET /backlog HTTP/1.1\r\n"));
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        });
+        port
+    }
+
+    #[tokio::test]
+    async fn a_proxys_answer_is_read() {
+        let port = proxy(concat!(
+            "HTTP/1.1 200 OK\r\ncontent-length: 125\r\n\r\n",
+            r#"{"serving":"b","revisions":{"a":{"length":12,"pending":4,"bytes":3400,"workers":{"a-1":{"pending":4}}}},"open":3,"new":true} "#,
+        ))
+        .await;
+        let backlog = Asker::new().backlog([127, 0, 0, 1].into(), port).await.unwrap();
+        assert_eq!(backlog.serving, "b");
+        assert_eq!(backlog.revisions["a"].length, 12);
+        assert_eq!(backlog.revisions["a"].workers["a-1"].pending, 4);
+    }
+
+    #[tokio::test]
+    async fn a_proxy_that_does_not_know_is_no_answer() {
+        let port = proxy("HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n").await;
+        let error = Asker::new().backlog([127, 0, 0, 1].into(), port).await.unwrap_err();
+        assert!(error.to_string().contains("503"), "{error}");
+    }
+
+    #[test]
+    fn a_worker_that_holds_nothing_is_idle() {
+        let queued = Queued {
+            length: 4,
+            workers: [("a".to_owned(), Busy { pending: 4 }), ("b".to_owned(), Busy { pending: 0 })].into(),
+        };
+        assert!(!queued.is_idle("a"));
+        assert!(queued.is_idle("b"));
+        assert!(queued.is_idle("has not asked for any yet"));
+    }
+}

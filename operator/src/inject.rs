@@ -1,0 +1,151 @@
+//! `carpool inject`: adds the sidecar to the pods of a manifest.
+//!
+//! The sidecar is a native one, an init container that goes on running: it is ready before the app starts and leaves
+//! after it. The app finds it at `$CARPOOL_URL`.
+
+mod manifest;
+
+use std::{
+    io::Read,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use carpool_crds::BatchedModel;
+use kube::{Api, Client, ResourceExt};
+
+use self::manifest::Sidecar;
+use crate::{names, run::image};
+
+/// The client tries again by itself for minutes; whoever runs a command wants to know.
+const TIMEOUT: Duration = Duration::from_secs(15);
+
+/// What `carpool inject` takes.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The manifest, of one or many documents; - is standard input.
+    #[arg(short, long, value_name = "FILE")]
+    file: PathBuf,
+
+    /// The BatchedModel that the pods use. Default: what the annotation carpool.dev/model of a pod template says;
+    /// templates without it stay as they are.
+    #[arg(long, value_name = "NAME")]
+    model: Option<String>,
+
+    /// The namespace of the pods and the BatchedModel. Default: the document's, then the kubeconfig's.
+    #[arg(short, long, value_name = "NAMESPACE")]
+    namespace: Option<String>,
+
+    /// The Secret whose key `url` holds the Redis URL. Default: as the BatchedModel in the cluster implies; needed
+    /// only where no cluster can be reached. `kubectl get secrets` shows it as NAME-redis-XXXXXXXX.
+    #[arg(long, value_name = "SECRET")]
+    redis_secret: Option<String>,
+
+    /// The sidecar's image.
+    #[arg(long, env = "CARPOOL_SIDECAR_IMAGE", default_value_t = image("sidecar"), value_name = "IMAGE")]
+    sidecar_image: String,
+
+    /// When nodes pull it.
+    #[arg(long, env = "CARPOOL_IMAGE_PULL_POLICY", default_value = "IfNotPresent", value_parser = ["Always", "IfNotPresent", "Never"], value_name = "POLICY")]
+    image_pull_policy: String,
+}
+
+/// Why there is no manifest with a sidecar.
+#[derive(Debug, thiserror::Error)]
+pub enum InjectError {
+    /// The manifest can't be read.
+    #[error("failed to read {0}: {1}")]
+    Read(PathBuf, std::io::Error),
+    /// A document isn't YAML.
+    #[error("failed to parse document {0} of the manifest: {1}")]
+    Parse(usize, String),
+    /// A document can't be written.
+    #[error("failed to write the manifest: {0}")]
+    Write(#[from] serde_yaml::SerializeError),
+    /// Something can't be written as JSON.
+    #[error("failed to write the sidecar: {0}")]
+    Json(#[from] serde_json::Error),
+    /// There is nothing to add a sidecar to.
+    #[error("no pods to add the sidecar to: {0}")]
+    Nothing(&'static str),
+    /// The resource can't be asked for.
+    #[error(
+        "failed to read the BatchedModel {name}: {message}; without a cluster, give --redis-secret: the Secret whose key `url` holds the Redis URL, which `kubectl get secrets` shows as {name}-redis-XXXXXXXX"
+    )]
+    Model {
+        /// Its name.
+        name: String,
+        /// What went wrong.
+        message: String,
+    },
+}
+
+/// Prints the manifest with the sidecar added.
+pub async fn run(args: Args) -> Result<(), InjectError> {
+    let text = read(&args.file).map_err(|error| InjectError::Read(args.file.clone(), error))?;
+    let mut documents = manifest::split(&text)?;
+    for document in &mut documents {
+        let mut changed = false;
+        for (template, namespace) in document.templates() {
+            let annotated = manifest::annotation(template);
+            let Some(model) = args.model.clone().or(annotated) else {
+                continue;
+            };
+            let redis_secret = match &args.redis_secret {
+                Some(secret) => secret.clone(),
+                None => redis_secret(&model, args.namespace.as_deref().or(namespace.as_deref())).await?,
+            };
+            let sidecar = Sidecar {
+                model,
+                redis_secret,
+                image: args.sidecar_image.clone(),
+                pull_policy: args.image_pull_policy.clone(),
+            };
+            sidecar.add_to(template)?;
+            changed = true;
+        }
+        document.changed = changed;
+    }
+    if !documents.iter().any(|document| document.changed) {
+        return Err(InjectError::Nothing(match args.model {
+            Some(_) => "the manifest holds no Pod and nothing that makes pods",
+            None => "give --model, or the pod template's annotation carpool.dev/model",
+        }));
+    }
+    print!("{}", manifest::join(&documents)?);
+    Ok(())
+}
+
+fn read(file: &Path) -> std::io::Result<String> {
+    if file == Path::new("-") {
+        let mut text = String::new();
+        std::io::stdin().read_to_string(&mut text)?;
+        Ok(text)
+    } else {
+        std::fs::read_to_string(file)
+    }
+}
+
+/// The Secret with the URL of a model's Redis, whose name the resource implies.
+async fn redis_secret(name: &str, namespace: Option<&str>) -> Result<String, InjectError> {
+    let failed = |message: String| InjectError::Model {
+        name: name.to_owned(),
+        message,
+    };
+    let asked = async {
+        let client = Client::try_default().await?;
+        let api: Api<BatchedModel> = match namespace {
+            Some(namespace) => Api::namespaced(client, namespace),
+            None => Api::default_namespaced(client),
+        };
+        api.get(name).await
+    };
+    let model = tokio::time::timeout(TIMEOUT, asked)
+        .await
+        .map_err(|_| failed(format!("no answer within {TIMEOUT:?}")))?
+        .map_err(|error| failed(error.to_string()))?;
+    Ok(match model.spec.queue.redis.external.as_ref() {
+        Some(external) => external.url_secret_name.clone(),
+        None => names::redis_secret(name, &model.uid().unwrap_or_default()),
+    })
+}

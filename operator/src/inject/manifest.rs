@@ -1,0 +1,286 @@
+//! Documents of a manifest, and pod templates in them.
+
+use k8s_openapi::api::core::v1::{Container, SeccompProfile, SecurityContext, VolumeMount};
+use serde_json::{Map, Value, json};
+
+use super::InjectError;
+use crate::{names, reconcile::build::pod};
+
+const CONTAINER: &str = "carpool";
+const SCRATCH: &str = "carpool-tmp";
+const URL: &str = "CARPOOL_URL";
+/// Seconds that the app waits for its sidecar before that is started anew.
+const STARTUP_ATTEMPTS: i32 = 120;
+
+/// One document: its text, which is printed again unless the document was changed.
+pub struct Document {
+    text: String,
+    value: Value,
+    /// Whether a sidecar was added.
+    pub changed: bool,
+}
+
+/// The documents of a manifest.
+pub fn split(text: &str) -> Result<Vec<Document>, InjectError> {
+    let mut texts = vec![String::new()];
+    for line in text.split_inclusive('\n') {
+        // At the start of a line this begins a document, wherever it stands.
+        if line.trim_end() == "---" || line.starts_with("--- ") {
+            texts.push(String::new());
+        } else if let Some(text) = texts.last_mut() {
+            text.push_str(line);
+        }
+    }
+    texts
+        .into_iter()
+        .enumerate()
+        .filter(|(_, text)| !text.trim().is_empty())
+        .map(|(index, text)| {
+            let value = serde_yaml::from_str(&text)
+                .map_err(|error| InjectError::Parse(index + 1, error.to_string()))?;
+            Ok(Document { text, value, changed: false })
+        })
+        .collect()
+}
+
+/// The manifest of these documents.
+pub fn join(documents: &[Document]) -> Result<String, serde_yaml::SerializeError> {
+    let texts = documents.iter().map(|document| {
+        if document.changed {
+            serde_yaml::to_string(&document.value)
+        } else {
+            Ok(document.text.clone())
+        }
+    });
+    let texts: Vec<String> = texts.collect::<Result<_, _>>()?;
+    let ended = texts.iter().map(|text| format!("{}\n", text.trim_end()));
+    Ok(ended.collect::<Vec<_>>().join("---\n"))
+}
+
+impl Document {
+    /// Its pods and pod templates, each with the namespace it will be in, if the document says so.
+    pub fn templates(&mut self) -> Vec<(&mut Value, Option<String>)> {
+        let objects: Vec<&mut Value> = if self.value["kind"] == "List" {
+            let items = self.value.get_mut("items").and_then(Value::as_array_mut);
+            items.into_iter().flatten().collect()
+        } else {
+            vec![&mut self.value]
+        };
+        objects
+            .into_iter()
+            .filter_map(|object| {
+                let namespace = object["metadata"]["namespace"].as_str().map(str::to_owned);
+                let path = match object["kind"].as_str()? {
+                    "Pod" => "",
+                    "Deployment" | "StatefulSet" | "DaemonSet" | "ReplicaSet" | "ReplicationController" | "Job" => "/spec/template",
+                    "CronJob" => "/spec/jobTemplate/spec/template",
+                    _ => return None,
+                };
+                Some((object.pointer_mut(path)?, namespace))
+            })
+            .collect()
+    }
+}
+
+/// The model that a pod template asks for.
+pub fn annotation(template: &Value) -> Option<String> {
+    let annotation = &template["metadata"]["annotations"][names::MODEL];
+    annotation.as_str().map(str::to_owned)
+}
+
+/// What is added to a pod.
+pub struct Sidecar {
+    /// The model that it takes requests for.
+    pub model: String,
+    /// The Secret with the Redis URL.
+    pub redis_secret: String,
+    /// Its image.
+    pub image: String,
+    /// When nodes pull it.
+    pub pull_policy: String,
+}
+
+impl Sidecar {
+    /// Adds it to a pod template. What an earlier run added is replaced.
+    pub fn add_to(&self, template: &mut Value) -> Result<(), serde_json::Error> {
+        // The label opens the way to Redis and tells the operator whom to ask about the switch to a new revision.
+        entry(entry(template, "metadata", json!({})), "labels", json!({}))[names::MODEL] = json!(self.model);
+        let spec = entry(template, "spec", json!({}));
+        // First, so that other init containers can use it, too.
+        put(entry(spec, "initContainers", json!([])), serde_json::to_value(self.container())?, true);
+        let volumes = entry(spec, "volumes", json!([]));
+        put(volumes, serde_json::to_value(pod::scratch(SCRATCH))?, false);
+        let config = pod::config_volume(&self.model, &self.redis_secret);
+        put(volumes, serde_json::to_value(config)?, false);
+        let url = json!({"name": URL, "value": format!("http://127.0.0.1:{}", names::INJECTED_DATA_PORT)});
+        if let Value::Array(containers) = entry(spec, "containers", json!([])) {
+            for container in containers {
+                put(entry(container, "env", json!([])), url.clone(), false);
+            }
+        }
+        Ok(())
+    }
+
+    fn container(&self) -> Container {
+        let mut container = pod::container(CONTAINER, &self.image, &self.pull_policy);
+        container.restart_policy = Some("Always".to_owned());
+        let mut args = pod::config_args();
+        args.push(format!("--listen=127.0.0.1:{}", names::INJECTED_DATA_PORT));
+        args.push(format!("--admin-listen=0.0.0.0:{}", names::INJECTED_ADMIN_PORT));
+        container.args = Some(args);
+        container.env = Some(vec![pod::pod_name()]);
+        container.ports = Some(vec![pod::port("carpool-admin", names::INJECTED_ADMIN_PORT)]);
+        container.startup_probe = Some(pod::probe("/readyz", names::INJECTED_ADMIN_PORT, 1, STARTUP_ATTEMPTS));
+        // Not a readiness probe: an app may have more to do than to ask the model.
+        container.liveness_probe = Some(pod::probe("/livez", names::INJECTED_ADMIN_PORT, 10, 3));
+        container.resources = Some(pod::resources(None, &[("cpu", "50m"), ("memory", "64Mi")]));
+        // The pod is the app's, and may say less.
+        container.security_context = Some(SecurityContext {
+            run_as_non_root: Some(true),
+            seccomp_profile: Some(SeccompProfile {
+                type_: "RuntimeDefault".to_owned(),
+                ..SeccompProfile::default()
+            }),
+            ..pod::container_security()
+        });
+        container.volume_mounts = Some(vec![
+            VolumeMount {
+                name: SCRATCH.to_owned(),
+                mount_path: "/tmp".to_owned(),
+                ..VolumeMount::default()
+            },
+            pod::config_mount(),
+        ]);
+        container
+    }
+}
+
+/// A field of an object, made with `default` where it is missing or null.
+fn entry<'a>(object: &'a mut Value, field: &str, default: Value) -> &'a mut Value {
+    if !object.is_object() {
+        *object = Value::Object(Map::new());
+    }
+    let value = &mut object[field];
+    if value.is_null() {
+        *value = default;
+    }
+    value
+}
+
+/// Puts an item into a list in place of the one of its name, else at the front or at the end.
+fn put(list: &mut Value, item: Value, first: bool) {
+    if !list.is_array() {
+        *list = Value::Array(Vec::new());
+    }
+    if let Value::Array(items) = list {
+        match items.iter_mut().find(|other| other["name"] == item["name"]) {
+            Some(other) => *other = item,
+            None if first => items.insert(0, item),
+            None => items.push(item),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MANIFEST: &str = "\
+# An app.
+apiVersion: v1
+kind: Service
+metadata: {name: app}   # kept as it is
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: app, namespace: nlp}
+spec:
+  template:
+    metadata: {labels: {app: app}}
+    spec:
+      initContainers: [{name: migrate, image: migrate}]
+      containers:
+      - {name: app, image: app, env: [{name: A, value: b}]}
+      - {name: other, image: other}
+      volumes: [{name: tmp, emptyDir: {}}]
+---
+apiVersion: batch/v1
+kind: CronJob
+metadata: {name: nightly}
+spec: {jobTemplate: {spec: {template: {metadata: {annotations: {carpool.dev/model: digits}}, spec: {containers: [{name: job}]}}}}}
+";
+
+    fn sidecar() -> Sidecar {
+        Sidecar {
+            model: "sentiment".into(),
+            redis_secret: "sentiment-redis-0c5b5a3e".into(),
+            image: "carpool/sidecar:1".into(),
+            pull_policy: "IfNotPresent".into(),
+        }
+    }
+
+    fn inject(text: &str) -> String {
+        let mut documents = split(text).unwrap();
+        for document in &mut documents {
+            let templates = document.templates();
+            let found = !templates.is_empty();
+            for (template, _) in templates {
+                sidecar().add_to(template).unwrap();
+            }
+            document.changed = found;
+        }
+        join(&documents).unwrap()
+    }
+
+    #[test]
+    fn the_sidecar_is_ready_before_the_app_and_told_to_every_container() {
+        let injected = split(&inject(MANIFEST)).unwrap();
+        let template = &injected[1].value["spec"]["template"];
+        assert_eq!(template["metadata"]["labels"], json!({"app": "app", "carpool.dev/model": "sentiment"}));
+        let init = &template["spec"]["initContainers"];
+        assert_eq!((&init[0]["name"], &init[1]["name"]), (&json!("carpool"), &json!("migrate")));
+        assert_eq!(init[0]["restartPolicy"], "Always");
+        assert_eq!(init[0]["startupProbe"]["httpGet"]["port"], 18090);
+        assert!(init[0]["args"].as_array().unwrap().contains(&json!("--listen=127.0.0.1:18080")));
+        let url = json!({"name": "CARPOOL_URL", "value": "http://127.0.0.1:18080"});
+        assert_eq!(template["spec"]["containers"][0]["env"], json!([{"name": "A", "value": "b"}, url]));
+        assert_eq!(template["spec"]["containers"][1]["env"], json!([url]));
+        let volumes = template["spec"]["volumes"].as_array().unwrap();
+        assert_eq!(volumes.len(), 3);
+        assert!(volumes.contains(&json!({"name": "tmp", "emptyDir": {}})), "the app's own stays");
+    }
+
+    #[test]
+    fn other_documents_are_kept_to_the_letter() {
+        assert!(inject(MANIFEST).starts_with("# An app.\napiVersion: v1\nkind: Service\nmetadata: {name: app}   # kept as it is\n---\n"));
+    }
+
+    #[test]
+    fn a_second_time_changes_nothing() {
+        let once = inject(MANIFEST);
+        assert_eq!(inject(&once), once);
+    }
+
+    #[test]
+    fn pods_lists_and_json_are_understood() {
+        let pod = r#"{"kind": "List", "items": [{"kind": "Pod", "metadata": {"name": "a"}, "spec": {"containers": [{"name": "c"}]}}, {"kind": "Secret"}]}"#;
+        let injected = split(&inject(pod)).unwrap();
+        assert_eq!(injected[0].value["items"][0]["spec"]["initContainers"][0]["name"], "carpool");
+        assert_eq!(injected[0].value["items"][1], json!({"kind": "Secret"}));
+    }
+
+    #[test]
+    fn templates_say_their_model_and_namespace() {
+        let mut documents = split(MANIFEST).unwrap();
+        assert!(documents[0].templates().is_empty());
+        assert_eq!(documents[1].templates()[0].1.as_deref(), Some("nlp"));
+        assert_eq!(annotation(documents[1].templates()[0].0), None);
+        assert_eq!(annotation(documents[2].templates()[0].0).as_deref(), Some("digits"));
+    }
+
+    #[test]
+    fn what_is_not_yaml_is_named() {
+        let error = split("a: 1\n---\nb: [").err().unwrap().to_string();
+        assert!(error.contains("document 2"), "{error}");
+    }
+}

@@ -1,0 +1,118 @@
+//! A request that a reader can paste, made from what the model declares.
+
+use std::path::Path;
+
+use carpool_crds::{Datatype, Model, TensorSpec};
+use serde_json::{Value, json};
+
+/// Stands for a variable dimension.
+const VARIABLE: i64 = 4;
+/// A longer body is pasted from a file.
+const MAX_INLINE_BYTES: usize = 600;
+
+/// A curl line for this model, served under `name` at `url`. A body too long to paste goes to `file`.
+pub fn curl(name: &str, url: &str, model: &Model, file: &Path) -> std::io::Result<String> {
+    if model.text.is_some() {
+        return Ok(format!(
+            "curl {url}/predict --json '{{\"text\": \"I love you\"}}'"
+        ));
+    }
+    let has_json =
+        |tensor: &TensorSpec| !matches!(tensor.datatype, Datatype::Fp16 | Datatype::Bf16);
+    if !model.inputs.iter().all(has_json) {
+        // Half precision has no JSON form.
+        return Ok(format!("curl {url}/v2/models/{name}"));
+    }
+    let body = zeros(&model.inputs).to_string();
+    let infer = format!("curl {url}/v2/models/{name}/infer --json");
+    if body.len() <= MAX_INLINE_BYTES {
+        return Ok(format!("{infer} '{body}'"));
+    }
+    std::fs::write(file, body)?;
+    Ok(format!("{infer} @{}", file.display()))
+}
+
+/// A request of one row, all zeros.
+fn zeros(inputs: &[TensorSpec]) -> Value {
+    let inputs: Vec<Value> = inputs
+        .iter()
+        .map(|input| {
+            let item = input
+                .shape
+                .iter()
+                .map(|size| if *size == -1 { VARIABLE } else { *size });
+            let shape: Vec<i64> = std::iter::once(1).chain(item).collect();
+            let elements = shape.iter().product::<i64>().unsigned_abs();
+            let zero = match input.datatype {
+                Datatype::Bool => json!(false),
+                _ => json!(0),
+            };
+            let data: Vec<Value> = (0..elements).map(|_| zero.clone()).collect();
+            json!({"name": input.name, "datatype": input.datatype, "shape": shape, "data": data})
+        })
+        .collect();
+    json!({ "inputs": inputs })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn model(inputs: &Value) -> Model {
+        serde_json::from_value(json!({
+            "uri": "file://artifact", "inputs": inputs,
+            "outputs": [{"name": "y", "datatype": "FP32", "shape": [2]}],
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_small_body_is_inline() {
+        let model = model(&json!([
+            {"name": "ids", "datatype": "INT64", "shape": [-1]},
+            {"name": "flag", "datatype": "BOOL", "shape": []},
+        ]));
+        assert_eq!(
+            curl("m", "http://h:1", &model, Path::new("unused")).unwrap(),
+            "curl http://h:1/v2/models/m/infer --json '{\"inputs\":[\
+             {\"data\":[0,0,0,0],\"datatype\":\"INT64\",\"name\":\"ids\",\"shape\":[1,4]},\
+             {\"data\":[false],\"datatype\":\"BOOL\",\"name\":\"flag\",\"shape\":[1]}]}'"
+        );
+    }
+
+    #[test]
+    fn a_large_body_goes_to_a_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("m.json");
+        let model = model(&json!([{"name": "image", "datatype": "FP32", "shape": [3, 224, 224]}]));
+        let line = curl("m", "http://h:1", &model, &file).unwrap();
+        assert_eq!(
+            line,
+            format!(
+                "curl http://h:1/v2/models/m/infer --json @{}",
+                file.display()
+            )
+        );
+        let body: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+        assert_eq!(
+            body["inputs"][0]["data"].as_array().unwrap().len(),
+            3 * 224 * 224
+        );
+    }
+
+    #[test]
+    fn text_models_take_text_and_half_precision_has_no_json() {
+        let mut text = model(&json!([{"name": "input_ids", "datatype": "INT64", "shape": [-1]}]));
+        text.text =
+            serde_json::from_value(json!({"tokenizer": "t.json", "labels": ["a", "b"]})).unwrap();
+        assert_eq!(
+            curl("m", "http://h:1", &text, Path::new("unused")).unwrap(),
+            "curl http://h:1/predict --json '{\"text\": \"I love you\"}'"
+        );
+        let half = model(&json!([{"name": "x", "datatype": "FP16", "shape": [2]}]));
+        assert_eq!(
+            curl("m", "http://h:1", &half, Path::new("unused")).unwrap(),
+            "curl http://h:1/v2/models/m"
+        );
+    }
+}

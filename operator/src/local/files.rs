@@ -1,0 +1,222 @@
+//! The files of one model in the run's folder.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use carpool_crds::{Config, Model};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{
+    LocalError, example,
+    manifest::{self, Manifest},
+    supervised::Running,
+};
+
+/// The files of one model.
+#[derive(Debug)]
+pub struct Files {
+    folder: PathBuf,
+    /// What sidecar and workers read.
+    pub config: PathBuf,
+    /// What other programs may read: addresses and process ids.
+    pub status: PathBuf,
+    last_status: Value,
+    manifest: PathBuf,
+    manifest_modified: Option<SystemTime>,
+}
+
+/// What a worker wrote before it ended.
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+pub struct Termination {
+    reason: String,
+    message: String,
+}
+
+impl std::fmt::Display for Termination {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl Termination {
+    /// What to do about it. Nothing where another attempt may go better.
+    pub fn advice(&self) -> Option<&'static str> {
+        match self.reason.as_str() {
+            "ChecksumMismatch" => Some("get the artifact again, or correct spec.model.sha256"),
+            "ArtifactMissing" => Some("build the model first, or correct spec.model.uri"),
+            "ModelInvalid" => Some("save the model again, or correct spec.model"),
+            "OutOfMemory" => Some("the model needs more memory than there is"),
+            "DeviceUnavailable" => Some("spec.worker.device: cpu runs it without a GPU"),
+            _ => None,
+        }
+    }
+}
+
+fn failed(file: &Path) -> impl FnOnce(io::Error) -> LocalError {
+    let file = file.to_owned();
+    move |source| LocalError::File { file, source }
+}
+
+/// Readers see the old content or the new, never a part.
+fn write(file: &Path, content: &str) -> Result<(), LocalError> {
+    let new = file.with_extension("new");
+    std::fs::write(&new, content)
+        .and_then(|()| std::fs::rename(&new, file))
+        .map_err(failed(file))
+}
+
+fn modified(file: &Path) -> Option<SystemTime> {
+    std::fs::metadata(file)
+        .and_then(|meta| meta.modified())
+        .ok()
+}
+
+impl Files {
+    /// The files of the model of this manifest, in a folder of their own.
+    pub fn new(folder: PathBuf, manifest: &Path) -> Result<Self, LocalError> {
+        std::fs::create_dir_all(&folder).map_err(failed(&folder))?;
+        Ok(Self {
+            config: folder.join("config.yaml"),
+            status: folder.join("status.json"),
+            last_status: Value::Null,
+            manifest: manifest.to_owned(),
+            manifest_modified: modified(manifest),
+            folder,
+        })
+    }
+
+    /// Writes what sidecar and workers read.
+    pub fn write_config(&self, config: &Config) -> Result<(), LocalError> {
+        let yaml = serde_yaml::to_string(config)
+            .map_err(|error| failed(&self.config)(io::Error::other(error)))?;
+        write(&self.config, &yaml)
+    }
+
+    /// Writes what other programs read, when it has changed.
+    pub fn write_status(&mut self, status: &Value) -> Result<(), LocalError> {
+        if self.last_status != *status {
+            write(&self.status, &status.to_string())?;
+            self.last_status = status.clone();
+        }
+        Ok(())
+    }
+
+    /// The manifest, or what is wrong with it, if the file has changed since the last look.
+    pub fn changed_manifest(&mut self, name: &str) -> Option<Result<Manifest, String>> {
+        let modified = modified(&self.manifest);
+        if modified == self.manifest_modified {
+            return None;
+        }
+        self.manifest_modified = modified;
+        let found = manifest::read(&self.manifest).map_err(|error| error.to_string());
+        Some(found.and_then(|manifests| {
+            manifests
+                .into_iter()
+                .find(|manifest| manifest.name == name)
+                .ok_or_else(|| format!("{} no longer holds {name}", self.manifest.display()))
+        }))
+    }
+
+    /// Where the worker of this slot says why it ended. An earlier one's words are removed.
+    pub fn clear_termination_log(&self, slot: u32) -> Result<PathBuf, LocalError> {
+        let file = self.termination_log(slot);
+        match std::fs::remove_file(&file) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(&file)(error)),
+            _ => Ok(file),
+        }
+    }
+
+    /// Why the worker of this slot ended, if it said so.
+    pub fn termination(&self, slot: u32) -> Option<Termination> {
+        serde_json::from_slice(&std::fs::read(self.termination_log(slot)).ok()?).ok()
+    }
+
+    fn termination_log(&self, slot: u32) -> PathBuf {
+        self.folder.join(format!("worker-{slot}.termination"))
+    }
+
+    /// A curl line for the model.
+    pub fn curl(&self, name: &str, url: &str, model: &Model) -> Result<String, LocalError> {
+        let body = self.folder.join("example.json");
+        example::curl(name, url, model, &body).map_err(failed(&body))
+    }
+}
+
+/// What other programs read: where the model, its metrics and its processes are.
+pub fn status<'a>(
+    name: &str,
+    url: &str,
+    revision: &str,
+    wanted: usize,
+    proxy: Option<&Running>,
+    workers: impl Iterator<Item = &'a Running>,
+) -> Value {
+    let process = |running: &Running| {
+        json!({
+            "name": running.name, "pid": running.handle.pid,
+            "admin": format!("http://{}", running.admin), "ready": running.ready,
+        })
+    };
+    json!({
+        "name": name,
+        "url": url,
+        "revision": revision,
+        "wanted": wanted,
+        "proxy": proxy.map(process),
+        "workers": workers.map(process).collect::<Vec<_>>(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn files(folder: &Path) -> Files {
+        let manifest = folder.join("model.yaml");
+        std::fs::write(&manifest, "").unwrap();
+        Files::new(folder.join("m"), &manifest).unwrap()
+    }
+
+    #[test]
+    fn a_worker_says_why_it_ended_and_the_next_one_starts_clean() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = files(folder.path());
+        let log = files.clear_termination_log(3).unwrap();
+        assert_eq!(files.termination(3), None);
+        std::fs::write(
+            &log,
+            r#"{"reason": "ChecksumMismatch", "message": "not that one"}"#,
+        )
+        .unwrap();
+        let termination = files.termination(3).unwrap();
+        assert_eq!(termination.to_string(), "not that one");
+        assert!(termination.advice().unwrap().contains("spec.model.sha256"));
+        files.clear_termination_log(3).unwrap();
+        assert_eq!(files.termination(3), None);
+    }
+
+    #[test]
+    fn a_changed_manifest_is_seen_once_and_its_errors_are_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut files = files(folder.path());
+        assert!(files.changed_manifest("m").is_none());
+        std::fs::write(&files.manifest, "a: 1").unwrap();
+        let later = SystemTime::now() + std::time::Duration::from_secs(10);
+        std::fs::File::options()
+            .write(true)
+            .open(&files.manifest)
+            .unwrap()
+            .set_modified(later)
+            .unwrap();
+        let error = files.changed_manifest("m").unwrap().unwrap_err();
+        assert!(
+            error.contains("carpool local takes BatchedModels"),
+            "{error}"
+        );
+        assert!(files.changed_manifest("m").is_none());
+    }
+}

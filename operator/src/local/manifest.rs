@@ -1,0 +1,331 @@
+//! Reads manifests as strictly as the API server would, since there is none here.
+
+use std::path::{Path, PathBuf};
+
+use carpool_crds::{BatchedModel, BatchedModelSpec, GROUP};
+use kube::{CustomResourceExt, ResourceExt};
+use serde::Deserialize;
+
+use super::schema;
+
+/// One model to serve.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Manifest {
+    /// The file that holds it.
+    pub file: PathBuf,
+    /// The resource's name.
+    pub name: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// What it asks for.
+    pub spec: BatchedModelSpec,
+    /// Where the artifact is.
+    pub artifact: PathBuf,
+}
+
+/// Why a manifest can't be served.
+#[derive(Debug, thiserror::Error)]
+pub enum ManifestError {
+    /// It can't be read.
+    #[error("failed to read {}: {source}", file.display())]
+    Read {
+        /// The file.
+        file: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// It is no YAML, or has a field that is unknown, missing or of the wrong type.
+    #[error("failed to parse {}: {message}", file.display())]
+    Parse {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong, and where.
+        message: String,
+    },
+    /// It holds something else.
+    #[error("{}: carpool local takes BatchedModels of {GROUP}/v1alpha1 only; here is {found}", file.display())]
+    Kind {
+        /// The file.
+        file: PathBuf,
+        /// What it holds.
+        found: String,
+    },
+    /// The resource's rules refuse it.
+    #[error("{}", violations.iter().map(|violation| format!("{}: {violation}", file.display())).collect::<Vec<_>>().join("\n"))]
+    Invalid {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong, a field each.
+        violations: Vec<String>,
+    },
+    /// Only files are read here.
+    #[error(
+        "{}: spec.model.uri: carpool local takes file://PATH, absolute or relative to the manifest, not {uri}",
+        file.display()
+    )]
+    Scheme {
+        /// The file.
+        file: PathBuf,
+        /// The URI.
+        uri: String,
+    },
+    /// The artifact isn't there.
+    #[error(
+        "{}: spec.model.uri: there is no file or folder {}; build the model first, or correct the URI",
+        file.display(), artifact.display()
+    )]
+    NoArtifact {
+        /// The file.
+        file: PathBuf,
+        /// Where the artifact should be.
+        artifact: PathBuf,
+    },
+}
+
+#[derive(Deserialize)]
+struct TypeMeta {
+    #[serde(rename = "apiVersion", default)]
+    api_version: String,
+    #[serde(default)]
+    kind: String,
+}
+
+/// Reads every `BatchedModel` of a file.
+pub fn read(file: &Path) -> Result<Vec<Manifest>, ManifestError> {
+    let text = std::fs::read_to_string(file).map_err(|source| ManifestError::Read {
+        file: file.to_owned(),
+        source,
+    })?;
+    parse(file, &text)
+}
+
+fn parse(file: &Path, text: &str) -> Result<Vec<Manifest>, ManifestError> {
+    let unparsed = |error: serde_yaml::Error| ManifestError::Parse {
+        file: file.to_owned(),
+        message: error.without_snippet().to_string(),
+    };
+    let wrong_kind = |found: String| ManifestError::Kind {
+        file: file.to_owned(),
+        found,
+    };
+    let kinds: Vec<TypeMeta> = serde_yaml::from_multiple(text).map_err(unparsed)?;
+    if kinds.is_empty() {
+        return Err(wrong_kind("nothing".to_owned()));
+    }
+    for TypeMeta { api_version, kind } in kinds {
+        if api_version != format!("{GROUP}/v1alpha1") || kind != "BatchedModel" {
+            return Err(wrong_kind(format!("{kind:?} of {api_version:?}")));
+        }
+    }
+    let resources: Vec<BatchedModel> = serde_yaml::from_multiple(text).map_err(unparsed)?;
+    resources
+        .into_iter()
+        .map(|resource| manifest(file, resource))
+        .collect()
+}
+
+fn manifest(file: &Path, resource: BatchedModel) -> Result<Manifest, ManifestError> {
+    let violations = check(&resource);
+    if !violations.is_empty() {
+        return Err(ManifestError::Invalid {
+            file: file.to_owned(),
+            violations,
+        });
+    }
+    let uri = &resource.spec.model.uri;
+    let Some(path) = uri.strip_prefix("file://") else {
+        return Err(ManifestError::Scheme {
+            file: file.to_owned(),
+            uri: uri.clone(),
+        });
+    };
+    // An absolute path replaces the folder.
+    let artifact = file.parent().unwrap_or(Path::new("")).join(path);
+    let artifact = std::path::absolute(&artifact).unwrap_or(artifact);
+    if !artifact.exists() {
+        return Err(ManifestError::NoArtifact {
+            file: file.to_owned(),
+            artifact,
+        });
+    }
+    Ok(Manifest {
+        file: file.to_owned(),
+        name: resource.name_any(),
+        namespace: resource.namespace().unwrap_or_else(|| "default".to_owned()),
+        spec: resource.spec,
+        artifact,
+    })
+}
+
+/// What the API server would refuse: the schema's bounds and the CEL rules.
+fn check(resource: &BatchedModel) -> Vec<String> {
+    if resource.metadata.name.is_none() {
+        return vec!["metadata.name: is missing".to_owned()];
+    }
+    let schema = BatchedModel::crd().spec.versions[0]
+        .schema
+        .as_ref()
+        .and_then(|schema| serde_json::to_value(&schema.open_api_v3_schema).ok())
+        .unwrap_or_default();
+    let object = serde_json::to_value(resource).unwrap_or_default();
+    let bounds = schema::violations(&schema, &object);
+    if !bounds.is_empty() {
+        // As on the API server, the rules are asked only about what is within the bounds.
+        return bounds.iter().map(ToString::to_string).collect();
+    }
+    resource
+        .validate_cel()
+        .err()
+        .map(|errors| errors.iter().map(ToString::to_string).collect())
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEAD: &str =
+        "apiVersion: carpool.dev/v1alpha1\nkind: BatchedModel\nmetadata: {name: digits}\nspec:\n";
+    const MODEL: &str = "  model:
+    uri: file://artifact
+    inputs: [{name: image, datatype: FP32, shape: [1, 8, 8]}]
+    outputs: [{name: logits, datatype: FP32, shape: [10]}]
+";
+
+    /// Parses a manifest that lies in a folder with an artifact.
+    fn parse(text: &str) -> Result<Vec<Manifest>, String> {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("artifact")).unwrap();
+        let file = folder.path().join("model.yaml");
+        super::parse(&file, text).map_err(|error| {
+            error
+                .to_string()
+                .replace(&file.display().to_string(), "FILE")
+        })
+    }
+
+    #[test]
+    fn the_smallest_manifest_is_read() {
+        let manifests = parse(&format!("{HEAD}{MODEL}")).unwrap();
+        let [manifest] = &manifests[..] else {
+            panic!("{manifests:?}")
+        };
+        assert_eq!(
+            (manifest.name.as_str(), manifest.namespace.as_str()),
+            ("digits", "default")
+        );
+        assert!(manifest.artifact.is_absolute() && manifest.artifact.ends_with("artifact"));
+        assert_eq!(manifest.spec.scaling.max_replicas, 8);
+    }
+
+    #[test]
+    fn a_file_may_hold_several() {
+        let text = format!(
+            "{HEAD}{MODEL}---\n{}{MODEL}",
+            HEAD.replace("digits", "more")
+        );
+        let names: Vec<String> = parse(&text)
+            .unwrap()
+            .into_iter()
+            .map(|manifest| manifest.name)
+            .collect();
+        assert_eq!(names, ["digits", "more"]);
+    }
+
+    #[test]
+    fn bad_manifests_are_refused_by_field() {
+        let with = |rest: &str| format!("{HEAD}{MODEL}{rest}");
+        for (text, expected) in [
+            (
+                with("  batching: {maxBatchsize: 4}\n"),
+                "unknown field `maxBatchsize`",
+            ),
+            (
+                with("  batching: {maxDelay: soon}\n"),
+                "\"soon\" is not a duration",
+            ),
+            (
+                with("  batching: {maxDelay: 11s}\n"),
+                "FILE: spec.batching.maxDelay: maxDelay: at most 10s",
+            ),
+            (
+                with("  batching: {maxBatchSize: 0}\n"),
+                "FILE: spec.batching.maxBatchSize: must be at least 1, it is 0",
+            ),
+            (
+                with("  scaling: {minReplicas: 3, maxReplicas: 2}\n"),
+                "FILE: spec.scaling: minReplicas must not be above maxReplicas",
+            ),
+            (with("  scaling: {mode: KEDA}\n"), "unknown variant `KEDA`"),
+            (
+                with("  queue: {lease: 20s}\n"),
+                "FILE: spec.queue: lease must be at least 1s",
+            ),
+            (
+                with("  queue: {maxBytes: much}\n"),
+                "\"much\" is not a size",
+            ),
+            (
+                with("  queue: {redis: {managed: {}, external: {urlSecretName: x}}}\n"),
+                "FILE: spec.queue.redis: redis: either managed or external",
+            ),
+            (
+                format!("{HEAD}{}", MODEL.replace("file://artifact", "s3://a/b")),
+                "FILE: spec.model.uri: uri: allowed are pvc://",
+            ),
+            (
+                format!(
+                    "{HEAD}{}",
+                    MODEL.replace("file://artifact", "pvc://claim/b")
+                ),
+                "carpool local takes file://PATH, absolute or relative to the manifest, not pvc://claim/b",
+            ),
+            (
+                format!(
+                    "{HEAD}{}",
+                    MODEL.replace("file://artifact", "file://nowhere")
+                ),
+                "spec.model.uri: there is no file or folder",
+            ),
+            (
+                format!("{HEAD}{}", MODEL.replace("[1, 8, 8]", "[1, 0]")),
+                "shape: a dimension is -1 (variable) or at least 1",
+            ),
+            (
+                format!(
+                    "{HEAD}{}",
+                    MODEL.replace("FP32, shape: [10]", "FLOAT, shape: [10]")
+                ),
+                "unknown variant `FLOAT`",
+            ),
+            (
+                format!("{HEAD}{}", MODEL.replace("{name: image", "{name: \"\"")),
+                "FILE: spec.model.inputs[0].name: must have at least 1 characters, it has 0",
+            ),
+            (
+                format!("{HEAD}{MODEL}    sha256: abc\n"),
+                "FILE: spec.model.sha256: must match",
+            ),
+            (
+                with("").replace("digits", "Digits"),
+                "metadata.name: at most 40 characters",
+            ),
+            (
+                with("").replace("{name: digits}", "{}"),
+                "FILE: metadata.name: is missing",
+            ),
+            (
+                with("").replace("BatchedModel", "Deployment"),
+                "here is \"Deployment\" of \"carpool.dev/v1alpha1\"",
+            ),
+            (String::new(), "here is nothing"),
+            ("a: [".to_owned(), "failed to parse FILE"),
+        ] {
+            let error = parse(&text).unwrap_err();
+            assert!(
+                error.contains(expected),
+                "{error:?} does not say {expected:?}"
+            );
+        }
+    }
+}

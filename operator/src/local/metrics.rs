@@ -1,0 +1,140 @@
+//! Reads what sidecar and workers measure of themselves, and turns counters into rates.
+
+use std::{collections::BTreeMap, time::Instant};
+
+/// The name of a process and its metrics.
+pub type Metrics = (String, String);
+
+/// The sum of all series of one metric, in the text that Prometheus reads.
+#[must_use]
+pub fn sum(text: &str, metric: &str) -> f64 {
+    text.lines()
+        .filter_map(|line| {
+            let rest = line.strip_prefix(metric)?;
+            rest.starts_with(['{', ' '])
+                .then(|| rest.rsplit(' ').next()?.parse::<f64>().ok())?
+        })
+        .sum()
+}
+
+/// Counters of several processes, which start at zero whenever one of them does.
+#[derive(Debug, Default)]
+struct Counters(BTreeMap<String, f64>);
+
+impl Counters {
+    /// How much the counters grew since they were last read.
+    fn growth(&mut self, processes: &[Metrics], metric: &str) -> f64 {
+        let mut growth = 0.0;
+        for (process, text) in processes {
+            let now = sum(text, metric);
+            let before = self.0.insert(process.clone(), now).unwrap_or_default();
+            growth += if before <= now { now - before } else { now };
+        }
+        growth
+    }
+}
+
+/// What happened since the last look.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Rates {
+    /// Requests answered in a second, whatever the answer.
+    pub requests: f64,
+    /// Mean rows of a batch; `None` when none ran.
+    pub batch: Option<f64>,
+}
+
+/// Turns what processes count into rates.
+#[derive(Debug, Default)]
+pub struct Meter {
+    last: Option<Instant>,
+    requests: Counters,
+    rows: Counters,
+    batches: Counters,
+}
+
+impl Meter {
+    /// The rates since the last look, from the metrics of sidecars and of workers, by name.
+    pub fn look(&mut self, now: Instant, proxies: &[Metrics], workers: &[Metrics]) -> Rates {
+        let requests = self.requests.growth(proxies, "carpool_requests_total");
+        let rows = self.rows.growth(workers, "carpool_batch_size_rows_sum");
+        let batches = self
+            .batches
+            .growth(workers, "carpool_batch_size_rows_count");
+        let seconds = self
+            .last
+            .replace(now)
+            .map_or(0.0, |last| (now - last).as_secs_f64());
+        Rates {
+            requests: if seconds > 0.0 {
+                requests / seconds
+            } else {
+                0.0
+            },
+            batch: (batches > 0.0).then(|| rows / batches),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn all_series_of_a_metric_are_summed() {
+        let text = "# TYPE carpool_requests counter
+carpool_requests_total{route=\"infer\",code=\"200\"} 5
+carpool_requests_total{route=\"infer\",code=\"429\"} 2
+carpool_requests_total_more 100
+carpool_open_requests 1
+# EOF
+";
+        assert!((sum(text, "carpool_requests_total") - 7.0).abs() < f64::EPSILON);
+        assert!((sum(text, "carpool_open_requests") - 1.0).abs() < f64::EPSILON);
+        assert!(sum(text, "absent").abs() < f64::EPSILON);
+    }
+
+    #[test]
+    fn rates_survive_a_restarted_worker() {
+        let proxy = |requests: u32| {
+            [(
+                "p".to_owned(),
+                format!("carpool_requests_total {requests}\n"),
+            )]
+        };
+        let worker = |name: &str, rows: u32, batches: u32| {
+            let text = format!(
+                "carpool_batch_size_rows_sum {rows}.0\ncarpool_batch_size_rows_count {batches}\n"
+            );
+            (name.to_owned(), text)
+        };
+        let start = Instant::now();
+        let mut meter = Meter::default();
+        meter.look(start, &proxy(10), &[worker("a", 100, 10)]);
+
+        let later = start + Duration::from_secs(2);
+        let rates = meter.look(
+            later,
+            &proxy(70),
+            &[worker("a", 140, 12), worker("b", 20, 4)],
+        );
+        assert_eq!(
+            rates,
+            Rates {
+                requests: 30.0,
+                batch: Some(10.0)
+            }
+        );
+
+        let later = start + Duration::from_secs(3);
+        let rates = meter.look(later, &proxy(70), &[worker("a", 8, 1), worker("b", 20, 4)]);
+        assert_eq!(
+            rates,
+            Rates {
+                requests: 0.0,
+                batch: Some(8.0)
+            }
+        );
+    }
+}

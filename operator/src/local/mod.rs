@@ -1,0 +1,343 @@
+//! `carpool local`: manifests served on this machine, with processes in place of pods.
+//!
+//! One Redis, and for each model one sidecar and as many workers as [`crate::scaling`] says. What only a cluster
+//! has does nothing here: resources, `podOverrides`, `serviceAccountName`, `proxy.replicas`, `rollout`.
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    path::PathBuf,
+    sync::Arc,
+};
+
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+mod console;
+mod example;
+mod files;
+mod look;
+mod manifest;
+mod metrics;
+mod model;
+mod process;
+mod redis;
+mod report;
+mod schema;
+mod supervised;
+
+use console::Console;
+use manifest::{Manifest, ManifestError};
+use model::Served;
+use process::{Children, ProcessError, find};
+use redis::RedisError;
+
+/// Serves manifests on this machine.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Manifests of `BatchedModel`s whose artifacts are at `file://PATH`.
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+
+    /// Where the first model listens; the others follow on the next free ports.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+    http: SocketAddr,
+
+    /// A Redis of yours, in place of one that lives as long as this process.
+    #[arg(
+        long,
+        env = "CARPOOL_REDIS_URL",
+        hide_env_values = true,
+        value_name = "URL"
+    )]
+    redis_url: Option<String>,
+}
+
+/// Why the models can't be served, or no longer.
+#[derive(Debug, thiserror::Error)]
+pub enum LocalError {
+    /// Something is wrong with the manifests, a line each.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Manifests(Vec<ManifestError>),
+    /// Two models can't share a name.
+    #[error("{} and {} both hold a BatchedModel named {name}", first.display(), second.display())]
+    SameName {
+        /// The name.
+        name: String,
+        /// A file that has it.
+        first: PathBuf,
+        /// The other one.
+        second: PathBuf,
+    },
+    /// Its Redis is named by a Secret, and those are in a cluster.
+    #[error("{}: spec.queue.redis.external names a Secret of a cluster; give its URL with --redis-url", file.display())]
+    ExternalRedis {
+        /// The file.
+        file: PathBuf,
+    },
+    /// Somebody else listens there.
+    #[error("failed to listen on {address}: {source}; choose another address with --http")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// There is no free loopback port.
+    #[error("failed to find a free port: {0}")]
+    Ports(io::Error),
+    /// A file of the run's can't be written.
+    #[error("failed to write {}: {source}", file.display())]
+    File {
+        /// The file.
+        file: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Signals can't be listened to.
+    #[error("failed to listen for signals: {0}")]
+    Signals(io::Error),
+    /// A process can't be started.
+    #[error(transparent)]
+    Process(#[from] ProcessError),
+    /// There is no Redis.
+    #[error(transparent)]
+    Redis(#[from] RedisError),
+    /// A sidecar or a worker ends before it has ever been ready.
+    #[error("{}: {name} can't serve: {message}", file.display())]
+    Child {
+        /// The manifest.
+        file: PathBuf,
+        /// The process.
+        name: String,
+        /// What it said.
+        message: String,
+    },
+    /// A second signal came before everything had ended.
+    #[error("stopped at once; requests that were open are not answered")]
+    Interrupted,
+}
+
+/// What all models share.
+struct Shared {
+    children: Arc<Children>,
+    console: Console,
+    programs: Programs,
+    folder: PathBuf,
+    redis_url_file: PathBuf,
+}
+
+struct Programs {
+    sidecar: PathBuf,
+    worker: PathBuf,
+}
+
+/// Serves the manifests until SIGINT, SIGTERM or SIGHUP.
+pub async fn run(args: Args) -> Result<(), LocalError> {
+    let mut signals = Signals::new().map_err(LocalError::Signals)?;
+    let stop = CancellationToken::new();
+    let console = Console::new();
+    let serving = serve(args, console.clone(), stop.clone());
+    tokio::pin!(serving);
+    tokio::select! {
+        result = &mut serving => return result,
+        () = signals.next() => (),
+    }
+    console.say("stopping once what is open is answered; again to stop at once");
+    stop.cancel();
+    tokio::select! {
+        result = serving => result,
+        // What still runs is killed when its task is dropped.
+        () = signals.next() => Err(LocalError::Interrupted),
+    }
+}
+
+async fn serve(args: Args, console: Console, stop: CancellationToken) -> Result<(), LocalError> {
+    let manifests = read(&args)?;
+    let hint = "cargo build --release builds it";
+    let programs = Programs {
+        sidecar: find("carpool-sidecar", hint)?,
+        worker: find("carpool-worker", hint)?,
+    };
+    let addresses = addresses(args.http, manifests.len())?;
+    let temporary = tempfile::Builder::new().prefix("carpool-").tempdir();
+    let temporary = temporary.map_err(|source| LocalError::File {
+        file: std::env::temp_dir(),
+        source,
+    })?;
+    let folder = temporary.path().to_owned();
+    let children = Arc::new(Children::new()?);
+
+    let stop_redis = CancellationToken::new();
+    let (redis_url_file, redis) = if let Some(url) = args.redis_url {
+        let file = folder.join("url");
+        std::fs::write(&file, url).map_err(|source| LocalError::File {
+            file: file.clone(),
+            source,
+        })?;
+        (file, None)
+    } else {
+        let hint = "install Redis 7.0 or later, or name one with --redis-url";
+        let program = find("redis-server", hint)?;
+        let (children, console, stop) = (children.clone(), console.clone(), stop_redis.clone());
+        let (file, task) = redis::start(children, console, program, &folder, stop).await?;
+        (file, Some(task))
+    };
+
+    let shared = Arc::new(Shared {
+        children: Arc::clone(&children),
+        console,
+        programs,
+        folder,
+        redis_url_file,
+    });
+    let result = serve_all(&shared, manifests, addresses, stop).await;
+    stop_redis.cancel();
+    if let Some(redis) = redis {
+        // The task does not panic, and nobody aborts it.
+        let _ = redis.await;
+    }
+    drop(shared);
+    if let Some(children) = Arc::into_inner(children) {
+        children.close().await;
+    }
+    result
+}
+
+/// Serves every model. When one can't be served, the others end, too.
+async fn serve_all(
+    shared: &Arc<Shared>,
+    manifests: Vec<Manifest>,
+    addresses: Vec<SocketAddr>,
+    stop: CancellationToken,
+) -> Result<(), LocalError> {
+    let mut models = JoinSet::new();
+    for (manifest, address) in manifests.into_iter().zip(addresses) {
+        models.spawn(Served::new(Arc::clone(shared), manifest, address)?.serve(stop.clone()));
+    }
+    let mut result = Ok(());
+    while let Some(ended) = models.join_next().await {
+        if let Ok(Err(error)) = ended {
+            stop.cancel();
+            result = result.and(Err(error));
+        }
+    }
+    result
+}
+
+/// Reads all manifests, so that everything that is wrong is told at once.
+fn read(args: &Args) -> Result<Vec<Manifest>, LocalError> {
+    let mut manifests: Vec<Manifest> = Vec::new();
+    let mut errors = Vec::new();
+    for file in &args.files {
+        match manifest::read(file) {
+            Ok(more) => manifests.extend(more),
+            Err(error) => errors.push(error),
+        }
+    }
+    if !errors.is_empty() {
+        return Err(LocalError::Manifests(errors));
+    }
+    for (index, manifest) in manifests.iter().enumerate() {
+        if let Some(first) = manifests[..index]
+            .iter()
+            .find(|other| other.name == manifest.name)
+        {
+            return Err(LocalError::SameName {
+                name: manifest.name.clone(),
+                first: first.file.clone(),
+                second: manifest.file.clone(),
+            });
+        }
+        if manifest.spec.queue.redis.external.is_some() && args.redis_url.is_none() {
+            return Err(LocalError::ExternalRedis {
+                file: manifest.file.clone(),
+            });
+        }
+    }
+    Ok(manifests)
+}
+
+/// `first` and the next free ports after it.
+fn addresses(first: SocketAddr, count: usize) -> Result<Vec<SocketAddr>, LocalError> {
+    // All are held until all are chosen, so that port 0 gives different ones.
+    let listen = |address: SocketAddr| {
+        let listener = TcpListener::bind(address)?;
+        Ok((listener.local_addr()?, listener))
+    };
+    let mut held = vec![listen(first).map_err(|source| LocalError::Listen {
+        address: first,
+        source,
+    })?];
+    let mut address = first;
+    while held.len() < count {
+        if first.port() != 0 {
+            let port = address.port().checked_add(1);
+            let port =
+                port.ok_or_else(|| LocalError::Ports(io::ErrorKind::AddrNotAvailable.into()))?;
+            address.set_port(port);
+        }
+        match listen(address) {
+            Ok(bound) => held.push(bound),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => (),
+            Err(source) => return Err(LocalError::Listen { address, source }),
+        }
+    }
+    Ok(held.into_iter().map(|(address, _)| address).collect())
+}
+
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    /// The terminal was closed.
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => (),
+            _ = self.terminate.recv() => (),
+            _ = self.hangup.recv() => (),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn models_listen_on_the_next_free_ports() {
+        let busy = TcpListener::bind("127.0.0.1:0").unwrap();
+        let busy = busy.local_addr().unwrap();
+        let error = addresses(busy, 1).unwrap_err().to_string();
+        assert!(
+            error.starts_with(&format!("failed to listen on {busy}")),
+            "{error}"
+        );
+
+        let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        let found = addresses(any, 3).unwrap();
+        assert!(found.iter().all(|address| address.port() != 0));
+        assert!(found[0] != found[1] && found[1] != found[2]);
+
+        let mut before = busy;
+        before.set_port(busy.port() - 1);
+        if let Ok(found) = addresses(before, 2) {
+            assert_eq!(found[0], before);
+            assert!(found[1].port() > busy.port());
+        }
+    }
+}

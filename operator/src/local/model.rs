@@ -1,0 +1,398 @@
+//! One model: a sidecar and as many workers as its queue needs, from its start to its drain.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use carpool_crds::Config;
+use tokio::{process::Command, task::JoinSet, time::sleep_until};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::{
+    LocalError, Shared,
+    files::{self, Files},
+    look::look,
+    manifest::Manifest,
+    metrics::Meter,
+    process::Ended,
+    redis::free_address,
+    report::{Moment, Report},
+    supervised::{Running, Supervised},
+};
+use crate::{
+    backlog::{Asker, Queued},
+    scaling::{Observation, Scaler},
+};
+
+/// How often the queue is looked at. A request that finds no worker waits this long for one to be started.
+const PERIOD: Duration = Duration::from_secs(1);
+/// The same until the sidecar is ready.
+const STARTING: Duration = Duration::from_millis(100);
+/// Beyond the longest a request may be open.
+const PROXY_GRACE: Duration = Duration::from_secs(5);
+/// For the batch that runs.
+const WORKER_GRACE: Duration = Duration::from_secs(30);
+/// So many crashes in a row of what has never been ready are no accident.
+const CRASHES: u32 = 3;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Child {
+    Proxy,
+    Worker(u32),
+}
+
+/// A model that is served.
+pub struct Served {
+    shared: Arc<Shared>,
+    manifest: Manifest,
+    revision: String,
+    config: Config,
+    listen: SocketAddr,
+    files: Files,
+    asker: Asker,
+    scaler: Scaler,
+    meter: Meter,
+    report: Report,
+    proxy: Supervised,
+    proxies_started: u32,
+    /// By slot, which is part of a worker's name: the next one there takes over what the last one held.
+    workers: BTreeMap<u32, Supervised>,
+    children: JoinSet<(Child, Ended)>,
+    announced: bool,
+    proven: bool,
+    stopping: bool,
+}
+
+impl Served {
+    /// Prepares a model; nothing runs yet.
+    pub fn new(
+        shared: Arc<Shared>,
+        manifest: Manifest,
+        listen: SocketAddr,
+    ) -> Result<Self, LocalError> {
+        let now = Instant::now();
+        let model = manifest.spec.model.clone();
+        let revision = model.revision();
+        let config = Config {
+            name: manifest.name.clone(),
+            namespace: manifest.namespace.clone(),
+            uid: Uuid::new_v4().to_string(),
+            serving: revision.clone(),
+            models: BTreeMap::from([(revision.clone(), model)]),
+            batching: manifest.spec.batching.clone(),
+            queue: manifest.spec.queue.clone(),
+            device: manifest.spec.worker.device(),
+        };
+        let files = Files::new(shared.folder.join(&manifest.name), &manifest.file)?;
+        files.write_config(&config)?;
+        Ok(Self {
+            files,
+            revision,
+            config,
+            listen,
+            asker: Asker::new(),
+            scaler: Scaler::new(manifest.spec.scaling.clone()),
+            meter: Meter::default(),
+            report: Report::new(shared.console.clone(), &manifest.name, listen),
+            proxy: Supervised::new(now),
+            proxies_started: 0,
+            workers: BTreeMap::new(),
+            children: JoinSet::new(),
+            announced: false,
+            proven: false,
+            stopping: false,
+            shared,
+            manifest,
+        })
+    }
+
+    /// Serves until `stop`, then answers what is open and ends every process.
+    pub async fn serve(mut self, stop: CancellationToken) -> Result<(), LocalError> {
+        let result = self.run(&stop).await;
+        if result.is_err() {
+            self.stop_all().await;
+        }
+        self.report.close();
+        result
+    }
+
+    async fn run(&mut self, stop: &CancellationToken) -> Result<(), LocalError> {
+        let mut next = Instant::now();
+        loop {
+            tokio::select! {
+                Some(ended) = self.children.join_next() => {
+                    // A child's task neither panics nor is aborted.
+                    if let Ok((child, ended)) = ended {
+                        self.on_end(child, &ended)?;
+                    }
+                }
+                () = stop.cancelled(), if !self.stopping => {
+                    self.stopping = true;
+                    let grace = self.config.queue.timeout.0 + PROXY_GRACE;
+                    if let Some(proxy) = self.proxy.running_mut() {
+                        proxy.handle.stop(grace);
+                    }
+                }
+                () = sleep_until(next.into()) => {
+                    self.tick().await?;
+                    next = Instant::now() + if self.proxy.ready() { PERIOD } else { STARTING };
+                }
+            }
+            if self.stopping && self.proxy.running().is_none() {
+                self.stop_all().await;
+                return Ok(());
+            }
+        }
+    }
+
+    async fn tick(&mut self) -> Result<(), LocalError> {
+        self.reload()?;
+        let look = look(&self.asker, &mut self.proxy, &mut self.workers).await;
+        let queue = look
+            .backlog
+            .map(|mut backlog| backlog.revisions.remove(&self.revision).unwrap_or_default());
+        let rates = self
+            .meter
+            .look(Instant::now(), &look.proxies, &look.workers);
+        if self.proxy.ready() && !self.announced {
+            self.announced = true;
+            let admin = self
+                .proxy
+                .running()
+                .map(|proxy| format!("http://{}", proxy.admin));
+            let curl = self.files.curl(
+                &self.manifest.name,
+                &self.report.url,
+                &self.manifest.spec.model,
+            )?;
+            self.report
+                .announce(&admin.unwrap_or_default(), &self.files.status, &curl);
+        }
+        if !self.proven && self.workers.values().any(Supervised::ready) {
+            self.proven = true;
+            self.report.say(format_args!("the model is loaded, ready"));
+        }
+        let decision = self.scaler.decide(
+            Instant::now(),
+            Observation {
+                length: queue.as_ref().map(|queue| queue.length),
+                current: u32::try_from(self.wanted()).unwrap_or(u32::MAX),
+                proven: self.proven,
+            },
+        );
+        self.scale_to(decision.replicas, queue.as_ref());
+        self.start_due()?;
+
+        let wanted = self.wanted();
+        let ready = self
+            .workers
+            .values()
+            .filter(|worker| worker.ready() && !worker.is_stopping())
+            .count();
+        self.report.show(&Moment {
+            queue: queue.map(|queue| queue.length),
+            rates,
+            ready,
+            wanted,
+            reason: decision.reason,
+        });
+        let workers = self.workers.values().filter_map(Supervised::running);
+        let proxy = self.proxy.running();
+        self.files.write_status(&files::status(
+            &self.manifest.name,
+            &self.report.url,
+            &self.revision,
+            wanted,
+            proxy,
+            workers,
+        ))
+    }
+
+    /// Workers that are asked for, there or not.
+    fn wanted(&self) -> usize {
+        self.workers
+            .values()
+            .filter(|worker| !worker.is_stopping())
+            .count()
+    }
+
+    fn scale_to(&mut self, replicas: u32, queue: Option<&Queued>) {
+        let replicas = usize::try_from(replicas).unwrap_or(usize::MAX);
+        while self.wanted() < replicas {
+            let Some(slot) = (0..u32::MAX).find(|slot| !self.workers.contains_key(slot)) else {
+                return;
+            };
+            self.workers.insert(slot, Supervised::new(Instant::now()));
+        }
+        while self.wanted() > replicas {
+            // First those that are not there, then idle ones, then the youngest.
+            let leaves = self
+                .workers
+                .iter()
+                .filter(|(_, worker)| !worker.is_stopping())
+                .min_by_key(|(slot, worker)| {
+                    let idle = |name| queue.is_some_and(|queue| queue.is_idle(name));
+                    let busy = worker
+                        .running()
+                        .map_or(0, |running| 2 - u32::from(idle(&running.name)));
+                    (busy, std::cmp::Reverse(**slot))
+                })
+                .map(|(slot, _)| *slot);
+            let Some(slot) = leaves else { return };
+            match self
+                .workers
+                .get_mut(&slot)
+                .and_then(Supervised::running_mut)
+            {
+                Some(running) => running.handle.stop(WORKER_GRACE),
+                None => drop(self.workers.remove(&slot)),
+            }
+        }
+    }
+
+    /// Starts every process that should be there and is not.
+    fn start_due(&mut self) -> Result<(), LocalError> {
+        let now = Instant::now();
+        if self.proxy.is_due(now) && !self.stopping {
+            self.proxies_started += 1;
+            // Its name is part of its replies' key, and what an earlier one was sent is not for the next.
+            let name = format!("{}-proxy-{}", self.manifest.name, self.proxies_started);
+            let mut command = Command::new(&self.shared.programs.sidecar);
+            command.arg("--listen").arg(self.listen.to_string());
+            let running = self.start(Child::Proxy, name, command)?;
+            self.proxy.started(running);
+        }
+        let due: Vec<u32> = self
+            .workers
+            .iter()
+            .filter(|(_, worker)| worker.is_due(now))
+            .map(|(slot, _)| *slot)
+            .collect();
+        for slot in due {
+            let name = format!("{}-worker-{slot}", self.manifest.name);
+            let log = self.files.clear_termination_log(slot)?;
+            let mut command = Command::new(&self.shared.programs.worker);
+            command.args(["serve", "--revision", &self.revision]);
+            command.arg("--model").arg(&self.manifest.artifact);
+            command.arg("--termination-log").arg(log);
+            let running = self.start(Child::Worker(slot), name, command)?;
+            if let Some(worker) = self.workers.get_mut(&slot) {
+                worker.started(running);
+            }
+        }
+        Ok(())
+    }
+
+    fn start(
+        &mut self,
+        child: Child,
+        name: String,
+        mut command: Command,
+    ) -> Result<Running, LocalError> {
+        let address = free_address().map_err(LocalError::Ports)?;
+        command.args(["--name", &name]);
+        command.args(["--admin-listen", &address.to_string()]);
+        command.arg("--config").arg(&self.files.config);
+        command
+            .arg("--redis-url-file")
+            .arg(&self.shared.redis_url_file);
+        if std::env::var_os("RUST_LOG").is_none() {
+            command.env("RUST_LOG", "warn");
+        }
+        // Its lines go through a pipe.
+        command.env("NO_COLOR", "1");
+        let console = self.shared.console.clone();
+        let prefix = name.clone();
+        let on_line = move |line: &str| console.say(format_args!("{prefix}: {line}"));
+        let (handle, ended) = self.shared.children.spawn(&name, command, on_line)?;
+        self.children.spawn(async move { (child, ended.await) });
+        Ok(Running {
+            handle,
+            name,
+            admin: address,
+            ready: false,
+            since: Instant::now(),
+        })
+    }
+
+    /// A process has ended: as it was told to, or not.
+    fn on_end(&mut self, child: Child, ended: &Ended) -> Result<(), LocalError> {
+        let now = Instant::now();
+        let (end, works, reason) = match child {
+            Child::Proxy => (self.proxy.ended(now), self.announced, None),
+            Child::Worker(slot) => {
+                let Some(worker) = self.workers.get_mut(&slot) else {
+                    return Ok(());
+                };
+                let end = worker.ended(now);
+                if end.expected {
+                    self.workers.remove(&slot);
+                }
+                (end, self.proven, self.files.termination(slot))
+            }
+        };
+        if end.expected {
+            return Ok(());
+        }
+        let (message, advice) = match reason {
+            Some(reason) => (reason.to_string(), reason.advice()),
+            None => (ended.to_string(), None),
+        };
+        if !works && (advice.is_some() || end.crashes >= CRASHES) {
+            return Err(LocalError::Child {
+                file: self.manifest.file.clone(),
+                name: end.name,
+                message: advice.map_or(message.clone(), |advice| format!("{message}; {advice}")),
+            });
+        }
+        let name = end.name;
+        self.shared
+            .console
+            .say(format_args!("{name} ended ({message}), starting it again"));
+        Ok(())
+    }
+
+    /// Ends what still runs.
+    async fn stop_all(&mut self) {
+        let proxy = std::iter::once((&mut self.proxy, PROXY_GRACE));
+        let workers = self.workers.values_mut();
+        for (process, grace) in proxy.chain(workers.map(|worker| (worker, WORKER_GRACE))) {
+            if let Some(running) = process.running_mut() {
+                running.handle.stop(grace);
+            }
+        }
+        while self.children.join_next().await.is_some() {}
+    }
+
+    /// Takes over what has changed in the manifest, as far as that needs no other processes.
+    fn reload(&mut self) -> Result<(), LocalError> {
+        let Some(manifest) = self.files.changed_manifest(&self.manifest.name) else {
+            return Ok(());
+        };
+        let manifest = match manifest {
+            Ok(manifest) => manifest,
+            Err(message) => {
+                self.report
+                    .say(format_args!("{message}; what was there before still holds"));
+                return Ok(());
+            }
+        };
+        if manifest.spec.model != self.manifest.spec.model
+            || manifest.spec.worker != self.manifest.spec.worker
+        {
+            self.report
+                .say("spec.model and spec.worker are read at start; for changes there, start anew");
+        }
+        self.config.batching = manifest.spec.batching;
+        self.config.queue = manifest.spec.queue;
+        self.files.write_config(&self.config)?;
+        self.scaler.set(manifest.spec.scaling);
+        self.report
+            .say("the manifest has changed: scaling, batching and queue follow");
+        Ok(())
+    }
+}

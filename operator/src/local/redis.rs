@@ -1,0 +1,192 @@
+//! A redis-server of our own, on a loopback port and behind a password, gone without a trace afterwards.
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    pin::Pin,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use tokio::{process::Command, sync::oneshot, task::JoinHandle, time::sleep};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::{
+    console::Console,
+    process::{Children, Ended, Handle, ProcessError},
+};
+
+/// What it writes once clients may connect.
+const UP: &str = "Ready to accept connections";
+/// Another process may take the port between its choice and its use.
+const ATTEMPTS: u32 = 3;
+const GRACE: Duration = Duration::from_secs(5);
+const RESTART_AFTER: Duration = Duration::from_secs(1);
+
+/// Why there is no Redis.
+#[derive(Debug, thiserror::Error)]
+pub enum RedisError {
+    /// Its files can't be written, or there is no free port.
+    #[error("failed to prepare redis-server: {0}")]
+    Prepare(#[from] io::Error),
+    /// It can't be started.
+    #[error(transparent)]
+    Process(#[from] ProcessError),
+    /// It ended at once.
+    #[error("failed to start redis-server: {0}")]
+    Ended(Ended),
+}
+
+/// A loopback address that nobody listens on now.
+pub fn free_address() -> io::Result<SocketAddr> {
+    TcpListener::bind("127.0.0.1:0")?.local_addr()
+}
+
+type Running = (Handle, Pin<Box<dyn Future<Output = Ended> + Send>>);
+
+/// Starts Redis in `folder` and keeps it running until `stop`. Its URL is in the file that comes back; the task
+/// ends when Redis has.
+pub async fn start(
+    children: Arc<Children>,
+    console: Console,
+    program: PathBuf,
+    folder: &Path,
+    stop: CancellationToken,
+) -> Result<(PathBuf, JoinHandle<()>), RedisError> {
+    let config = folder.join("redis.conf");
+    let url_file = folder.join("url");
+    let mut attempt = 1;
+    let running = loop {
+        let address = free_address()?;
+        let password = Uuid::new_v4().simple();
+        std::fs::write(
+            &config,
+            configuration(address, &password.to_string(), folder),
+        )?;
+        std::fs::write(&url_file, format!("redis://:{password}@{address}/0"))?;
+        match launch(&children, &program, &config).await {
+            Err(RedisError::Ended(_)) if attempt < ATTEMPTS => attempt += 1,
+            other => break other?,
+        }
+    };
+    let task = tokio::spawn(async move {
+        let mut running = running;
+        loop {
+            let (mut handle, mut ended) = running;
+            tokio::select! {
+                ended = &mut ended => console.say(format_args!("redis-server ended ({ended}), starting it again")),
+                () = stop.cancelled() => {
+                    handle.stop(GRACE);
+                    ended.await;
+                    return;
+                }
+            }
+            running = loop {
+                match launch(&children, &program, &config).await {
+                    Ok(running) => break running,
+                    Err(error) => console.say(error),
+                }
+                tokio::select! {
+                    () = sleep(RESTART_AFTER) => (),
+                    () = stop.cancelled() => return,
+                }
+            };
+        }
+    });
+    Ok((url_file, task))
+}
+
+/// Starts Redis and waits until it takes connections.
+async fn launch(children: &Children, program: &Path, config: &Path) -> Result<Running, RedisError> {
+    let mut command = Command::new(program);
+    command.arg(config);
+    let (up, is_up) = oneshot::channel();
+    let up = Arc::new(Mutex::new(Some(up)));
+    let (handle, ended) = children.spawn("redis-server", command, move |line| {
+        if line.contains(UP)
+            && let Some(up) = up.lock().ok().and_then(|mut up| up.take())
+        {
+            // Nobody waits any more once the process has ended.
+            let _ = up.send(());
+        }
+    })?;
+    let mut ended: Pin<Box<dyn Future<Output = Ended> + Send>> = Box::pin(ended);
+    tokio::select! {
+        Ok(()) = is_up => Ok((handle, ended)),
+        ended = &mut ended => Err(RedisError::Ended(ended)),
+    }
+}
+
+/// Nothing is kept on disk: proxies enqueue again what an ended Redis has lost.
+fn configuration(address: SocketAddr, password: &str, folder: &Path) -> String {
+    format!(
+        "bind {}\nport {}\nrequirepass {password}\ndir \"{}\"\nsave \"\"\nappendonly no\nmaxmemory-policy noeviction\n",
+        address.ip(),
+        address.port(),
+        folder.display(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpStream,
+    };
+
+    use super::{super::process::find, *};
+
+    /// What Redis answers to these inline commands.
+    async fn ask(url: &str, commands: &str) -> String {
+        let (password, address) = url
+            .strip_prefix("redis://:")
+            .and_then(|rest| rest.strip_suffix("/0"))
+            .and_then(|rest| rest.split_once('@'))
+            .unwrap();
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let request = format!("AUTH {password}\r\n{commands}\r\nQUIT\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn redis_runs_is_restarted_and_goes() {
+        let folder = tempfile::tempdir().unwrap();
+        let stop = CancellationToken::new();
+        let program = find("redis-server", "install it").unwrap();
+        let (url_file, task) = start(
+            Arc::new(Children::new().unwrap()),
+            Console::new(),
+            program,
+            folder.path(),
+            stop.clone(),
+        )
+        .await
+        .unwrap();
+        let url = std::fs::read_to_string(url_file).unwrap();
+        assert_eq!(ask(&url, "PING").await, "+OK\r\n+PONG\r\n+OK\r\n");
+
+        ask(&url, "SHUTDOWN NOSAVE").await;
+        let address = url
+            .split_once('@')
+            .unwrap()
+            .1
+            .trim_end_matches("/0")
+            .to_owned();
+        tokio::time::timeout(Duration::from_secs(20), async {
+            while TcpStream::connect(&address).await.is_err() {
+                sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await
+        .expect("Redis is started again");
+
+        stop.cancel();
+        task.await.unwrap();
+        assert!(TcpStream::connect(&address).await.is_err());
+    }
+}

@@ -1,0 +1,128 @@
+//! How children of a `BatchedModel` are called and labelled.
+
+use std::collections::BTreeMap;
+
+/// Whoever applies the children and the status.
+pub const MANAGER: &str = "carpool";
+
+/// The label that says whose an object is. Pods with an injected sidecar carry it too.
+pub const MODEL: &str = "carpool.dev/model";
+/// The label of a worker's revision.
+pub const REVISION: &str = "carpool.dev/revision";
+
+/// On a worker Deployment: the model of its revision, as JSON. The spec forgets a model when it gets another.
+pub const MODEL_SPEC: &str = "carpool.dev/model-spec";
+/// On a worker Deployment: a worker of it has been Ready once.
+pub const LOADED: &str = "carpool.dev/loaded";
+/// On a worker Deployment: why it has been given up in favour of the revision before.
+pub const GIVEN_UP: &str = "carpool.dev/given-up";
+/// On the `ConfigMap`: the revision that the proxies feed.
+pub const SERVING: &str = "carpool.dev/serving";
+/// On the `ConfigMap` and on pods: the hash of the configuration. Writing it on a pod makes its kubelet read the
+/// `ConfigMap` at once instead of at its next turn.
+pub const CONFIG_HASH: &str = "carpool.dev/config-hash";
+
+/// The label that tells the kinds of pods apart.
+pub const COMPONENT: &str = "app.kubernetes.io/component";
+
+/// The admin port of proxies and workers.
+pub const ADMIN_PORT: u16 = 9090;
+/// The data port of proxies.
+pub const DATA_PORT: u16 = 8080;
+/// The data port of a sidecar in an app's pod, on 127.0.0.1.
+pub const INJECTED_DATA_PORT: u16 = 18080;
+/// The admin port of a sidecar in an app's pod.
+pub const INJECTED_ADMIN_PORT: u16 = 18090;
+/// The port of a managed Redis.
+pub const REDIS_PORT: u16 = 6379;
+
+/// Where the configuration is mounted.
+pub const CONFIG_DIRECTORY: &str = "/etc/carpool";
+
+/// A kind of pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Component {
+    /// Takes requests over HTTP.
+    Proxy,
+    /// Runs the model.
+    Worker,
+    /// Holds the queue.
+    Redis,
+}
+
+impl Component {
+    /// The value of its label.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Proxy => "proxy",
+            Self::Worker => "worker",
+            Self::Redis => "redis",
+        }
+    }
+}
+
+/// `NAME-proxy`, `NAME-worker`, `NAME-redis`.
+#[must_use]
+pub fn child(model: &str, component: Component) -> String {
+    format!("{model}-{}", component.as_str())
+}
+
+/// The Deployment of one revision's workers.
+#[must_use]
+pub fn worker(model: &str, revision: &str) -> String {
+    format!("{model}-worker-{revision}")
+}
+
+/// The `ConfigMap` that proxies, workers and injected sidecars read.
+#[must_use]
+pub fn config(model: &str) -> String {
+    format!("{model}-config")
+}
+
+/// The Secret of a managed Redis. It carries the resource's UID, so that a recreated resource never meets the
+/// password of the one before, which nobody can read.
+#[must_use]
+pub fn redis_secret(model: &str, uid: &str) -> String {
+    let uid: String = uid.chars().filter(|c| *c != '-').take(8).collect();
+    format!("{model}-redis-{uid}")
+}
+
+/// The labels of every child.
+#[must_use]
+pub fn labels(model: &str) -> BTreeMap<String, String> {
+    [
+        ("app.kubernetes.io/name", "carpool"),
+        ("app.kubernetes.io/instance", model),
+        ("app.kubernetes.io/managed-by", "carpool"),
+        (MODEL, model),
+    ]
+    .map(|(key, value)| (key.to_owned(), value.to_owned()))
+    .into()
+}
+
+/// The labels of a component and its pods.
+#[must_use]
+pub fn component_labels(model: &str, component: Component) -> BTreeMap<String, String> {
+    let mut labels = labels(model);
+    labels.insert(COMPONENT.to_owned(), component.as_str().to_owned());
+    labels
+}
+
+/// What selects the pods of a component: its labels, without those that may change one day.
+#[must_use]
+pub fn selector(model: &str, component: Component) -> BTreeMap<String, String> {
+    let mut labels = component_labels(model, component);
+    labels.retain(|key, _| key != MODEL && key != "app.kubernetes.io/managed-by");
+    labels
+}
+
+/// [`selector`] as `kubectl --selector` takes it.
+#[must_use]
+pub fn selector_text(model: &str, component: Component) -> String {
+    selector(model, component)
+        .iter()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect::<Vec<_>>()
+        .join(",")
+}

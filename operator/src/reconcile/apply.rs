@@ -1,0 +1,338 @@
+//! The fourth step: make the children so. Only what differs from what was applied last is sent.
+
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::Mutex,
+    time::Duration,
+};
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    api::{ApiResource, DeleteParams, DynamicObject, ObjectMeta, Patch, PatchParams, PostParams, Preconditions},
+};
+use rand::distr::{Alphanumeric, SampleString};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::{
+    build::{self, Children},
+    fetch::{Key, Observed},
+    validate::Valid,
+};
+use crate::{
+    cluster::is_controlled_by,
+    memory::{Applied, Remembered, lock},
+    names::{self, Component},
+    workers,
+};
+
+/// The client tries again by itself for minutes; a reconcile that fails is tried again anyway.
+const TIMEOUT: Duration = Duration::from_secs(15);
+const PASSWORD_LENGTH: usize = 32;
+
+/// Why the children are not as they should be.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// Objects that are not ours have our children's names.
+    #[error("already there and not of this BatchedModel, so left alone: {}; delete what is in the way, or choose another name", .0.join(", "))]
+    NameConflict(Vec<String>),
+    /// The API server refuses a child.
+    #[error("the API server refuses {kind} {name}: {message}")]
+    Refused {
+        /// Its kind.
+        kind: String,
+        /// Its name.
+        name: String,
+        /// What the API server says.
+        message: String,
+    },
+    /// The API server can't be asked.
+    #[error("failed to {verb} {kind} {name}: {source}")]
+    Api {
+        /// What was tried.
+        verb: &'static str,
+        /// The object's kind.
+        kind: String,
+        /// The object's name.
+        name: String,
+        /// Why it failed.
+        source: Box<kube::Error>,
+    },
+    /// The API server takes too long.
+    #[error("failed to {verb} {kind} {name}: no answer within {TIMEOUT:?}")]
+    Timeout {
+        /// What was tried.
+        verb: &'static str,
+        /// The object's kind.
+        kind: String,
+        /// The object's name.
+        name: String,
+    },
+    /// A child can't be written as JSON.
+    #[error("failed to write a child as JSON: {0}")]
+    Json(#[from] serde_json::Error),
+}
+
+/// One child of any kind.
+struct Child {
+    resource: ApiResource,
+    name: String,
+    json: Value,
+    hash: u64,
+}
+
+impl Child {
+    fn of<K: Resource<DynamicType = ()> + Serialize>(object: &K) -> Result<Self, ApplyError> {
+        let json = serde_json::to_value(object)?;
+        let mut hasher = DefaultHasher::new();
+        json.to_string().hash(&mut hasher);
+        Ok(Self {
+            resource: ApiResource::erase::<K>(&()),
+            name: object.meta().name.clone().unwrap_or_default(),
+            json,
+            hash: hasher.finish(),
+        })
+    }
+
+    fn key(&self) -> Key {
+        (self.resource.kind.clone(), self.name.clone())
+    }
+}
+
+/// The children in the order in which they need each other.
+fn in_order(children: &Children) -> Result<Vec<Child>, ApplyError> {
+    // Without `..`: a field that is added and forgotten here fails to compile.
+    let Children {
+        accounts,
+        config,
+        policies,
+        budgets,
+        services,
+        redis,
+        proxy,
+        worker,
+        needs_secret: _,
+    } = children;
+    let mut all = Vec::new();
+    all.extend(accounts.iter().map(Child::of));
+    all.push(Child::of(config));
+    all.extend(policies.iter().map(Child::of));
+    all.extend(budgets.iter().map(Child::of));
+    all.extend(services.iter().map(Child::of));
+    all.extend(redis.iter().map(Child::of));
+    all.push(Child::of(proxy));
+    all.extend(worker.iter().map(Child::of));
+    all.into_iter().collect()
+}
+
+/// Makes the children so, and removes those that are no longer wanted.
+pub async fn apply(
+    client: &Client,
+    valid: &Valid,
+    children: &Children,
+    observed: &Observed,
+    retire: &[String],
+    remembered: &Mutex<Remembered>,
+) -> Result<(), ApplyError> {
+    let cluster = Applier {
+        client,
+        valid,
+        remembered,
+    };
+    let wanted = in_order(children)?;
+    let mut conflicts = Vec::new();
+    let mut planned = Vec::with_capacity(wanted.len());
+    for child in wanted {
+        let live = cluster.live(&child, observed).await?;
+        if live.as_ref().is_some_and(|live| !is_controlled_by(live, &valid.uid)) {
+            conflicts.push(format!("{} {}", child.resource.kind, child.name));
+        }
+        planned.push((child, live));
+    }
+    if !conflicts.is_empty() {
+        return Err(ApplyError::NameConflict(conflicts));
+    }
+    if children.needs_secret {
+        cluster.create_secret().await?;
+    }
+    for (child, live) in &planned {
+        cluster.write(child, live.as_ref()).await?;
+    }
+    let wanted: Vec<Key> = planned.iter().map(|(child, _)| child.key()).collect();
+    cluster.prune(&wanted, observed, retire).await
+}
+
+struct Applier<'a> {
+    client: &'a Client,
+    valid: &'a Valid,
+    remembered: &'a Mutex<Remembered>,
+}
+
+impl Applier<'_> {
+    fn api(&self, resource: &ApiResource) -> Api<DynamicObject> {
+        Api::namespaced_with(self.client.clone(), &self.valid.namespace, resource)
+    }
+
+    /// The object of a child's name. What the watches do not show may be somebody else's, without our label.
+    async fn live(&self, child: &Child, observed: &Observed) -> Result<Option<ObjectMeta>, ApplyError> {
+        if let Some(live) = observed.live.get(&child.key()) {
+            return Ok(Some(live.clone()));
+        }
+        let api = self.api(&child.resource);
+        let found = asked("get", &child.resource.kind, &child.name, api.get_metadata_opt(&child.name)).await?;
+        Ok(found.map(|object| object.metadata))
+    }
+
+    async fn write(&self, child: &Child, live: Option<&ObjectMeta>) -> Result<(), ApplyError> {
+        let known = lock(self.remembered).applied.get(&child.key()).cloned();
+        if live.is_some_and(|live| known == Some(applied(child.hash, live))) {
+            return Ok(());
+        }
+        // Forced: a field that somebody else wrote and the resource determines is the resource's.
+        let params = PatchParams::apply(names::MANAGER).force();
+        let api = self.api(&child.resource);
+        let patch = Patch::Apply(&child.json);
+        let written = asked("apply", &child.resource.kind, &child.name, api.patch(&child.name, &params, &patch)).await?;
+        let before = live.and_then(|live| live.resource_version.as_ref());
+        if before != written.metadata.resource_version.as_ref() {
+            tracing::info!(kind = child.resource.kind, name = child.name, "applied");
+        }
+        let applied = applied(child.hash, &written.metadata);
+        lock(self.remembered).applied.insert(child.key(), applied);
+        Ok(())
+    }
+
+    /// Creates the Secret with a password of its own. One that is there keeps its password, which is never read.
+    async fn create_secret(&self) -> Result<(), ApplyError> {
+        let password = Alphanumeric.sample_string(&mut rand::rng(), PASSWORD_LENGTH);
+        let secret = build::redis_secret(self.valid, &password);
+        let name = names::redis_secret(&self.valid.name, &self.valid.uid);
+        let api = Api::namespaced(self.client.clone(), &self.valid.namespace);
+        let params = PostParams {
+            field_manager: Some(names::MANAGER.to_owned()),
+            ..PostParams::default()
+        };
+        match asked("create", "Secret", &name, api.create(&params, &secret)).await {
+            Err(ApplyError::Api { source, .. }) if is_conflict(&source) => Ok(()),
+            created => created.map(drop),
+        }
+    }
+
+    /// Removes children that the spec no longer asks for, and the workers of revisions that are done.
+    async fn prune(&self, wanted: &[Key], observed: &Observed, retire: &[String]) -> Result<(), ApplyError> {
+        for (key, live) in &observed.live {
+            let (kind, name) = key;
+            let revision = live.labels.as_ref().and_then(|labels| labels.get(names::REVISION));
+            let keep = match revision {
+                Some(revision) if kind == "Deployment" => {
+                    *revision == self.valid.revision
+                        || (observed.workers.contains_key(revision) && !retire.contains(revision))
+                }
+                _ => wanted.contains(key),
+            };
+            if keep || !is_controlled_by(live, &self.valid.uid) || live.deletion_timestamp.is_some() {
+                continue;
+            }
+            let Some(resource) = resource_of(kind) else {
+                continue;
+            };
+            let params = DeleteParams::background().preconditions(Preconditions {
+                uid: live.uid.clone(),
+                ..Preconditions::default()
+            });
+            match asked("delete", kind, name, self.api(&resource).delete(name, &params)).await {
+                Ok(_) => tracing::info!(kind, name, "deleted"),
+                Err(ApplyError::Api { source, .. }) if is_status(&source, 404) || is_conflict(&source) => {}
+                Err(error) => return Err(error),
+            }
+            lock(self.remembered).applied.remove(key);
+        }
+        Ok(())
+    }
+}
+
+/// Has the kubelets of running pods read the configuration at once: they look at a pod's volumes when it changes.
+pub async fn touch_pods(client: &Client, valid: &Valid, children: &Children, observed: &Observed) -> Result<(), ApplyError> {
+    let annotations = children.config.metadata.annotations.as_ref();
+    let Some(hash) = annotations.and_then(|annotations| annotations.get(names::CONFIG_HASH)) else {
+        return Ok(());
+    };
+    let patch = Patch::Merge(json!({"metadata": {"annotations": {(names::CONFIG_HASH): hash}}}));
+    let pods: Api<Pod> = Api::namespaced(client.clone(), &valid.namespace);
+    let stale = observed.pods.iter().filter(|pod| {
+        let running = pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Running");
+        running
+            && pod.metadata.deletion_timestamp.is_none()
+            && !workers::is(pod, Component::Redis)
+            && pod.annotations().get(names::CONFIG_HASH) != Some(hash)
+    });
+    for pod in stale {
+        let name = pod.name_any();
+        let params = PatchParams {
+            field_manager: Some(names::MANAGER.to_owned()),
+            ..PatchParams::default()
+        };
+        match asked("patch", "Pod", &name, pods.patch_metadata(&name, &params, &patch)).await {
+            // It has gone meanwhile.
+            Err(ApplyError::Api { source, .. }) if is_status(&source, 404) => {}
+            patched => drop(patched?),
+        }
+    }
+    Ok(())
+}
+
+/// The kinds of children that a change of the spec can make superfluous.
+fn resource_of(kind: &str) -> Option<ApiResource> {
+    use k8s_openapi::api::{apps::v1 as apps, core::v1 as core, networking::v1 as networking};
+    match kind {
+        "Deployment" => Some(ApiResource::erase::<apps::Deployment>(&())),
+        "StatefulSet" => Some(ApiResource::erase::<apps::StatefulSet>(&())),
+        "Service" => Some(ApiResource::erase::<core::Service>(&())),
+        "NetworkPolicy" => Some(ApiResource::erase::<networking::NetworkPolicy>(&())),
+        _ => None,
+    }
+}
+
+fn applied(hash: u64, live: &ObjectMeta) -> Applied {
+    let generation = live.generation.map(|generation| generation.to_string());
+    Applied {
+        hash,
+        uid: live.uid.clone(),
+        version: generation.or_else(|| live.resource_version.clone()),
+    }
+}
+
+/// Waits for an API call, but not for ever, and sorts out what the API server refuses for good.
+pub async fn asked<T>(
+    verb: &'static str,
+    kind: &str,
+    name: &str,
+    call: impl Future<Output = kube::Result<T>>,
+) -> Result<T, ApplyError> {
+    let (kind, name) = (kind.to_owned(), name.to_owned());
+    match tokio::time::timeout(TIMEOUT, call).await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(kube::Error::Api(status))) if status.code == 422 => Err(ApplyError::Refused {
+            kind,
+            name,
+            message: status.message,
+        }),
+        Ok(Err(source)) => Err(ApplyError::Api {
+            verb,
+            kind,
+            name,
+            source: Box::new(source),
+        }),
+        Err(_) => Err(ApplyError::Timeout { verb, kind, name }),
+    }
+}
+
+/// Whether the API server says that the object is there already, or is another than was meant.
+pub fn is_conflict(error: &kube::Error) -> bool {
+    is_status(error, 409)
+}
+
+fn is_status(error: &kube::Error, code: u16) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == code)
+}

@@ -1,0 +1,102 @@
+//! What keeps the rest safe: accounts without tokens, disruption budgets, network policies.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::{
+    api::{
+        core::v1::ServiceAccount,
+        networking::v1::{
+            NetworkPolicy, NetworkPolicyIngressRule, NetworkPolicyPeer, NetworkPolicyPort, NetworkPolicySpec,
+        },
+        policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec},
+    },
+    apimachinery::pkg::{apis::meta::v1::LabelSelector, util::intstr::IntOrString},
+};
+
+use super::metadata;
+use crate::{
+    names::{self, Component},
+    reconcile::validate::Valid,
+};
+
+/// An account that may do nothing, and whose token no pod is given.
+pub fn account(valid: &Valid, component: Component) -> ServiceAccount {
+    ServiceAccount {
+        metadata: metadata(valid, names::child(&valid.name, component), Some(component)),
+        automount_service_account_token: Some(false),
+        ..ServiceAccount::default()
+    }
+}
+
+/// Nodes are drained one pod at a time. Not a minimum: with one pod, that would stop a drain for ever.
+pub fn budget(valid: &Valid, component: Component) -> PodDisruptionBudget {
+    PodDisruptionBudget {
+        metadata: metadata(valid, names::child(&valid.name, component), Some(component)),
+        spec: Some(PodDisruptionBudgetSpec {
+            max_unavailable: Some(IntOrString::Int(1)),
+            selector: Some(selector(names::selector(&valid.name, component))),
+            ..PodDisruptionBudgetSpec::default()
+        }),
+        ..PodDisruptionBudget::default()
+    }
+}
+
+/// Who may reach a component.
+pub fn policy(valid: &Valid, component: Component, operator_namespace: &str) -> NetworkPolicy {
+    let operator = NetworkPolicyIngressRule {
+        from: Some(vec![NetworkPolicyPeer {
+            namespace_selector: Some(selector(BTreeMap::from([(
+                "kubernetes.io/metadata.name".to_owned(),
+                operator_namespace.to_owned(),
+            )]))),
+            ..NetworkPolicyPeer::default()
+        }]),
+        ports: Some(vec![tcp(names::ADMIN_PORT)]),
+    };
+    let ingress = match component {
+        // Whoever may reach the Service.
+        Component::Proxy => vec![
+            NetworkPolicyIngressRule {
+                from: None,
+                ports: Some(vec![tcp(names::DATA_PORT)]),
+            },
+            operator,
+        ],
+        Component::Worker => vec![operator],
+        // Proxies, workers and pods with an injected sidecar: all that carry the model's label.
+        Component::Redis => vec![NetworkPolicyIngressRule {
+            from: Some(vec![NetworkPolicyPeer {
+                pod_selector: Some(selector(BTreeMap::from([(
+                    names::MODEL.to_owned(),
+                    valid.name.clone(),
+                )]))),
+                ..NetworkPolicyPeer::default()
+            }]),
+            ports: Some(vec![tcp(names::REDIS_PORT)]),
+        }],
+    };
+    NetworkPolicy {
+        metadata: metadata(valid, names::child(&valid.name, component), Some(component)),
+        spec: Some(NetworkPolicySpec {
+            pod_selector: Some(selector(names::selector(&valid.name, component))),
+            policy_types: Some(vec!["Ingress".to_owned()]),
+            ingress: Some(ingress),
+            egress: None,
+        }),
+    }
+}
+
+fn selector(labels: BTreeMap<String, String>) -> LabelSelector {
+    LabelSelector {
+        match_labels: Some(labels),
+        ..LabelSelector::default()
+    }
+}
+
+fn tcp(port: u16) -> NetworkPolicyPort {
+    NetworkPolicyPort {
+        protocol: Some("TCP".to_owned()),
+        port: Some(IntOrString::Int(i32::from(port))),
+        ..NetworkPolicyPort::default()
+    }
+}

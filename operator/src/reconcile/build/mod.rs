@@ -1,0 +1,159 @@
+//! The third step: the children of a resource, as they should be. Pure: the same resource always gives the same
+//! children, so an operator that starts anew changes none.
+
+mod config;
+mod guard;
+pub mod pod;
+mod proxy;
+mod redis;
+#[cfg(test)]
+mod tests;
+mod worker;
+
+use std::collections::BTreeMap;
+
+use carpool_crds::{Duration, GROUP, Model};
+use k8s_openapi::{
+    api::{
+        apps::v1::{Deployment, StatefulSet},
+        core::v1::{ConfigMap, Service, ServiceAccount},
+        networking::v1::NetworkPolicy,
+        policy::v1::PodDisruptionBudget,
+    },
+    apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
+};
+
+pub use self::{redis::secret as redis_secret, worker::Marks};
+use super::validate::{RedisPlace, Valid};
+use crate::names::{self, Component};
+
+/// The images of the pods, and how they run.
+#[derive(Debug, Clone)]
+pub struct Images {
+    /// `carpool-sidecar`.
+    pub sidecar: String,
+    /// `carpool-worker`.
+    pub worker: String,
+    /// `redis-server`.
+    pub redis: String,
+    /// The user of the Redis image, where the image itself names none that is not root.
+    pub redis_user: Option<i64>,
+    /// Of all of them.
+    pub pull_policy: String,
+}
+
+/// What the children depend on beside their resource.
+#[derive(Debug, Clone)]
+pub struct Circumstances {
+    /// The revision that the proxies are to feed.
+    pub serving: String,
+    /// The models of the revisions that have workers, or had when they were last seen.
+    pub models: BTreeMap<String, Model>,
+    /// The wanted revision's past; `None` while it is not its turn yet.
+    pub worker: Option<Marks>,
+}
+
+/// The children of one resource. The Secret is not among them: it is created once and never looked at again.
+#[derive(Debug)]
+pub struct Children {
+    /// Without tokens.
+    pub accounts: Vec<ServiceAccount>,
+    /// What proxies, workers and injected sidecars read.
+    pub config: ConfigMap,
+    /// Who may reach whom.
+    pub policies: Vec<NetworkPolicy>,
+    /// How many of a component may be drained at once.
+    pub budgets: Vec<PodDisruptionBudget>,
+    /// The model's, and its Redis'.
+    pub services: Vec<Service>,
+    /// Redis, where it is managed.
+    pub redis: Option<StatefulSet>,
+    /// Proxies.
+    pub proxy: Deployment,
+    /// Workers of the wanted revision, where it is their turn.
+    pub worker: Option<Deployment>,
+    /// Whether a Secret with a password must be there.
+    pub needs_secret: bool,
+}
+
+/// Why children can't be written down.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The configuration.
+    #[error("failed to write the configuration as YAML: {0}")]
+    Config(#[from] serde_yaml::SerializeError),
+    /// The model's annotation.
+    #[error("failed to write the model as JSON: {0}")]
+    Model(#[from] serde_json::Error),
+}
+
+/// The children of a resource.
+pub fn build(
+    valid: &Valid,
+    circumstances: &Circumstances,
+    images: &Images,
+    operator_namespace: &str,
+) -> Result<Children, BuildError> {
+    let (secret, redis) = match &valid.redis {
+        RedisPlace::Managed { resources, max_memory } => (
+            names::redis_secret(&valid.name, &valid.uid),
+            Some(redis::stateful_set(valid, images, resources, *max_memory)),
+        ),
+        RedisPlace::External { secret } => (secret.clone(), None),
+    };
+    let managed = redis.is_some();
+    let components = |with_redis: bool| {
+        [Component::Proxy, Component::Worker]
+            .into_iter()
+            .chain(with_redis.then_some(Component::Redis))
+    };
+    Ok(Children {
+        accounts: components(false)
+            .map(|component| guard::account(valid, component))
+            .collect(),
+        config: config::config_map(valid, &circumstances.serving, &circumstances.models)?,
+        policies: components(managed)
+            .map(|component| guard::policy(valid, component, operator_namespace))
+            .collect(),
+        budgets: components(false)
+            .map(|component| guard::budget(valid, component))
+            .collect(),
+        services: std::iter::once(proxy::service(valid))
+            .chain(managed.then(|| redis::service(valid)))
+            .collect(),
+        redis,
+        proxy: proxy::deployment(valid, images, &secret),
+        worker: circumstances
+            .worker
+            .as_ref()
+            .map(|marks| worker::deployment(valid, images, &secret, marks))
+            .transpose()?,
+        needs_secret: managed,
+    })
+}
+
+/// A child's metadata: owned by the resource, so that it goes with it.
+fn metadata(valid: &Valid, name: String, component: Option<Component>) -> ObjectMeta {
+    ObjectMeta {
+        name: Some(name),
+        namespace: Some(valid.namespace.clone()),
+        labels: Some(match component {
+            Some(component) => names::component_labels(&valid.name, component),
+            None => names::labels(&valid.name),
+        }),
+        owner_references: Some(vec![OwnerReference {
+            api_version: format!("{GROUP}/v1alpha1"),
+            kind: "BatchedModel".to_owned(),
+            name: valid.name.clone(),
+            uid: valid.uid.clone(),
+            controller: Some(true),
+            block_owner_deletion: Some(true),
+        }]),
+        ..ObjectMeta::default()
+    }
+}
+
+/// A duration in whole seconds, rounded up.
+fn whole_seconds(duration: Duration) -> i64 {
+    i64::try_from(duration.0.as_millis().div_ceil(1000)).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,184 @@
+//! The workers of one revision: a Deployment.
+
+use std::collections::BTreeMap;
+
+use carpool_crds::Model;
+use k8s_openapi::{
+    DeepMerge,
+    api::{
+        apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment},
+        core::v1::{
+            Container, PersistentVolumeClaimVolumeSource, PodSpec, PodTemplateSpec, Volume, VolumeMount,
+        },
+    },
+    apimachinery::pkg::{apis::meta::v1::{LabelSelector, ObjectMeta}, util::intstr::IntOrString},
+};
+
+use super::{Images, metadata, pod};
+use crate::{
+    names::{self, Component},
+    reconcile::validate::Valid,
+};
+
+/// What a worker may need beyond a last batch, which is over within the requests' timeout.
+const SPARE_SECONDS: i64 = 10;
+const CLAIM_DIRECTORY: &str = "/mnt/claim";
+const MODEL_DIRECTORY: &str = "/model";
+
+/// What a revision has been through. It stands on its Deployment, so that an operator that starts anew knows it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Marks {
+    /// A worker has been Ready.
+    pub loaded: bool,
+    /// Why it was given up in favour of the revision before.
+    pub given_up: Option<String>,
+}
+
+/// The workers of the wanted revision, without their number: only the scaler writes that. A Deployment that is new
+/// therefore starts with one, the API server's default, which is the one that is to prove the revision.
+pub fn deployment(
+    valid: &Valid,
+    images: &Images,
+    redis_secret: &str,
+    marks: &Marks,
+) -> Result<Deployment, serde_json::Error> {
+    let revision = &valid.revision;
+    let with_revision = |mut labels: BTreeMap<String, String>| {
+        labels.insert(names::REVISION.to_owned(), revision.clone());
+        labels
+    };
+    let labels = with_revision(names::component_labels(&valid.name, Component::Worker));
+    let selector = with_revision(names::selector(&valid.name, Component::Worker));
+
+    let mut metadata = metadata(valid, names::worker(&valid.name, revision), Some(Component::Worker));
+    metadata.labels = Some(labels.clone());
+    metadata.annotations = Some(annotations(&valid.spec.model, marks)?);
+    let mut template = PodTemplateSpec {
+        metadata: Some(ObjectMeta {
+            labels: Some(labels),
+            ..ObjectMeta::default()
+        }),
+        spec: Some(pod_spec(valid, images, redis_secret)),
+    };
+    if let Some(overrides) = &valid.worker_overrides {
+        template.merge_from(overrides.clone());
+    }
+    let rollout = &valid.spec.worker.rollout;
+    let count = |number: u32| i32::try_from(number).ok().map(IntOrString::Int);
+    Ok(Deployment {
+        metadata,
+        spec: DeploymentSpec {
+            replicas: None,
+            selector: LabelSelector {
+                match_labels: Some(selector),
+                ..LabelSelector::default()
+            },
+            strategy: Some(DeploymentStrategy {
+                type_: Some("RollingUpdate".to_owned()),
+                rolling_update: Some(RollingUpdateDeployment {
+                    max_surge: count(rollout.max_surge),
+                    max_unavailable: count(rollout.max_unavailable),
+                }),
+            }),
+            template,
+            ..DeploymentSpec::default()
+        },
+        ..Deployment::default()
+    })
+}
+
+fn annotations(model: &Model, marks: &Marks) -> Result<BTreeMap<String, String>, serde_json::Error> {
+    let mut annotations = BTreeMap::from([(names::MODEL_SPEC.to_owned(), serde_json::to_string(model)?)]);
+    if marks.loaded {
+        annotations.insert(names::LOADED.to_owned(), "true".to_owned());
+    }
+    if let Some(why) = &marks.given_up {
+        annotations.insert(names::GIVEN_UP.to_owned(), why.clone());
+    }
+    Ok(annotations)
+}
+
+fn pod_spec(valid: &Valid, images: &Images, redis_secret: &str) -> PodSpec {
+    let account = valid.spec.worker.service_account_name.clone();
+    PodSpec {
+        service_account_name: Some(
+            account.unwrap_or_else(|| names::child(&valid.name, Component::Worker)),
+        ),
+        automount_service_account_token: Some(false),
+        enable_service_links: Some(false),
+        security_context: Some(pod::pod_security()),
+        init_containers: Some(vec![fetch(valid, images)]),
+        containers: vec![serve(valid, images)],
+        volumes: Some(vec![
+            pod::scratch("tmp"),
+            pod::scratch("model"),
+            pod::config_volume(&valid.name, redis_secret),
+            Volume {
+                name: "claim".to_owned(),
+                persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
+                    claim_name: valid.artifact.claim.clone(),
+                    ..PersistentVolumeClaimVolumeSource::default()
+                }),
+                ..Volume::default()
+            },
+        ]),
+        termination_grace_period_seconds: Some(
+            SPARE_SECONDS + super::whole_seconds(valid.spec.queue.timeout),
+        ),
+        ..PodSpec::default()
+    }
+}
+
+/// Copies the artifact and checks it. Only this container sees the claim.
+fn fetch(valid: &Valid, images: &Images) -> Container {
+    let mut container = pod::container("fetch", &images.worker, &images.pull_policy);
+    let source = match valid.artifact.path.as_str() {
+        "" => CLAIM_DIRECTORY.to_owned(),
+        path => format!("{CLAIM_DIRECTORY}/{path}"),
+    };
+    container.args = Some(vec![
+        "fetch".to_owned(),
+        format!("--config={}/config.yaml", names::CONFIG_DIRECTORY),
+        format!("--revision={}", valid.revision),
+        format!("--source={source}"),
+        format!("--to={MODEL_DIRECTORY}"),
+        "--log-format=json".to_owned(),
+    ]);
+    // Init containers count like the largest of themselves and the rest, so this asks for no more than `serve` does.
+    container.resources = Some(pod::resources(None, &[("cpu", "50m"), ("memory", "64Mi")]));
+    if let Some(mounts) = &mut container.volume_mounts {
+        mounts.push(pod::config_mount());
+        mounts.push(pod::mount("model", MODEL_DIRECTORY));
+        mounts.push(VolumeMount {
+            read_only: Some(true),
+            ..pod::mount("claim", CLAIM_DIRECTORY)
+        });
+    }
+    container
+}
+
+fn serve(valid: &Valid, images: &Images) -> Container {
+    let mut container = pod::container("worker", &images.worker, &images.pull_policy);
+    let mut args = vec!["serve".to_owned(), format!("--revision={}", valid.revision)];
+    args.extend(pod::config_args());
+    args.push(format!("--admin-listen=0.0.0.0:{}", names::ADMIN_PORT));
+    args.push(format!("--model={MODEL_DIRECTORY}"));
+    container.args = Some(args);
+    container.env = Some(vec![pod::pod_name()]);
+    container.ports = Some(vec![pod::port("admin", names::ADMIN_PORT)]);
+    // Every second: a request may be waiting for the first worker.
+    container.readiness_probe = Some(pod::probe("/readyz", names::ADMIN_PORT, 1, 3));
+    container.liveness_probe = Some(pod::probe("/livez", names::ADMIN_PORT, 10, 3));
+    container.resources = Some(pod::resources(
+        valid.spec.worker.resources.as_ref(),
+        &[("cpu", "100m"), ("memory", "256Mi")],
+    ));
+    if let Some(mounts) = &mut container.volume_mounts {
+        mounts.push(pod::config_mount());
+        mounts.push(VolumeMount {
+            read_only: Some(true),
+            ..pod::mount("model", MODEL_DIRECTORY)
+        });
+    }
+    container
+}

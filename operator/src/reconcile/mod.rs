@@ -1,0 +1,160 @@
+//! From a `BatchedModel` to its children, in five steps: [`fetch`] → [`validate`] → [`build`] → [`apply`] →
+//! [`status`]. Only the ends touch the cluster; `validate`, `build` and `status` are pure.
+
+pub mod apply;
+pub mod build;
+pub mod fetch;
+#[cfg(test)]
+pub mod fixtures;
+pub mod report;
+pub mod status;
+mod strict;
+pub mod validate;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use carpool_crds::{BatchedModel, Model};
+use k8s_openapi::jiff::Timestamp;
+use kube::{Client, ResourceExt, runtime::{controller::Action, events::Recorder}};
+
+use self::{
+    apply::ApplyError,
+    build::{BuildError, Circumstances, Images, Marks},
+    fetch::Observed,
+    status::Outcome,
+    validate::Valid,
+};
+use crate::{
+    cluster::{Cluster, Stored},
+    memory::{Memory, Remembered, lock},
+    metrics::Metrics,
+    rollout::{self, Plan},
+};
+
+/// A child that somebody changed is noticed by its watch; this is for what a watch may have missed.
+const AGAIN: Duration = Duration::from_mins(5);
+/// What is in the way carries no label, so no watch tells when it goes.
+const AGAIN_AFTER_CONFLICT: Duration = Duration::from_secs(5);
+
+/// What reconciling needs.
+pub struct Context {
+    /// The API server.
+    pub client: Client,
+    /// What is seen of it.
+    pub cluster: Cluster,
+    /// What is remembered.
+    pub memory: Memory,
+    /// What pods run.
+    pub images: Images,
+    /// The operator's own namespace, from which it asks proxies.
+    pub namespace: String,
+    /// Writes Events.
+    pub recorder: Recorder,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
+}
+
+/// Why a reconcile failed; it is tried again.
+#[derive(Debug, thiserror::Error)]
+pub enum ReconcileError {
+    /// The children can't be written down.
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    /// The API server did not do what it was asked.
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+}
+
+impl ReconcileError {
+    /// A label for metrics: few and stable.
+    #[must_use]
+    pub fn category(&self) -> &'static str {
+        match self {
+            Self::Build(_) => "build",
+            Self::Apply(ApplyError::Api { .. } | ApplyError::Timeout { .. }) => "api",
+            Self::Apply(ApplyError::Refused { .. }) => "refused",
+            Self::Apply(ApplyError::NameConflict(_)) => "conflict",
+            Self::Apply(ApplyError::Json(_)) => "json",
+        }
+    }
+}
+
+/// Makes the cluster as one resource asks for.
+pub async fn reconcile(stored: Arc<Stored>, context: Arc<Context>) -> Result<Action, ReconcileError> {
+    let model = match &stored.0 {
+        Ok(model) => model,
+        Err(invalid) => {
+            // Only an older operator meets these: the API server checks the same schema.
+            tracing::warn!(error = invalid.error, name = stored.name_any(), "skipped a BatchedModel that does not parse");
+            return Ok(Action::await_change());
+        }
+    };
+    if model.metadata.deletion_timestamp.is_some() {
+        // Its children are owned, so they go by themselves.
+        return Ok(Action::await_change());
+    }
+    let remembered = context.memory.of(&model.uid().unwrap_or_default());
+    let observed = fetch::fetch(&context.cluster, model, &mut lock(&remembered), Instant::now());
+    let valid = match validate::validate(model) {
+        Ok(valid) => valid,
+        Err(message) => {
+            let outcome = Outcome::Rejected { reason: "InvalidSpec", message };
+            tell(&context, model, &observed, &outcome, &remembered).await?;
+            return Ok(Action::await_change());
+        }
+    };
+    let plan = rollout::plan(&observed.view);
+    let circumstances = circumstances(&valid, &plan, &observed);
+    let children = build::build(&valid, &circumstances, &context.images, &context.namespace)?;
+    let applied = apply::apply(&context.client, &valid, &children, &observed, &plan.delete, &remembered).await;
+    let (outcome, again) = match applied {
+        Ok(()) => {
+            apply::touch_pods(&context.client, &valid, &children, &observed).await?;
+            (Outcome::Applied { valid: &valid, plan: &plan }, AGAIN)
+        }
+        Err(error @ ApplyError::NameConflict(_)) => {
+            let outcome = Outcome::Rejected { reason: "NameConflict", message: error.to_string() };
+            (outcome, AGAIN_AFTER_CONFLICT)
+        }
+        Err(error @ ApplyError::Refused { .. }) => {
+            let outcome = Outcome::Rejected { reason: "Refused", message: error.to_string() };
+            (outcome, AGAIN)
+        }
+        Err(error) => return Err(error.into()),
+    };
+    tell(&context, model, &observed, &outcome, &remembered).await?;
+    lock(&remembered).failures = 0;
+    Ok(Action::requeue(again))
+}
+
+async fn tell(
+    context: &Context,
+    model: &BatchedModel,
+    observed: &Observed,
+    outcome: &Outcome<'_>,
+    remembered: &Mutex<Remembered>,
+) -> Result<(), ApplyError> {
+    let status = status::status(model, observed, outcome, Timestamp::now());
+    report::report(&context.client, &context.recorder, model, status, remembered).await
+}
+
+fn circumstances(valid: &Valid, plan: &Plan, observed: &Observed) -> Circumstances {
+    let mut models: BTreeMap<String, Model> = observed.models.clone();
+    models.retain(|revision, _| !plan.delete.contains(revision));
+    if plan.start {
+        models.insert(valid.revision.clone(), valid.spec.model.clone());
+    }
+    let wanted = observed.view.revisions.get(&valid.revision);
+    Circumstances {
+        serving: plan.serving.clone(),
+        models,
+        worker: plan.start.then(|| Marks {
+            loaded: wanted.is_some_and(|wanted| wanted.loaded),
+            given_up: plan.give_up.clone(),
+        }),
+    }
+}

@@ -1,0 +1,199 @@
+//! What CEL cannot see, checked: the resource as the next steps need it, or the sentence for its condition.
+
+use std::path::{Component as Part, Path};
+
+use carpool_crds::{BatchedModel, BatchedModelSpec, ManagedRedis, Quantity, Resources};
+use k8s_openapi::api::core::v1::PodTemplateSpec;
+
+use super::strict;
+
+/// The share of a managed Redis' memory limit that data may take: the rest is for its buffers and its AOF rewrite.
+const DATA_SHARE: f64 = 0.6;
+const DEFAULT_REDIS_MEMORY: &str = "1Gi";
+
+/// A resource that has passed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Valid {
+    /// `metadata.name`.
+    pub name: String,
+    /// `metadata.namespace`.
+    pub namespace: String,
+    /// `metadata.uid`.
+    pub uid: String,
+    /// The spec.
+    pub spec: BatchedModelSpec,
+    /// The revision of `spec.model`.
+    pub revision: String,
+    /// Where the artifact is.
+    pub artifact: Artifact,
+    /// Where the queue is.
+    pub redis: RedisPlace,
+    /// `spec.proxy.podOverrides`.
+    pub proxy_overrides: Option<PodTemplateSpec>,
+    /// `spec.worker.podOverrides`.
+    pub worker_overrides: Option<PodTemplateSpec>,
+}
+
+/// An artifact on a `PersistentVolumeClaim` of the same namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Artifact {
+    /// The claim's name.
+    pub claim: String,
+    /// The path within it, relative; empty for the whole claim.
+    pub path: String,
+}
+
+/// Where the queue is.
+#[derive(Debug, Clone, PartialEq)]
+pub enum RedisPlace {
+    /// In a Redis beside the model.
+    Managed {
+        /// Its resources, as given or by default.
+        resources: Resources,
+        /// `maxmemory`, in bytes.
+        max_memory: u64,
+    },
+    /// In a Redis of the user's, whose URL this Secret holds.
+    External {
+        /// The Secret's name.
+        secret: String,
+    },
+}
+
+/// Checks a resource.
+pub fn validate(model: &BatchedModel) -> Result<Valid, String> {
+    let field = |name: &str, value: Option<&String>| {
+        value
+            .cloned()
+            .ok_or_else(|| format!("metadata.{name} is missing"))
+    };
+    let spec = &model.spec;
+    let queue = &spec.queue;
+    if queue.max_request_bytes > queue.max_bytes {
+        return Err(format!(
+            "spec.queue.maxRequestBytes: {} is more than spec.queue.maxBytes, which is {}",
+            queue.max_request_bytes, queue.max_bytes
+        ));
+    }
+    let redis = redis(spec)?;
+    if let RedisPlace::Managed { max_memory, .. } = redis
+        && queue.max_bytes.0 > max_memory
+    {
+        return Err(format!(
+            "spec.queue.maxBytes: {} is more than the {max_memory} bytes that Redis may hold, {:.0} % of its memory limit in spec.queue.redis.managed.resources",
+            queue.max_bytes,
+            DATA_SHARE * 100.0
+        ));
+    }
+    let overrides = |path: &str, overrides: Option<&_>| {
+        overrides
+            .map(|overrides| strict::pod_template(path, overrides))
+            .transpose()
+    };
+    Ok(Valid {
+        name: field("name", model.metadata.name.as_ref())?,
+        namespace: field("namespace", model.metadata.namespace.as_ref())?,
+        uid: field("uid", model.metadata.uid.as_ref())?,
+        revision: spec.model.revision(),
+        artifact: artifact(&spec.model.uri)?,
+        redis,
+        proxy_overrides: overrides("spec.proxy.podOverrides", spec.proxy.pod_overrides.as_ref())?,
+        worker_overrides: overrides("spec.worker.podOverrides", spec.worker.pod_overrides.as_ref())?,
+        spec: spec.clone(),
+    })
+}
+
+fn artifact(uri: &str) -> Result<Artifact, String> {
+    let Some(place) = uri.strip_prefix("pvc://") else {
+        return Err(format!(
+            "spec.model.uri: {uri} works only with `carpool local`; in a cluster it is pvc://CLAIM/PATH"
+        ));
+    };
+    let (claim, path) = place.split_once('/').unwrap_or((place, ""));
+    let path = path.trim_matches('/');
+    let inside = Path::new(path)
+        .components()
+        .all(|part| matches!(part, Part::Normal(_)));
+    if !inside {
+        return Err(format!("spec.model.uri: {uri} leaves its claim"));
+    }
+    Ok(Artifact {
+        claim: claim.to_owned(),
+        path: path.to_owned(),
+    })
+}
+
+fn redis(spec: &BatchedModelSpec) -> Result<RedisPlace, String> {
+    if let Some(external) = &spec.queue.redis.external {
+        return Ok(RedisPlace::External {
+            secret: external.url_secret_name.clone(),
+        });
+    }
+    let given = spec
+        .queue
+        .redis
+        .managed
+        .as_ref()
+        .and_then(|ManagedRedis { resources }| resources.clone());
+    let mut resources = given.unwrap_or_default();
+    let limit = resources
+        .limits
+        .entry("memory".to_owned())
+        .or_insert_with(|| Quantity(DEFAULT_REDIS_MEMORY.to_owned()));
+    let bytes = limit.value().ok_or_else(|| {
+        format!(
+            "spec.queue.redis.managed.resources.limits.memory: {} is not a quantity",
+            limit.0
+        )
+    })?;
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a float becomes the nearest u64")]
+    let max_memory = (bytes * DATA_SHARE) as u64;
+    Ok(RedisPlace::Managed {
+        resources,
+        max_memory,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reconcile::fixtures;
+
+    #[test]
+    fn the_smallest_resource_is_valid() {
+        let valid = validate(&fixtures::sentiment()).unwrap();
+        assert_eq!(
+            valid.artifact,
+            Artifact { claim: "models".into(), path: "sentiment".into() }
+        );
+        let RedisPlace::Managed { max_memory, .. } = valid.redis else {
+            panic!("a managed Redis is the default")
+        };
+        assert_eq!(max_memory, 644_245_094);
+    }
+
+    #[test]
+    fn what_cel_cannot_see_is_refused_by_the_fields_name() {
+        for (over, says) in [
+            ("model: {uri: 'file://artifact'}", "spec.model.uri: file://artifact works only with `carpool local`"),
+            ("model: {uri: 'pvc://models/../etc'}", "spec.model.uri: pvc://models/../etc leaves its claim"),
+            ("queue: {maxBytes: 1Mi}", "spec.queue.maxRequestBytes: 4Mi is more than spec.queue.maxBytes"),
+            ("queue: {maxBytes: 1Gi}", "spec.queue.maxBytes: 1Gi is more than the 644245094 bytes"),
+            ("queue: {redis: {managed: {resources: {limits: {memory: 256Mi}}}}}", "spec.queue.maxBytes: 512Mi is more than"),
+            ("worker: {podOverrides: {spec: {nodeSelecter: {a: b}}}}", "spec.worker.podOverrides.spec.nodeSelecter"),
+            ("proxy: {podOverrides: {spec: {replicas: 3}}}", "spec.proxy.podOverrides.spec.replicas"),
+        ] {
+            let error = validate(&fixtures::with(over)).unwrap_err();
+            assert!(error.contains(says), "{over}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_redis_of_the_users_needs_only_its_secret() {
+        let model = fixtures::with("queue: {maxBytes: 8Gi, redis: {external: {urlSecretName: mine}}}");
+        assert_eq!(
+            validate(&model).unwrap().redis,
+            RedisPlace::External { secret: "mine".into() }
+        );
+    }
+}

@@ -1,0 +1,195 @@
+//! `carpool run`: the operator.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use clap::Args as ClapArgs;
+use futures::channel::mpsc;
+use kube::{
+    Client,
+    runtime::events::{Recorder, Reporter},
+};
+use kube_lease_manager::{LeaseManager, LeaseManagerBuilder, LeaseManagerError};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+    task::JoinHandle,
+};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::{
+    admin, autoscale,
+    cluster::Cluster,
+    controller,
+    memory::Memory,
+    metrics::Metrics,
+    names,
+    reconcile::{Context, build::Images},
+};
+
+/// The Lease that operators of one namespace contend for.
+const LEASE: &str = "carpool-operator";
+/// Another takes over this long after the leader was last heard of.
+const LEASE_SECONDS: u64 = 15;
+/// The leader renews this long before that.
+const LEASE_GRACE_SECONDS: u64 = 5;
+/// What was begun must be over by then.
+const SHUTDOWN: Duration = Duration::from_secs(10);
+
+/// The operator's settings.
+#[derive(Debug, ClapArgs)]
+pub struct Args {
+    /// Where metrics and probes are served.
+    #[arg(long, env = "CARPOOL_ADMIN_LISTEN", default_value = "0.0.0.0:9090", value_name = "ADDRESS")]
+    admin_listen: SocketAddr,
+
+    /// The image of proxies.
+    #[arg(long, env = "CARPOOL_SIDECAR_IMAGE", default_value_t = image("sidecar"), value_name = "IMAGE")]
+    sidecar_image: String,
+
+    /// The image of workers.
+    #[arg(long, env = "CARPOOL_WORKER_IMAGE", default_value_t = image("worker"), value_name = "IMAGE")]
+    worker_image: String,
+
+    /// The image of managed Redis servers: 7.0 or later, or Valkey.
+    #[arg(long, env = "CARPOOL_REDIS_IMAGE", default_value = "docker.io/library/redis:7.2-bookworm", value_name = "IMAGE")]
+    redis_image: String,
+
+    /// The user that Redis runs as, for an image that names none or root.
+    #[arg(long, env = "CARPOOL_REDIS_USER", value_name = "UID", value_parser = clap::value_parser!(i64).range(1..))]
+    redis_user: Option<i64>,
+
+    /// When nodes pull images.
+    #[arg(long, env = "CARPOOL_IMAGE_PULL_POLICY", default_value = "IfNotPresent", value_parser = ["Always", "IfNotPresent", "Never"], value_name = "POLICY")]
+    image_pull_policy: String,
+
+    /// The operator's own namespace: where its Lease is, and from where proxies and workers may be asked.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "default", value_name = "NAMESPACE")]
+    namespace: String,
+
+    /// The operator's name, unique among those alive: the pod's. Default: a random one.
+    #[arg(long, env = "POD_NAME", value_name = "NAME")]
+    name: Option<String>,
+}
+
+/// The image of one of our programs, of this very version.
+pub(crate) fn image(program: &str) -> String {
+    format!("docker.io/carpool/{program}:{}", env!("CARGO_PKG_VERSION"))
+}
+
+/// Why the operator ends badly.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The admin port is taken.
+    #[error("failed to listen on {0}: {1}")]
+    Listen(SocketAddr, std::io::Error),
+    /// Signals can't be waited for.
+    #[error("failed to listen to signals: {0}")]
+    Signal(#[from] std::io::Error),
+    /// There is no way to an API server.
+    #[error("failed to make a Kubernetes client: {0}")]
+    Client(#[from] kube::Error),
+    /// The Lease can't be had.
+    #[error("failed to contend for the Lease {LEASE}: {0}")]
+    Lease(#[from] LeaseManagerError),
+    /// Another operator leads now, and two must not write.
+    #[error("lost the Lease {LEASE}; another operator leads")]
+    Lost,
+}
+
+/// Runs the operator until SIGTERM or SIGINT.
+pub async fn run(args: Args) -> Result<(), RunError> {
+    let stop = stop_on_signal()?;
+    let client = Client::try_default().await?;
+    let listener = TcpListener::bind(args.admin_listen)
+        .await
+        .map_err(|error| RunError::Listen(args.admin_listen, error))?;
+    let metrics = Arc::new(Metrics::new());
+    tokio::spawn(admin::serve(listener, Arc::clone(&metrics)));
+
+    let identity = args.name.unwrap_or_else(|| format!("carpool-{}", Uuid::new_v4()));
+    let manager = LeaseManagerBuilder::new(client.clone(), LEASE)
+        .with_namespace(&args.namespace)
+        .with_identity(&identity)
+        .with_duration(LEASE_SECONDS)
+        .with_grace(LEASE_GRACE_SECONDS)
+        .build()
+        .await?;
+    let (mut leading, lease) = manager.watch().await;
+    tracing::info!(identity, namespace = args.namespace, "waiting to lead");
+    tokio::select! {
+        () = leads(&mut leading, true) => {}
+        () = stop.cancelled() => return release(leading, lease).await,
+    }
+    tracing::info!(identity, "leading");
+    metrics.leading.set(1);
+
+    let (cluster, watches) = Cluster::watch(&client);
+    let context = Arc::new(Context {
+        recorder: Recorder::new(
+            client.clone(),
+            Reporter {
+                controller: names::MANAGER.to_owned(),
+                instance: Some(identity),
+            },
+        ),
+        client,
+        cluster,
+        memory: Memory::default(),
+        images: Images {
+            sidecar: args.sidecar_image,
+            worker: args.worker_image,
+            redis: args.redis_image,
+            redis_user: args.redis_user,
+            pull_policy: args.image_pull_policy,
+        },
+        namespace: args.namespace,
+        metrics,
+    });
+    let (ask, asked) = mpsc::unbounded();
+    let scaler = tokio::spawn(autoscale::run(Arc::clone(&context), ask));
+    let controller = controller::run(context, watches, asked, stop.clone().cancelled_owned());
+    let result = tokio::select! {
+        () = controller => Ok(()),
+        () = leads(&mut leading, false) => Err(RunError::Lost),
+        // Reconciles that hang in a call would keep the process from ending.
+        () = async { stop.cancelled().await; tokio::time::sleep(SHUTDOWN).await } => Ok(()),
+    };
+    scaler.abort();
+    result?;
+    release(leading, lease).await
+}
+
+/// Resolves once this process leads, or no longer does. One whose Lease task has ended leads no more.
+async fn leads(leading: &mut watch::Receiver<bool>, whether: bool) {
+    if leading.wait_for(|now| *now == whether).await.is_err() && whether {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Gives the Lease back, so that another operator need not wait for it to run out.
+async fn release(
+    leading: watch::Receiver<bool>,
+    lease: JoinHandle<Result<LeaseManager, LeaseManagerError>>,
+) -> Result<(), RunError> {
+    drop(leading);
+    if !matches!(tokio::time::timeout(SHUTDOWN, lease).await, Ok(Ok(Ok(_)))) {
+        tracing::warn!("failed to give the Lease back; it runs out by itself");
+    }
+    Ok(())
+}
+
+fn stop_on_signal() -> std::io::Result<CancellationToken> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let stop = CancellationToken::new();
+    let stopping = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        stopping.cancel();
+    });
+    Ok(stop)
+}

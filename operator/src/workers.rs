@@ -1,0 +1,194 @@
+//! What the pods of a revision tell: how many are Ready, what keeps one from being placed, why one fails.
+
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use kube::ResourceExt;
+use serde::Deserialize;
+
+use crate::names::{self, Component};
+
+/// Why a worker is not Ready: a stable reason for programs and a sentence for people.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Problem {
+    /// The reason, as the termination message or Kubernetes gives it.
+    pub reason: String,
+    /// The sentence.
+    pub message: String,
+}
+
+/// The pods of one revision.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Workers {
+    /// Those that exist, whatever their state.
+    pub pods: usize,
+    /// Those that answer requests.
+    pub ready: usize,
+    /// Why a pod can't be placed on any node.
+    pub unschedulable: Option<String>,
+    /// Why a pod that runs does not get Ready.
+    pub problem: Option<Problem>,
+}
+
+impl Workers {
+    /// Looks at pods.
+    pub fn of<'a>(pods: impl IntoIterator<Item = &'a Pod>) -> Self {
+        let mut workers = Self::default();
+        for pod in pods {
+            workers.pods += 1;
+            if pod.metadata.deletion_timestamp.is_some() {
+                continue;
+            }
+            if is_ready(pod) {
+                workers.ready += 1;
+                continue;
+            }
+            workers.unschedulable = workers.unschedulable.or_else(|| unschedulable(pod));
+            workers.problem = workers.problem.or_else(|| problem(pod));
+        }
+        workers
+    }
+}
+
+/// Whether a pod is a worker of this revision.
+pub fn is_worker(pod: &Pod, revision: &str) -> bool {
+    is(pod, Component::Worker) && pod.labels().get(names::REVISION).is_some_and(|label| label == revision)
+}
+
+/// Whether a pod is of this component.
+pub fn is(pod: &Pod, component: Component) -> bool {
+    let labels = pod.labels();
+    labels.get("app.kubernetes.io/name").is_some_and(|name| name == "carpool")
+        && labels.get(names::COMPONENT).is_some_and(|label| label == component.as_str())
+}
+
+/// Whether a pod is Ready.
+pub fn is_ready(pod: &Pod) -> bool {
+    condition(pod, "Ready").is_some_and(|condition| condition.status == "True")
+}
+
+fn condition<'a>(pod: &'a Pod, type_: &str) -> Option<&'a k8s_openapi::api::core::v1::PodCondition> {
+    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
+    conditions.iter().find(|condition| condition.type_ == type_)
+}
+
+/// Why a pod has no node.
+pub fn unschedulable(pod: &Pod) -> Option<String> {
+    let scheduled = condition(pod, "PodScheduled")?;
+    (scheduled.status == "False" && scheduled.reason.as_deref() == Some("Unschedulable"))
+        .then(|| scheduled.message.clone().unwrap_or_default())
+}
+
+/// Why a pod's containers do not run: what they said when they ended, or what keeps the kubelet from starting them.
+pub fn problem(pod: &Pod) -> Option<Problem> {
+    let status = pod.status.as_ref()?;
+    let init = status.init_container_statuses.iter().flatten();
+    init.chain(status.container_statuses.iter().flatten())
+        .find_map(container_problem)
+}
+
+fn container_problem(status: &ContainerStatus) -> Option<Problem> {
+    if status.ready {
+        return None;
+    }
+    let state = status.state.as_ref()?;
+    let last = status.last_state.as_ref().and_then(|state| state.terminated.as_ref());
+    let ended = state.terminated.as_ref().or(last);
+    if let Some(ended) = ended.filter(|ended| ended.exit_code != 0) {
+        let said = ended.message.as_deref().unwrap_or_default().trim();
+        if let Ok(problem) = serde_json::from_str(said) {
+            return Some(problem);
+        }
+        if ended.reason.as_deref() == Some("OOMKilled") {
+            return Some(Problem {
+                reason: "OutOfMemory".to_owned(),
+                message: format!("the container {} went beyond its memory limit", status.name),
+            });
+        }
+        return Some(Problem {
+            reason: ended.reason.clone().unwrap_or_else(|| "Error".to_owned()),
+            message: format!(
+                "the container {} ended with exit code {}: {}",
+                status.name,
+                ended.exit_code,
+                said.lines().last().unwrap_or("it said nothing")
+            ),
+        });
+    }
+    let waiting = state.waiting.as_ref()?;
+    let reason = waiting.reason.as_deref()?;
+    // The others are steps on the way.
+    let stuck = ["ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "CreateContainerConfigError", "CreateContainerError"];
+    stuck.contains(&reason).then(|| Problem {
+        reason: reason.to_owned(),
+        message: waiting.message.clone().unwrap_or_else(|| format!("the container {} can't be started", status.name)),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(status: &str) -> Pod {
+        let status: serde_json::Value = serde_yaml::from_str(status).unwrap();
+        serde_json::from_value(serde_json::json!({
+            "metadata": {"name": "w", "labels": {"app.kubernetes.io/name": "carpool", "app.kubernetes.io/component": "worker", "carpool.dev/revision": "r1"}},
+            "status": status
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn ready_ones_are_counted() {
+        let ready = pod("conditions: [{type: Ready, status: 'True'}]");
+        let starting = pod("conditions: [{type: Ready, status: 'False'}]");
+        let workers = Workers::of([&ready, &starting]);
+        assert_eq!((workers.pods, workers.ready, workers.problem), (2, 1, None));
+        assert!(is_worker(&ready, "r1") && !is_worker(&ready, "r2"));
+    }
+
+    #[test]
+    fn a_pod_that_fits_nowhere_says_so() {
+        let pod = pod(
+            "conditions: [{type: PodScheduled, status: 'False', reason: Unschedulable, message: '0/1 nodes are available: 1 Insufficient nvidia.com/gpu.'}]",
+        );
+        let workers = Workers::of([&pod]);
+        assert_eq!(workers.unschedulable.unwrap(), "0/1 nodes are available: 1 Insufficient nvidia.com/gpu.");
+    }
+
+    #[test]
+    fn the_termination_message_is_the_problem() {
+        let pod = pod(
+            r#"
+initContainerStatuses:
+- name: fetch
+  ready: false
+  image: x
+  imageID: x
+  restartCount: 1
+  state: {waiting: {reason: CrashLoopBackOff}}
+  lastState: {terminated: {exitCode: 1, message: '{"reason": "ChecksumMismatch", "message": "the artifact is another"}'}}
+containerStatuses:
+- {name: worker, ready: false, image: x, imageID: x, restartCount: 0, state: {waiting: {reason: PodInitializing}}}
+"#,
+        );
+        let problem = Workers::of([&pod]).problem.unwrap();
+        assert_eq!(problem, Problem { reason: "ChecksumMismatch".into(), message: "the artifact is another".into() });
+    }
+
+    #[test]
+    fn other_ends_are_put_into_words() {
+        for (state, reason, says) in [
+            ("terminated: {exitCode: 137, reason: OOMKilled}", "OutOfMemory", "memory limit"),
+            ("terminated: {exitCode: 1, reason: Error, message: \"a\\nlast line\"}", "Error", "exit code 1: last line"),
+            ("waiting: {reason: ImagePullBackOff, message: no such image}", "ImagePullBackOff", "no such image"),
+        ] {
+            let pod = pod(&format!(
+                "containerStatuses: [{{name: worker, ready: false, image: x, imageID: x, restartCount: 0, state: {{{state}}}}}]"
+            ));
+            let problem = Workers::of([&pod]).problem.unwrap();
+            assert_eq!(problem.reason, reason);
+            assert!(problem.message.contains(says), "{}", problem.message);
+        }
+        let creating = pod("containerStatuses: [{name: worker, ready: false, image: x, imageID: x, restartCount: 0, state: {waiting: {reason: ContainerCreating}}}]");
+        assert_eq!(Workers::of([&creating]).problem, None);
+    }
+}

@@ -1,0 +1,136 @@
+//! `carpool local` with the real sidecar, worker, Redis and libtorch. Build the binaries with `hack/build` first, and
+//! the model with `examples/digits/build`.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failed test is all that can follow"
+)]
+
+#[path = "local/harness.rs"]
+mod harness;
+
+use std::time::{Duration, Instant};
+
+use harness::{Local, Manifest, until};
+use serde_json::Value;
+use tokio::task::JoinSet;
+
+#[tokio::test]
+async fn a_model_goes_to_zero_wakes_and_leaves_nothing() {
+    let manifest = Manifest::new("  scaling: {cooldown: 2s}\n");
+    let mut local = Local::start(&manifest);
+    local.ready().await;
+    let (status, answer) = local.infer().await;
+    assert_eq!(status, 200, "{answer}");
+    assert_eq!(answer["outputs"][0]["name"], "logits");
+    assert_eq!(answer["outputs"][0]["shape"], serde_json::json!([1, 10]));
+
+    let no_workers = async || local.status()["workers"] == serde_json::json!([]);
+    until("the last worker has gone", no_workers).await;
+    let started = Instant::now();
+    let (status, answer) = local.infer().await;
+    assert_eq!(status, 200, "{answer}");
+    let waited = started.elapsed();
+    println!("from zero workers to the answer: {waited:?}");
+    assert!(waited < Duration::from_secs(10), "{waited:?}");
+
+    let processes = local.processes();
+    assert!(
+        processes.len() >= 4,
+        "a guard, Redis, a sidecar and a worker: {processes:?}"
+    );
+    let folder = local.folder();
+    local.terminate();
+    assert!(local.ended().await.success());
+    assert_eq!(harness::alive(&processes), [0; 0]);
+    assert!(!folder.exists());
+}
+
+#[tokio::test]
+async fn a_killed_worker_costs_no_request() {
+    let manifest =
+        Manifest::new("  scaling: {minReplicas: 1, maxReplicas: 1}\n  queue: {lease: 1s}\n");
+    let mut local = Local::start(&manifest);
+    local.ready().await;
+    let pid = |status: &Value| status["workers"][0]["pid"].as_u64();
+    let first = pid(&local.status()).unwrap();
+
+    let mut clients = JoinSet::new();
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    for _ in 0..8 {
+        let (client, stopped) = (local.client(), stopped.clone());
+        clients.spawn(async move {
+            let mut statuses = Vec::new();
+            while !*stopped.borrow() {
+                statuses.push(client.infer().await.0);
+            }
+            statuses
+        });
+    }
+    harness::kill(first);
+    let replaced = async || {
+        let status = local.status();
+        pid(&status).is_some_and(|pid| pid != first) && status["workers"][0]["ready"] == true
+    };
+    until("another worker is ready", replaced).await;
+    let (status, answer) = local.infer().await;
+    assert_eq!(status, 200, "{answer}");
+    stop.send(true).unwrap();
+    let statuses = clients.join_all().await.concat();
+    assert!(statuses.len() > 8, "{statuses:?}");
+    assert!(statuses.iter().all(|status| *status == 200), "{statuses:?}");
+
+    local.terminate();
+    assert!(local.ended().await.success());
+}
+
+#[tokio::test]
+async fn batching_follows_the_manifest_without_a_restart() {
+    let manifest = Manifest::new("");
+    let mut local = Local::start(&manifest);
+    local.ready().await;
+    manifest.write("  batching: {maxBatchSize: 7}\n");
+    local.says("the manifest has changed").await;
+    let config = std::fs::read_to_string(local.folder().join("digits/config.yaml")).unwrap();
+    assert!(config.contains("maxBatchSize: 7"), "{config}");
+    local.terminate();
+    assert!(local.ended().await.success());
+}
+
+#[tokio::test]
+async fn a_model_that_cannot_load_ends_with_a_sentence() {
+    let pin = format!("    sha256: {}\n", "0".repeat(64));
+    let manifest = Manifest::new(&pin);
+    let mut local = Local::start(&manifest);
+    assert_eq!(local.ended().await.code(), Some(1));
+    let line = local.says("can't serve: ").await;
+    assert!(
+        line.contains("model.yaml: digits-worker-0 can't serve: "),
+        "{line}"
+    );
+    assert!(
+        line.ends_with("; get the artifact again, or correct spec.model.sha256"),
+        "{line}"
+    );
+}
+
+#[tokio::test]
+async fn children_do_not_outlive_a_killed_carpool() {
+    let manifest = Manifest::new("");
+    let mut local = Local::start(&manifest);
+    local.ready().await;
+    let processes = local.processes();
+    assert!(processes.len() >= 4, "{processes:?}");
+    local.kill();
+    assert!(!local.ended().await.success());
+    // The guard itself ends last, after the time that the others may take.
+    until("only the guard is left", async || {
+        harness::alive(&processes).len() <= 1
+    })
+    .await;
+    let left = harness::alive(&processes);
+    left.into_iter().for_each(harness::kill);
+    std::fs::remove_dir_all(local.folder()).unwrap();
+}

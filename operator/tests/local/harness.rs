@@ -1,0 +1,279 @@
+//! Starts `carpool local` and watches what it does.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{ExitStatus, Stdio},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use http_body_util::{BodyExt, Full};
+use hyper::{Request, body::Bytes};
+use hyper_util::{
+    client::legacy::{Client as HttpClient, connect::HttpConnector},
+    rt::TokioExecutor,
+};
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncRead, BufReader},
+    process::{Child, Command},
+    sync::Notify,
+};
+
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// Waits until something that no event tells of is so.
+pub async fn until(what: &str, so: impl AsyncFn() -> bool) {
+    tokio::time::timeout(PATIENCE, async {
+        while !so().await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await
+    .unwrap_or_else(|_| panic!("in vain: {what}"));
+}
+
+fn pid(process: u64) -> Pid {
+    Pid::from_raw(i32::try_from(process).unwrap()).unwrap()
+}
+
+/// SIGKILL.
+pub fn kill(process: u64) {
+    kill_process(pid(process), Signal::KILL).unwrap();
+}
+
+/// Those of these processes that still exist.
+pub fn alive(processes: &[u64]) -> Vec<u64> {
+    let exists = |process: &&u64| test_kill_process(pid(**process)).is_ok();
+    processes.iter().filter(exists).copied().collect()
+}
+
+/// A manifest of the digits model in a folder of its own.
+pub struct Manifest {
+    folder: tempfile::TempDir,
+}
+
+impl Manifest {
+    /// The model, and more lines of `spec` or, deeper indented, of `spec.model`.
+    pub fn new(rest: &str) -> Self {
+        let manifest = Self {
+            folder: tempfile::tempdir().unwrap(),
+        };
+        manifest.write(rest);
+        manifest
+    }
+
+    /// Changes the lines that follow.
+    pub fn write(&self, rest: &str) {
+        let cache = std::env::var_os("XDG_CACHE_HOME").map_or_else(
+            || PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache"),
+            PathBuf::from,
+        );
+        let artifact = cache.join("carpool/models/digits/artifact");
+        assert!(
+            artifact.exists(),
+            "there is no model at {}: run examples/digits/build",
+            artifact.display()
+        );
+        let text = format!(
+            "apiVersion: carpool.dev/v1alpha1
+kind: BatchedModel
+metadata: {{name: digits}}
+spec:
+  model:
+    uri: file://{}
+    inputs: [{{name: image, datatype: FP32, shape: [1, 8, 8]}}]
+    outputs: [{{name: logits, datatype: FP32, shape: [10]}}]
+{rest}",
+            artifact.display()
+        );
+        std::fs::write(self.path(), text).unwrap();
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("model.yaml")
+    }
+}
+
+/// What a process has written, line by line.
+#[derive(Default)]
+struct Told {
+    lines: Mutex<Vec<String>>,
+    more: Notify,
+}
+
+impl Told {
+    fn listen(self: &Arc<Self>, stream: impl AsyncRead + Unpin + Send + 'static) {
+        let told = Arc::clone(self);
+        tokio::spawn(async move {
+            let mut lines = BufReader::new(stream).lines();
+            while let Ok(Some(line)) = lines.next_line().await {
+                println!("{line}");
+                told.lines.lock().unwrap().push(line);
+                told.more.notify_waiters();
+            }
+        });
+    }
+
+    /// The first line that contains this, now or later.
+    async fn find(&self, part: &str) -> String {
+        let found = async {
+            loop {
+                let more = self.more.notified();
+                tokio::pin!(more);
+                more.as_mut().enable();
+                let lines = self.lines.lock().unwrap().clone();
+                if let Some(line) = lines.into_iter().find(|line| line.contains(part)) {
+                    return line;
+                }
+                more.await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, found)
+            .await
+            .unwrap_or_else(|_| panic!("nobody said {part:?}"))
+    }
+}
+
+/// A client of the model.
+#[derive(Clone)]
+pub struct Client {
+    http: HttpClient<HttpConnector, Full<Bytes>>,
+    url: String,
+}
+
+impl Client {
+    /// Sends one image. Gives the status and the answer.
+    pub async fn infer(&self) -> (u16, Value) {
+        let image = json!({"name": "image", "datatype": "FP32", "shape": [1, 1, 8, 8], "data": vec![0; 64]});
+        let request = Request::post(format!("{}/v2/models/digits/infer", self.url))
+            .header("content-type", "application/json")
+            .body(json!({"inputs": [image]}).to_string().into())
+            .unwrap();
+        let response = self.http.request(request).await.unwrap();
+        let status = response.status().as_u16();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        (status, serde_json::from_slice(&body).unwrap())
+    }
+}
+
+/// A running `carpool local`.
+pub struct Local {
+    child: Child,
+    out: Arc<Told>,
+    err: Arc<Told>,
+    client: Option<Client>,
+    status_file: PathBuf,
+}
+
+impl Local {
+    /// Starts it on a free port.
+    pub fn start(manifest: &Manifest) -> Self {
+        let carpool = Path::new(env!("CARGO_BIN_EXE_carpool"));
+        for beside in ["carpool-sidecar", "carpool-worker"] {
+            let file = carpool.with_file_name(beside);
+            assert!(
+                file.exists(),
+                "there is no {}: run hack/build",
+                file.display()
+            );
+        }
+        let mut child = Command::new(carpool)
+            .args(["local", "--http", "127.0.0.1:0"])
+            .arg(manifest.path())
+            .env_remove("CARPOOL_REDIS_URL")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let (out, err) = (Arc::<Told>::default(), Arc::<Told>::default());
+        out.listen(child.stdout.take().unwrap());
+        err.listen(child.stderr.take().unwrap());
+        Self {
+            child,
+            out,
+            err,
+            client: None,
+            status_file: PathBuf::new(),
+        }
+    }
+
+    /// Waits until the model is loaded.
+    pub async fn ready(&mut self) {
+        let line = self.out.find("digits: http").await;
+        self.client = Some(Client {
+            http: HttpClient::builder(TokioExecutor::new()).build_http(),
+            url: line.trim_start_matches("digits: ").to_owned(),
+        });
+        let line = self.out.find("status: ").await;
+        self.status_file = line.split_once("status: ").unwrap().1.into();
+        self.says("the model is loaded").await;
+        self.out.find("try:    curl http").await;
+    }
+
+    /// Waits until it says this on standard error; gives the whole line.
+    pub async fn says(&self, part: &str) -> String {
+        self.err.find(part).await
+    }
+
+    /// A client of the model.
+    pub fn client(&self) -> Client {
+        self.client.clone().unwrap()
+    }
+
+    /// Sends one image.
+    pub async fn infer(&self) -> (u16, Value) {
+        self.client().infer().await
+    }
+
+    /// The status file.
+    pub fn status(&self) -> Value {
+        serde_json::from_slice(&std::fs::read(&self.status_file).unwrap()).unwrap()
+    }
+
+    /// The folder of the run.
+    pub fn folder(&self) -> PathBuf {
+        self.status_file
+            .parent()
+            .unwrap()
+            .parent()
+            .unwrap()
+            .to_owned()
+    }
+
+    /// The ids of its children.
+    pub fn processes(&self) -> Vec<u64> {
+        let own = format!("PPid:\t{}", self.child.id().unwrap());
+        std::fs::read_dir("/proc")
+            .unwrap()
+            .filter_map(|entry| {
+                let entry = entry.unwrap();
+                let process = entry.file_name().to_str()?.parse().ok()?;
+                // It may be gone by now.
+                let status = std::fs::read_to_string(entry.path().join("status")).ok()?;
+                status.lines().any(|line| line == own).then_some(process)
+            })
+            .collect()
+    }
+
+    /// SIGTERM.
+    pub fn terminate(&self) {
+        kill_process(pid(self.child.id().unwrap().into()), Signal::TERM).unwrap();
+    }
+
+    /// SIGKILL.
+    pub fn kill(&self) {
+        kill(self.child.id().unwrap().into());
+    }
+
+    /// Waits for its end.
+    pub async fn ended(&mut self) -> ExitStatus {
+        tokio::time::timeout(PATIENCE, self.child.wait())
+            .await
+            .expect("it ends")
+            .unwrap()
+    }
+}

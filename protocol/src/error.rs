@@ -1,0 +1,182 @@
+//! What can be wrong with a message, and whose fault it is.
+
+use crate::{
+    Datatype, TensorError, UnknownDatatype,
+    excerpt::{Quoted, Shape},
+};
+
+/// Why a message could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum DecodeError {
+    /// Text that is not JSON, or JSON that is not the message.
+    #[error("failed to parse JSON: {message}")]
+    Json {
+        /// Where and what, such as ``inputs[0]: missing field `shape` at line 1 column 20``.
+        message: String,
+    },
+    /// Bytes that are not the protobuf message.
+    #[error("failed to parse protobuf: {0}")]
+    Protobuf(#[from] prost::DecodeError),
+    /// More tensors than any model takes.
+    #[error("failed to read the tensors: there are more than {limit} in one message")]
+    TooManyTensors {
+        /// How many there may be.
+        limit: usize,
+    },
+    /// Raw contents for some tensors and not for others.
+    #[error(
+        "failed to read raw contents: there are {given} for {tensors} tensors; each has one, or none has"
+    )]
+    RawContents {
+        /// Tensors in the message.
+        tensors: usize,
+        /// Raw contents in the message.
+        given: usize,
+    },
+    /// A tensor whose elements are given twice.
+    #[error("tensor {}: has raw and typed contents; give one of them", Quoted(.tensor))]
+    ContentsTwice {
+        /// The tensor's name.
+        tensor: String,
+    },
+    /// A parameter without a value.
+    #[error("parameter {}: has no value", Quoted(.name))]
+    ParameterWithoutValue {
+        /// The parameter's name.
+        name: String,
+    },
+    /// A datatype that JSON does not carry.
+    #[error("tensor {}: {datatype} has no JSON form; send it as binary tensor data", Quoted(.tensor))]
+    NoJsonForm {
+        /// The tensor's name.
+        tensor: String,
+        /// Its datatype.
+        datatype: Datatype,
+    },
+    /// A datatype that the protocol does not have.
+    #[error("tensor {}: datatype {}: {source}", Quoted(.tensor), Quoted(.given))]
+    Datatype {
+        /// The tensor's name.
+        tensor: String,
+        /// The datatype as given.
+        given: String,
+        /// Which there are.
+        source: UnknownDatatype,
+    },
+    /// Two tensors of one name.
+    #[error("tensor {}: is given twice", Quoted(.tensor))]
+    DuplicateTensor {
+        /// The tensor's name.
+        tensor: String,
+    },
+    /// Typed contents in a field that is not the datatype's, or in none.
+    #[error("tensor {}: {datatype} takes {expected}; {given} given", Quoted(.tensor))]
+    Contents {
+        /// The tensor's name.
+        tensor: String,
+        /// Its datatype.
+        datatype: Datatype,
+        /// Where the elements belong.
+        expected: &'static str,
+        /// Where they are.
+        given: &'static str,
+    },
+    /// An element that the datatype does not have.
+    #[error("tensor {}: element {index} is {}; {datatype} takes {expected}", Quoted(.tensor), Quoted(.given))]
+    Value {
+        /// The tensor's name.
+        tensor: String,
+        /// Its datatype.
+        datatype: Datatype,
+        /// Which element, counted from 0 in row-major order.
+        index: usize,
+        /// The element as given.
+        given: String,
+        /// What is allowed.
+        expected: &'static str,
+    },
+    /// A nested array of another length than the shape says.
+    #[error(
+        "tensor {}: an array {depth} deep in its data has {given} items; shape {} says {expected}",
+        Quoted(.tensor),
+        Shape(.shape)
+    )]
+    ArrayLength {
+        /// The tensor's name.
+        tensor: String,
+        /// The tensor's shape.
+        shape: Vec<i64>,
+        /// How deep the array is, 1 for the outermost.
+        depth: usize,
+        /// Items that the shape says.
+        expected: i64,
+        /// Items there are.
+        given: usize,
+    },
+    /// Arrays nested deeper or less deep than the shape has dimensions.
+    #[error(
+        "tensor {}: its data is nested unlike shape {}; give one flat array, or arrays nested {} deep",
+        Quoted(.tensor),
+        Shape(.shape),
+        .shape.len().max(1)
+    )]
+    Nesting {
+        /// The tensor's name.
+        tensor: String,
+        /// The tensor's shape.
+        shape: Vec<i64>,
+    },
+    /// A tensor that does not hold together.
+    #[error(transparent)]
+    Tensor(#[from] TensorError),
+}
+
+impl DecodeError {
+    /// The JSON library repeats what it was given, however long that is; an error is cut.
+    pub(crate) fn json(message: &str) -> Self {
+        const LIMIT: usize = 256;
+        Self::Json {
+            message: message.chars().take(LIMIT).collect(),
+        }
+    }
+
+    /// Whether the message itself is broken (HTTP 400), not its content wrong (HTTP 422).
+    #[must_use]
+    pub const fn is_malformed(&self) -> bool {
+        match self {
+            Self::Json { .. }
+            | Self::Protobuf(_)
+            | Self::TooManyTensors { .. }
+            | Self::RawContents { .. }
+            | Self::ContentsTwice { .. }
+            | Self::ParameterWithoutValue { .. }
+            | Self::NoJsonForm { .. } => true,
+            Self::Datatype { .. }
+            | Self::DuplicateTensor { .. }
+            | Self::Contents { .. }
+            | Self::Value { .. }
+            | Self::ArrayLength { .. }
+            | Self::Nesting { .. }
+            | Self::Tensor(_) => false,
+        }
+    }
+}
+
+/// Why a message could not be written as JSON.
+#[derive(Debug, thiserror::Error)]
+pub enum EncodeError {
+    /// A datatype that JSON does not carry.
+    #[error("tensor {}: {datatype} has no JSON form; ask for binary tensor data", Quoted(.tensor))]
+    NoJsonForm {
+        /// The tensor's name.
+        tensor: String,
+        /// Its datatype.
+        datatype: Datatype,
+    },
+    /// A tensor that does not hold together.
+    #[error(transparent)]
+    Tensor(#[from] TensorError),
+    /// What the JSON library says.
+    #[error("failed to write JSON: {0}")]
+    Json(#[from] serde_json::Error),
+}

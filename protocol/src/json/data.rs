@@ -1,0 +1,195 @@
+//! The text of a tensor's data, parsed straight into raw bytes.
+
+use std::borrow::Cow;
+
+use serde_json::value::RawValue;
+
+use super::element::push_scalar;
+use crate::{Datatype, DecodeError, Tensor, TensorError, excerpt::Quoted, tensor::push_bytes};
+
+/// The elements in `text`, as `tensor`'s datatype and shape say. A flat array's length is not checked here.
+pub(super) fn parse(tensor: &Tensor, text: &RawValue) -> Result<Vec<u8>, DecodeError> {
+    let elements = tensor.elements()?;
+    let text = text.get();
+    let Some(inner) = text.strip_prefix('[') else {
+        return Err(DecodeError::json(&format!(
+            "tensor {}: data is not an array",
+            Quoted(&tensor.name)
+        )));
+    };
+    // An element and its comma are two characters at least: the text bounds what a shape can make us allocate.
+    let capacity = match tensor.datatype.size() {
+        Some(size) => elements.min(text.len() / 2).saturating_mul(size),
+        None => text.len(),
+    };
+    let mut reader = Reader {
+        tensor,
+        nested: inner.trim_start().starts_with('['),
+        lengths: Vec::new(),
+        index: 0,
+        data: Vec::with_capacity(capacity),
+    };
+    reader.read(text)?;
+    Ok(reader.data)
+}
+
+struct Reader<'a> {
+    tensor: &'a Tensor,
+    /// Whether the outermost array holds arrays.
+    nested: bool,
+    /// The items so far in each array that is open.
+    lengths: Vec<usize>,
+    /// The elements so far.
+    index: usize,
+    data: Vec<u8>,
+}
+
+impl Reader<'_> {
+    /// Reads `text`, which serde has found to be valid JSON: commas, colons and brackets are where they belong.
+    fn read(&mut self, text: &str) -> Result<(), DecodeError> {
+        let mut rest = text;
+        while let Some(first) = rest.bytes().next() {
+            let length = match first {
+                b'[' => {
+                    self.open()?;
+                    1
+                }
+                b']' => {
+                    self.close()?;
+                    1
+                }
+                b'"' => {
+                    let length = string_length(rest);
+                    self.string(&rest[..length])?;
+                    length
+                }
+                b'{' => return Err(self.value("{…}")),
+                b',' | b' ' | b'\t' | b'\r' | b'\n' => 1,
+                _ => {
+                    let length = scalar_length(rest);
+                    self.scalar(&rest[..length])?;
+                    length
+                }
+            };
+            rest = &rest[length..];
+        }
+        Ok(())
+    }
+
+    fn open(&mut self) -> Result<(), DecodeError> {
+        let depth = if self.nested {
+            self.tensor.shape.len()
+        } else {
+            1
+        };
+        if self.lengths.len() >= depth {
+            return Err(self.nesting());
+        }
+        if let Some(length) = self.lengths.last_mut() {
+            *length += 1;
+        }
+        self.lengths.push(0);
+        Ok(())
+    }
+
+    fn close(&mut self) -> Result<(), DecodeError> {
+        let depth = self.lengths.len();
+        let given = self.lengths.pop().unwrap_or_default();
+        match self.tensor.shape.get(depth.wrapping_sub(1)) {
+            Some(expected) if self.nested && usize::try_from(*expected) != Ok(given) => {
+                Err(DecodeError::ArrayLength {
+                    tensor: self.tensor.name.clone(),
+                    shape: self.tensor.shape.clone(),
+                    depth,
+                    expected: *expected,
+                    given,
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Counts an element in the array that is open.
+    fn count(&mut self) -> Result<(), DecodeError> {
+        if self.nested && self.lengths.len() != self.tensor.shape.len() {
+            return Err(self.nesting());
+        }
+        if let Some(length) = self.lengths.last_mut() {
+            *length += 1;
+        }
+        self.index += 1;
+        Ok(())
+    }
+
+    fn string(&mut self, token: &str) -> Result<(), DecodeError> {
+        if self.tensor.datatype != Datatype::Bytes {
+            return Err(self.value(token));
+        }
+        let string = if token.contains('\\') {
+            let string = serde_json::from_str(token).map_err(|error| {
+                DecodeError::json(&format!(
+                    "tensor {}: element {}: {error}",
+                    Quoted(&self.tensor.name),
+                    self.index
+                ))
+            })?;
+            Cow::Owned(string)
+        } else {
+            Cow::Borrowed(token.trim_matches('"'))
+        };
+        if push_bytes(&mut self.data, string.as_bytes()).is_none() {
+            let (tensor, index) = (self.tensor.name.clone(), self.index);
+            return Err(TensorError::ElementTooLong {
+                tensor,
+                index,
+                given: string.len(),
+            }
+            .into());
+        }
+        self.count()
+    }
+
+    /// Reads a number, a boolean or null.
+    fn scalar(&mut self, token: &str) -> Result<(), DecodeError> {
+        if !push_scalar(&mut self.data, self.tensor.datatype, token) {
+            return Err(self.value(token));
+        }
+        self.count()
+    }
+
+    fn value(&self, given: &str) -> DecodeError {
+        DecodeError::Value {
+            tensor: self.tensor.name.clone(),
+            datatype: self.tensor.datatype,
+            index: self.index,
+            given: given.to_owned(),
+            expected: self.tensor.datatype.values(),
+        }
+    }
+
+    fn nesting(&self) -> DecodeError {
+        DecodeError::Nesting {
+            tensor: self.tensor.name.clone(),
+            shape: self.tensor.shape.clone(),
+        }
+    }
+}
+
+/// The length in bytes of the string that `text` begins with, quotes included.
+fn string_length(text: &str) -> usize {
+    let mut escaped = false;
+    let end = text.bytes().skip(1).position(|byte| {
+        let ends = byte == b'"' && !escaped;
+        escaped = byte == b'\\' && !escaped;
+        ends
+    });
+    end.map_or(text.len(), |end| end + 2)
+}
+
+/// The length in bytes of the number, boolean or null that `text` begins with.
+fn scalar_length(text: &str) -> usize {
+    let end = text
+        .bytes()
+        .position(|byte| matches!(byte, b',' | b']' | b' ' | b'\t' | b'\r' | b'\n'));
+    end.unwrap_or(text.len())
+}

@@ -1,0 +1,235 @@
+//! Requests as clients write them, and what they are told of wrong ones.
+
+use super::*;
+use crate::{Datatype, DecodeError, Parameter, Tensor};
+
+/// The request with one input: `tensor`, of which the names are in single quotes.
+fn decode(tensor: &str) -> Result<Tensor, DecodeError> {
+    let body = format!("{{'inputs': [{tensor}]}}").replace('\'', "\"");
+    decode_request(body.as_bytes(), "", "").map(|mut request| request.inputs.remove(0))
+}
+
+#[test]
+fn a_request_as_clients_write_it() {
+    let body = br#"{
+        "id": "42", "parameters": {"timeout": 5000, "binary_data_output": false, "big": 18446744073709551615},
+        "inputs": [
+            {"name": "a", "shape": [2, 2], "datatype": "UINT32", "data": [[1, 2], [3, 4]]},
+            {"name": "b", "shape": [1, 1], "datatype": "BYTES", "data": ["\u00fc"], "parameters": {"x": 1}}
+        ],
+        "outputs": [{"name": "y", "parameters": {"binary_data": false}}]
+    }"#;
+    let request = decode_request(body, "model", "2").unwrap();
+    assert_eq!(
+        (&*request.model_name, &*request.model_version, &*request.id),
+        ("model", "2", "42")
+    );
+    assert_eq!(request.parameters["timeout"], Parameter::Int64(5000));
+    assert_eq!(request.parameters["big"], Parameter::Uint64(u64::MAX));
+    let data: Vec<u8> = [1u32, 2, 3, 4]
+        .iter()
+        .flat_map(|value| value.to_le_bytes())
+        .collect();
+    assert_eq!(
+        request.inputs[0],
+        Tensor::new("a", Datatype::Uint32, [2, 2], data).unwrap()
+    );
+    assert_eq!(request.inputs[1].strings().unwrap(), ["ü"]);
+    assert_eq!(
+        request.outputs[0].parameters["binary_data"],
+        Parameter::Bool(false)
+    );
+}
+
+#[test]
+fn integers_are_exact_to_the_ends_of_their_range() {
+    let tensor = decode(
+        "{'name': 'x', 'datatype': 'INT64', 'shape': [3],
+          'data': [-9223372036854775808, 9223372036854775807, 9007199254740993]}",
+    );
+    let data = [i64::MIN, i64::MAX, 9_007_199_254_740_993]
+        .map(i64::to_le_bytes)
+        .concat();
+    assert_eq!(&tensor.unwrap().data[..], data);
+    let tensor =
+        decode("{'name': 'x', 'datatype': 'UINT64', 'shape': [1], 'data': [18446744073709551615]}");
+    assert_eq!(&tensor.unwrap().data[..], [0xff; 8]);
+}
+
+#[test]
+fn null_is_nan() {
+    let tensor = decode("{'name': 'x', 'datatype': 'FP32', 'shape': [1], 'data': [null]}").unwrap();
+    assert_eq!(&tensor.data[..], f32::NAN.to_le_bytes());
+}
+
+#[test]
+fn empty_tensors_are_flat_or_nested() {
+    for (shape, data) in [
+        ("[0]", "[]"),
+        ("[0, 3]", "[]"),
+        ("[2, 0]", "[[], []]"),
+        ("[2, 0]", "[]"),
+    ] {
+        let tensor = decode(&format!(
+            "{{'name':'x','datatype':'FP32','shape':{shape},'data':{data}}}"
+        ));
+        assert_eq!(tensor.unwrap().data.len(), 0, "{shape} {data}");
+    }
+}
+
+#[test]
+fn wrong_content_is_told_from_a_broken_message() {
+    let x = |datatype: &str, shape: &str, data: &str| {
+        format!("{{'data': {data}, 'name': 'x', 'shape': {shape}, 'datatype': '{datatype}'}}")
+    };
+    let whole = "element 0 is `1.0`; INT8 takes whole numbers from -128 to 127";
+    for (tensor, expected) in [
+        (x("INT8", "[1]", "[1.0]"), whole),
+        (
+            x("INT8", "[2]", "[1, 128]"),
+            "element 1 is `128`; INT8 takes whole numbers from -128 to 127",
+        ),
+        (
+            x("UINT64", "[1]", "[18446744073709551616]"),
+            "element 0 is `18446744073709551616`; UINT64 takes whole numbers from 0 to 18446744073709551615",
+        ),
+        (
+            x("BOOL", "[1]", "[1]"),
+            "element 0 is `1`; BOOL takes true and false",
+        ),
+        (
+            x("BYTES", "[1]", "[1]"),
+            "element 0 is `1`; BYTES takes strings",
+        ),
+        (
+            x("BYTES", "[1]", "[null]"),
+            "element 0 is `null`; BYTES takes strings",
+        ),
+        (
+            x("FP32", "[1]", "[1e39]"),
+            "element 0 is `1e39`; FP32 takes numbers from -3.4028235e38 to 3.4028235e38, and null for NaN",
+        ),
+        (
+            x("FP32", "[1]", "[{'a': 1}]"),
+            "element 0 is `{…}`; FP32 takes numbers from -3.4028235e38 to 3.4028235e38, and null for NaN",
+        ),
+        (
+            x("FP32", "[2]", "[1]"),
+            "shape [2] of FP32 takes 8 bytes; 4 given",
+        ),
+        (
+            x("BYTES", "[2]", "['a']"),
+            "shape [2] has 2 elements; 1 given",
+        ),
+        (
+            x("FP32", "[-1]", "[1]"),
+            "shape [-1] has a negative dimension; each is 0 or more",
+        ),
+        (
+            x("FP32", "[4294967296, 4294967296]", "[1]"),
+            "shape [4294967296, 4294967296] of FP32 is larger than memory can be",
+        ),
+        (
+            x("FP32", "[2, 2]", "[[1, 2], [3]]"),
+            "an array 2 deep in its data has 1 items; shape [2, 2] says 2",
+        ),
+        (
+            x("FP32", "[2, 2]", "[[1, 2], 3]"),
+            "its data is nested unlike shape [2, 2]; give one flat array, or arrays nested 2 deep",
+        ),
+        (
+            x("FP32", "[2]", "[1, [2]]"),
+            "its data is nested unlike shape [2]; give one flat array, or arrays nested 1 deep",
+        ),
+        (
+            x("FP31", "[2]", "[]"),
+            "datatype `FP31`: failed to read a datatype: it is one of BOOL, UINT8, UINT16, UINT32, UINT64, INT8, \
+             INT16, INT32, INT64, FP16, BF16, FP32, FP64, BYTES",
+        ),
+        (
+            [x("FP32", "[0]", "[]"), x("FP32", "[0]", "[]")].join(","),
+            "is given twice",
+        ),
+    ] {
+        let error = decode(&tensor).unwrap_err();
+        assert_eq!(error.to_string(), format!("tensor `x`: {expected}"));
+        assert!(!error.is_malformed(), "{error}");
+    }
+}
+
+/// `error` says that the message is broken, beginning with `expected`.
+fn assert_malformed(error: &DecodeError, expected: &str) {
+    assert!(error.is_malformed(), "{error}");
+    let message = error.to_string();
+    assert!(
+        message.starts_with(&format!("failed to parse JSON: {expected}")),
+        "{message}; {expected}"
+    );
+}
+
+#[test]
+fn a_broken_message_says_where() {
+    for (tensor, expected) in [
+        ("{'name': 'x'}", "inputs[0]: missing field `datatype`"),
+        (
+            "{'name': 'x', 'datatype': 'FP32', 'shape': ['a'], 'data': []}",
+            "inputs[0].shape[0]: invalid type: string \"a\", expected i64",
+        ),
+        (
+            "{'name': 'x', 'datatype': 'FP32', 'data': [], 'data': []}",
+            "inputs[0]: duplicate field `data`",
+        ),
+        (
+            "['x', 'FP32', [1], [1]]",
+            "inputs[0]: invalid type: sequence, expected an object",
+        ),
+        (
+            "{'name': 'x', 'datatype': 'FP32', 'shape': [1], 'data': 1}",
+            "tensor `x`: data is not an array",
+        ),
+        (
+            "{'name': 'x', 'datatype': 'BYTES', 'shape': [1], 'data': ['\\ud800']}",
+            "tensor `x`: element 0: unexpected end of hex escape",
+        ),
+        (
+            "{'name': 'x', 'data': [1, ]}",
+            "inputs[0].data: expected value",
+        ),
+        (
+            "{'name': 'x', 'data': [NaN]}",
+            "inputs[0].data: expected value",
+        ),
+        ("}", "inputs[0]: expected value"),
+    ] {
+        assert_malformed(&decode(tensor).unwrap_err(), expected);
+    }
+    for (body, expected) in [
+        ("", "EOF while parsing a value"),
+        ("[]", "invalid type: sequence, expected an object"),
+        ("{}", "missing field `inputs`"),
+        (r#"{"inputs": []} x"#, "trailing characters"),
+        (
+            r#"{"inputs": [], "parameters": {"a": null}}"#,
+            "parameters.a: invalid type: null, expected a boolean, a number or a string",
+        ),
+        (
+            r#"{"inputs": [], "parameters": {"a": 1, "a": 2}}"#,
+            "parameters: duplicate parameter `a`",
+        ),
+    ] {
+        assert_malformed(
+            &decode_request(body.as_bytes(), "", "").unwrap_err(),
+            expected,
+        );
+    }
+}
+
+#[test]
+fn sixteen_bit_floats_are_sent_to_the_binary_form() {
+    let error = decode("{'name': 'x', 'datatype': 'FP16', 'shape': [1], 'data': [1]}").unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "tensor `x`: FP16 has no JSON form; send it as binary tensor data"
+    );
+    assert!(error.is_malformed());
+}

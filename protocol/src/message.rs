@@ -1,0 +1,86 @@
+//! An inference request and its response, free of the form they travel in.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::{DecodeError, Tensor};
+
+/// Options by name.
+pub type Parameters = BTreeMap<String, Parameter>;
+
+/// The value of an option.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Parameter {
+    /// A boolean.
+    Bool(bool),
+    /// An integer; what JSON carries in this range is always this.
+    Int64(i64),
+    /// A string.
+    String(String),
+    /// A floating-point number.
+    Double(f64),
+    /// An integer that may be above `i64::MAX`.
+    Uint64(u64),
+}
+
+/// What a client asks of a model.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct InferRequest {
+    /// The model's name.
+    pub model_name: String,
+    /// The model's version; empty leaves the choice to the server.
+    pub model_version: String,
+    /// The client's name for this request, which the response repeats; may be empty.
+    pub id: String,
+    /// Options for this request, such as `timeout` in microseconds.
+    pub parameters: Parameters,
+    /// The tensors for the model, their names unique. Options of single tensors are not kept.
+    pub inputs: Vec<Tensor>,
+    /// The tensors wanted back, their names unique; none means all.
+    pub outputs: Vec<RequestedOutput>,
+}
+
+/// A tensor that the client wants back.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RequestedOutput {
+    /// The tensor's name.
+    pub name: String,
+    /// Options for this tensor.
+    pub parameters: Parameters,
+}
+
+/// What a model answers.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct InferResponse {
+    /// The name of the model that ran.
+    pub model_name: String,
+    /// The version of the model that ran; may be empty.
+    pub model_version: String,
+    /// The request's id; may be empty.
+    pub id: String,
+    /// What the server says about this response.
+    pub parameters: Parameters,
+    /// The tensors from the model, their names unique.
+    pub outputs: Vec<Tensor>,
+}
+
+/// How many tensors a message may hold; far more than any model takes, few enough to bound what a message makes us
+/// allocate.
+pub(crate) const MAX_TENSORS: usize = 4096;
+
+/// Refuses too many names, or a name given twice.
+pub(crate) fn check_names<'a>(
+    names: impl ExactSizeIterator<Item = &'a String>,
+) -> Result<(), DecodeError> {
+    if names.len() > MAX_TENSORS {
+        return Err(DecodeError::TooManyTensors { limit: MAX_TENSORS });
+    }
+    let mut seen = BTreeSet::new();
+    for name in names {
+        if !seen.insert(name) {
+            return Err(DecodeError::DuplicateTensor {
+                tensor: name.clone(),
+            });
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,208 @@
+//! No input makes a decoder panic, or allocate more than a small multiple of its own size.
+//!
+//! One test in this file: what others allocate at the same time would be counted too.
+
+use std::alloc::System;
+
+use bytes::Bytes;
+use cap::Cap;
+use carpool_protocol::{
+    Datatype, DecodeError, InferRequest, InferResponse, Parameter, RequestedOutput, Tensor, json,
+};
+use proptest::{collection::vec, prelude::*, sample::Index, test_runner::TestRunner};
+
+#[global_allocator]
+static ALLOCATOR: Cap<System> = Cap::new(System, usize::MAX);
+
+/// Bytes that may be allocated, all in all, for each byte of input.
+const PER_BYTE: usize = 64;
+
+/// Bytes that may be allocated besides: the largest number of empty tensors takes most of it.
+const BESIDES: usize = 4 << 20;
+
+/// Gives `input` to every decoder; `false` if one allocated too much.
+fn is_harmless(input: &[u8]) -> bool {
+    let message = Bytes::copy_from_slice(input);
+    let decoders: [&dyn Fn() -> Result<(), DecodeError>; 4] = [
+        &|| json::decode_request(input, "", "").map(drop),
+        &|| json::decode_response(input).map(drop),
+        &|| InferRequest::decode(message.clone()).map(drop),
+        &|| InferResponse::decode(message.clone()).map(drop),
+    ];
+    decoders.into_iter().all(|decode| {
+        let before = ALLOCATOR.total_allocated();
+        if let Err(error) = decode() {
+            assert!(error.to_string().len() < 2048, "a short error");
+        }
+        ALLOCATOR.total_allocated() - before <= PER_BYTE * input.len() + BESIDES
+    })
+}
+
+/// A tensor of each datatype that JSON carries, in both messages and both forms.
+fn valid() -> Result<Vec<Vec<u8>>, Box<dyn std::error::Error>> {
+    let mut tensors = vec![Tensor::from_strings(
+        "text",
+        [2, 1],
+        ["I love \"you\"\n", "ünïcode"],
+    )?];
+    for datatype in Datatype::ALL
+        .into_iter()
+        .filter(|datatype| datatype.has_json_form())
+    {
+        if let Some(size) = datatype.size() {
+            tensors.push(Tensor::new(
+                datatype.name(),
+                datatype,
+                [2, 3],
+                vec![1; 6 * size],
+            )?);
+        }
+    }
+    let parameters = [
+        ("timeout".to_owned(), Parameter::Int64(1)),
+        ("name".to_owned(), Parameter::String("x".to_owned())),
+        ("share".to_owned(), Parameter::Double(0.5)),
+    ];
+    let request = InferRequest {
+        model_name: "model".to_owned(),
+        id: "1".to_owned(),
+        parameters: parameters.into(),
+        inputs: tensors.clone(),
+        outputs: vec![RequestedOutput {
+            name: "label".to_owned(),
+            ..RequestedOutput::default()
+        }],
+        ..InferRequest::default()
+    };
+    let response = InferResponse {
+        model_name: "model".to_owned(),
+        outputs: tensors,
+        ..InferResponse::default()
+    };
+    Ok(vec![
+        json::encode_request(&request)?,
+        json::encode_response(&response)?,
+        request.encode().to_vec(),
+        response.encode().to_vec(),
+    ])
+}
+
+/// A JSON request for one tensor.
+fn input(shape: &str, datatype: &str, data: &str) -> Vec<u8> {
+    format!(
+        r#"{{"inputs":[{{"name":"x","shape":{shape},"datatype":"{datatype}","data":{data}}}]}}"#
+    )
+    .into_bytes()
+}
+
+/// Field `number` of protobuf, saying that it has `length` bytes.
+fn field(number: u8, length: u64, content: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![number << 3 | 2];
+    prost::encoding::encode_varint(length, &mut bytes);
+    [&bytes, content].concat()
+}
+
+fn crafted() -> Vec<Vec<u8>> {
+    const MANY: usize = 100_000;
+    let deep = |open: &str| open.repeat(MANY);
+    let mut inputs = vec![
+        deep("[").into_bytes(),
+        deep(r#"{"a":"#).into_bytes(),
+        format!(r#"{{"unknown":{}"#, deep("[")).into_bytes(),
+        format!(r#"{{"parameters":{}"#, deep(r#"{"a":"#)).into_bytes(),
+        input("[1]", "FP32", &format!("{}{}", deep("["), deep("]"))),
+        input(
+            &format!("[{}1]", "1,".repeat(MANY)),
+            "FP32",
+            &format!("{}1{}", deep("["), deep("]")),
+        ),
+        input(&format!("[{}1]", "-1,".repeat(MANY)), "FP32", "[1]"),
+        input(&format!("[{}1]", "2,".repeat(MANY)), "FP32", "[1]"),
+        input("[9223372036854775807,9223372036854775807]", "FP64", "[1]"),
+        input("[9223372036854775807,0]", "FP64", "[]"),
+        input("[1152921504606846975]", "FP64", "[1]"),
+        input("[1152921504606846975]", "BYTES", "[\"\"]"),
+        input("[99999999999999999999]", "FP64", "[1]"),
+        input("[1]", &deep("FP"), "[1]"),
+        input("[1]", "BYTES", &format!("[\"{}\"]", deep("\\u00e9"))),
+        input("[1]", "BYTES", "[\"\\ud800\"]"),
+        input("[1]", "INT64", &format!("[{}]", deep("9"))),
+        input("[1]", "FP64", &format!("[1e{}]", deep("9"))),
+        format!(r#"{{"inputs":[{}"#, deep("{},")).into_bytes(),
+        format!(r#"{{"id":[{}"#, deep("9")).into_bytes(),
+        format!(r#"{{"inputs":[],"inputs":"{}"}}"#, deep("x")).into_bytes(),
+        vec![0xff; MANY],
+    ];
+    for number in 1..=7 {
+        // Empty fields by the thousand, and lengths that the message does not hold.
+        inputs.push(field(number, 0, &[]).repeat(MANY));
+        inputs.push(field(number, u64::MAX, &[]));
+        inputs.push(field(number, 1 << 40, &[0; 16]));
+    }
+    for shape in [
+        [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f].repeat(8),
+        vec![1; MANY],
+    ] {
+        let shape = field(3, shape.len() as u64, &shape);
+        let tensor = [field(2, 5, b"BYTES"), shape].concat();
+        inputs.push(
+            [
+                field(5, tensor.len() as u64, &tensor),
+                field(7, 4, &[0xff; 4]),
+            ]
+            .concat(),
+        );
+        inputs.push(
+            [
+                field(5, tensor.len() as u64, &tensor),
+                field(6, 4, &[0xff; 4]),
+            ]
+            .concat(),
+        );
+    }
+    inputs
+}
+
+#[test]
+fn no_input_panics_or_allocates_without_bound() {
+    let valid = valid().unwrap();
+    assert!(json::decode_request(&valid[0], "", "").is_ok());
+    assert!(json::decode_response(&valid[1]).is_ok());
+    assert!(InferRequest::decode(valid[2].clone().into()).is_ok());
+    assert!(InferResponse::decode(valid[3].clone().into()).is_ok());
+
+    for input in crafted() {
+        let start = String::from_utf8_lossy(&input[..input.len().min(80)]).into_owned();
+        assert!(
+            is_harmless(&input),
+            "allocated too much for {} bytes: {start}",
+            input.len()
+        );
+    }
+    for message in &valid {
+        for end in 0..message.len() {
+            assert!(is_harmless(&message[..end]));
+        }
+    }
+
+    let mut runner = TestRunner::new(ProptestConfig::with_cases(2000));
+    runner
+        .run(&vec(any::<u8>(), 0..500), |input| {
+            prop_assert!(is_harmless(&input));
+            Ok(())
+        })
+        .unwrap();
+    let edit = (any::<Index>(), any::<Index>(), vec(any::<u8>(), 0..4));
+    let mutated = (proptest::sample::select(valid), vec(edit, 1..4));
+    runner
+        .run(&mutated, |(mut message, edits)| {
+            for (at, length, bytes) in edits {
+                let start = at.index(message.len() + 1);
+                let end = start + length.index((message.len() - start + 1).min(8));
+                message.splice(start..end, bytes);
+            }
+            prop_assert!(is_harmless(&message));
+            Ok(())
+        })
+        .unwrap();
+}

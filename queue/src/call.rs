@@ -1,0 +1,129 @@
+//! Commands and scripts, several in one write, with an outcome for each.
+
+use redis::{Cmd, Pipeline, ServerError, ServerErrorKind, Value};
+
+use crate::{QueueError, connection::Live, scripts::Script};
+
+/// What is sent in one write.
+#[derive(Default)]
+pub(crate) struct Call {
+    pipeline: Pipeline,
+    scripts: Vec<Option<&'static Script>>,
+}
+
+impl Call {
+    pub(crate) fn new() -> Self {
+        Self::default()
+    }
+
+    pub(crate) fn of(command: Cmd) -> Self {
+        let mut call = Self::new();
+        call.command(command);
+        call
+    }
+
+    pub(crate) fn of_script(script: &'static Script, command: Cmd) -> Self {
+        let mut call = Self::new();
+        call.script(script, command);
+        call
+    }
+
+    pub(crate) fn command(&mut self, command: Cmd) {
+        self.pipeline.add_command(command);
+        self.scripts.push(None);
+    }
+
+    /// Adds a command that `script` made.
+    pub(crate) fn script(&mut self, script: &'static Script, command: Cmd) {
+        self.pipeline.add_command(command);
+        self.scripts.push(Some(script));
+    }
+
+    /// Sends everything in one write. Scripts that Redis has forgotten are loaded and sent again; they did not run.
+    /// An error means that nothing is known of any of them.
+    pub(crate) async fn send(&self, live: &Live) -> Result<Vec<Reply>, QueueError> {
+        let mut redis = live.redis.clone();
+        let mut values = send(&mut redis, &self.pipeline).await?;
+        for ((value, script), command) in values
+            .iter_mut()
+            .zip(&self.scripts)
+            .zip(self.pipeline.cmd_iter())
+        {
+            if let (Value::ServerError(error), Some(script)) = (&*value, script)
+                && error.kind() == Some(ServerErrorKind::NoScript)
+            {
+                let mut again = Pipeline::with_capacity(2);
+                again.add_command(script.load());
+                again.add_command(command.clone());
+                if let Some(last) = send(&mut redis, &again).await?.pop() {
+                    *value = last;
+                }
+            }
+        }
+        Ok(values.into_iter().map(Reply).collect())
+    }
+
+    /// Sends everything in one write and gives the value of the last, which is all that matters.
+    pub(crate) async fn last(
+        &self,
+        operation: &'static str,
+        live: &Live,
+    ) -> Result<Value, QueueError> {
+        self.send(live)
+            .await?
+            .pop()
+            .ok_or(QueueError::Answer { operation })?
+            .value(operation)
+    }
+}
+
+async fn send(
+    redis: &mut redis::aio::MultiplexedConnection,
+    pipeline: &Pipeline,
+) -> Result<Vec<Value>, QueueError> {
+    redis
+        .send_packed_commands(pipeline, 0, pipeline.len())
+        .await
+        .map_err(|error| QueueError::Unreachable(error.to_string()))
+}
+
+/// What Redis said to one command.
+pub(crate) struct Reply(Value);
+
+impl Reply {
+    /// Its value. A Redis that can't serve now is as good as none: it is loading, or no longer the primary.
+    pub(crate) fn value(self, operation: &'static str) -> Result<Value, QueueError> {
+        match self.0 {
+            Value::ServerError(error) => match error.kind() {
+                Some(
+                    ServerErrorKind::BusyLoading
+                    | ServerErrorKind::ReadOnly
+                    | ServerErrorKind::MasterDown
+                    | ServerErrorKind::ClusterDown
+                    | ServerErrorKind::TryAgain,
+                ) => Err(QueueError::Unreachable(text(&error))),
+                _ => Err(QueueError::Refused {
+                    operation,
+                    message: text(&error),
+                }),
+            },
+            value => Ok(value),
+        }
+    }
+}
+
+fn text(error: &ServerError) -> String {
+    format!("{} {}", error.code(), error.details().unwrap_or_default())
+}
+
+/// Whether a command found its stream or group gone.
+pub(crate) fn lost_group(error: &QueueError) -> bool {
+    // A script that fails reports the error of its command after its own words.
+    matches!(error, QueueError::Refused { message, .. }
+        if message.contains("NOGROUP") || message.contains("UNBLOCKED"))
+}
+
+/// Whether Redis refused for want of memory.
+pub(crate) fn out_of_memory(error: &QueueError) -> bool {
+    matches!(error, QueueError::Refused { message, .. } if message.starts_with("OOM"))
+}

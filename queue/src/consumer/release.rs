@@ -1,0 +1,84 @@
+//! Handing requests back.
+
+use tokio::time::Instant;
+
+use super::{Inner, RESPONSE_TIMEOUT};
+use crate::{
+    QueueError,
+    call::{Call, lost_group},
+    id::EntryId,
+    keys::{RELEASED, SUSPECTS},
+    scripts::{LEAVE, MOST_REQUESTS, RELEASE},
+};
+
+/// Who holds a request until another worker takes it, and how many deliveries are taken back.
+type Handover = (EntryId, &'static str, u32);
+
+pub(super) async fn release(inner: &Inner, entries: Vec<EntryId>) -> Result<(), QueueError> {
+    let handovers = inner.held(|held| {
+        entries
+            .into_iter()
+            .map(|entry| {
+                if held.is_alone(entry) {
+                    // Its turn was counted, but did not take place.
+                    (entry, SUSPECTS, 1)
+                } else {
+                    (entry, RELEASED, 0)
+                }
+            })
+            .collect()
+    });
+    hand_over(inner, handovers).await
+}
+
+pub(super) async fn leave(inner: &Inner) -> Result<(), QueueError> {
+    let suspects: Vec<Handover> = inner.held(|held| {
+        held.take_suspects()
+            .into_iter()
+            .map(|suspect| (suspect.entry, SUSPECTS, 0))
+            .collect()
+    });
+    hand_over(inner, suspects).await?;
+    release(inner, inner.held(|held| held.all())).await?;
+    let mut command = LEAVE.call(&[&inner.jobs(), &inner.keys.bytes()], 0);
+    command.arg(&inner.revision).arg(&inner.name);
+    patiently(inner, &Call::of_script(&LEAVE, command)).await
+}
+
+async fn hand_over(inner: &Inner, handovers: Vec<Handover>) -> Result<(), QueueError> {
+    let mut outcome = Ok(());
+    for group in handovers.chunks(MOST_REQUESTS) {
+        let mut command = RELEASE.call(&[&inner.jobs()], 0);
+        command.arg(&inner.name);
+        for (entry, holder, fewer) in group {
+            command.arg(entry.to_string()).arg(holder).arg(fewer);
+        }
+        outcome = outcome.and(patiently(inner, &Call::of_script(&RELEASE, command)).await);
+    }
+    inner.held(|held| {
+        for (entry, ..) in handovers {
+            held.settle(entry);
+        }
+    });
+    inner.settled.notify_waiters();
+    outcome
+}
+
+/// Waits a little for Redis. What is not handed back is taken over when its lease is over.
+async fn patiently(inner: &Inner, call: &Call) -> Result<(), QueueError> {
+    let give_up = Instant::now() + RESPONSE_TIMEOUT;
+    loop {
+        let sent = async {
+            let live = inner.commands.get().await?;
+            let reply = call.last("a release", &live).await;
+            inner.commands.watch(&live, reply)
+        };
+        match sent.await {
+            Ok(_) => return Ok(()),
+            // There is nothing left to hand back or to leave.
+            Err(error) if lost_group(&error) => return Ok(()),
+            Err(QueueError::Unreachable(_)) if Instant::now() < give_up => inner.pause().await,
+            Err(error) => return Err(error),
+        }
+    }
+}

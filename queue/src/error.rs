@@ -1,0 +1,59 @@
+//! Why the queue could not do what was asked.
+
+use std::{path::PathBuf, time::Duration};
+
+/// What went wrong between this process and Redis.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum QueueError {
+    /// The file with Redis' URL can't be read.
+    #[error("failed to read the Redis URL from {path}: {message}")]
+    UrlFile {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        message: String,
+    },
+    /// The URL is none of Redis. The URL itself is left out, as it may hold a password.
+    #[error("failed to parse the Redis URL: {0}")]
+    Url(String),
+    /// Redis did not answer, or the connection broke.
+    #[error("failed to reach Redis: {0}")]
+    Unreachable(String),
+    /// Redis answered with an error.
+    #[error("Redis refused {operation}: {message}")]
+    Refused {
+        /// What was asked of it.
+        operation: &'static str,
+        /// Its words.
+        message: String,
+    },
+    /// Redis answered with something that this version does not understand.
+    #[error("failed to understand Redis' answer to {operation}")]
+    Answer {
+        /// What was asked of it.
+        operation: &'static str,
+    },
+}
+
+/// Why a request got no outcome.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SubmitError {
+    /// The queue holds as much as it may, in requests or in bytes.
+    #[error("the queue is full")]
+    Full {
+        /// When there should be room, from the rate at which answers come back.
+        retry_after: Duration,
+    },
+    /// Redis can't be reached, so the request was not accepted.
+    #[error("the queue is unreachable")]
+    Unreachable {
+        /// When to try again.
+        retry_after: Duration,
+    },
+    /// The request's own deadline passed before an answer came.
+    #[error("no answer came before the deadline")]
+    DeadlineExceeded,
+    /// This proxy is shutting down.
+    #[error("the proxy is shutting down")]
+    ShuttingDown,
+}

@@ -1,0 +1,70 @@
+//! How requests are named in Redis.
+
+use std::{fmt, str::FromStr, sync::Arc};
+
+use uuid::Uuid;
+
+/// The digits of an entry's sequence number that come from the request's uuid.
+const MARK: u64 = 10_000_000_000_000;
+
+/// A stream entry's id: milliseconds of Redis' clock and a sequence number.
+///
+/// Streams may forget (FLUSHALL, a lost AOF tail, a failover) and then hand out the same id again. So the enqueue
+/// script makes the last 13 digits of the sequence number from the request's uuid: whoever holds an id holds the
+/// request of that very uuid or nothing, and no script needs to read an entry to know whose it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub(crate) struct EntryId {
+    pub(crate) millis: u64,
+    pub(crate) sequence: u64,
+}
+
+impl EntryId {
+    /// The smallest id that is greater than this one.
+    pub(crate) fn next(self) -> Self {
+        match self.sequence.checked_add(1) {
+            Some(sequence) => Self { sequence, ..self },
+            None => Self {
+                millis: self.millis.saturating_add(1),
+                sequence: 0,
+            },
+        }
+    }
+}
+
+/// What a request's entry id ends with: 13 digits, some 43 bits of its uuid.
+pub(crate) fn mark(uuid: Uuid) -> String {
+    format!("{:013}", uuid.as_u128() % u128::from(MARK))
+}
+
+impl fmt::Display for EntryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.millis, self.sequence)
+    }
+}
+
+impl FromStr for EntryId {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (millis, sequence) = text.split_once('-').ok_or(())?;
+        Ok(Self {
+            millis: millis.parse().map_err(|_| ())?,
+            sequence: sequence.parse().map_err(|_| ())?,
+        })
+    }
+}
+
+/// A request in a worker's hands: where it is, whose it is and where its answer goes.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct JobId {
+    pub(crate) entry: EntryId,
+    pub(crate) uuid: Uuid,
+    pub(crate) proxy: Arc<str>,
+    pub(crate) size: usize,
+}
+
+impl fmt::Display for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.uuid.fmt(f)
+    }
+}

@@ -1,0 +1,55 @@
+//! The names of everything Carpool keeps in Redis.
+//!
+//! Keys of one model share the hash tag of the resource's UID, so that a script may touch them all on a Redis Cluster
+//! and a recreated resource never replays old jobs.
+//!
+//! | key | kind | what |
+//! |---|---|---|
+//! | `jobs:<revision>` | stream, group `workers` | one entry per request: `v` (format version), `id` (uuid), `to` (the proxy that waits), `ttl` (ms left at entry), `rows`, `trace`, `body`. An entry with the one field `wake` tells a waiting worker to look for released requests |
+//! | `replies:<proxy>` | stream, expires without its proxy | one entry per batch, a field per answered uuid |
+//! | `dead` | stream, capped | what was given up, why, and by whom |
+//! | `bytes` | hash | bytes of request bodies in `jobs:<revision>`, by revision; its fields are also the list of revisions |
+
+use std::sync::Arc;
+
+/// The consumer group of every jobs stream.
+pub(crate) const GROUP: &str = "workers";
+
+/// Holds requests that a worker handed back before they started. No pod can have this name.
+pub(crate) const RELEASED: &str = "~released";
+
+/// Holds requests handed back that once were in the hands of a worker that died.
+pub(crate) const SUSPECTS: &str = "~suspects";
+
+/// The field of an entry that is no request but wakes a worker which waits for one.
+pub(crate) const WAKE: &str = "wake";
+
+/// The key names of one model.
+#[derive(Debug, Clone)]
+pub(crate) struct Keys {
+    prefix: Arc<str>,
+}
+
+impl Keys {
+    pub(crate) fn new(uid: &str) -> Self {
+        Self {
+            prefix: format!("carpool:{{{uid}}}:").into(),
+        }
+    }
+
+    pub(crate) fn jobs(&self, revision: &str) -> String {
+        format!("{}jobs:{revision}", self.prefix)
+    }
+
+    pub(crate) fn replies(&self, proxy: &str) -> String {
+        format!("{}replies:{proxy}", self.prefix)
+    }
+
+    pub(crate) fn dead(&self) -> String {
+        format!("{}dead", self.prefix)
+    }
+
+    pub(crate) fn bytes(&self) -> String {
+        format!("{}bytes", self.prefix)
+    }
+}

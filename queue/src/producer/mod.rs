@@ -1,0 +1,208 @@
+//! The proxy's side: requests go in, outcomes come back.
+//!
+//! One task writes requests (`enqueue`), one reads replies (`replies`). What ties them together is the map of open
+//! requests (`open`): an outcome is for whoever is still in it, so each request is answered once. Whatever Redis lost
+//! is found by `check` and written again.
+
+mod backlog;
+mod check;
+mod enqueue;
+mod open;
+mod replies;
+
+use std::{
+    sync::{Arc, Mutex, PoisonError, RwLock},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Notify, mpsc},
+    time::{Instant, timeout, timeout_at},
+};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use uuid::Uuid;
+
+use crate::{
+    Answered, Backlog, Connection, Limits, QueueError, Submit, SubmitError, call::Call,
+    connection::Link, id::EntryId, keys::Keys,
+};
+use enqueue::Command;
+use open::OpenRequests;
+
+/// How long Redis may take to answer. Shorter than a stalled Redis often takes, a timeout would only make many
+/// requests uncertain.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a readiness probe waits.
+const PING_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long shutting down may take once nothing is open.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// The proxy's side of the queue. Clones share it; with the last one its tasks end.
+#[derive(Clone)]
+pub struct Producer {
+    handle: Arc<Handle>,
+}
+
+struct Handle {
+    shared: Arc<Shared>,
+    /// Held by producers only: the writing task ends when it closes.
+    commands: mpsc::UnboundedSender<Command>,
+    _stop: DropGuard,
+}
+
+/// What the tasks share.
+struct Shared {
+    keys: Keys,
+    proxy: String,
+    limits: RwLock<Limits>,
+    open: OpenRequests,
+    link: Link,
+    /// The last reply read.
+    cursor: Mutex<EntryId>,
+    /// The connection that reads replies broke, so the one that writes may have, too. Writing to it would leave
+    /// requests uncertain.
+    doubt: Notify,
+    /// Stops reading replies.
+    stop: CancellationToken,
+    /// The writing task has ended.
+    finished: CancellationToken,
+}
+
+impl Shared {
+    fn limits(&self) -> Limits {
+        *self.limits.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn cursor(&self) -> EntryId {
+        *self.cursor.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_cursor(&self, entry: EntryId) {
+        *self.cursor.lock().unwrap_or_else(PoisonError::into_inner) = entry;
+    }
+}
+
+impl Producer {
+    /// Starts the tasks that talk to Redis, which need not be up yet. `proxy` names this process among all proxies of
+    /// the model. Must be called inside a Tokio runtime.
+    pub fn start(
+        connection: Connection,
+        uid: &str,
+        proxy: &str,
+        limits: Limits,
+    ) -> Result<Self, QueueError> {
+        let stop = CancellationToken::new();
+        let shared = Arc::new(Shared {
+            keys: Keys::new(uid),
+            proxy: proxy.to_owned(),
+            limits: RwLock::new(limits),
+            open: OpenRequests::default(),
+            link: Link::new(connection.clone(), RESPONSE_TIMEOUT),
+            cursor: Mutex::default(),
+            doubt: Notify::new(),
+            stop: stop.clone(),
+            finished: CancellationToken::new(),
+        });
+        let (commands, receiver) = mpsc::unbounded_channel();
+        tokio::spawn(enqueue::run(shared.clone(), receiver));
+        tokio::spawn(replies::run(shared.clone(), connection));
+        Ok(Self {
+            handle: Arc::new(Handle {
+                shared,
+                commands,
+                _stop: stop.drop_guard(),
+            }),
+        })
+    }
+
+    /// Applies new bounds to what comes from now on.
+    pub fn set_limits(&self, limits: Limits) {
+        *self
+            .handle
+            .shared
+            .limits
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = limits;
+    }
+
+    /// Queues a request and waits for its outcome, which comes once and by the request's deadline. Dropping the future
+    /// cancels the request.
+    pub async fn submit(&self, request: Submit) -> Result<Answered, SubmitError> {
+        let deadline = request.deadline;
+        if deadline <= Instant::now() {
+            return Err(SubmitError::DeadlineExceeded);
+        }
+        let shared = &self.handle.shared;
+        let uuid = uuid::Builder::from_random_bytes(rand::random()).into_uuid();
+        let receiver = shared
+            .open
+            .insert(uuid, request, shared.limits().max_length)?;
+        let _ticket = Ticket {
+            handle: &self.handle,
+            uuid,
+        };
+        if self.handle.commands.send(Command::Enqueue(uuid)).is_err() {
+            return Err(SubmitError::ShuttingDown);
+        }
+        match timeout_at(deadline, receiver).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) => Err(SubmitError::ShuttingDown),
+            Err(_) => Err(SubmitError::DeadlineExceeded),
+        }
+    }
+
+    /// Requests not yet answered.
+    #[must_use]
+    pub fn open(&self) -> usize {
+        self.handle.shared.open.len()
+    }
+
+    /// What the queue holds, of every revision.
+    pub async fn backlog(&self) -> Result<Backlog, QueueError> {
+        backlog::read(&self.handle.shared).await
+    }
+
+    /// Whether Redis answers.
+    pub async fn ping(&self) -> bool {
+        let link = &self.handle.shared.link;
+        let ping = async {
+            let live = link.get().await?;
+            Call::of(redis::cmd("PING")).last("PING", &live).await
+        };
+        matches!(timeout(PING_TIMEOUT, ping).await, Ok(Ok(_)))
+    }
+
+    /// Refuses new requests, waits up to `grace` for the open ones, cancels what is left and takes the replies stream
+    /// away.
+    pub async fn shutdown(&self, grace: Duration) {
+        let shared = &self.handle.shared;
+        shared.open.close();
+        if timeout(grace, shared.open.drained()).await.is_err() {
+            tracing::warn!(open = self.open(), "shutting down with open requests");
+        }
+        for cancelled in shared.open.abandon_all() {
+            // A closed channel means that the writing task has ended already.
+            let _ = self.handle.commands.send(Command::Cancel(cancelled));
+        }
+        shared.stop.cancel();
+        let _ = self.handle.commands.send(Command::Stop);
+        let _ = timeout(FAREWELL, shared.finished.cancelled()).await;
+    }
+}
+
+/// A place in the map of open requests. Given up before the outcome is there, it cancels the request.
+struct Ticket<'a> {
+    handle: &'a Handle,
+    uuid: Uuid,
+}
+
+impl Drop for Ticket<'_> {
+    fn drop(&mut self) {
+        if let Some(cancelled) = self.handle.shared.open.abandon(self.uuid) {
+            // A closed channel means that the writing task has ended; the request expires by itself.
+            let _ = self.handle.commands.send(Command::Cancel(cancelled));
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! The scripts: what must happen at once in Redis happens in one of them.
+
+use std::sync::LazyLock;
+
+use redis::Cmd;
+
+/// Most requests that one call of a script may carry, so that others wait for Redis but shortly.
+pub(crate) const MOST_REQUESTS: usize = 128;
+
+/// About the most bytes that one call of a script may carry.
+pub(crate) const MOST_BYTES: usize = 1 << 20;
+
+/// A script, known to Redis by its hash.
+pub(crate) struct Script {
+    code: &'static str,
+    hash: String,
+}
+
+macro_rules! scripts {
+    ($($name:ident = $file:literal,)*) => {$(
+        pub(crate) static $name: LazyLock<Script> =
+            LazyLock::new(|| Script::new(include_str!(concat!("scripts/", $file))));
+    )*};
+}
+
+scripts! {
+    ENQUEUE = "enqueue.lua",
+    CHECK = "check.lua",
+    LOCATE = "locate.lua",
+    DROP = "drop.lua",
+    CONNECT = "connect.lua",
+    ANSWER = "answer.lua",
+    TAKE_OVER = "takeover.lua",
+    SUSPECT = "suspect.lua",
+    RENEW = "renew.lua",
+    RELEASE = "release.lua",
+    LEAVE = "leave.lua",
+}
+
+impl Script {
+    fn new(code: &'static str) -> Self {
+        Self {
+            code,
+            hash: redis::Script::new(code).get_hash().to_owned(),
+        }
+    }
+
+    /// Begins a call; the arguments are to be added. `size` is about what they take.
+    pub(crate) fn call(&self, keys: &[&str], size: usize) -> Cmd {
+        let mut command = Cmd::with_capacity(16, size + 256);
+        command
+            .arg("EVALSHA")
+            .arg(&self.hash)
+            .arg(keys.len())
+            .arg(keys);
+        command
+    }
+
+    /// Makes the script known to Redis, which forgets it when it restarts.
+    pub(crate) fn load(&self) -> Cmd {
+        let mut command = redis::cmd("SCRIPT");
+        command.arg("LOAD").arg(self.code);
+        command
+    }
+}
+
+/// Splits items into groups that a script may carry in one call.
+pub(crate) fn groups<T>(items: Vec<T>, size: impl Fn(&T) -> usize) -> Vec<Vec<T>> {
+    let mut groups = Vec::new();
+    let mut group = Vec::new();
+    let mut bytes = 0;
+    for item in items {
+        let more = size(&item);
+        if !group.is_empty() && (group.len() == MOST_REQUESTS || bytes + more > MOST_BYTES) {
+            groups.push(std::mem::take(&mut group));
+            bytes = 0;
+        }
+        bytes += more;
+        group.push(item);
+    }
+    if !group.is_empty() {
+        groups.push(group);
+    }
+    groups
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_keep_order_and_bounds() {
+        let sizes: Vec<usize> = (0..300)
+            .map(|i| if i % 50 == 0 { 700_000 } else { 100 })
+            .collect();
+        let groups = groups(sizes.clone(), |size| *size);
+        assert_eq!(groups.concat(), sizes);
+        for group in &groups {
+            assert!(group.len() <= MOST_REQUESTS);
+            assert!(group.len() == 1 || group.iter().sum::<usize>() <= MOST_BYTES);
+        }
+    }
+
+    #[test]
+    fn one_item_above_the_bound_goes_by_itself() {
+        assert_eq!(
+            groups(vec![1, 2_000_000, 1], |size| *size),
+            [vec![1], vec![2_000_000], vec![1]]
+        );
+    }
+}

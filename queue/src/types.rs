@@ -1,0 +1,134 @@
+//! What proxies and workers say to each other about one request.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use crate::id::JobId;
+
+/// What a worker says of one request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The model's answer: an encoded `ModelInferResponse`.
+    Answer(Bytes),
+    /// Why there is none.
+    Failure(Failure),
+}
+
+/// A failure of one request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// Whose fault it is.
+    pub kind: FailureKind,
+    /// A sentence for the client.
+    pub message: String,
+}
+
+/// The kinds of failure, each with the HTTP status a client sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum FailureKind {
+    /// Well-formed, but not what the model takes: 422.
+    Invalid,
+    /// The model failed on this input: 500.
+    Model,
+    /// Workers died each time they ran it: 500.
+    TooManyDeliveries,
+    /// Its deadline passed before it ran: 504.
+    Expired,
+}
+
+/// The queue's bounds, as the resource states them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Requests per revision, waiting and in flight.
+    pub max_length: u64,
+    /// Bytes of request bodies of all revisions together.
+    pub max_bytes: u64,
+    /// How long a worker may be silent before others take its requests.
+    pub lease: Duration,
+}
+
+/// A request to run.
+#[derive(Debug, Clone)]
+pub struct Submit {
+    /// The revision whose workers are to run it.
+    pub revision: Arc<str>,
+    /// An encoded `ModelInferRequest`.
+    pub body: Bytes,
+    /// The batch rows it holds.
+    pub rows: u32,
+    /// W3C `traceparent` of the caller.
+    pub trace: Option<String>,
+    /// When the client stops waiting.
+    pub deadline: Instant,
+}
+
+/// An outcome, with where its time went.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answered {
+    /// What the worker said.
+    pub outcome: Outcome,
+    /// Where the time went.
+    pub spans: Timings,
+}
+
+/// Durations from the call of `submit` on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timings {
+    /// Until Redis had confirmed the request; `None` if the answer overtook the confirmation.
+    pub enqueued: Option<Duration>,
+    /// Until the answer was here.
+    pub answered: Duration,
+}
+
+/// A request in a worker's hands.
+#[derive(Debug, Clone)]
+pub struct Job {
+    /// What to answer, renew or release it by.
+    pub id: JobId,
+    /// An encoded `ModelInferRequest`.
+    pub body: Bytes,
+    /// The batch rows it holds.
+    pub rows: u32,
+    /// W3C `traceparent` of the caller.
+    pub trace: Option<String>,
+    /// Time since it was enqueued.
+    pub age: Duration,
+    /// Time until its client stops waiting.
+    pub deadline: Duration,
+    /// It was taken over from a worker that died with it. It may be what killed it, so it comes by itself and must
+    /// run by itself.
+    pub alone: bool,
+}
+
+/// What the queue holds, per revision.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Backlog {
+    /// By revision; one without requests and workers may be missing.
+    pub revisions: BTreeMap<String, RevisionBacklog>,
+}
+
+/// What one revision's stream holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RevisionBacklog {
+    /// Requests waiting and in flight: the number to scale on.
+    pub length: u64,
+    /// Requests that workers hold.
+    pub pending: u64,
+    /// Bytes of request bodies.
+    pub bytes: u64,
+    /// The workers that Redis knows.
+    pub consumers: Vec<ConsumerBacklog>,
+}
+
+/// What one worker holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConsumerBacklog {
+    /// The worker's name.
+    pub name: String,
+    /// Requests in its hands.
+    pub pending: u64,
+    /// Milliseconds since it last spoke to Redis about requests.
+    pub idle_ms: u64,
+}

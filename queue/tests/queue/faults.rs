@@ -1,0 +1,279 @@
+//! Redis forgets, restarts and falls silent.
+
+use std::time::Duration;
+
+use carpool_queue::{Consumer, Producer, Submit, SubmitError};
+use tokio::{task::JoinHandle, time::Instant};
+
+use crate::{
+    LEASE, REVISION, UID, answer, consumer, echo, eventually, fetch, fetch_all, producer,
+    relay::Relay,
+    request,
+    server::{Server, jobs, key},
+    submit, worker,
+};
+
+type Waiting = Vec<JoinHandle<Result<carpool_queue::Answered, SubmitError>>>;
+
+/// Many numbered requests, some of them in a worker's hands.
+async fn under_way(producer: &Producer, consumer: &Consumer) -> (Waiting, Vec<carpool_queue::Job>) {
+    let waiting = (0..40u8)
+        .map(|i| submit(producer, request(vec![i])))
+        .collect();
+    (waiting, fetch_all(consumer, 10).await)
+}
+
+/// All are answered, each with its own number.
+async fn all_answered(server: &Server, producer: &Producer, waiting: Waiting) {
+    for (i, waiting) in (0..).zip(waiting) {
+        assert_eq!(waiting.await.unwrap().unwrap().outcome, answer(vec![i]));
+    }
+    assert_eq!(producer.open(), 0);
+    eventually("nothing is left", async || {
+        server.length().await == 0 && server.bytes().await == 0 && server.pending().await.is_empty()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn everything_open_is_answered_after_flushall() {
+    let server = Server::start();
+    let producer = producer(&server.connection(), "proxy");
+    let consumer = consumer(&server.connection(), "worker").await;
+    let (waiting, running) = under_way(&producer, &consumer).await;
+    eventually("all are queued", async || server.length().await == 40).await;
+    server.ask::<String>(&["FLUSHALL"]).await;
+    consumer.answer(echo(running), 16).await.unwrap();
+    let worker = worker(consumer);
+    all_answered(&server, &producer, waiting).await;
+    worker.abort();
+}
+
+#[tokio::test]
+async fn everything_open_is_answered_after_a_restart_that_lost_all() {
+    restart(false).await;
+}
+
+#[tokio::test]
+async fn everything_open_is_answered_after_a_restart_that_kept_all() {
+    restart(true).await;
+}
+
+async fn restart(append_only: bool) {
+    let mut server = Server::stopped(append_only);
+    server.run();
+    let producer = producer(&server.connection(), "proxy");
+    let consumer = consumer(&server.connection(), "worker").await;
+    let (waiting, running) = under_way(&producer, &consumer).await;
+    eventually("all are queued", async || server.length().await == 40).await;
+    server.kill();
+    eventually("new requests are refused", async || {
+        let request = Submit {
+            deadline: Instant::now() + LEASE / 10,
+            ..request("x")
+        };
+        matches!(
+            producer.submit(request).await,
+            Err(SubmitError::Unreachable { .. })
+        )
+    })
+    .await;
+    assert!(!producer.ping().await);
+    assert!(producer.backlog().await.is_err());
+    assert_eq!(producer.open(), 40, "what was accepted is kept");
+    server.run();
+    // The worker had finished meanwhile.
+    consumer.answer(echo(running), 16).await.unwrap();
+    let worker = worker(consumer);
+    all_answered(&server, &producer, waiting).await;
+    worker.abort();
+}
+
+#[tokio::test]
+async fn proxy_and_worker_wait_for_a_redis_that_starts_late() {
+    let mut server = Server::stopped(false);
+    let producer = producer(&server.connection(), "proxy");
+    let error = producer.submit(request("x")).await.unwrap_err();
+    assert!(
+        matches!(error, SubmitError::Unreachable { .. }),
+        "{error:?}"
+    );
+    let connection = server.connection();
+    let starting = tokio::spawn(async move { consumer(&connection, "worker").await });
+    server.run();
+    let worker = worker(starting.await.unwrap());
+    eventually("Redis is reached", async || producer.ping().await).await;
+    eventually("requests are answered", async || {
+        producer.submit(request("x")).await.is_ok()
+    })
+    .await;
+    worker.abort();
+}
+
+#[tokio::test]
+async fn forgotten_scripts_are_loaded_again() {
+    let server = Server::start();
+    let producer = producer(&server.connection(), "proxy");
+    let consumer = consumer(&server.connection(), "worker").await;
+    for _ in 0..3 {
+        let waiting = submit(&producer, request("x"));
+        let jobs = fetch(&consumer, 1).await;
+        server.ask::<String>(&["SCRIPT", "FLUSH"]).await;
+        consumer.answer(echo(jobs), 4).await.unwrap();
+        waiting.await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn replies_are_found_although_the_clock_was_set_back() {
+    let server = Server::start();
+    let producer = producer(&server.connection(), "proxy");
+    let consumer = consumer(&server.connection(), "worker").await;
+    let replies = key("replies:proxy");
+    server
+        .ask::<String>(&["XADD", &replies, "99999999999999-0", "from", "the future"])
+        .await;
+    eventually("it was read", async || {
+        server.ask::<usize>(&["XLEN", &replies]).await == 0
+    })
+    .await;
+    server.ask::<usize>(&["DEL", &replies]).await;
+
+    // The cursor is ahead of every reply to come, until the check sets it back.
+    let waiting = submit(&producer, request("x"));
+    let jobs = fetch(&consumer, 1).await;
+    consumer.answer(echo(jobs), 0).await.unwrap();
+    assert_eq!(waiting.await.unwrap().unwrap().outcome, answer("x"));
+    assert_eq!(server.length().await, 0, "it ran once");
+    let begun = Instant::now();
+    let waiting = submit(&producer, request("y"));
+    let jobs = fetch(&consumer, 1).await;
+    consumer.answer(echo(jobs), 0).await.unwrap();
+    waiting.await.unwrap().unwrap();
+    // One blocking read still has the old cursor.
+    assert!(begun.elapsed() < Duration::from_secs(4));
+}
+
+#[tokio::test]
+async fn requests_enqueue_although_the_clock_was_set_back() {
+    let server = Server::start();
+    let producer = producer(&server.connection(), "proxy");
+    let consumer = consumer(&server.connection(), "worker").await;
+    let future = "99999999999999-5";
+    server
+        .ask::<String>(&["XADD", &jobs(), future, "wake", ""])
+        .await;
+    server.ask::<usize>(&["XDEL", &jobs(), future]).await;
+    let waiting: Waiting = (0..40u8)
+        .map(|i| submit(&producer, request(vec![i])))
+        .collect();
+    let worker = worker(consumer);
+    all_answered(&server, &producer, waiting).await;
+    worker.abort();
+}
+
+#[tokio::test]
+async fn an_enqueue_without_confirmation_is_not_repeated() {
+    let server = Server::start();
+    let relay = Relay::start(server.port).await;
+    let producer = producer(&relay.connection(), "proxy");
+    // The first request also loads the script.
+    let first = submit(&producer, request("first"));
+    eventually("Redis has it", async || server.length().await == 1).await;
+    first.abort();
+    eventually("it is gone", async || server.length().await == 0).await;
+    relay.hold();
+    let waiting = submit(&producer, request("x"));
+    eventually("Redis has it", async || server.length().await == 1).await;
+    relay.cut();
+    eventually("Redis is reached", async || producer.ping().await).await;
+    let consumer = consumer(&server.connection(), "worker").await;
+    let jobs = fetch(&consumer, 8).await;
+    assert_eq!(jobs.len(), 1);
+    consumer.answer(echo(jobs), 0).await.unwrap();
+    assert_eq!(waiting.await.unwrap().unwrap().outcome, answer("x"));
+    assert_eq!(server.length().await, 0, "there was a second copy");
+}
+
+#[tokio::test]
+async fn an_enqueue_that_never_arrived_is_repeated() {
+    let server = Server::start();
+    let relay = Relay::start(server.port).await;
+    let producer = producer(&relay.connection(), "proxy");
+    eventually("Redis is reached", async || producer.ping().await).await;
+    server
+        .ask::<String>(&["CLIENT", "PAUSE", "60000", "WRITE"])
+        .await;
+    let waiting = submit(&producer, request("x"));
+    // Beside the one that reads replies.
+    eventually("it waits in Redis", async || server.blocked().await == 2).await;
+    relay.cut();
+    server.ask::<String>(&["CLIENT", "UNPAUSE"]).await;
+    let consumer = consumer(&server.connection(), "worker").await;
+    let jobs = fetch(&consumer, 8).await;
+    assert_eq!(jobs.len(), 1);
+    consumer.answer(echo(jobs), 0).await.unwrap();
+    assert_eq!(waiting.await.unwrap().unwrap().outcome, answer("x"));
+}
+
+#[tokio::test]
+async fn what_a_cut_off_read_was_given_is_taken_back() {
+    let server = Server::start();
+    let relay = Relay::start(server.port).await;
+    let producer = producer(&server.connection(), "proxy");
+    let consumer = consumer(&relay.connection(), "worker").await;
+    let reading = tokio::spawn(async move {
+        let first = consumer.fetch(4).await;
+        (consumer, first)
+    });
+    eventually("the worker waits", async || server.blocked().await == 2).await;
+    relay.hold();
+    let waiting = submit(&producer, request("x"));
+    eventually("Redis gave it to the worker", async || {
+        server.pending().await.len() == 1
+    })
+    .await;
+    relay.cut();
+    let (consumer, first) = reading.await.unwrap();
+    assert!(first.is_err(), "the read was cut off");
+    let jobs = fetch(&consumer, 4).await;
+    assert_eq!(jobs.len(), 1);
+    assert!(!jobs[0].alone, "it never ran");
+    consumer.answer(echo(jobs), 0).await.unwrap();
+    assert_eq!(waiting.await.unwrap().unwrap().outcome, answer("x"));
+}
+
+#[tokio::test]
+async fn a_request_that_redis_lost_is_answered_by_its_deadline_or_not_at_all() {
+    let server = Server::start();
+    let producer = producer(&server.connection(), "proxy");
+    let waiting = submit(
+        &producer,
+        Submit {
+            deadline: Instant::now() + LEASE * 3,
+            ..request("x")
+        },
+    );
+    eventually("it is queued", async || server.length().await == 1).await;
+    server.ask::<String>(&["FLUSHALL"]).await;
+    eventually("it is queued again", async || server.length().await == 1).await;
+    assert_eq!(
+        waiting.await.unwrap().unwrap_err(),
+        SubmitError::DeadlineExceeded
+    );
+    eventually("it is gone", async || server.length().await == 0).await;
+}
+
+#[tokio::test]
+async fn a_worker_that_cannot_reach_redis_says_so() {
+    let server = Server::stopped(false);
+    tokio::time::pause();
+    let error = Consumer::connect(server.connection(), UID, REVISION, "worker", LEASE, 3)
+        .await
+        .err()
+        .unwrap();
+    assert!(
+        error.to_string().contains("failed to reach Redis"),
+        "{error}"
+    );
+}

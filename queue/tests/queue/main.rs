@@ -1,0 +1,115 @@
+//! The queue against a real redis-server, one per test.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "clippy.toml allows them in test functions, and these helpers serve nothing else"
+)]
+
+mod answers;
+mod bounds;
+mod faults;
+mod relay;
+mod server;
+mod stress;
+mod workers;
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use carpool_queue::{
+    Answered, Connection, Consumer, Job, JobId, Limits, Outcome, Producer, Submit, SubmitError,
+};
+use tokio::{task::JoinHandle, time::Instant};
+
+const UID: &str = "6f1c1d5e-uid";
+const REVISION: &str = "rev1";
+const LEASE: Duration = Duration::from_secs(1);
+
+fn limits() -> Limits {
+    Limits {
+        max_length: 10_000,
+        max_bytes: 1 << 30,
+        lease: LEASE,
+    }
+}
+
+fn producer(connection: &Connection, name: &str) -> Producer {
+    Producer::start(connection.clone(), UID, name, limits()).unwrap()
+}
+
+async fn consumer(connection: &Connection, name: &str) -> Consumer {
+    Consumer::connect(connection.clone(), UID, REVISION, name, LEASE, 3)
+        .await
+        .unwrap()
+}
+
+fn request(body: impl Into<Bytes>) -> Submit {
+    Submit {
+        revision: REVISION.into(),
+        body: body.into(),
+        rows: 1,
+        trace: None,
+        deadline: Instant::now() + Duration::from_secs(30),
+    }
+}
+
+/// Submits in a task of its own; aborting it drops the future.
+fn submit(producer: &Producer, request: Submit) -> JoinHandle<Result<Answered, SubmitError>> {
+    let producer = producer.clone();
+    tokio::spawn(async move { producer.submit(request).await })
+}
+
+fn answer(text: impl Into<Bytes>) -> Outcome {
+    Outcome::Answer(text.into())
+}
+
+/// Fetches until something comes.
+async fn fetch(consumer: &Consumer, room: usize) -> Vec<Job> {
+    loop {
+        match consumer.fetch(room).await {
+            Ok(jobs) if jobs.is_empty() => {}
+            Ok(jobs) => return jobs,
+            Err(error) => eprintln!("{error}"),
+        }
+    }
+}
+
+/// Fetches until so many have come, in one or several reads.
+async fn fetch_all(consumer: &Consumer, count: usize) -> Vec<Job> {
+    let mut jobs = Vec::new();
+    while jobs.len() < count {
+        jobs.extend(fetch(consumer, count - jobs.len()).await);
+    }
+    jobs
+}
+
+fn echo(jobs: Vec<Job>) -> Vec<(JobId, Outcome)> {
+    jobs.into_iter()
+        .map(|job| (job.id, answer(job.body)))
+        .collect()
+}
+
+/// A worker that answers each request with its own body.
+fn worker(consumer: Consumer) -> JoinHandle<()> {
+    let consumer = Arc::new(consumer);
+    tokio::spawn(consumer.renewer().run(|| true));
+    tokio::spawn(async move {
+        let mut jobs = Vec::new();
+        loop {
+            jobs = if jobs.is_empty() {
+                fetch(&consumer, 16).await
+            } else {
+                consumer.answer(echo(jobs), 16).await.unwrap_or_default()
+            };
+        }
+    })
+}
+
+/// Waits for what Redis does not tell.
+async fn eventually(what: &str, mut check: impl AsyncFnMut() -> bool) {
+    let give_up = Instant::now() + Duration::from_secs(20);
+    while !check().await {
+        assert!(Instant::now() < give_up, "it never came true: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}

@@ -1,0 +1,131 @@
+//! A redis-server for one test.
+
+use std::{
+    io::{BufRead, BufReader},
+    net::TcpListener,
+    process::{Child, Command, Stdio},
+};
+
+use carpool_queue::Connection;
+use redis::{FromRedisValue, ToRedisArgs, aio::MultiplexedConnection};
+use tempfile::TempDir;
+
+use crate::{REVISION, UID};
+
+pub struct Server {
+    pub port: u16,
+    folder: TempDir,
+    append_only: bool,
+    process: Option<Child>,
+}
+
+impl Server {
+    /// A running server that keeps nothing on disk.
+    pub fn start() -> Self {
+        let mut server = Self::stopped(false);
+        server.run();
+        server
+    }
+
+    /// A server that has a port but does not run yet.
+    pub fn stopped(append_only: bool) -> Self {
+        let port = TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
+        Self {
+            port,
+            folder: tempfile::tempdir().unwrap(),
+            append_only,
+            process: None,
+        }
+    }
+
+    /// Starts it and waits until it says that it is ready.
+    pub fn run(&mut self) {
+        let mut process = Command::new("redis-server")
+            .args(["--bind", "127.0.0.1", "--save", "", "--port"])
+            .arg(self.port.to_string())
+            .args(["--appendonly", if self.append_only { "yes" } else { "no" }])
+            .args(["--appendfsync", "always"])
+            .current_dir(self.folder.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| {
+                panic!("these tests need redis-server (Debian package redis-server): {error}")
+            });
+        let log = BufReader::new(process.stdout.take().unwrap());
+        let mut lines = log.lines().map_while(Result::ok);
+        assert!(
+            lines.any(|line| line.contains("Ready to accept connections")),
+            "redis-server did not start"
+        );
+        // It must not block on a full pipe.
+        std::thread::spawn(move || lines.for_each(drop));
+        self.process = Some(process);
+    }
+
+    /// Kills it as a crash would.
+    pub fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill().unwrap();
+            process.wait().unwrap();
+        }
+    }
+
+    pub fn connection(&self) -> Connection {
+        Connection::from_url(&format!("redis://127.0.0.1:{}", self.port)).unwrap()
+    }
+
+    /// Asks it directly.
+    pub async fn ask<T: FromRedisValue>(&self, command: &[impl ToRedisArgs]) -> T {
+        let mut connection: MultiplexedConnection =
+            redis::Client::open(format!("redis://127.0.0.1:{}", self.port))
+                .unwrap()
+                .get_multiplexed_async_connection()
+                .await
+                .unwrap();
+        let mut request = redis::Cmd::new();
+        request.arg(command);
+        request.query_async(&mut connection).await.unwrap()
+    }
+
+    pub async fn length(&self) -> usize {
+        self.ask(&["XLEN", &jobs()]).await
+    }
+
+    /// Bytes of request bodies that the scripts believe are held.
+    pub async fn bytes(&self) -> i64 {
+        self.ask(&["EVAL", "local n = 0 for _, b in ipairs(redis.call('HVALS', KEYS[1])) do n = n + b end return n", "1", &key("bytes")]).await
+    }
+
+    /// Clients that wait in Redis.
+    pub async fn blocked(&self) -> u32 {
+        let clients: String = self.ask(&["INFO", "clients"]).await;
+        clients
+            .lines()
+            .find_map(|line| line.strip_prefix("blocked_clients:")?.parse().ok())
+            .unwrap()
+    }
+
+    pub async fn pending(&self) -> Vec<(String, String, u64, u64)> {
+        self.ask(&["XPENDING", &jobs(), "workers", "-", "+", "1000"])
+            .await
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+pub fn key(name: &str) -> String {
+    format!("carpool:{{{UID}}}:{name}")
+}
+
+pub fn jobs() -> String {
+    key(&format!("jobs:{REVISION}"))
+}

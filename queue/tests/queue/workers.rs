@@ -1,0 +1,264 @@
+//! Workers die, hang, leave and come back.
+
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use carpool_queue::{FailureKind, Outcome, RenewalEnd};
+use tokio::time::{Instant, timeout};
+
+use crate::{
+    LEASE, answer, consumer, echo, eventually, fetch, fetch_all, producer, request,
+    server::{Server, jobs, key},
+    submit,
+};
+
+#[tokio::test]
+async fn another_takes_over_from_a_dead_worker_within_two_leases() {
+    let lease = LEASE * 2;
+    let server = Server::start();
+    let producer = producer(&server.connection(), "proxy");
+    let connect = async |name| {
+        carpool_queue::Consumer::connect(
+            server.connection(),
+            crate::UID,
+            crate::REVISION,
+            name,
+            lease,
+            3,
+        )
+        .await
+        .unwrap()
+    };
+    let doomed = connect("doomed").await;
+    let other = connect("other").await;
+    let waiting: Vec<_> = (0..3u8)
+        .map(|i| submit(&producer, request(vec![i])))
+        .collect();
+    let lost = fetch_all(&doomed, 3).await;
+    assert_eq!(lost.len(), 3);
+    let died = Instant::now();
+    drop(doomed);
+    for _ in 0..3 {
+        let jobs = fetch(&other, 8).await;
+        assert!(jobs.len() == 1 && jobs[0].alone);
+        other.answer(echo(jobs), 0).await.unwrap();
+    }
+    assert!(died.elapsed() < lease * 2, "{:?}", died.elapsed());
+    for (i, waiting) in (0u8..).zip(waiting) {
+        assert_eq!(waiting.await.unwrap().unwrap().outcome, answer(vec![i]));
+    }
+}
+
+#[tokio::test]
+async fn nothing_else_comes_while_a_suspect_runs() {
+    let server = Server::start();
+    let producer = producer(&server.connection(), "proxy");
+    let doomed = consumer(&server.connection(), "doomed").await;
+    let waiting = submit(&producer, request("suspect"));
+    fetch(&doomed, 1).await;
+    drop(doomed);
+    let other = consumer(&server.connection(), "other").await;
+    let suspect = fetch(&other, 8).await;
+    assert!(suspect[0].alone);
+    let next = submit(&producer, request("next"));
+    eventually("both are queued", async || server.length().await == 2).await;
+    assert!(other.fetch(8).await.unwrap().is_empty());
+
+    // A fetch that waits goes on as soon as the suspect is answered.
+    let (jobs, _) = tokio::join!(fetch(&other, 8), other.answer(echo(suspect), 0));
+    assert_eq!(&*jobs[0].body, b"next");
+    assert!(!jobs[0].alone);
+    other.answer(echo(jobs), 0).await.unwrap();
+    waiting.await.unwrap().unwrap();
+    next.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_renewed_lease_holds_until_the_run_thread_hangs() {
+    let server = Server::start();
+    let producer = producer(&server.connection(), "proxy");
+    let busy = consumer(&server.connection(), "busy").await;
+    let other = consumer(&server.connection(), "other").await;
+    let _waiting = submit(&producer, request("x"));
+    let held = fetch(&busy, 1).await;
+    let moving = Arc::new(AtomicBool::new(true));
+    let renewal = tokio::spawn(busy.renewer().run({
+        let moving = moving.clone();
+        move || moving.load(Ordering::Relaxed)
+    }));
+    let until = Instant::now() + LEASE * 3;
+    while Instant::now() < until {
+        assert!(other.fetch(1).await.unwrap().is_empty(), "it was stolen");
+    }
+    moving.store(false, Ordering::Relaxed);
+    assert_eq!(renewal.await.unwrap(), RenewalEnd::Stalled);
+    let taken = fetch(&other, 1).await;
+    assert_eq!(taken[0].id, held[0].id);
+}
+
+#[tokio::test]
+async fn renewal_never_steals_back() {
+    let server = Server::start();
+    let producer = producer(&server.connection(), "proxy");
+    let paused = consumer(&server.connection(), "paused").await;
+    let other = consumer(&server.connection(), "other").await;
+    let _waiting = submit(&producer, request("x"));
+    fetch(&paused, 1).await;
+    fetch(&other, 1).await;
+    let renewal = tokio::spawn(paused.renewer().run(|| true));
+    tokio::time::sleep(LEASE).await;
+    let owners: Vec<_> = server.pending().await;
+    assert_eq!(owners[0].1, "other");
+    drop(paused);
+    assert_eq!(renewal.await.unwrap(), RenewalEnd::Left);
+}
+
+#[tokio::test]
+async fn released_requests_reach_a_waiting_worker_at_once() {
+    let server = Server::start();
+    let producer = producer(&server.connection(), "proxy");
+    let leaving = consumer(&server.connection(), "leaving").await;
+    let waiting: Vec<_> = (0..4u8)
+        .map(|i| submit(&producer, request(vec![i])))
+        .collect();
+    let held = fetch_all(&leaving, 4).await;
+    tokio::spawn(leaving.renewer().run(|| true));
+    let other = consumer(&server.connection(), "other").await;
+    assert!(other.fetch(8).await.unwrap().is_empty());
+    let fetching = tokio::spawn(async move {
+        let jobs = fetch(&other, 8).await;
+        (other, jobs, Instant::now())
+    });
+    eventually("the other one waits", async || server.blocked().await == 2).await;
+    let released = Instant::now();
+    leaving
+        .release(held.into_iter().map(|job| job.id).collect())
+        .await
+        .unwrap();
+    let (other, jobs, came) = fetching.await.unwrap();
+    assert!(came - released < Duration::from_millis(500));
+    assert_eq!(jobs.len(), 4);
+    assert!(jobs.iter().all(|job| !job.alone));
+    assert!(
+        server.pending().await.iter().all(|pending| pending.3 == 1),
+        "a release was counted as a delivery"
+    );
+    other.answer(echo(jobs), 0).await.unwrap();
+    for waiting in waiting {
+        waiting.await.unwrap().unwrap();
+    }
+    eventually("nothing is left", async || server.length().await == 0).await;
+}
+
+#[tokio::test]
+async fn a_released_suspect_stays_one_and_its_turn_does_not_count() {
+    let server = Server::start();
+    let producer = producer(&server.connection(), "proxy");
+    let doomed = consumer(&server.connection(), "doomed").await;
+    let waiting = submit(&producer, request("x"));
+    fetch(&doomed, 1).await;
+    drop(doomed);
+    for name in ["first", "second", "third", "fourth"] {
+        let worker = consumer(&server.connection(), name).await;
+        let job = fetch(&worker, 1).await.pop().unwrap();
+        assert!(job.alone);
+        assert_eq!(server.pending().await[0].3, 2, "one death, one turn");
+        worker.release(vec![job.id]).await.unwrap();
+    }
+    let worker = consumer(&server.connection(), "last").await;
+    let jobs = fetch(&worker, 1).await;
+    worker.answer(echo(jobs), 0).await.unwrap();
+    waiting.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn leaving_hands_everything_over_and_the_last_one_cleans_up() {
+    let server = Server::start();
+    let producer = producer(&server.connection(), "proxy");
+    let first = consumer(&server.connection(), "first").await;
+    let second = consumer(&server.connection(), "second").await;
+    let waiting = submit(&producer, request("x"));
+    fetch(&first, 1).await;
+    first.leave().await.unwrap();
+    let consumers: Vec<Vec<redis::Value>> = server
+        .ask(&["XINFO", "CONSUMERS", &jobs(), "workers"])
+        .await;
+    let names: BTreeSet<String> = consumers
+        .iter()
+        .map(|info| redis::from_redis_value_ref(&info[1]).unwrap())
+        .collect();
+    assert!(!names.contains("first"), "{names:?}");
+
+    let jobs_left = fetch(&second, 1).await;
+    second.answer(echo(jobs_left), 1).await.unwrap();
+    waiting.await.unwrap().unwrap();
+    eventually("the wake-up is read", async || {
+        second.fetch(1).await.unwrap();
+        server.length().await == 0
+    })
+    .await;
+    second.leave().await.unwrap();
+    producer.shutdown(LEASE).await;
+    let keys: Vec<String> = server.ask(&["KEYS", "*"]).await;
+    assert!(keys.is_empty(), "{keys:?}");
+}
+
+#[tokio::test]
+async fn a_restarted_worker_takes_its_own_requests_at_once() {
+    let server = Server::start();
+    let producer = producer(&server.connection(), "proxy");
+    let before = consumer(&server.connection(), "same").await;
+    let waiting = submit(&producer, request("x"));
+    fetch(&before, 1).await;
+    drop(before);
+    let after = consumer(&server.connection(), "same").await;
+    let jobs = timeout(LEASE / 2, fetch(&after, 1)).await.unwrap();
+    assert!(jobs[0].alone, "its process ended with it");
+    after.answer(echo(jobs), 0).await.unwrap();
+    waiting.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn poison_is_given_up_and_its_neighbours_are_answered() {
+    let server = Server::start();
+    let producer = producer(&server.connection(), "proxy");
+    let bodies = ["a", "b", "poison", "c"];
+    let waiting = bodies.map(|body| submit(&producer, request(body)));
+    eventually("all are queued", async || server.length().await == 4).await;
+    let mut deaths = 0;
+    let mut life = 0;
+    let mut worker = consumer(&server.connection(), "worker-0").await;
+    while producer.open() > 0 {
+        let jobs = worker.fetch(8).await.unwrap();
+        if jobs.iter().any(|job| &*job.body == b"poison") {
+            deaths += 1;
+            life += 1;
+            worker = consumer(&server.connection(), &format!("worker-{life}")).await;
+        } else if !jobs.is_empty() {
+            worker.answer(echo(jobs), 0).await.unwrap();
+        }
+    }
+    assert_eq!(deaths, 3, "it was run as often as it may, no more");
+    for (body, waiting) in bodies.into_iter().zip(waiting) {
+        let outcome = waiting.await.unwrap().unwrap().outcome;
+        if body == "poison" {
+            assert!(
+                matches!(&outcome, Outcome::Failure(failure)
+                    if failure.kind == FailureKind::TooManyDeliveries),
+                "{outcome:?}"
+            );
+        } else {
+            assert_eq!(outcome, answer(body));
+        }
+    }
+    let dead: Vec<(String, Vec<String>)> = server.ask(&["XRANGE", &key("dead"), "-", "+"]).await;
+    assert_eq!(dead.len(), 1);
+    assert!(dead[0].1.contains(&"poison".to_owned()), "{dead:?}");
+    assert_eq!((server.length().await, server.bytes().await), (0, 0));
+}

@@ -1,0 +1,98 @@
+//! The admin port: metrics, probes, and what the operator scales on.
+
+use std::{convert::Infallible, sync::Arc};
+
+use bytes::Bytes;
+use carpool_queue::RevisionBacklog;
+use http::{HeaderValue, Method, Request, Response, header::CONTENT_TYPE};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use serde_json::{Map, Value, json};
+
+use crate::{
+    error::Error,
+    proxy::{self, Proxy},
+    routes,
+};
+
+/// The type of what `prometheus_client` writes.
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Answers one request to the admin port.
+pub async fn serve(
+    proxy: Arc<Proxy>,
+    request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    Ok(dispatch(&proxy, &request)
+        .await
+        .unwrap_or_else(|error| error.response()))
+}
+
+async fn dispatch(
+    proxy: &Proxy,
+    request: &Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, Error> {
+    if request.method() != Method::GET {
+        return Err(Error::Method { allow: "GET" });
+    }
+    match request.uri().path() {
+        "/livez" => Ok(text("ok\n".to_owned(), "text/plain; charset=utf-8")),
+        "/readyz" => {
+            proxy.ready().await?;
+            Ok(text("ok\n".to_owned(), "text/plain; charset=utf-8"))
+        }
+        "/metrics" => {
+            let metrics = proxy.metrics.encode();
+            let metrics = metrics.map_err(|error| {
+                Error::Internal(format!("failed to write the metrics: {error}"))
+            })?;
+            Ok(text(metrics, OPEN_METRICS))
+        }
+        "/backlog" => Ok(routes::json(backlog(proxy).await?.to_string().into())),
+        path => Err(Error::UnknownPath(path.to_owned())),
+    }
+}
+
+/// What the queue holds, per revision, and the revision that this proxy feeds.
+async fn backlog(proxy: &Proxy) -> Result<Value, Error> {
+    let mut backlog = proxy.producer.backlog().await.map_err(|error| {
+        tracing::warn!(%error, "the backlog is unknown");
+        proxy::redis_away()
+    })?;
+    for (revision, open) in proxy.open_of_retired() {
+        let held = backlog.revisions.entry(revision.to_string()).or_default();
+        held.length = held.length.max(open);
+    }
+    let revisions: Map<String, Value> = backlog
+        .revisions
+        .into_iter()
+        .map(|(revision, held)| (revision, of_revision(held)))
+        .collect();
+    Ok(json!({
+        "serving": &*proxy.served().revision,
+        "revisions": revisions,
+        "open": proxy.producer.open(),
+    }))
+}
+
+fn of_revision(held: RevisionBacklog) -> Value {
+    let RevisionBacklog {
+        length,
+        pending,
+        bytes,
+        consumers,
+    } = held;
+    let workers: Map<String, Value> = consumers
+        .into_iter()
+        .map(|worker| (worker.name, json!({"pending": worker.pending})))
+        .collect();
+    json!({"length": length, "pending": pending, "bytes": bytes, "workers": workers})
+}
+
+fn text(body: String, media_type: &'static str) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::from(body));
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
+    response
+}

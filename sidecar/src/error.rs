@@ -1,0 +1,203 @@
+//! Everything a request can end with but an answer, and the one place that gives it a status.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use carpool_queue::{Failure, FailureKind, SubmitError};
+use http::{
+    HeaderValue, Response, StatusCode,
+    header::{ALLOW, CONTENT_TYPE, RETRY_AFTER},
+};
+use http_body_util::Full;
+use serde_json::json;
+
+use crate::validate::Invalid;
+
+/// Why a request gets no answer from the model.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It can't be read.
+    #[error("{0}")]
+    Malformed(String),
+    /// It names another model.
+    #[error("unknown model {given}; this is {name}")]
+    UnknownModel {
+        /// The name asked for.
+        given: String,
+        /// The name of the model served.
+        name: String,
+    },
+    /// It names another version.
+    #[error("unknown version {given} of {name}; the one served is {serving}")]
+    UnknownVersion {
+        /// The version asked for.
+        given: String,
+        /// The model.
+        name: String,
+        /// The revision served.
+        serving: String,
+    },
+    /// It asks for the labels of a text, and the model takes tensors.
+    #[error("{name} takes no text; POST its tensors to /v2/models/{name}/infer")]
+    NoText {
+        /// The model.
+        name: String,
+    },
+    /// Nothing is served at its path.
+    #[error("nothing is served at {0}")]
+    UnknownPath(String),
+    /// Its path takes another method.
+    #[error("this path takes {allow} only")]
+    Method {
+        /// The one method allowed.
+        allow: &'static str,
+    },
+    /// Its body is larger than `queue.maxRequestBytes`.
+    #[error("the body is larger than the {limit} bytes that a request may have")]
+    TooLarge {
+        /// The bytes allowed.
+        limit: u64,
+    },
+    /// Its body is of a type that this path doesn't read.
+    #[error("the body must be {expected}, it is {given}")]
+    MediaType {
+        /// The types read here.
+        expected: &'static str,
+        /// The type given.
+        given: String,
+    },
+    /// It is not what the model takes.
+    #[error("{0}")]
+    Invalid(String),
+    /// The queue is full.
+    #[error("the queue is full; try again later")]
+    Full {
+        /// When there is likely to be room.
+        retry_after: Duration,
+    },
+    /// The model failed on it.
+    #[error("{0}")]
+    Model(String),
+    /// This proxy failed.
+    #[error("{0}")]
+    Internal(String),
+    /// The queue can't be reached.
+    #[error("the queue can't be reached; try again later")]
+    Unreachable {
+        /// When another try makes sense.
+        retry_after: Duration,
+    },
+    /// This proxy is about to stop.
+    #[error("this proxy is shutting down; try again")]
+    Draining,
+    /// Its time is over.
+    #[error("the deadline passed before an answer came")]
+    Deadline,
+}
+
+/// The status that counts requests whose client went away; nobody is left to read it.
+pub const CLIENT_LEFT: u16 = 499;
+
+/// Another proxy takes the next request at once.
+const RETRY_ELSEWHERE: Duration = Duration::from_secs(1);
+
+impl Error {
+    /// The status of the answer, and the reason by which it is counted.
+    #[must_use]
+    pub fn status(&self) -> (StatusCode, &'static str) {
+        match self {
+            Self::Malformed(_) => (StatusCode::BAD_REQUEST, "malformed"),
+            Self::UnknownModel { .. } | Self::UnknownVersion { .. } => {
+                (StatusCode::NOT_FOUND, "unknown_model")
+            }
+            Self::NoText { .. } | Self::UnknownPath(_) => (StatusCode::NOT_FOUND, "unknown_path"),
+            Self::Method { .. } => (StatusCode::METHOD_NOT_ALLOWED, "method"),
+            Self::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "too_large"),
+            Self::MediaType { .. } => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "media_type"),
+            Self::Invalid(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid"),
+            Self::Full { .. } => (StatusCode::TOO_MANY_REQUESTS, "full"),
+            Self::Model(_) => (StatusCode::INTERNAL_SERVER_ERROR, "model"),
+            Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
+            Self::Unreachable { .. } => (StatusCode::SERVICE_UNAVAILABLE, "unreachable"),
+            Self::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
+            Self::Deadline => (StatusCode::GATEWAY_TIMEOUT, "deadline"),
+        }
+    }
+
+    /// The answer that says so.
+    pub fn response(&self) -> Response<Full<Bytes>> {
+        let body = json!({ "error": self.to_string() }).to_string();
+        let mut response = Response::new(Full::from(body));
+        *response.status_mut() = self.status().0;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        match self {
+            Self::Method { allow } => {
+                headers.insert(ALLOW, HeaderValue::from_static(allow));
+            }
+            Self::Full { retry_after } | Self::Unreachable { retry_after } => {
+                headers.insert(RETRY_AFTER, whole_seconds(*retry_after));
+            }
+            Self::Draining => {
+                headers.insert(RETRY_AFTER, whole_seconds(RETRY_ELSEWHERE));
+            }
+            _ => {}
+        }
+        response
+    }
+}
+
+/// Rounded up, and at least one: a client that is told 0 comes back at once.
+fn whole_seconds(duration: Duration) -> HeaderValue {
+    let seconds = duration.as_secs() + u64::from(duration.subsec_nanos() > 0);
+    HeaderValue::from(seconds.max(1))
+}
+
+impl From<Invalid> for Error {
+    fn from(invalid: Invalid) -> Self {
+        match invalid {
+            Invalid::NoJsonForm { .. } => Self::Malformed(invalid.to_string()),
+            _ => Self::Invalid(invalid.to_string()),
+        }
+    }
+}
+
+impl From<SubmitError> for Error {
+    fn from(error: SubmitError) -> Self {
+        match error {
+            SubmitError::Full { retry_after } => Self::Full { retry_after },
+            SubmitError::Unreachable { retry_after } => Self::Unreachable { retry_after },
+            SubmitError::DeadlineExceeded => Self::Deadline,
+            SubmitError::ShuttingDown => Self::Draining,
+        }
+    }
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        match failure.kind {
+            FailureKind::Invalid => Self::Invalid(failure.message),
+            FailureKind::Model | FailureKind::TooManyDeliveries => Self::Model(failure.message),
+            FailureKind::Expired => Self::Deadline,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_is_rounded_up_and_never_zero() {
+        for (millis, expected) in [(0, "1"), (1, "1"), (1000, "1"), (1001, "2"), (90_000, "90")] {
+            let error = Error::Full {
+                retry_after: Duration::from_millis(millis),
+            };
+            assert_eq!(
+                error.response().headers()[RETRY_AFTER],
+                expected,
+                "{millis} ms"
+            );
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! `carpool-sidecar`: takes requests over HTTP and has the workers of one model answer them in batches.
+
+use std::process::ExitCode;
+
+use carpool_sidecar::{Settings, run};
+
+fn main() -> ExitCode {
+    match Settings::from_command_line().map(run) {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error)) => {
+            eprintln!("carpool-sidecar: {error}");
+            ExitCode::FAILURE
+        }
+        Err(code) => code,
+    }
+}

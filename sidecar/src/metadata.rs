@@ -1,0 +1,63 @@
+//! What the protocol lets a client ask about the server and the model.
+
+use carpool_crds::TensorSpec;
+use serde_json::{Value, json};
+
+use crate::proxy::Served;
+
+/// `GET /v2`.
+pub fn server() -> String {
+    json!({"name": "carpool", "version": env!("CARGO_PKG_VERSION"), "extensions": []}).to_string()
+}
+
+/// `GET /v2/health/live`.
+pub fn live() -> String {
+    json!({"live": true}).to_string()
+}
+
+/// `GET /v2/health/ready`.
+pub fn ready() -> String {
+    json!({"ready": true}).to_string()
+}
+
+/// `GET /v2/models/NAME/ready`. A model without workers is ready: a request is held until one is there.
+pub fn model_ready(served: &Served) -> String {
+    json!({"name": served.name, "ready": true}).to_string()
+}
+
+/// `GET /v2/models/NAME`.
+pub fn model(served: &Served) -> String {
+    let model = &served.model;
+    let (inputs, outputs) = if model.text.is_some() {
+        (
+            json!([{"name": "text", "datatype": "BYTES", "shape": [-1, 1]}]),
+            json!([
+                {"name": "label", "datatype": "BYTES", "shape": [-1, 1]},
+                {"name": "score", "datatype": "FP32", "shape": [-1, 1]},
+            ]),
+        )
+    } else {
+        (tensors(&model.inputs), tensors(&model.outputs))
+    };
+    json!({
+        "name": served.name,
+        "versions": [&*served.revision],
+        "platform": "pytorch_torchscript",
+        "inputs": inputs,
+        "outputs": outputs,
+    })
+    .to_string()
+}
+
+/// Tensors as clients see them: with the batch dimension, which is variable.
+fn tensors(specs: &[TensorSpec]) -> Value {
+    specs
+        .iter()
+        .map(|spec| {
+            let shape: Vec<i64> = std::iter::once(-1)
+                .chain(spec.shape.iter().copied())
+                .collect();
+            json!({"name": spec.name, "datatype": spec.datatype.to_string(), "shape": shape})
+        })
+        .collect()
+}

@@ -1,0 +1,150 @@
+//! What all requests share: the model served now, the queue, the metrics.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
+};
+
+use carpool_crds::{Config, ConfigError, Model};
+use carpool_queue::{Limits, Producer};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::{error::Error, metrics::Metrics};
+
+/// How soon a client should ask again whether Redis is back.
+const RETRY_REDIS: Duration = Duration::from_secs(1);
+
+/// What a request is held against. It keeps the one it began with, whatever is configured meanwhile.
+#[derive(Debug)]
+pub struct Served {
+    /// The model's name.
+    pub name: String,
+    /// The revision whose workers run it.
+    pub revision: Arc<str>,
+    /// What that revision takes and gives.
+    pub model: Model,
+    /// The longest a request may take.
+    pub timeout: Duration,
+    /// The largest request body, in bytes.
+    pub max_request_bytes: u64,
+}
+
+impl Served {
+    /// The part of a configuration that requests are held against.
+    pub fn new(config: &Config) -> Result<Self, ConfigError> {
+        Ok(Self {
+            name: config.name.clone(),
+            revision: config.serving.as_str().into(),
+            model: config.model(&config.serving)?.clone(),
+            timeout: config.queue.timeout.0,
+            max_request_bytes: config.queue.max_request_bytes.0,
+        })
+    }
+
+    /// Whether this is the version asked for, if one is.
+    pub fn check_version(&self, version: Option<&str>) -> Result<(), Error> {
+        match version {
+            Some(given) if given != &*self.revision => Err(Error::UnknownVersion {
+                given: given.to_owned(),
+                name: self.name.clone(),
+                serving: self.revision.to_string(),
+            }),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The queue's bounds, as a configuration states them.
+pub fn limits(config: &Config) -> Limits {
+    Limits {
+        max_length: config.queue.max_length.into(),
+        max_bytes: config.queue.max_bytes.0,
+        lease: config.queue.lease.0,
+    }
+}
+
+/// What is said where Redis doesn't answer and no request is at stake.
+pub fn redis_away() -> Error {
+    Error::Unreachable {
+        retry_after: RETRY_REDIS,
+    }
+}
+
+/// What all requests share.
+pub struct Proxy {
+    /// The way to the workers.
+    pub producer: Producer,
+    /// What is measured.
+    pub metrics: Metrics,
+    /// Cancelled once this process is to stop.
+    pub draining: CancellationToken,
+    served: watch::Sender<Arc<Served>>,
+    /// What was served before and may still have requests under way.
+    retired: Mutex<Vec<Weak<Served>>>,
+}
+
+impl Proxy {
+    /// A proxy that serves what the configuration says.
+    pub fn new(config: &Config, producer: Producer) -> Result<Self, ConfigError> {
+        Ok(Self {
+            producer,
+            metrics: Metrics::default(),
+            draining: CancellationToken::new(),
+            served: watch::Sender::new(Arc::new(Served::new(config)?)),
+            retired: Mutex::default(),
+        })
+    }
+
+    /// What a request that comes now is held against.
+    pub fn served(&self) -> Arc<Served> {
+        Arc::clone(&self.served.borrow())
+    }
+
+    /// Serves what another configuration says. Requests under way stay with what they began with.
+    pub fn reload(&self, config: &Config) -> Result<(), ConfigError> {
+        let next = Arc::new(Served::new(config)?);
+        self.producer.set_limits(limits(config));
+        let previous = Arc::downgrade(&self.served.send_replace(next));
+        let mut retired = self.retired();
+        retired.retain(|served| served.strong_count() > 0);
+        retired.push(previous);
+        Ok(())
+    }
+
+    /// The requests under way for revisions that were served before. They may not be in the queue yet, or
+    /// come back to it, and the workers of their revision must not go before they are answered.
+    pub fn open_of_retired(&self) -> BTreeMap<Arc<str>, u64> {
+        let mut open = BTreeMap::new();
+        for served in self.retired().iter().filter_map(Weak::upgrade) {
+            // One reference is this loop's, the others are requests.
+            let requests = Arc::strong_count(&served) - 1;
+            *open.entry(Arc::clone(&served.revision)).or_default() += requests as u64;
+        }
+        open
+    }
+
+    /// Whether requests are taken; the reason why not is for the client.
+    pub async fn ready(&self) -> Result<(), Error> {
+        self.not_draining()?;
+        if self.producer.ping().await {
+            Ok(())
+        } else {
+            Err(redis_away())
+        }
+    }
+
+    /// Fails once this process is to stop.
+    pub fn not_draining(&self) -> Result<(), Error> {
+        if self.draining.is_cancelled() {
+            Err(Error::Draining)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn retired(&self) -> std::sync::MutexGuard<'_, Vec<Weak<Served>>> {
+        self.retired.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,202 @@
+//! Paths and methods of the data port.
+
+use std::{convert::Infallible, sync::Arc};
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, header::CONTENT_TYPE};
+use http_body_util::Full;
+use hyper::body::Incoming;
+
+use crate::{error::Error, infer, metadata, predict, proxy::Proxy};
+
+/// What a path asks for.
+#[derive(Debug, PartialEq, Eq)]
+enum Route<'a> {
+    Server,
+    Live,
+    Ready,
+    Model(Target<'a>),
+    ModelReady(Target<'a>),
+    Infer(Target<'a>),
+    Predict,
+}
+
+/// The model that a path names.
+#[derive(Debug, PartialEq, Eq)]
+struct Target<'a> {
+    name: &'a str,
+    version: Option<&'a str>,
+}
+
+impl<'a> Route<'a> {
+    /// `None` for a path at which nothing is served.
+    fn of(path: &'a str) -> Option<Self> {
+        let segments: Vec<&str> = path.split('/').collect();
+        match segments[..] {
+            ["", "predict"] => Some(Self::Predict),
+            ["", "v2"] => Some(Self::Server),
+            ["", "v2", "health", "live"] => Some(Self::Live),
+            ["", "v2", "health", "ready"] => Some(Self::Ready),
+            ["", "v2", "models", name, "versions", version, ref rest @ ..] => {
+                let version = Some(version);
+                Self::of_model(Target { name, version }, rest)
+            }
+            ["", "v2", "models", name, ref rest @ ..] => {
+                let version = None;
+                Self::of_model(Target { name, version }, rest)
+            }
+            _ => None,
+        }
+    }
+
+    fn of_model(target: Target<'a>, rest: &[&str]) -> Option<Self> {
+        match rest {
+            [] => Some(Self::Model(target)),
+            ["ready"] => Some(Self::ModelReady(target)),
+            ["infer"] => Some(Self::Infer(target)),
+            _ => None,
+        }
+    }
+
+    /// The one method it takes.
+    fn method(&self) -> &'static str {
+        match self {
+            Self::Infer(_) | Self::Predict => "POST",
+            _ => "GET",
+        }
+    }
+
+    /// The name under which requests are counted.
+    fn label(&self) -> &'static str {
+        match self {
+            Self::Server | Self::Model(_) => "metadata",
+            Self::Live | Self::Ready | Self::ModelReady(_) => "health",
+            Self::Infer(_) => "infer",
+            Self::Predict => "predict",
+        }
+    }
+}
+
+/// Answers one request, whatever it is.
+pub async fn serve(
+    proxy: Arc<Proxy>,
+    request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    let uri = request.uri().clone();
+    let route = Route::of(uri.path());
+    let label = route.as_ref().map_or("unknown", Route::label);
+    let mut open = proxy.metrics.open(label);
+    let response = match dispatch(&proxy, route, request).await {
+        Ok(response) => {
+            open.answered(response.status());
+            response
+        }
+        Err(error) => {
+            open.refused(&error);
+            error.response()
+        }
+    };
+    Ok(response)
+}
+
+async fn dispatch(
+    proxy: &Proxy,
+    route: Option<Route<'_>>,
+    request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, Error> {
+    let route = route.ok_or_else(|| Error::UnknownPath(request.uri().path().to_owned()))?;
+    let allow = route.method();
+    if request.method() != allow {
+        return Err(Error::Method { allow });
+    }
+    let body: Bytes = match route {
+        Route::Server => metadata::server().into(),
+        Route::Live => metadata::live().into(),
+        Route::Ready => {
+            proxy.ready().await?;
+            metadata::ready().into()
+        }
+        Route::Model(target) => {
+            let served = proxy.served();
+            target.check_name(&served.name)?;
+            served.check_version(target.version)?;
+            metadata::model(&served).into()
+        }
+        Route::ModelReady(target) => {
+            let served = proxy.served();
+            target.check_name(&served.name)?;
+            served.check_version(target.version)?;
+            proxy.ready().await?;
+            metadata::model_ready(&served).into()
+        }
+        Route::Infer(target) => {
+            target.check_name(&proxy.served().name)?;
+            infer::serve(proxy, request, target.version).await?.into()
+        }
+        Route::Predict => predict::serve(proxy, request).await?.into(),
+    };
+    Ok(json(body))
+}
+
+impl Target<'_> {
+    /// Whether this is the model served.
+    fn check_name(&self, name: &str) -> Result<(), Error> {
+        if self.name == name {
+            Ok(())
+        } else {
+            Err(Error::UnknownModel {
+                given: self.name.to_owned(),
+                name: name.to_owned(),
+            })
+        }
+    }
+}
+
+/// A body of JSON, with 200.
+pub fn json(body: Bytes) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body));
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_of_the_protocol() {
+        let target = |version| Target { name: "m", version };
+        for (path, route) in [
+            ("/v2", Route::Server),
+            ("/v2/health/live", Route::Live),
+            ("/v2/health/ready", Route::Ready),
+            ("/v2/models/m", Route::Model(target(None))),
+            ("/v2/models/m/ready", Route::ModelReady(target(None))),
+            ("/v2/models/m/infer", Route::Infer(target(None))),
+            ("/v2/models/m/versions/7", Route::Model(target(Some("7")))),
+            (
+                "/v2/models/m/versions/7/ready",
+                Route::ModelReady(target(Some("7"))),
+            ),
+            (
+                "/v2/models/m/versions/7/infer",
+                Route::Infer(target(Some("7"))),
+            ),
+            ("/predict", Route::Predict),
+        ] {
+            assert_eq!(Route::of(path), Some(route), "{path}");
+        }
+        for path in [
+            "/",
+            "/v2/",
+            "/v2/models",
+            "/v2/models/m/versions",
+            "/v2/models/m/versions/7/infer/more",
+            "/v1/models/m:predict",
+        ] {
+            assert_eq!(Route::of(path), None, "{path}");
+        }
+    }
+}

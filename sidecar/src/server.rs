@@ -1,0 +1,235 @@
+//! Connections, signals, and the way down.
+
+use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use carpool_crds::ConfigError;
+use carpool_queue::{Producer, QueueError};
+use futures::FutureExt;
+use http::{Request, Response};
+use http_body_util::Full;
+use hyper::{
+    body::Incoming,
+    service::{Service, service_fn},
+};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::{conn::auto, graceful::GracefulShutdown},
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    signal::unix::{SignalKind, signal},
+    time::{Instant, sleep, timeout_at},
+};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+
+use crate::{
+    admin,
+    proxy::{Proxy, limits},
+    reload, routes,
+    settings::Settings,
+};
+
+/// How long a client may take to send a request's head.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How often an HTTP/2 client that is silent is asked whether it is still there.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+
+/// The pause after a connection that couldn't be accepted: most likely there are too many.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// The least time for the last words with Redis, however long the requests took.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// Why the proxy can't run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The runtime or the signal handlers can't be set up.
+    #[error("failed to start: {0}")]
+    Start(#[from] io::Error),
+    /// An address can't be listened on.
+    #[error("failed to listen on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The queue's tasks can't be started.
+    #[error("failed to start the queue: {0}")]
+    Queue(#[from] QueueError),
+    /// The configuration contradicts itself.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+}
+
+/// Serves until SIGTERM or SIGINT, then finishes what is open.
+pub fn run(settings: Settings) -> Result<(), RunError> {
+    // One thread does it all: more of them cost a fifth more processor time a request and gain nothing.
+    // The blocking ones read and write large bodies.
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(std::thread::available_parallelism()?.get())
+        .build()?
+        .block_on(async {
+            let mut terminate = signal(SignalKind::terminate())?;
+            let mut interrupt = signal(SignalKind::interrupt())?;
+            let server = Server::bind(settings).await?;
+            let stop = async move {
+                tokio::select! {
+                    _ = terminate.recv() => {}
+                    _ = interrupt.recv() => {}
+                }
+            };
+            server.run(stop).await;
+            Ok(())
+        })
+}
+
+/// A proxy that listens and doesn't answer yet.
+pub struct Server {
+    data: TcpListener,
+    admin: TcpListener,
+    proxy: Arc<Proxy>,
+    settings: Settings,
+}
+
+impl Server {
+    /// Listens on both ports and starts the queue's tasks. Redis need not be up yet.
+    pub async fn bind(settings: Settings) -> Result<Self, RunError> {
+        let data = listen(settings.listen).await?;
+        let admin = listen(settings.admin_listen).await?;
+        let config = &settings.config;
+        let producer = Producer::start(
+            settings.redis.clone(),
+            &config.uid,
+            &settings.name,
+            limits(config),
+        )?;
+        let proxy = Arc::new(Proxy::new(config, producer)?);
+        Ok(Self {
+            data,
+            admin,
+            proxy,
+            settings,
+        })
+    }
+
+    /// Where requests are taken.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.data.local_addr()
+    }
+
+    /// Where metrics and probes are served.
+    pub fn admin_address(&self) -> io::Result<SocketAddr> {
+        self.admin.local_addr()
+    }
+
+    /// Serves until `stop` is done, then takes nothing more, finishes what is open, bounded by
+    /// `queue.timeout`, and signs off from Redis. The admin port answers to the end.
+    pub async fn run(self, stop: impl Future<Output = ()>) {
+        let Self {
+            data,
+            admin,
+            proxy,
+            settings,
+        } = self;
+        let never = CancellationToken::new();
+        let to_admin = answer_with(&proxy, admin::serve);
+        let _admin = AbortOnDropHandle::new(tokio::spawn(accept(admin, to_admin, never)));
+        let _reload = AbortOnDropHandle::new(tokio::spawn(reload::watch(
+            Arc::clone(&proxy),
+            settings.config_file,
+            settings.config,
+        )));
+        let to_data = answer_with(&proxy, routes::serve);
+        let accepting = tokio::spawn(accept(data, to_data, proxy.draining.clone()));
+        tracing::info!(listen = %settings.listen, admin = %settings.admin_listen, serving = &*proxy.served().revision, "serving");
+
+        stop.await;
+        tracing::info!(open = proxy.producer.open(), "shutting down");
+        proxy.draining.cancel();
+        let deadline = Instant::now() + proxy.served().timeout;
+        let closed = timeout_at(deadline, async {
+            if let Ok(connections) = accepting.await {
+                connections.shutdown().await;
+            }
+        });
+        if closed.await.is_err() {
+            tracing::warn!(open = proxy.producer.open(), "requests are still open");
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        proxy.producer.shutdown(left.max(LAST_WORDS)).await;
+    }
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, RunError> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| RunError::Listen { address, source })
+}
+
+/// A service that answers every request with `serve`.
+fn answer_with<S, F>(
+    proxy: &Arc<Proxy>,
+    serve: S,
+) -> impl Service<Request<Incoming>, Response = Response<Full<Bytes>>, Error = Infallible, Future = F>
++ Clone
++ Send
++ 'static
+where
+    S: Fn(Arc<Proxy>, Request<Incoming>) -> F + Clone + Send + 'static,
+    F: Future<Output = Result<Response<Full<Bytes>>, Infallible>> + Send + 'static,
+{
+    let proxy = Arc::clone(proxy);
+    service_fn(move |request| serve(Arc::clone(&proxy), request))
+}
+
+/// Takes connections, HTTP/1.1 and HTTP/2 without TLS, until told to stop. What is given back closes them.
+async fn accept<S>(listener: TcpListener, service: S, stop: CancellationToken) -> GracefulShutdown
+where
+    S: Service<Request<Incoming>, Response = Response<Full<Bytes>>, Error = Infallible>
+        + Clone
+        + Send
+        + 'static,
+    S::Future: Send,
+{
+    let mut http = auto::Builder::new(TokioExecutor::new());
+    http.http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT);
+    http.http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(KEEP_ALIVE);
+    let connections = GracefulShutdown::new();
+    let serve = |stream: TcpStream| {
+        // Fails only on a connection that is already gone.
+        let _ = stream.set_nodelay(true);
+        let connection = http.serve_connection(TokioIo::new(stream), service.clone());
+        let connection = connections.watch(connection.into_owned());
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a connection broke");
+            }
+        });
+    };
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stop.cancelled() => break,
+        };
+        match accepted {
+            Ok((stream, _)) => serve(stream),
+            Err(error) => {
+                tracing::warn!(%error, "failed to accept a connection");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    // These clients believe to be connected; closing the listener would reset them.
+    while let Some(Ok((stream, _))) = listener.accept().now_or_never() {
+        serve(stream);
+    }
+    connections
+}

@@ -1,0 +1,226 @@
+//! The command line and the environment. Everything is parsed, and every mistake told, before anything is bound.
+
+use std::{io::IsTerminal, net::SocketAddr, path::PathBuf, process::ExitCode};
+
+use carpool_crds::Config;
+use carpool_queue::Connection;
+use clap::{Parser, ValueEnum};
+use tracing_subscriber::EnvFilter;
+
+/// `EX_USAGE` of sysexits.h.
+const BAD_USAGE: u8 = 64;
+
+/// Takes requests for one model over HTTP and has its workers answer them in batches.
+#[derive(Debug, Clone, Default, Parser)]
+#[command(name = "carpool-sidecar", version)]
+pub struct Args {
+    /// The configuration that the operator writes, as YAML. It is read again when it changes.
+    #[arg(long, env = "CARPOOL_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// The Redis that holds the queue: redis://[USER:PASSWORD@]HOST:PORT[/DB].
+    #[arg(
+        long,
+        env = "CARPOOL_REDIS_URL",
+        hide_env_values = true,
+        value_name = "URL"
+    )]
+    pub redis_url: Option<String>,
+
+    /// A file that holds that URL.
+    #[arg(long, env = "CARPOOL_REDIS_URL_FILE", value_name = "FILE")]
+    pub redis_url_file: Option<PathBuf>,
+
+    /// Where requests are taken. Default: 0.0.0.0:8080.
+    #[arg(long, env = "CARPOOL_LISTEN", value_name = "ADDRESS")]
+    pub listen: Option<String>,
+
+    /// Where metrics, probes and the backlog are served. Default: 0.0.0.0:9090.
+    #[arg(long, env = "CARPOOL_ADMIN_LISTEN", value_name = "ADDRESS")]
+    pub admin_listen: Option<String>,
+
+    /// This proxy's name, unique among those alive: the pod's.
+    #[arg(long, env = "CARPOOL_NAME", value_name = "NAME")]
+    pub name: Option<String>,
+
+    /// How log lines are written: text or json. Default: text.
+    #[arg(long, env = "CARPOOL_LOG_FORMAT", value_name = "FORMAT")]
+    pub log_format: Option<String>,
+}
+
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For machines.
+    Json,
+}
+
+/// What the proxy works with.
+pub struct Settings {
+    /// The configuration file, to be watched.
+    pub config_file: PathBuf,
+    /// What it holds.
+    pub config: Config,
+    /// Where Redis is.
+    pub redis: Connection,
+    /// Where requests are taken.
+    pub listen: SocketAddr,
+    /// Where metrics, probes and the backlog are served.
+    pub admin_listen: SocketAddr,
+    /// This proxy's name.
+    pub name: String,
+    /// How log lines are written.
+    pub log_format: LogFormat,
+}
+
+/// Everything that is wrong with the settings, a line each.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .0.join("\n"))]
+pub struct SettingsError(pub Vec<String>);
+
+impl Settings {
+    /// Parses the command line and the environment, and starts logging. What is wrong is told on standard
+    /// error; the exit code is then 64, and 0 if help was all that was asked for.
+    pub fn from_command_line() -> Result<Self, ExitCode> {
+        let args = Args::try_parse().map_err(|error| {
+            // Nobody reads a standard error that can't be written.
+            let _ = error.print();
+            ExitCode::from(if error.use_stderr() { BAD_USAGE } else { 0 })
+        })?;
+        let settings = Self::new(args).map_err(|error| {
+            for line in &error.0 {
+                eprintln!("carpool-sidecar: {line}");
+            }
+            ExitCode::from(BAD_USAGE)
+        })?;
+        let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+        let logs = tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_ansi(std::io::stderr().is_terminal())
+            .with_writer(std::io::stderr);
+        match settings.log_format {
+            LogFormat::Text => logs.init(),
+            LogFormat::Json => logs.json().init(),
+        }
+        Ok(settings)
+    }
+
+    /// Reads and checks everything that the arguments point to.
+    pub fn new(args: Args) -> Result<Self, SettingsError> {
+        let mut errors = Vec::new();
+        let config_file = required(args.config, "--config", &mut errors);
+        let config = config_file
+            .as_deref()
+            .and_then(|file| keep(Config::read(file), &mut errors));
+        let redis = redis(args.redis_url, args.redis_url_file);
+        let redis = keep(redis, &mut errors);
+        let listen = address("--listen", args.listen.as_deref(), "0.0.0.0:8080");
+        let listen = keep(listen, &mut errors);
+        let admin_listen = args.admin_listen.as_deref();
+        let admin_listen = address("--admin-listen", admin_listen, "0.0.0.0:9090");
+        let admin_listen = keep(admin_listen, &mut errors);
+        let name = required(args.name, "--name", &mut errors)
+            .and_then(|name| keep(check_name(name), &mut errors));
+        let log_format = args.log_format.as_deref().unwrap_or("text");
+        let log_format = LogFormat::from_str(log_format, false)
+            .map_err(|_| format!("--log-format must be text or json, it is {log_format:?}"));
+        let log_format = keep(log_format, &mut errors);
+
+        let settings = (|| {
+            Some(Self {
+                config_file: config_file?,
+                config: config?,
+                redis: redis?,
+                listen: listen?,
+                admin_listen: admin_listen?,
+                name: name?,
+                log_format: log_format?,
+            })
+        })();
+        settings.ok_or(SettingsError(errors))
+    }
+}
+
+/// The value, or `None` and a note of what is wrong with it.
+fn keep<T>(value: Result<T, impl ToString>, errors: &mut Vec<String>) -> Option<T> {
+    value.map_err(|error| errors.push(error.to_string())).ok()
+}
+
+fn required<T>(value: Option<T>, flag: &str, errors: &mut Vec<String>) -> Option<T> {
+    keep(value.ok_or_else(|| format!("{flag} is missing")), errors)
+}
+
+fn redis(url: Option<String>, file: Option<PathBuf>) -> Result<Connection, String> {
+    match (url, file) {
+        (Some(url), None) => Connection::from_url(&url).map_err(|error| error.to_string()),
+        (None, Some(file)) => Connection::from_file(&file).map_err(|error| error.to_string()),
+        (None, None) => Err("either --redis-url or --redis-url-file is missing".to_owned()),
+        (Some(_), Some(_)) => Err("--redis-url and --redis-url-file exclude each other".to_owned()),
+    }
+}
+
+fn address(flag: &str, given: Option<&str>, default: &str) -> Result<SocketAddr, String> {
+    let given = given.unwrap_or(default);
+    given
+        .parse()
+        .map_err(|_| format!("{flag} must be IP:PORT, such as {default}, it is {given:?}"))
+}
+
+/// The name becomes part of a Redis key, whose parts are separated by colons.
+fn check_name(name: String) -> Result<String, String> {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+    if (1..=253).contains(&name.len()) && name.bytes().all(allowed) {
+        Ok(name)
+    } else {
+        Err(format!(
+            "--name must be 1 to 253 letters, digits, '-', '.' or '_', it is {name:?}"
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_mistake_is_told_at_once() {
+        let args = Args {
+            config: Some("/nowhere/config.yaml".into()),
+            redis_url: Some("http://redis".to_owned()),
+            listen: Some("localhost".to_owned()),
+            name: Some("a:b".to_owned()),
+            log_format: Some("xml".to_owned()),
+            ..Args::default()
+        };
+        let Err(SettingsError(lines)) = Settings::new(args) else {
+            panic!("bad settings must be refused");
+        };
+        for (line, part) in lines.iter().zip([
+            "/nowhere/config.yaml",
+            "Redis URL",
+            "--listen",
+            "--name",
+            "--log-format",
+        ]) {
+            assert!(line.contains(part), "{line:?} is not about {part}");
+        }
+        assert_eq!(lines.len(), 5, "{lines:?}");
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let Err(SettingsError(lines)) = Settings::new(Args::default()) else {
+            panic!("no settings must be refused");
+        };
+        assert_eq!(
+            lines,
+            [
+                "--config is missing",
+                "either --redis-url or --redis-url-file is missing",
+                "--name is missing",
+            ]
+        );
+    }
+}

@@ -1,0 +1,294 @@
+//! Requests against the model: what isn't right is refused here, by name, and never reaches the queue.
+
+use std::collections::HashSet;
+
+use carpool_crds::{Model, TensorSpec};
+use carpool_protocol::{Datatype, InferRequest, RequestedOutput, Tensor};
+
+/// The input that holds texts, where a model takes texts.
+pub const TEXT: &str = "text";
+/// The output that holds the best label of each text.
+pub const LABEL: &str = "label";
+/// The output that holds the best label's probability.
+pub const SCORE: &str = "score";
+
+/// Why a request is not one for this model.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Invalid {
+    /// An input that the model doesn't take.
+    #[error("unknown input {given:?}; the model takes {expected}")]
+    UnknownInput {
+        /// Its name.
+        given: String,
+        /// The names that the model takes.
+        expected: String,
+    },
+    /// An input that the model needs.
+    #[error("input {input:?} is missing; the model takes {expected}")]
+    MissingInput {
+        /// Its name.
+        input: String,
+        /// The names that the model takes.
+        expected: String,
+    },
+    /// Two inputs of one name.
+    #[error("input {input:?} is given twice")]
+    DuplicateInput {
+        /// Their name.
+        input: String,
+    },
+    /// Texts and tensors together.
+    #[error("input \"text\" takes the place of the model's own inputs; {given:?} is given too")]
+    TextAndTensors {
+        /// The other input.
+        given: String,
+    },
+    /// An input of another datatype.
+    #[error("input {input:?}: expected datatype {expected}, given {given}")]
+    Datatype {
+        /// Its name.
+        input: String,
+        /// The model's.
+        expected: Datatype,
+        /// The request's.
+        given: Datatype,
+    },
+    /// An input of another shape.
+    #[error("input {input:?}: expected shape {expected}, given {given:?}")]
+    Shape {
+        /// Its name.
+        input: String,
+        /// The model's, -1 where it is variable.
+        expected: String,
+        /// The request's.
+        given: Vec<i64>,
+    },
+    /// An input with another number of rows than the first.
+    #[error("input {input:?}: expected {expected} rows as in {first:?}, given {given}")]
+    Rows {
+        /// Its name.
+        input: String,
+        /// The first input.
+        first: String,
+        /// The rows of the first.
+        expected: u32,
+        /// The rows of this.
+        given: u32,
+    },
+    /// An output that the model doesn't give.
+    #[error("unknown output {given:?}; the model gives {expected}")]
+    UnknownOutput {
+        /// Its name.
+        given: String,
+        /// The names that the model gives.
+        expected: String,
+    },
+    /// Two requested outputs of one name.
+    #[error("output {output:?} is requested twice")]
+    DuplicateOutput {
+        /// Their name.
+        output: String,
+    },
+    /// An output that the answer can't hold.
+    #[error("output {output:?}: {datatype} has no JSON form, and binary tensors are not built yet")]
+    NoJsonForm {
+        /// Its name.
+        output: String,
+        /// Its datatype.
+        datatype: Datatype,
+    },
+}
+
+/// Checks a request against the model and gives the number of its rows, at least 1.
+pub fn rows(model: &Model, request: &InferRequest) -> Result<u32, Invalid> {
+    let InferRequest {
+        inputs, outputs, ..
+    } = request;
+    let text = inputs.iter().find(|input| input.name == TEXT);
+    let text = text.filter(|_| model.text.is_some());
+    let rows = match text {
+        Some(text) => rows_of_text(text, inputs)?,
+        None => rows_of_tensors(model, inputs)?,
+    };
+    check_outputs(model, outputs, text.is_some())?;
+    Ok(rows)
+}
+
+/// One text a row, of shape `[rows, 1]` or, as the batch dimension is easily forgotten for a text, `[rows]`.
+fn rows_of_text(text: &Tensor, inputs: &[Tensor]) -> Result<u32, Invalid> {
+    if let Some(other) = inputs.iter().find(|input| input.name != TEXT) {
+        return Err(Invalid::TextAndTensors {
+            given: other.name.clone(),
+        });
+    }
+    if inputs.len() > 1 {
+        return Err(Invalid::DuplicateInput {
+            input: TEXT.to_owned(),
+        });
+    }
+    check_datatype(text, Datatype::Bytes)?;
+    let rows = match text.shape[..] {
+        [rows] | [rows, 1] => positive(rows),
+        _ => None,
+    };
+    rows.ok_or_else(|| shape(text, "[-1, 1]"))
+}
+
+/// The model's own inputs, each once, in any order.
+fn rows_of_tensors(model: &Model, inputs: &[Tensor]) -> Result<u32, Invalid> {
+    let expected = || names(model.inputs.iter().map(|spec| &*spec.name));
+    for (index, input) in inputs.iter().enumerate() {
+        if !model.inputs.iter().any(|spec| spec.name == input.name) {
+            return Err(Invalid::UnknownInput {
+                given: input.name.clone(),
+                expected: expected(),
+            });
+        }
+        if inputs[..index].iter().any(|other| other.name == input.name) {
+            return Err(Invalid::DuplicateInput {
+                input: input.name.clone(),
+            });
+        }
+    }
+    let mut first: Option<(&Tensor, u32)> = None;
+    for spec in &model.inputs {
+        let input = inputs.iter().find(|input| input.name == spec.name);
+        let input = input.ok_or_else(|| Invalid::MissingInput {
+            input: spec.name.clone(),
+            expected: expected(),
+        })?;
+        check_datatype(input, datatype(spec.datatype))?;
+        let rows = rows_of_tensor(spec, input)?;
+        let (first, rows_of_first) = *first.get_or_insert((input, rows));
+        if rows != rows_of_first {
+            return Err(Invalid::Rows {
+                input: input.name.clone(),
+                first: first.name.clone(),
+                expected: rows_of_first,
+                given: rows,
+            });
+        }
+        // What a tokenizer makes is one value a token: ids and masks of different lengths are no text.
+        if model.text.is_some() && input.shape != first.shape {
+            return Err(shape(
+                input,
+                &format!("{:?} as in {:?}", first.shape, first.name),
+            ));
+        }
+    }
+    // A model has at least one input.
+    Ok(first.map_or(0, |(_, rows)| rows))
+}
+
+/// The rows of a tensor whose other dimensions are the model's.
+fn rows_of_tensor(spec: &TensorSpec, input: &Tensor) -> Result<u32, Invalid> {
+    let rows = match input.shape[..] {
+        [rows, ref item @ ..] if fits(&spec.shape, item) => positive(rows),
+        _ => None,
+    };
+    rows.ok_or_else(|| {
+        let expected: Vec<i64> = std::iter::once(-1)
+            .chain(spec.shape.iter().copied())
+            .collect();
+        shape(input, &format!("{expected:?}"))
+    })
+}
+
+/// Whether an item's shape is one that the model allows; a variable dimension is at least 1.
+fn fits(allowed: &[i64], given: &[i64]) -> bool {
+    allowed.len() == given.len()
+        && allowed.iter().zip(given).all(|(allowed, given)| {
+            if *allowed == -1 {
+                *given >= 1
+            } else {
+                allowed == given
+            }
+        })
+}
+
+fn positive(rows: i64) -> Option<u32> {
+    u32::try_from(rows).ok().filter(|rows| *rows >= 1)
+}
+
+fn check_datatype(input: &Tensor, expected: Datatype) -> Result<(), Invalid> {
+    if input.datatype == expected {
+        return Ok(());
+    }
+    Err(Invalid::Datatype {
+        input: input.name.clone(),
+        expected,
+        given: input.datatype,
+    })
+}
+
+fn shape(input: &Tensor, expected: &str) -> Invalid {
+    Invalid::Shape {
+        input: input.name.clone(),
+        expected: expected.to_owned(),
+        given: input.shape.clone(),
+    }
+}
+
+/// What is requested must exist, once, and what is to come back must fit into JSON.
+fn check_outputs(model: &Model, requested: &[RequestedOutput], text: bool) -> Result<(), Invalid> {
+    let labels: &[&str] = if model.text.is_some() {
+        &[LABEL, SCORE]
+    } else {
+        &[]
+    };
+    let mut seen = HashSet::new();
+    for RequestedOutput { name, .. } in requested {
+        let spec = model.outputs.iter().find(|spec| spec.name == *name);
+        if spec.is_none() && !labels.contains(&&**name) {
+            let own = model.outputs.iter().map(|spec| &*spec.name);
+            return Err(Invalid::UnknownOutput {
+                given: name.clone(),
+                expected: names(labels.iter().copied().chain(own)),
+            });
+        }
+        if !seen.insert(name) {
+            return Err(Invalid::DuplicateOutput {
+                output: name.clone(),
+            });
+        }
+    }
+    let all = requested.is_empty() && !text;
+    let wanted = |spec: &&TensorSpec| all || seen.contains(&spec.name);
+    let no_json_form =
+        |spec: &&TensorSpec| matches!(datatype(spec.datatype), Datatype::Fp16 | Datatype::Bf16);
+    match model.outputs.iter().filter(wanted).find(no_json_form) {
+        Some(spec) => Err(Invalid::NoJsonForm {
+            output: spec.name.clone(),
+            datatype: datatype(spec.datatype),
+        }),
+        None => Ok(()),
+    }
+}
+
+fn names<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    names
+        .map(|name| format!("{name:?}"))
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+/// The protocol's name for an element type.
+fn datatype(datatype: carpool_crds::Datatype) -> Datatype {
+    use carpool_crds::Datatype as Declared;
+    match datatype {
+        Declared::Bool => Datatype::Bool,
+        Declared::Uint8 => Datatype::Uint8,
+        Declared::Int8 => Datatype::Int8,
+        Declared::Int16 => Datatype::Int16,
+        Declared::Int32 => Datatype::Int32,
+        Declared::Int64 => Datatype::Int64,
+        Declared::Fp16 => Datatype::Fp16,
+        Declared::Bf16 => Datatype::Bf16,
+        Declared::Fp32 => Datatype::Fp32,
+        Declared::Fp64 => Datatype::Fp64,
+    }
+}
+
+#[cfg(test)]
+#[path = "validate_tests.rs"]
+mod tests;

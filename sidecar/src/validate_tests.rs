@@ -1,0 +1,197 @@
+use carpool_protocol::{InferRequest, RequestedOutput, Tensor};
+use serde_json::{Value, json};
+
+use super::*;
+
+fn model(value: Value) -> Model {
+    serde_json::from_value(value).unwrap()
+}
+
+/// Two inputs, the second of variable length.
+fn tensors() -> Model {
+    model(json!({
+        "uri": "file://m",
+        "inputs": [
+            {"name": "a", "datatype": "FP32", "shape": [2]},
+            {"name": "b", "datatype": "UINT8", "shape": [-1]},
+        ],
+        "outputs": [
+            {"name": "y", "datatype": "FP32", "shape": [1]},
+            {"name": "half", "datatype": "FP16", "shape": [1]},
+        ],
+    }))
+}
+
+fn text() -> Model {
+    model(json!({
+        "uri": "file://m",
+        "inputs": [
+            {"name": "input_ids", "datatype": "INT64", "shape": [-1]},
+            {"name": "attention_mask", "datatype": "INT64", "shape": [-1]},
+        ],
+        "outputs": [{"name": "logits", "datatype": "FP32", "shape": [2]}],
+        "text": {"tokenizer": "tokenizer.json", "labels": ["N", "P"]},
+    }))
+}
+
+/// A tensor of zeros.
+fn zeros(name: &str, datatype: Datatype, shape: &[i64]) -> Tensor {
+    let elements = usize::try_from(shape.iter().product::<i64>()).unwrap();
+    // Four zero bytes are an empty element of BYTES.
+    let bytes = elements * datatype.size().unwrap_or(4);
+    Tensor::new(name, datatype, shape, vec![0; bytes]).unwrap()
+}
+
+fn request(inputs: Vec<Tensor>, outputs: &[&str]) -> InferRequest {
+    let outputs = outputs.iter().map(|name| RequestedOutput {
+        name: (*name).to_owned(),
+        ..RequestedOutput::default()
+    });
+    InferRequest {
+        inputs,
+        outputs: outputs.collect(),
+        ..InferRequest::default()
+    }
+}
+
+fn a(shape: &[i64]) -> Tensor {
+    zeros("a", Datatype::Fp32, shape)
+}
+
+fn b(shape: &[i64]) -> Tensor {
+    zeros("b", Datatype::Uint8, shape)
+}
+
+#[test]
+fn what_the_model_takes_is_good_in_any_order() {
+    assert_eq!(
+        rows(&tensors(), &request(vec![b(&[3, 7]), a(&[3, 2])], &["y"])),
+        Ok(3)
+    );
+}
+
+#[test]
+fn what_the_model_does_not_take_is_named() {
+    for (inputs, expected) in [
+        (vec![], r#"input "a" is missing; the model takes "a", "b""#),
+        (
+            vec![a(&[1, 2])],
+            r#"input "b" is missing; the model takes "a", "b""#,
+        ),
+        (
+            vec![a(&[1, 2]), b(&[1, 1]), zeros("c", Datatype::Fp32, &[1])],
+            r#"unknown input "c"; the model takes "a", "b""#,
+        ),
+        (vec![a(&[1, 2]), a(&[1, 2])], r#"input "a" is given twice"#),
+        (
+            vec![zeros("a", Datatype::Fp64, &[1, 2]), b(&[1, 1])],
+            r#"input "a": expected datatype FP32, given FP64"#,
+        ),
+        (
+            vec![a(&[1, 3]), b(&[1, 1])],
+            r#"input "a": expected shape [-1, 2], given [1, 3]"#,
+        ),
+        (
+            vec![a(&[2]), b(&[1, 1])],
+            r#"input "a": expected shape [-1, 2], given [2]"#,
+        ),
+        (
+            vec![a(&[1, 2, 1]), b(&[1, 1])],
+            r#"input "a": expected shape [-1, 2], given [1, 2, 1]"#,
+        ),
+        (
+            vec![a(&[0, 2]), b(&[0, 1])],
+            r#"input "a": expected shape [-1, 2], given [0, 2]"#,
+        ),
+        (
+            vec![a(&[1, 2]), b(&[1, 0])],
+            r#"input "b": expected shape [-1, -1], given [1, 0]"#,
+        ),
+        (
+            vec![a(&[2, 2]), b(&[3, 1])],
+            r#"input "b": expected 2 rows as in "a", given 3"#,
+        ),
+        (
+            vec![zeros("text", Datatype::Bytes, &[1])],
+            r#"unknown input "text"; the model takes "a", "b""#,
+        ),
+    ] {
+        let error = rows(&tensors(), &request(inputs, &["y"])).unwrap_err();
+        assert_eq!(error.to_string(), expected);
+    }
+}
+
+#[test]
+fn outputs_exist_and_fit_into_json() {
+    for (outputs, expected) in [
+        (
+            &["z"][..],
+            r#"unknown output "z"; the model gives "y", "half""#,
+        ),
+        (
+            &["label"],
+            r#"unknown output "label"; the model gives "y", "half""#,
+        ),
+        (&["y", "y"], r#"output "y" is requested twice"#),
+        (
+            &["y", "half"],
+            r#"output "half": FP16 has no JSON form, and binary tensors are not built yet"#,
+        ),
+        (
+            &[],
+            r#"output "half": FP16 has no JSON form, and binary tensors are not built yet"#,
+        ),
+    ] {
+        let request = request(vec![a(&[1, 2]), b(&[1, 1])], outputs);
+        let error = rows(&tensors(), &request).unwrap_err();
+        assert_eq!(error.to_string(), expected);
+    }
+}
+
+#[test]
+fn texts_come_one_a_row() {
+    let texts = |shape: &[i64]| zeros("text", Datatype::Bytes, shape);
+    let ask = |inputs| rows(&text(), &request(inputs, &["label", "score", "logits"]));
+    assert_eq!(ask(vec![texts(&[4, 1])]), Ok(4));
+    assert_eq!(ask(vec![texts(&[4])]), Ok(4));
+    for (inputs, expected) in [
+        (
+            vec![texts(&[2, 2])],
+            r#"input "text": expected shape [-1, 1], given [2, 2]"#,
+        ),
+        (
+            vec![texts(&[0])],
+            r#"input "text": expected shape [-1, 1], given [0]"#,
+        ),
+        (
+            vec![zeros("text", Datatype::Int64, &[1])],
+            r#"input "text": expected datatype BYTES, given INT64"#,
+        ),
+        (
+            vec![texts(&[1]), texts(&[1])],
+            r#"input "text" is given twice"#,
+        ),
+        (
+            vec![texts(&[1]), zeros("input_ids", Datatype::Int64, &[1, 3])],
+            r#"input "text" takes the place of the model's own inputs; "input_ids" is given too"#,
+        ),
+    ] {
+        assert_eq!(ask(inputs).unwrap_err().to_string(), expected);
+    }
+}
+
+#[test]
+fn the_tensors_of_a_text_model_stay_reachable() {
+    let ask = |ids: &[i64], mask: &[i64]| {
+        let inputs = vec![
+            zeros("input_ids", Datatype::Int64, ids),
+            zeros("attention_mask", Datatype::Int64, mask),
+        ];
+        rows(&text(), &request(inputs, &[]))
+    };
+    assert_eq!(ask(&[2, 5], &[2, 5]), Ok(2));
+    assert_eq!(
+        ask(&[2, 5], &[2, 4]).unwrap_err().to_string(),
+        r#"input "attention_mask": expected shape [2, 5] as in "input_ids", given [2, 4]"#
+    );
+}

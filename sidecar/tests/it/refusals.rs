@@ -1,0 +1,363 @@
+//! Every way to be refused, with its status and its sentence.
+
+use bytes::Bytes;
+use carpool_queue::FailureKind;
+use futures::stream;
+use http::{Method, Request};
+use http_body_util::StreamBody;
+use hyper::body::Frame;
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    net::TcpStream,
+};
+
+use crate::{
+    client::{request, send, until},
+    redis::free_port,
+    rig::{INFER, Rig, config, pair, pairs, texts},
+    worker,
+};
+
+const JSON: Option<&str> = Some("application/json");
+const PREDICT: &str = "/predict";
+
+/// One row for [`pairs`], with one field of its input changed.
+fn pair_with(field: &str, value: Value) -> String {
+    let mut body = pair();
+    body["inputs"][0][field] = value;
+    body.to_string()
+}
+
+/// One row for [`pairs`], with this `timeout`.
+fn pair_within(timeout: Value) -> String {
+    let mut body = pair();
+    body["parameters"] = json!({"timeout": timeout});
+    body.to_string()
+}
+
+#[tokio::test]
+async fn what_can_not_be_read_is_told() {
+    let rig = Rig::start(config(&pairs())).await;
+    for body in ["", "{", "[]", "{}", r#"{"inputs": 5}"#] {
+        let answer = rig.post(INFER, body).await;
+        assert_eq!(answer.status, 400, "{body}");
+        assert_eq!(answer.headers["content-type"], "application/json");
+        let error = answer.error();
+        assert!(
+            error.starts_with("failed to parse JSON: "),
+            "{body}: {error}"
+        );
+    }
+    for timeout in [json!(0), json!(-5), json!("1s"), json!(0.5)] {
+        let answer = rig.post(INFER, pair_within(timeout)).await;
+        let sentence = "parameter \"timeout\" must be a whole number of microseconds, at least 1";
+        assert_eq!(answer.ok(), Err((400, sentence.to_owned())));
+    }
+    let answer = send(request(
+        Method::POST,
+        rig.address,
+        INFER,
+        Some("text/plain"),
+        "x",
+    ))
+    .await;
+    let sentence = "the body must be application/json, it is text/plain";
+    assert_eq!(answer.ok(), Err((415, sentence.to_owned())));
+}
+
+#[tokio::test]
+async fn what_is_not_served_is_told() {
+    let rig = Rig::start(config(&pairs())).await;
+    let model = "unknown model other; this is m";
+    let version = "unknown version 7 of m; the one served is r1";
+    let text = "m takes no text; POST its tensors to /v2/models/m/infer";
+    for (path, sentence) in [
+        ("/v2/models/other/infer", model),
+        ("/v2/models/m/versions/7/infer", version),
+        ("/predict", text),
+        ("/nothing", "nothing is served at /nothing"),
+    ] {
+        let answer = rig.post(path, pair()).await;
+        assert_eq!(answer.ok(), Err((404, sentence.to_owned())), "{path}");
+    }
+    for (path, sentence) in [
+        ("/v2/models/other", model),
+        ("/v2/models/other/ready", model),
+        ("/v2/models/m/versions/7", version),
+        ("/v2/models/m/versions/7/ready", version),
+    ] {
+        assert_eq!(
+            rig.get(path).await.ok(),
+            Err((404, sentence.to_owned())),
+            "{path}"
+        );
+    }
+    let answer = rig.get(INFER).await;
+    assert_eq!(answer.headers["allow"], "POST");
+    assert_eq!(
+        answer.ok(),
+        Err((405, "this path takes POST only".to_owned()))
+    );
+    let answer = rig.post("/v2", pair()).await;
+    assert_eq!(answer.headers["allow"], "GET");
+    assert_eq!(
+        answer.ok(),
+        Err((405, "this path takes GET only".to_owned()))
+    );
+}
+
+#[tokio::test]
+async fn what_the_model_does_not_take_never_reaches_the_queue() {
+    let rig = Rig::start(config(&pairs())).await;
+    let datatype = pair_with("datatype", json!("INT64")).replace("1.5,-2.0", "1,2");
+    for (body, sentence) in [
+        (
+            pair_with("name", json!("y")),
+            r#"unknown input "y"; the model takes "x""#,
+        ),
+        (
+            datatype,
+            r#"input "x": expected datatype FP32, given INT64"#,
+        ),
+        (
+            pair_with("shape", json!([2, 1])),
+            r#"input "x": expected shape [-1, 2], given [2, 1]"#,
+        ),
+        (
+            pair_with("shape", json!([1, 3])),
+            "tensor `x`: shape [1, 3]",
+        ),
+    ] {
+        let answer = rig.post(INFER, &body).await;
+        assert_eq!(answer.status, 422, "{body}");
+        // How a tensor's data misses its shape is told by the protocol.
+        let error = answer.error();
+        assert!(error.starts_with(sentence), "{body}: {error}");
+    }
+    rig.length("r1", 0).await;
+}
+
+#[tokio::test]
+async fn a_text_must_be_one() {
+    let rig = Rig::start(config(&texts())).await;
+    let form = Some("application/x-www-form-urlencoded");
+    for (media_type, body, status, sentence) in [
+        (
+            JSON,
+            "{",
+            400,
+            "failed to parse JSON: EOF while parsing an object at line 1 column 1",
+        ),
+        (JSON, "{}", 422, "missing field `text` at line 1 column 2"),
+        (
+            JSON,
+            r#"{"text": 5}"#,
+            422,
+            "invalid type: integer `5`, expected a string at line 1 column 10",
+        ),
+        (form, "x=1", 422, "the form has no field `text`"),
+        (
+            Some("multipart/form-data; boundary=x"),
+            "--x",
+            415,
+            "the body must be application/json or application/x-www-form-urlencoded, it is multipart/form-data",
+        ),
+        (
+            None,
+            "text=love",
+            415,
+            "the body must be application/json or application/x-www-form-urlencoded, it is of no type",
+        ),
+    ] {
+        let answer = send(request(
+            Method::POST,
+            rig.address,
+            PREDICT,
+            media_type,
+            body,
+        ))
+        .await;
+        assert_eq!(answer.ok(), Err((status, sentence.to_owned())), "{body}");
+    }
+}
+
+#[tokio::test]
+async fn binary_tensors_are_refused_by_name() {
+    let rig = Rig::start(config(&pairs())).await;
+    let mut request = request(Method::POST, rig.address, INFER, None, pair().to_string());
+    let length = "10".parse().unwrap();
+    request
+        .headers_mut()
+        .insert("inference-header-content-length", length);
+    let sentence =
+        "the body must be application/json, it is binary tensors, which are not built yet";
+    assert_eq!(send(request).await.ok(), Err((415, sentence.to_owned())));
+}
+
+#[tokio::test]
+async fn a_body_over_the_limit_is_refused_however_it_comes() {
+    let rig = Rig::start(config(&pairs())).await;
+    rig.echo();
+    let sentence = "the body is larger than the 1048576 bytes that a request may have";
+    // The client writes it all before it reads, so that the proxy must not close on it.
+    let spaces = |bytes: usize| Bytes::from(" ".repeat(bytes));
+    for bytes in [(1 << 20) + 1, 8 << 20] {
+        let answer = send(request(
+            Method::POST,
+            rig.address,
+            INFER,
+            JSON,
+            spaces(bytes),
+        ))
+        .await;
+        assert_eq!(answer.ok(), Err((413, sentence.to_owned())), "{bytes}");
+    }
+    let chunks = (0..64).map(move |_| Ok::<_, std::io::Error>(Frame::data(spaces(32 << 10))));
+    let chunked = Request::post(format!("http://{}{INFER}", rig.address))
+        .body(StreamBody::new(stream::iter(chunks)))
+        .unwrap();
+    assert_eq!(send(chunked).await.ok(), Err((413, sentence.to_owned())));
+
+    let pair = pair().to_string();
+    let just_right = " ".repeat((1 << 20) - pair.len()) + &pair;
+    rig.post(INFER, just_right).await.ok().unwrap();
+}
+
+/// Sends the head of a request and what there is of its body, and gives the first line of what comes back.
+async fn first_line(rig: &Rig, headers: &str, body: &str) -> String {
+    let stream = TcpStream::connect(rig.address).await.unwrap();
+    let mut stream = BufReader::new(stream);
+    let request = format!("POST {INFER} HTTP/1.1\r\nhost: m\r\n{headers}\r\n\r\n{body}");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut line = String::new();
+    stream.read_line(&mut line).await.unwrap();
+    line
+}
+
+#[tokio::test]
+async fn a_client_that_asks_before_it_sends_is_told() {
+    let rig = Rig::start(config(&pairs())).await;
+    let headers = "expect: 100-continue\r\ncontent-length: ";
+    let told = first_line(&rig, &format!("{headers}{}", 1 << 30), "").await;
+    assert_eq!(told, "HTTP/1.1 413 Payload Too Large\r\n");
+    let told = first_line(&rig, &format!("{headers}10"), "").await;
+    assert_eq!(told, "HTTP/1.1 100 Continue\r\n");
+}
+
+#[tokio::test]
+async fn a_body_that_never_ends_ends_at_the_deadline() {
+    let mut config = config(&pairs());
+    config["queue"]["timeout"] = json!("200ms");
+    let rig = Rig::start(config).await;
+    let told = first_line(&rig, "content-length: 10", "{").await;
+    assert_eq!(told, "HTTP/1.1 504 Gateway Timeout\r\n");
+}
+
+#[tokio::test]
+async fn a_full_queue_refuses_at_once() {
+    let mut config = config(&pairs());
+    config["queue"]["maxLength"] = json!(1);
+    let rig = Rig::start(config).await;
+    let first = rig.post_later(INFER, pair());
+    rig.length("r1", 1).await;
+    let second = rig.post(INFER, pair()).await;
+    assert!(second.retry_after() >= Some(1), "{second:?}");
+    let sentence = "the queue is full; try again later";
+    assert_eq!(second.ok(), Err((429, sentence.to_owned())));
+    rig.echo();
+    first.await.unwrap().ok().unwrap();
+}
+
+#[tokio::test]
+async fn a_request_ends_at_its_own_deadline() {
+    let rig = Rig::start(config(&pairs())).await;
+    let sentence = "the deadline passed before an answer came";
+    let answer = rig.post(INFER, pair_within(json!(50_000))).await;
+    assert_eq!(answer.ok(), Err((504, sentence.to_owned())));
+    rig.length("r1", 0).await;
+}
+
+#[tokio::test]
+async fn a_client_can_not_ask_for_more_time_than_there_is() {
+    let mut config = config(&pairs());
+    config["queue"]["timeout"] = json!("200ms");
+    let rig = Rig::start(config).await;
+    let answer = rig.post(INFER, pair_within(json!(3_600_000_000_u64))).await;
+    assert_eq!(answer.status, 504);
+}
+
+#[tokio::test]
+async fn without_redis_a_request_is_refused_and_the_proxy_is_not_ready() {
+    let mut rig = Rig::without_redis(config(&pairs()), free_port()).await;
+    let sentence = "the queue can't be reached; try again later".to_owned();
+    for answer in [
+        rig.post(INFER, pair()).await,
+        rig.get("/v2/health/ready").await,
+        rig.get("/v2/models/m/ready").await,
+        rig.admin("/readyz").await,
+        rig.admin("/backlog").await,
+    ] {
+        assert!(answer.retry_after() >= Some(1), "{answer:?}");
+        assert_eq!(answer.ok(), Err((503, sentence.clone())));
+    }
+    assert_eq!(rig.get("/v2/health/live").await.status, 200);
+    assert_eq!(rig.admin("/livez").await.status, 200);
+
+    rig.redis = Some(crate::redis::Redis::start(rig.port));
+    rig.is_ready().await;
+    rig.echo();
+    until(async || rig.post(INFER, pair()).await.ok().ok().map(drop)).await;
+}
+
+#[tokio::test]
+async fn what_the_worker_says_reaches_the_client() {
+    for (kind, status) in [
+        (FailureKind::Invalid, 422),
+        (FailureKind::Model, 500),
+        (FailureKind::TooManyDeliveries, 500),
+    ] {
+        let rig = Rig::start(config(&pairs())).await;
+        rig.work("r1", move |_, _| {
+            worker::failure(kind, "the tokens are too many")
+        });
+        let answer = rig.post(INFER, pair()).await;
+        assert_eq!(
+            answer.ok(),
+            Err((status, "the tokens are too many".to_owned()))
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_can_not_be_read_is_the_servers_fault() {
+    let rig = Rig::start(config(&pairs())).await;
+    rig.work("r1", |_, _| {
+        carpool_queue::Outcome::Answer(Bytes::from_static(b"\xff"))
+    });
+    let answer = rig.post(INFER, pair()).await;
+    assert_eq!(answer.status, 500);
+    assert!(
+        answer
+            .error()
+            .starts_with("failed to read the worker's answer"),
+        "{}",
+        answer.error()
+    );
+}
+
+#[tokio::test]
+async fn the_admin_port_serves_what_it_should_and_nothing_else() {
+    let rig = Rig::start(config(&pairs())).await;
+    assert_eq!(rig.admin("/livez").await.status, 200);
+    assert_eq!(rig.admin("/readyz").await.status, 200);
+    assert_eq!(rig.admin(INFER).await.status, 404);
+    assert_eq!(rig.get("/metrics").await.status, 404);
+    let metrics = rig.admin("/metrics").await;
+    assert!(metrics.body.ends_with(b"# EOF\n"));
+    let posted = send(request(Method::POST, rig.admin, "/metrics", None, "")).await;
+    assert_eq!(
+        posted.ok(),
+        Err((405, "this path takes GET only".to_owned()))
+    );
+}

@@ -1,0 +1,131 @@
+//! The port for Kubernetes and Prometheus: `/metrics`, `/livez`, `/readyz` and `/model`.
+
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::{
+    Request, Response, StatusCode, body::Incoming, header::CONTENT_TYPE, server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde::Serialize;
+use tokio::{net::TcpListener, sync::watch};
+
+use crate::{live::Live, metrics::Metrics, progress::Progress};
+
+/// What the port tells.
+pub struct Admin {
+    /// Whether requests are served: the model is loaded and warmed up, and nothing told the process to stop.
+    pub ready: AtomicBool,
+    /// What was loaded, once it is.
+    pub model: OnceLock<Loaded>,
+    /// What the process measures of itself.
+    pub metrics: Arc<Metrics>,
+    /// Whether the run thread gets on.
+    pub progress: Arc<Progress>,
+    /// Holds the lease, past which a run thread that doesn't get on is given up.
+    pub live: watch::Receiver<Live>,
+}
+
+/// The model that runs here.
+#[derive(Debug, Serialize)]
+pub struct Loaded {
+    /// Its revision.
+    pub revision: String,
+    /// Its artifact's checksum.
+    pub sha256: String,
+}
+
+impl Admin {
+    /// Whether the run thread gets on, or has nothing to do.
+    #[must_use]
+    pub fn alive(&self) -> bool {
+        self.progress.stalled() <= self.live.borrow().lease
+    }
+
+    fn respond(&self, path: &str) -> Response<Full<Bytes>> {
+        match path {
+            "/livez" if self.alive() => text(StatusCode::OK, "ok"),
+            "/livez" => text(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the run thread makes no progress",
+            ),
+            "/readyz" if self.ready.load(Ordering::Relaxed) => text(StatusCode::OK, "ok"),
+            "/readyz" => text(StatusCode::SERVICE_UNAVAILABLE, "not ready"),
+            "/metrics" => match self.metrics.encode() {
+                Ok(metrics) => with_type(
+                    "application/openmetrics-text; version=1.0.0; charset=utf-8",
+                    metrics,
+                ),
+                Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+            },
+            "/model" => match self.model.get().map(serde_json::to_string) {
+                Some(Ok(json)) => with_type("application/json", json),
+                Some(Err(error)) => text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+                None => text(StatusCode::SERVICE_UNAVAILABLE, "not loaded"),
+            },
+            _ => text(
+                StatusCode::NOT_FOUND,
+                "there is /metrics, /livez, /readyz and /model",
+            ),
+        }
+    }
+}
+
+fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    response
+}
+
+fn with_type(content_type: &'static str, body: String) -> Response<Full<Bytes>> {
+    let mut response = text(StatusCode::OK, body);
+    response.headers_mut().insert(
+        CONTENT_TYPE,
+        hyper::header::HeaderValue::from_static(content_type),
+    );
+    response
+}
+
+/// Takes the port.
+pub async fn bind(address: SocketAddr) -> Result<TcpListener, String> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|error| format!("failed to listen on {address}: {error}"))
+}
+
+/// Answers until it is dropped.
+pub async fn serve(listener: TcpListener, admin: Arc<Admin>) {
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Out of file descriptors, most likely: others may be freed meanwhile.
+                tracing::warn!(%error, "failed to accept a connection");
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let admin = Arc::clone(&admin);
+        tokio::spawn(async move {
+            let respond = |request: Request<Incoming>| {
+                let response = admin.respond(request.uri().path());
+                async move { Ok::<_, Infallible>(response) }
+            };
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .serve_connection(TokioIo::new(stream), service_fn(respond));
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "an admin connection broke");
+            }
+        });
+    }
+}

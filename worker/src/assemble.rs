@@ -1,0 +1,271 @@
+//! From a request's bytes to an [`Item`], and from the model's tensors to an answer's bytes.
+
+use std::path::Path;
+
+use bytes::Bytes;
+use carpool_crds::{Model, TensorSpec};
+use carpool_protocol::{Datatype, InferRequest, InferResponse, Tensor};
+use carpool_queue::{Failure, FailureKind};
+
+use crate::{
+    block::{elements, extent},
+    fatal::Fatal,
+    item::{Item, tensor_rows},
+    text::{LABEL, SCORE, TEXT, TextModel},
+};
+
+/// Knows one model: what it takes, what it gives, and what stands before and behind it.
+pub struct Assembler {
+    model: Model,
+    name: String,
+    revision: String,
+    text: Option<TextModel>,
+}
+
+impl Assembler {
+    /// Loads what the model needs besides its weights from the artifact's folder.
+    pub fn load(name: &str, revision: &str, model: &Model, folder: &Path) -> Result<Self, Fatal> {
+        let text = model
+            .text
+            .as_ref()
+            .map(|text| TextModel::load(folder, model, text))
+            .transpose()?;
+        Ok(Self {
+            model: model.clone(),
+            name: name.to_owned(),
+            revision: revision.to_owned(),
+            text,
+        })
+    }
+
+    /// Whether requests may hold text, which takes far longer to prepare than tensors.
+    #[must_use]
+    pub fn takes_text(&self) -> bool {
+        self.text.is_some()
+    }
+
+    /// Whether requests differ in length, so that it matters which of them share a batch.
+    #[must_use]
+    pub fn groups(&self) -> bool {
+        self.model
+            .inputs
+            .iter()
+            .any(|input| input.variable_axis().is_some())
+    }
+
+    /// Decodes a request.
+    pub fn item(&self, body: Bytes) -> Result<Item, Failure> {
+        let request = InferRequest::decode(body).map_err(|error| invalid(error.to_string()))?;
+        let InferRequest {
+            id,
+            inputs,
+            outputs,
+            ..
+        } = request;
+        let given_text = |text| Some((text, inputs.iter().find(|input| input.name == TEXT)?));
+        let given_text = self.text.as_ref().and_then(given_text);
+        let outputs = if outputs.is_empty() {
+            self.default_outputs(given_text.is_some())
+        } else {
+            outputs.into_iter().map(|output| output.name).collect()
+        };
+        if let Some(unknown) = outputs.iter().find(|name| !self.gives(name)) {
+            return Err(invalid(format!("the model has no output {unknown}")));
+        }
+        let inputs = match given_text {
+            Some((text, tensor)) => {
+                let strings = tensor
+                    .strings()
+                    .map_err(|error| invalid(error.to_string()))?;
+                text.tokenize(&strings).map_err(invalid)?
+            }
+            None => self
+                .model
+                .inputs
+                .iter()
+                .map(|spec| find(spec, &inputs))
+                .collect::<Result<_, _>>()?,
+        };
+        let rows = inputs.first().map_or(0, tensor_rows);
+        if inputs
+            .iter()
+            .any(|input| tensor_rows(input) != rows || input.data.is_empty())
+        {
+            return Err(invalid(
+                "all inputs must have the same number of rows, and no dimension may be 0",
+            ));
+        }
+        Ok(Item {
+            id,
+            rows,
+            length: self.length(&inputs),
+            inputs,
+            outputs,
+        })
+    }
+
+    /// An item as no client sends it: zeros, attended to, of a given size. For warming up.
+    pub fn blank(&self, rows: i64, length: i64) -> Result<Item, String> {
+        let inputs = self
+            .model
+            .inputs
+            .iter()
+            .map(|spec| {
+                let row = spec
+                    .shape
+                    .iter()
+                    .map(|size| if *size == -1 { length } else { *size });
+                let shape: Vec<i64> = std::iter::once(rows).chain(row).collect();
+                let value = i64::from(spec.name == "attention_mask");
+                let data = element(spec.datatype, value).repeat(elements(&shape));
+                Tensor::new(&spec.name, datatype(spec.datatype), shape, data)
+            })
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|error| error.to_string())?;
+        Ok(Item {
+            id: String::new(),
+            rows: extent(rows),
+            length: self.length(&inputs),
+            inputs,
+            outputs: Vec::new(),
+        })
+    }
+
+    /// Encodes the answer to a request from the model's outputs, which are all there, in the model's order.
+    pub fn answer(&self, item: &Item, mut outputs: Vec<Tensor>) -> Result<Bytes, Failure> {
+        let classified = |name: &String| name == LABEL || name == SCORE;
+        if let Some(text) = &self.text
+            && item.outputs.iter().any(classified)
+        {
+            let pair = text.classify(&outputs[0]).map_err(failed)?;
+            outputs.extend(pair);
+        }
+        let wanted = item
+            .outputs
+            .iter()
+            .filter_map(|name| outputs.iter().find(|output| output.name == *name).cloned())
+            .collect();
+        let response = InferResponse {
+            model_name: self.name.clone(),
+            model_version: self.revision.clone(),
+            id: item.id.clone(),
+            outputs: wanted,
+            ..InferResponse::default()
+        };
+        Ok(response.encode())
+    }
+
+    fn default_outputs(&self, text: bool) -> Vec<String> {
+        if text {
+            vec![LABEL.to_owned(), SCORE.to_owned()]
+        } else {
+            self.model
+                .outputs
+                .iter()
+                .map(|output| output.name.clone())
+                .collect()
+        }
+    }
+
+    fn gives(&self, name: &str) -> bool {
+        self.model.outputs.iter().any(|output| output.name == name)
+            || (self.text.is_some() && (name == LABEL || name == SCORE))
+    }
+
+    fn length(&self, inputs: &[Tensor]) -> usize {
+        self.model
+            .inputs
+            .iter()
+            .zip(inputs)
+            .find_map(|(spec, input)| Some(extent(input.shape[spec.variable_axis()? + 1])))
+            .unwrap_or(0)
+    }
+}
+
+/// The tensor of this name, checked against what the model takes.
+fn find(spec: &TensorSpec, inputs: &[Tensor]) -> Result<Tensor, Failure> {
+    let tensor = inputs
+        .iter()
+        .find(|input| input.name == spec.name)
+        .ok_or_else(|| invalid(format!("the input {} is missing", spec.name)))?;
+    let fits = tensor.datatype == datatype(spec.datatype) && fits(spec, &tensor.shape);
+    if !fits {
+        let TensorSpec {
+            name,
+            datatype,
+            shape,
+            ..
+        } = spec;
+        return Err(invalid(format!(
+            "the input {name} must be {datatype} of shape [rows, …{shape:?}], it is {} of shape {:?}",
+            tensor.datatype, tensor.shape
+        )));
+    }
+    Ok(tensor.clone())
+}
+
+/// Whether a shape, batch dimension first, is one that a declaration allows.
+#[must_use]
+pub fn fits(spec: &TensorSpec, shape: &[i64]) -> bool {
+    shape.len() == spec.shape.len() + 1
+        && spec
+            .shape
+            .iter()
+            .zip(&shape[1..])
+            .all(|(allowed, size)| *allowed == -1 || allowed == size)
+}
+
+/// The protocol's name for an element type.
+#[must_use]
+pub fn datatype(datatype: carpool_crds::Datatype) -> Datatype {
+    match datatype {
+        carpool_crds::Datatype::Bool => Datatype::Bool,
+        carpool_crds::Datatype::Uint8 => Datatype::Uint8,
+        carpool_crds::Datatype::Int8 => Datatype::Int8,
+        carpool_crds::Datatype::Int16 => Datatype::Int16,
+        carpool_crds::Datatype::Int32 => Datatype::Int32,
+        carpool_crds::Datatype::Int64 => Datatype::Int64,
+        carpool_crds::Datatype::Fp16 => Datatype::Fp16,
+        carpool_crds::Datatype::Bf16 => Datatype::Bf16,
+        carpool_crds::Datatype::Fp32 => Datatype::Fp32,
+        carpool_crds::Datatype::Fp64 => Datatype::Fp64,
+    }
+}
+
+/// One element of a whole number's value, as raw little-endian bytes.
+#[must_use]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_precision_loss,
+    reason = "a pad value that its datatype can't hold is cut, as libtorch would cut it"
+)]
+pub fn element(datatype: carpool_crds::Datatype, value: i64) -> Vec<u8> {
+    match datatype {
+        carpool_crds::Datatype::Bool => vec![u8::from(value != 0)],
+        carpool_crds::Datatype::Uint8 | carpool_crds::Datatype::Int8 => vec![value as u8],
+        carpool_crds::Datatype::Int16 => (value as i16).to_le_bytes().to_vec(),
+        carpool_crds::Datatype::Int32 => (value as i32).to_le_bytes().to_vec(),
+        carpool_crds::Datatype::Int64 => value.to_le_bytes().to_vec(),
+        carpool_crds::Datatype::Fp16 => half::f16::from_f64(value as f64).to_le_bytes().to_vec(),
+        carpool_crds::Datatype::Bf16 => half::bf16::from_f64(value as f64).to_le_bytes().to_vec(),
+        carpool_crds::Datatype::Fp32 => (value as f32).to_le_bytes().to_vec(),
+        carpool_crds::Datatype::Fp64 => (value as f64).to_le_bytes().to_vec(),
+    }
+}
+
+/// The client's mistake.
+fn invalid(message: impl Into<String>) -> Failure {
+    Failure {
+        kind: FailureKind::Invalid,
+        message: message.into(),
+    }
+}
+
+/// The model's failure on one request.
+pub fn failed(message: impl Into<String>) -> Failure {
+    Failure {
+        kind: FailureKind::Model,
+        message: message.into(),
+    }
+}

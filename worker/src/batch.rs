@@ -1,0 +1,311 @@
+//! Slices side by side in one batch, padded to the longest, and the model's outputs cut apart again.
+
+use bytes::{Bytes, BytesMut};
+use carpool_crds::{Model, TensorSpec};
+use carpool_protocol::Tensor;
+
+use crate::{
+    assemble::{datatype, element, fits},
+    block::{copy_common, elements, extent},
+    item::{Slice, rows},
+};
+
+/// A batch as the model takes it.
+pub struct Batch {
+    /// One tensor for each of the model's inputs, in its order, of shape `[rows, …]`.
+    pub inputs: Vec<Tensor>,
+    /// The rows.
+    pub rows: usize,
+    /// The elements of all inputs, padding included.
+    pub elements: usize,
+    /// The elements of all inputs that are padding.
+    pub padding: usize,
+}
+
+impl Batch {
+    /// Puts slices side by side. Dimensions in which they differ are padded to the longest with the input's `pad`.
+    pub fn stack(model: &Model, slices: &[Slice]) -> Result<Self, String> {
+        let rows = rows(slices);
+        let inputs = model
+            .inputs
+            .iter()
+            .enumerate()
+            .map(|(index, spec)| stack_input(spec, index, rows, slices))
+            .collect::<Result<Vec<_>, _>>()?;
+        let all: usize = inputs.iter().map(|input| elements(&input.shape)).sum();
+        let real: usize = slices.iter().map(Slice::elements).sum();
+        Ok(Self {
+            inputs,
+            rows,
+            elements: all,
+            padding: all - real,
+        })
+    }
+
+    /// Checks the model's outputs against what it declares and cuts out what belongs to each slice, in the slices' order.
+    pub fn split(
+        &self,
+        model: &Model,
+        slices: &[Slice],
+        outputs: &[Tensor],
+    ) -> Result<Vec<Vec<Tensor>>, String> {
+        if outputs.len() != model.outputs.len() {
+            return Err(format!(
+                "the model gave {} outputs, {} are declared",
+                outputs.len(),
+                model.outputs.len()
+            ));
+        }
+        let mut parts = vec![Vec::with_capacity(outputs.len()); slices.len()];
+        for (spec, output) in model.outputs.iter().zip(outputs) {
+            self.check(spec, output)?;
+            let mut start = 0;
+            for (slice, part) in slices.iter().zip(&mut parts) {
+                let range = start..start + slice.rows.len();
+                start = range.end;
+                let shape = self.own_shape(spec, slice, &output.shape);
+                let row = output.data.len() / self.rows;
+                let data = output.data.slice(range.start * row..range.end * row);
+                part.push(cut(spec, &data, range.len(), &output.shape[1..], &shape)?);
+            }
+        }
+        Ok(parts)
+    }
+
+    fn check(&self, spec: &TensorSpec, output: &Tensor) -> Result<(), String> {
+        let rows = output.shape.first().map(|rows| extent(*rows));
+        if output.datatype == datatype(spec.datatype)
+            && rows == Some(self.rows)
+            && fits(spec, &output.shape)
+        {
+            return Ok(());
+        }
+        Err(format!(
+            "the output {} is {} of shape {:?} for {} rows, declared is {} of shape {:?} for each",
+            spec.name, output.datatype, output.shape, self.rows, spec.datatype, spec.shape
+        ))
+    }
+
+    /// The shape of a row of an output as the slice would have got it alone: a variable dimension that is as long as
+    /// a padded input is as long as the slice's own input.
+    fn own_shape(&self, spec: &TensorSpec, slice: &Slice, shape: &[i64]) -> Vec<i64> {
+        let own_length = |size: i64| {
+            let pairs = self.inputs.iter().zip(&slice.item.inputs);
+            pairs
+                .flat_map(|(padded, own)| padded.shape[1..].iter().zip(&own.shape[1..]))
+                .find(|(padded, own)| **padded == size && own != padded)
+                .map(|(_, own)| *own)
+        };
+        spec.shape
+            .iter()
+            .zip(&shape[1..])
+            .map(|(declared, size)| {
+                if *declared == -1 {
+                    own_length(*size).unwrap_or(*size)
+                } else {
+                    *size
+                }
+            })
+            .collect()
+    }
+}
+
+fn stack_input(
+    spec: &TensorSpec,
+    index: usize,
+    rows: usize,
+    slices: &[Slice],
+) -> Result<Tensor, String> {
+    let mut longest = vec![0; spec.shape.len()];
+    for slice in slices {
+        for (longest, size) in longest.iter_mut().zip(slice.input(index).0) {
+            *longest = (*longest).max(*size);
+        }
+    }
+    let kind = datatype(spec.datatype);
+    let shape = with_rows(rows, &longest)?;
+    let data = if let [slice] = slices {
+        slice.input(index).1
+    } else {
+        let pad = element(spec.datatype, spec.pad.unwrap_or(0));
+        let row = elements(&longest) * pad.len();
+        let mut data = filled(&pad, rows * elements(&longest));
+        let mut start = 0;
+        for slice in slices {
+            let (own, bytes) = slice.input(index);
+            let end = start + slice.rows.len() * row;
+            let (from, to) = (
+                with_rows(slice.rows.len(), own)?,
+                with_rows(slice.rows.len(), &longest)?,
+            );
+            copy_common(&bytes, &from, &mut data[start..end], &to, pad.len());
+            start = end;
+        }
+        data.freeze()
+    };
+    Tensor::new(&spec.name, kind, shape, data).map_err(|error| error.to_string())
+}
+
+/// An output of one slice: what is its own of rows that are as long as the batch's longest.
+fn cut(
+    spec: &TensorSpec,
+    data: &Bytes,
+    rows: usize,
+    padded: &[i64],
+    own: &[i64],
+) -> Result<Tensor, String> {
+    let shape = with_rows(rows, own)?;
+    let data = if padded == own {
+        data.clone()
+    } else {
+        let size = element(spec.datatype, 0).len();
+        let mut cut = BytesMut::zeroed(elements(&shape) * size);
+        copy_common(data, &with_rows(rows, padded)?, &mut cut, &shape, size);
+        cut.freeze()
+    };
+    Tensor::new(&spec.name, datatype(spec.datatype), shape, data).map_err(|error| error.to_string())
+}
+
+/// The outputs of a request that ran in several slices, as if it had run in one.
+pub fn concatenate(mut parts: Vec<Vec<Tensor>>) -> Result<Vec<Tensor>, String> {
+    if parts.len() == 1 {
+        return Ok(parts.remove(0));
+    }
+    let outputs = parts.first().map_or(0, Vec::len);
+    (0..outputs)
+        .map(|index| {
+            let first = &parts[0][index];
+            if parts
+                .iter()
+                .any(|part| part[index].shape[1..] != first.shape[1..])
+            {
+                return Err(format!(
+                    "the slices of the output {} differ in shape",
+                    first.name
+                ));
+            }
+            let rows = parts.iter().map(|part| extent(part[index].shape[0])).sum();
+            let mut data = BytesMut::new();
+            for part in &parts {
+                data.extend_from_slice(&part[index].data);
+            }
+            Tensor::new(
+                &first.name,
+                first.datatype,
+                with_rows(rows, &first.shape[1..])?,
+                data.freeze(),
+            )
+            .map_err(|error| error.to_string())
+        })
+        .collect()
+}
+
+fn with_rows(rows: usize, shape: &[i64]) -> Result<Vec<i64>, String> {
+    let rows = i64::try_from(rows).map_err(|error| error.to_string())?;
+    Ok(std::iter::once(rows).chain(shape.iter().copied()).collect())
+}
+
+fn filled(element: &[u8], count: usize) -> BytesMut {
+    if element.iter().all(|byte| *byte == 0) {
+        // Zeroed pages come from the system as they are.
+        BytesMut::zeroed(element.len() * count)
+    } else {
+        element.repeat(count).as_slice().into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use carpool_protocol::Datatype;
+
+    use super::*;
+    use crate::item::Item;
+
+    fn model(pad: Option<i64>) -> Model {
+        let spec = |name: &str, pad| TensorSpec {
+            name: name.to_owned(),
+            datatype: carpool_crds::Datatype::Int16,
+            shape: vec![-1, 2],
+            pad,
+        };
+        Model {
+            uri: String::new(),
+            sha256: None,
+            format: carpool_crds::Format::TorchScript,
+            inputs: vec![spec("x", pad)],
+            outputs: vec![spec("y", None)],
+            text: None,
+        }
+    }
+
+    fn tensor(shape: &[i64], values: &[i16]) -> Tensor {
+        let data: Vec<u8> = values
+            .iter()
+            .flat_map(|value| value.to_le_bytes())
+            .collect();
+        Tensor::new("x", Datatype::Int16, shape, data).unwrap()
+    }
+
+    fn slice(input: Tensor, rows: std::ops::Range<usize>) -> Slice {
+        let rows_of_item = extent(input.shape[0]);
+        let item = Item {
+            id: String::new(),
+            rows: rows_of_item,
+            length: extent(input.shape[1]),
+            inputs: vec![input],
+            outputs: Vec::new(),
+        };
+        Slice {
+            item: Arc::new(item),
+            rows,
+        }
+    }
+
+    #[test]
+    fn shorter_items_are_padded_and_cut_back() {
+        let model = model(Some(-1));
+        let slices = [
+            slice(tensor(&[2, 1, 2], &[1, 2, 3, 4]), 1..2),
+            slice(tensor(&[1, 2, 2], &[5, 6, 7, 8]), 0..1),
+        ];
+        let batch = Batch::stack(&model, &slices).unwrap();
+        let expected = tensor(&[2, 2, 2], &[3, 4, -1, -1, 5, 6, 7, 8]);
+        assert_eq!(batch.inputs, std::slice::from_ref(&expected));
+        assert_eq!((batch.rows, batch.elements, batch.padding), (2, 8, 2));
+
+        let parts = batch.split(&model, &slices, &[expected]).unwrap();
+        assert_eq!(
+            (&parts[0][0].shape, &parts[0][0].data),
+            (&vec![1, 1, 2], &slices[0].input(0).1)
+        );
+        assert_eq!(
+            (&parts[1][0].shape, &parts[1][0].data),
+            (&vec![1, 2, 2], &slices[1].input(0).1)
+        );
+        assert_eq!(parts[1][0].name, "y");
+    }
+
+    #[test]
+    fn a_lone_slice_is_not_copied() {
+        let slices = [slice(tensor(&[3, 1, 2], &[1, 2, 3, 4, 5, 6]), 1..3)];
+        let batch = Batch::stack(&model(None), &slices).unwrap();
+        let whole = &slices[0].item.inputs[0].data;
+        assert_eq!(batch.inputs[0].data.as_ptr(), whole[4..].as_ptr());
+    }
+
+    #[test]
+    fn parts_of_one_request_become_one_answer() {
+        let parts = vec![
+            vec![tensor(&[1, 2], &[1, 2])],
+            vec![tensor(&[2, 2], &[3, 4, 5, 6])],
+        ];
+        assert_eq!(
+            concatenate(parts).unwrap(),
+            [tensor(&[3, 2], &[1, 2, 3, 4, 5, 6])]
+        );
+        let parts = vec![vec![tensor(&[1, 2], &[1, 2])], vec![tensor(&[1, 1], &[3])]];
+        assert!(concatenate(parts).unwrap_err().contains("differ in shape"));
+    }
+}

@@ -1,0 +1,70 @@
+//! One request, decoded and ready to share a batch.
+
+use std::{ops::Range, sync::Arc};
+
+use carpool_protocol::Tensor;
+
+use crate::block::{elements, extent};
+
+/// A request as the model takes it.
+#[derive(Debug)]
+pub struct Item {
+    /// The client's identifier, given back with the answer.
+    pub id: String,
+    /// The rows it holds; at least one.
+    pub rows: usize,
+    /// One tensor for each of the model's inputs, in the model's order, of shape `[rows, …]`.
+    pub inputs: Vec<Tensor>,
+    /// The names of the tensors that the client wants back, in its order.
+    pub outputs: Vec<String>,
+    /// Its size along the model's first variable dimension, which is what batches are grouped by; 0 where there is none.
+    pub length: usize,
+}
+
+/// Some rows of a request: its share of one batch.
+#[derive(Debug, Clone)]
+pub struct Slice {
+    /// The request.
+    pub item: Arc<Item>,
+    /// Which of its rows.
+    pub rows: Range<usize>,
+}
+
+impl Slice {
+    /// The whole of a request.
+    #[must_use]
+    pub fn whole(item: Arc<Item>) -> Self {
+        let rows = 0..item.rows;
+        Self { item, rows }
+    }
+
+    /// The shape of one row of an input, and the bytes of this slice's rows of it.
+    #[must_use]
+    pub fn input(&self, index: usize) -> (&[i64], bytes::Bytes) {
+        let tensor = &self.item.inputs[index];
+        let row = tensor.data.len() / self.item.rows;
+        let bytes = tensor
+            .data
+            .slice(self.rows.start * row..self.rows.end * row);
+        (&tensor.shape[1..], bytes)
+    }
+
+    /// The elements of its inputs, padding not counted.
+    #[must_use]
+    pub fn elements(&self) -> usize {
+        let of_a_row = |tensor: &Tensor| elements(&tensor.shape[1..]);
+        self.rows.len() * self.item.inputs.iter().map(of_a_row).sum::<usize>()
+    }
+}
+
+/// The rows of some slices together.
+#[must_use]
+pub fn rows(slices: &[Slice]) -> usize {
+    slices.iter().map(|slice| slice.rows.len()).sum()
+}
+
+/// The rows of a tensor that has the batch dimension first.
+#[must_use]
+pub fn tensor_rows(tensor: &Tensor) -> usize {
+    tensor.shape.first().map_or(0, |rows| extent(*rows))
+}

@@ -1,0 +1,226 @@
+//! The requests that wait for the device, and which of them ride together.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use carpool_protocol::Tensor;
+use carpool_queue::JobId;
+use tokio::time::Instant;
+
+use crate::item::{Item, Slice, tensor_rows};
+
+/// A request that is not yet answered.
+pub struct Open<I = JobId> {
+    /// Its entry in the queue.
+    pub id: I,
+    /// What the model is to be given.
+    pub item: Arc<Item>,
+    /// When it entered the queue.
+    pub arrived: Instant,
+    /// When nobody waits for it any more.
+    pub expires: Instant,
+    /// The model's outputs for its first rows.
+    pub parts: Vec<Vec<Tensor>>,
+    /// How many rows those are.
+    pub done: usize,
+}
+
+impl<I> Open<I> {
+    /// How many of its rows have yet to run.
+    #[must_use]
+    pub fn left(&self) -> usize {
+        self.item.rows - self.done
+    }
+
+    /// Its next rows have run.
+    pub fn ran(&mut self, outputs: Vec<Tensor>) {
+        self.done += outputs.first().map_or(0, tensor_rows);
+        self.parts.push(outputs);
+    }
+}
+
+/// One batch: who rides, and with which rows.
+pub struct Ride<I = JobId> {
+    /// The requests.
+    pub riders: Vec<Open<I>>,
+    /// Their rows, in the same order.
+    pub slices: Vec<Slice>,
+}
+
+/// The requests that wait, oldest first.
+pub struct Line<I = JobId> {
+    waiting: VecDeque<Open<I>>,
+}
+
+impl<I> Default for Line<I> {
+    fn default() -> Self {
+        Self {
+            waiting: VecDeque::new(),
+        }
+    }
+}
+
+impl<I> Line<I> {
+    /// Puts a request at the end. One that has ridden with some of its rows goes there too: so its slices
+    /// interleave with others, and the line moves for everyone.
+    pub fn push(&mut self, open: Open<I>) {
+        self.waiting.push_back(open);
+    }
+
+    /// How many requests wait.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Whether nobody waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// How many rows wait.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        self.waiting.iter().map(Open::left).sum()
+    }
+
+    /// The request at the head.
+    #[must_use]
+    pub fn head(&self) -> Option<&Open<I>> {
+        self.waiting.front()
+    }
+
+    /// Takes out the requests that nobody waits for any more.
+    pub fn expired(&mut self, now: Instant) -> Vec<Open<I>> {
+        let (expired, waiting): (Vec<_>, Vec<_>) =
+            self.waiting.drain(..).partition(|open| open.expires <= now);
+        self.waiting = waiting.into();
+        expired
+    }
+
+    /// Takes out everyone.
+    pub fn drain(&mut self) -> Vec<Open<I>> {
+        self.waiting.drain(..).collect()
+    }
+
+    /// Takes out the next batch of at most `max` rows: the head of the line, then those nearest to it in length.
+    /// Nobody starves, since whoever is at the head goes next.
+    pub fn ride(&mut self, max: usize) -> Ride<I> {
+        let mut ride = Ride {
+            riders: Vec::new(),
+            slices: Vec::new(),
+        };
+        let Some(head) = self.waiting.front() else {
+            return ride;
+        };
+        let length = head.item.length;
+        let mut order: Vec<usize> = (0..self.waiting.len()).collect();
+        // The sort is stable: among equally near ones the older goes first, and the head is at no distance from itself.
+        order[1..].sort_by_key(|index| self.waiting[*index].item.length.abs_diff(length));
+        let mut room = max;
+        let mut chosen = vec![0; self.waiting.len()];
+        for index in order {
+            chosen[index] = self.waiting[index].left().min(room);
+            room -= chosen[index];
+        }
+        let waiting = std::mem::take(&mut self.waiting);
+        for (open, rows) in waiting.into_iter().zip(chosen) {
+            if rows == 0 {
+                self.waiting.push_back(open);
+            } else {
+                let item = Arc::clone(&open.item);
+                ride.slices.push(Slice {
+                    item,
+                    rows: open.done..open.done + rows,
+                });
+                ride.riders.push(open);
+            }
+        }
+        ride
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn open(name: &'static str, rows: usize, length: usize) -> Open<&'static str> {
+        let now = Instant::now();
+        Open {
+            id: name,
+            item: Arc::new(Item {
+                id: name.to_owned(),
+                rows,
+                inputs: Vec::new(),
+                outputs: Vec::new(),
+                length,
+            }),
+            arrived: now,
+            expires: now + Duration::from_secs(30),
+            parts: Vec::new(),
+            done: 0,
+        }
+    }
+
+    fn line(opens: impl IntoIterator<Item = Open<&'static str>>) -> Line<&'static str> {
+        Line {
+            waiting: opens.into_iter().collect(),
+        }
+    }
+
+    fn names<'a>(ride: &'a Ride<&'static str>) -> Vec<(&'a str, std::ops::Range<usize>)> {
+        ride.slices
+            .iter()
+            .map(|slice| (slice.item.id.as_str(), slice.rows.clone()))
+            .collect()
+    }
+
+    #[test]
+    fn the_head_rides_with_those_of_its_length() {
+        let mut line = line([
+            open("a", 1, 10),
+            open("b", 1, 90),
+            open("c", 1, 12),
+            open("d", 1, 11),
+        ]);
+        assert_eq!(
+            names(&line.ride(3)),
+            [("a", 0..1), ("c", 0..1), ("d", 0..1)]
+        );
+        assert_eq!(names(&line.ride(3)), [("b", 0..1)]);
+        assert!(line.is_empty());
+    }
+
+    #[test]
+    fn a_long_one_waits_for_one_batch_at_most() {
+        let mut line = line([open("short", 1, 1), open("long", 1, 100)]);
+        line.ride(1);
+        for _ in 0..5 {
+            line.push(open("short", 1, 1));
+        }
+        assert_eq!(names(&line.ride(1)), [("long", 0..1)]);
+    }
+
+    #[test]
+    fn a_large_one_rides_in_slices_between_others() {
+        let mut line = line([open("large", 5, 0), open("small", 1, 0)]);
+        let mut ride = line.ride(4);
+        assert_eq!(names(&ride), [("large", 0..4)]);
+        let mut large = ride.riders.remove(0);
+        large.done = 4;
+        line.push(large);
+        assert_eq!(names(&line.ride(4)), [("small", 0..1), ("large", 4..5)]);
+    }
+
+    #[test]
+    fn who_nobody_waits_for_leaves_the_line() {
+        let mut line = line([open("a", 1, 0), open("b", 1, 0)]);
+        let now = Instant::now();
+        line.waiting[0].expires = now;
+        let expired = line.expired(now);
+        assert_eq!(expired.len(), 1);
+        assert_eq!(names(&line.ride(4)), [("b", 0..1)]);
+    }
+}

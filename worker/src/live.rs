@@ -1,0 +1,99 @@
+//! The settings that may change while the process runs.
+
+use std::{path::PathBuf, time::Duration};
+
+use carpool_crds::Config;
+use tokio::sync::watch;
+
+/// How requests become batches, and how long they are held for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Live {
+    /// The most rows that run together.
+    pub max_batch_size: usize,
+    /// How long a batch that is not full waits for more, counted from its oldest request's arrival.
+    pub max_delay: Duration,
+    /// How long the worker may be silent.
+    pub lease: Duration,
+    /// How often a request may be taken over before it is given up.
+    pub max_deliveries: u32,
+}
+
+impl From<&Config> for Live {
+    fn from(config: &Config) -> Self {
+        Self {
+            max_batch_size: config.batching.max_batch_size.max(1) as usize,
+            max_delay: config.batching.max_delay.0,
+            lease: config.queue.lease.0,
+            max_deliveries: config.queue.max_deliveries,
+        }
+    }
+}
+
+/// Reads the configuration again every second, for as long as somebody listens. Kubernetes replaces the file by
+/// swapping a symbolic link to its folder, which a watch on the file itself would miss.
+pub async fn follow(path: PathBuf, live: watch::Sender<Live>) {
+    let mut ticks = tokio::time::interval(Duration::from_secs(1));
+    let mut last_error = String::new();
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = live.closed() => return,
+        }
+        match Config::read(&path) {
+            Ok(config) => {
+                last_error.clear();
+                let new = Live::from(&config);
+                if live.send_if_modified(|old| std::mem::replace(old, new) != new) {
+                    tracing::info!(?new, "the configuration has changed");
+                }
+            }
+            Err(error) => {
+                let error = error.to_string();
+                if error != last_error {
+                    tracing::warn!(%error, "the configuration has become unusable; the last good one stays");
+                    last_error = error;
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONFIG: &str = "
+name: m
+namespace: n
+uid: u
+serving: r
+models: {r: {uri: file://m, inputs: [{name: x, datatype: FP32, shape: []}], outputs: [{name: y, datatype: FP32, shape: []}]}}
+batching: {maxBatchSize: SIZE}
+queue: {}
+device: cpu
+";
+
+    #[tokio::test]
+    async fn a_change_arrives_and_a_bad_file_changes_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config.yaml");
+        std::fs::write(&path, CONFIG.replace("SIZE", "4")).unwrap();
+        let (sender, mut live) = watch::channel(Live::from(&Config::read(&path).unwrap()));
+        assert_eq!(live.borrow().max_batch_size, 4);
+        let task = tokio::spawn(follow(path.clone(), sender));
+
+        std::fs::write(&path, CONFIG.replace("SIZE", "none")).unwrap();
+        assert!(
+            tokio::time::timeout(Duration::from_millis(1500), live.changed())
+                .await
+                .is_err()
+        );
+        assert_eq!(live.borrow().max_batch_size, 4);
+
+        std::fs::write(&path, CONFIG.replace("SIZE", "8")).unwrap();
+        live.changed().await.unwrap();
+        assert_eq!(live.borrow().max_batch_size, 8);
+        drop(live);
+        task.await.unwrap();
+    }
+}

@@ -1,0 +1,21 @@
+//! `carpool-worker`.
+
+use std::process::ExitCode;
+
+use carpool_worker::{settings::Cli, start};
+use clap::Parser;
+
+fn main() -> ExitCode {
+    match Cli::try_parse() {
+        Ok(cli) => start::run(&cli),
+        Err(error) => {
+            // Help and version are no mistakes; printing them fails only where nobody reads.
+            drop(error.print());
+            if error.use_stderr() {
+                ExitCode::from(start::BAD_SETTINGS)
+            } else {
+                ExitCode::SUCCESS
+            }
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! What the last runs tell about the next: how long it takes, and how much to fetch for it.
+
+use std::time::Duration;
+
+/// The weight of a new measurement in a moving average.
+const WEIGHT: f64 = 0.2;
+/// Runs shorter than this are over before a fetch beside them would be.
+const WORTHWHILE: Duration = Duration::from_millis(4);
+/// Timers, Tokio's and Redis', tick every millisecond.
+const TICK: Duration = Duration::from_millis(1);
+/// The share of a run's time that is spent on waiting for those just answered to come again.
+const GATHER_SHARE: f64 = 0.15;
+/// Waiting pays where at least this share of them comes in time.
+const GATHER_PAYS: f64 = 0.25;
+/// Where it doesn't pay, every so many runs it is tried again.
+const GATHER_RETRY: u32 = 32;
+
+/// An exponentially weighted moving average.
+#[derive(Debug, Clone, Copy, Default)]
+struct Average(Option<f64>);
+
+impl Average {
+    fn add(&mut self, value: f64) {
+        self.0 = Some(
+            self.0
+                .map_or(value, |average| average + WEIGHT * (value - average)),
+        );
+    }
+
+    fn duration(self) -> Option<Duration> {
+        self.0.map(Duration::from_secs_f64)
+    }
+}
+
+/// Moving averages of what was measured.
+#[derive(Debug, Default)]
+pub struct Pace {
+    /// Seconds of a run, by the power of two that its rows reach.
+    runs: [Average; 16],
+    /// Seconds of a write to the queue and its reply.
+    exchange: Average,
+    /// Rows of a request.
+    rows: Average,
+    /// The share of the rows just answered that came again in time.
+    returned: Average,
+    /// Runs since it was last worth waiting for them.
+    unpaid: u32,
+}
+
+impl Pace {
+    /// A batch of so many rows ran for so long.
+    pub fn ran(&mut self, rows: usize, took: Duration) {
+        self.runs[class(rows)].add(took.as_secs_f64());
+    }
+
+    /// An exchange with the queue took this long.
+    pub fn exchanged(&mut self, took: Duration) {
+        self.exchange.add(took.as_secs_f64());
+    }
+
+    /// A request of so many rows came.
+    #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
+    pub fn came(&mut self, rows: usize) {
+        self.rows.add(rows as f64);
+    }
+
+    /// How many requests hold about so many rows.
+    #[must_use]
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "counts far below 2^52, and a request has at least one row"
+    )]
+    pub fn requests(&self, rows: usize) -> usize {
+        (rows as f64 / self.rows.0.unwrap_or(1.0).max(1.0)).ceil() as usize
+    }
+
+    /// How long after its start a run of so many rows is about to end, with just the time left to fetch what runs
+    /// next. None where nothing is known, or where the run is too short for that.
+    #[must_use]
+    pub fn about_to_end(&self, rows: usize) -> Option<Duration> {
+        let expected = self.runs[class(rows)].duration()?;
+        let lead = 2 * self.exchange.duration()? + TICK;
+        (expected > WORTHWHILE).then(|| expected.saturating_sub(lead))
+    }
+
+    /// How long to wait, after a run of so many rows, for those just answered to come again: a small share of the
+    /// run's time. Clients that send their next request when they have an answer otherwise split into cohorts that
+    /// take turns, and each runs in a batch of half the size. None where it doesn't pay.
+    pub fn gather(&mut self, rows: usize) -> Option<Duration> {
+        let window = self.runs[class(rows)].duration()?.mul_f64(GATHER_SHARE);
+        if window < TICK {
+            return None;
+        }
+        if self.returned.0.is_none_or(|share| share >= GATHER_PAYS) {
+            self.unpaid = 0;
+            return Some(window);
+        }
+        self.unpaid += 1;
+        self.unpaid.is_multiple_of(GATHER_RETRY).then_some(window)
+    }
+
+    /// So many of the rows just answered came again in time.
+    #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
+    pub fn gathered(&mut self, came: usize, answered: usize) {
+        self.returned
+            .add((came as f64 / answered.max(1) as f64).min(1.0));
+    }
+}
+
+fn class(rows: usize) -> usize {
+    (rows.max(1).ilog2() as usize).min(15)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_is_about_to_end_as_its_likes_did() {
+        let mut pace = Pace::default();
+        pace.exchanged(Duration::from_millis(1));
+        assert_eq!(pace.about_to_end(8), None);
+        for _ in 0..50 {
+            pace.ran(8, Duration::from_millis(20));
+            pace.ran(1, Duration::from_millis(2));
+        }
+        let at = pace.about_to_end(9).unwrap();
+        assert!(
+            at.abs_diff(Duration::from_millis(17)) < Duration::from_micros(10),
+            "{at:?}"
+        );
+        assert_eq!(pace.about_to_end(1), None);
+    }
+
+    #[test]
+    fn gathering_stops_where_nobody_returns_and_is_tried_again() {
+        let mut pace = Pace::default();
+        pace.ran(4, Duration::from_millis(2));
+        assert_eq!(pace.gather(4), None);
+        pace.ran(8, Duration::from_millis(20));
+        let window = pace.gather(8).unwrap();
+        assert!(
+            window.abs_diff(Duration::from_millis(3)) < Duration::from_micros(10),
+            "{window:?}"
+        );
+        let spent = (0..200)
+            .filter(|_| {
+                let waited = pace.gather(8).is_some();
+                if waited {
+                    pace.gathered(0, 8);
+                }
+                waited
+            })
+            .count();
+        assert!((5..10).contains(&spent), "waited {spent} times in vain");
+        for _ in 0..10 {
+            pace.gathered(8, 8);
+        }
+        assert!(pace.gather(8).is_some());
+    }
+
+    #[test]
+    fn large_requests_need_less_room() {
+        let mut pace = Pace::default();
+        assert_eq!(pace.requests(32), 32);
+        for _ in 0..50 {
+            pace.came(16);
+        }
+        assert_eq!(pace.requests(32), 2);
+        assert_eq!(pace.requests(1), 1);
+    }
+}

@@ -1,0 +1,329 @@
+//! The loop that keeps the device busy: fetch, assemble, run, answer.
+//!
+//! A batch is closed when the device is free, not before. An idle device takes what is there at once. While a batch
+//! runs, the next is filled just before the device is about to be free: if it is full by then it runs at once, and
+//! the answers go out beside it; if not, the write that carries the answers fetches what has come meanwhile.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use carpool_queue::{Consumer, Failure, FailureKind, Job, JobId, Outcome};
+use tokio::{sync::watch, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    assemble::{Assembler, failed},
+    batch::concatenate,
+    executor::Outputs,
+    fatal::{Fatal, Reason},
+    item::{Item, rows},
+    line::{Line, Open, Ride},
+    live::Live,
+    metrics::{Hop, Metrics},
+    pace::Pace,
+    runner::Runner,
+};
+
+/// Bytes of bodies that are assembled here rather than on a thread of their own: handing them over takes as long.
+const TENSORS_INLINE: usize = 64 << 10;
+/// The same for models that take text: tokenizing takes a hundred times as long.
+const TEXT_INLINE: usize = 1 << 10;
+
+/// How long an idle worker waits for a request before it looks at its settings again.
+const IDLE: Duration = Duration::from_secs(1);
+
+/// One worker's service.
+pub struct Service {
+    consumer: Consumer,
+    runner: Runner,
+    assembler: Arc<Assembler>,
+    live: watch::Receiver<Live>,
+    metrics: Arc<Metrics>,
+    stop: CancellationToken,
+    line: Line,
+    answers: Vec<(JobId, Outcome)>,
+    pace: Pace,
+}
+
+impl Service {
+    /// Puts the parts together. `stop` ends the service after the batch that runs.
+    pub fn new(
+        consumer: Consumer,
+        runner: Runner,
+        assembler: Arc<Assembler>,
+        live: watch::Receiver<Live>,
+        metrics: Arc<Metrics>,
+        stop: CancellationToken,
+    ) -> Self {
+        Self {
+            consumer,
+            runner,
+            assembler,
+            live,
+            metrics,
+            stop,
+            line: Line::default(),
+            answers: Vec::new(),
+            pace: Pace::default(),
+        }
+    }
+
+    /// Serves until it is told to stop, then hands back what has not started and signs off.
+    pub async fn serve(mut self) -> Result<(), Fatal> {
+        let ended = self.rides().await;
+        let waiting = self.line.drain().into_iter().map(|open| open.id).collect();
+        self.consumer.release(waiting).await.map_err(unreachable)?;
+        // What ran when the device failed stays pending: it may be what broke it, and whoever takes it over runs it alone.
+        ended?;
+        self.exchange(0).await?;
+        self.consumer.leave().await.map_err(unreachable)?;
+        self.runner.finish();
+        Ok(())
+    }
+
+    async fn rides(&mut self) -> Result<(), Fatal> {
+        while !self.stop.is_cancelled() {
+            self.apply_settings();
+            if self.line.is_empty() {
+                self.first().await?;
+            }
+            self.linger().await?;
+            self.drop_expired();
+            let max = self.live.borrow().max_batch_size;
+            let ride = self.line.ride(max);
+            if ride.riders.is_empty() {
+                continue;
+            }
+            let rows = rows(&ride.slices);
+            self.run(ride, rows).await?;
+            if self.line.rows() < max {
+                self.exchange(self.room()).await?;
+                self.gather(rows, max).await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn apply_settings(&mut self) {
+        if self.live.has_changed().unwrap_or(false) {
+            let live = *self.live.borrow_and_update();
+            self.consumer.set_limits(live.lease, live.max_deliveries);
+        }
+    }
+
+    /// Waits for a request while there is none. Requests that failed before they could run are answered first.
+    async fn first(&mut self) -> Result<(), Fatal> {
+        if !self.answers.is_empty() {
+            return self.exchange(self.room()).await;
+        }
+        self.fetch(IDLE).await
+    }
+
+    /// Gives a batch that is not full the time that the resource allows, counted from its oldest request's arrival.
+    async fn linger(&mut self) -> Result<(), Fatal> {
+        let Live {
+            max_batch_size,
+            max_delay,
+            ..
+        } = *self.live.borrow();
+        match self.line.head().map(|head| head.arrived + max_delay) {
+            Some(until) => self.fill(max_batch_size, until).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Waits a little for those just answered, who may come again to share the next batch.
+    async fn gather(&mut self, answered: usize, max: usize) -> Result<(), Fatal> {
+        if let Some(window) = self.pace.gather(answered) {
+            let before = self.line.rows();
+            let wanted = max.min(before + answered);
+            self.fill(wanted, Instant::now() + window).await?;
+            self.pace
+                .gathered(self.line.rows() - before, wanted - before);
+        }
+        Ok(())
+    }
+
+    /// Takes what comes until so many rows wait, or the time is up.
+    async fn fill(&mut self, rows: usize, until: Instant) -> Result<(), Fatal> {
+        while self.line.rows() < rows && !self.stop.is_cancelled() {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            self.fetch(left).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes requests, waiting for the first.
+    async fn fetch(&mut self, wait: Duration) -> Result<(), Fatal> {
+        match self.consumer.fetch_within(self.room(), wait).await {
+            Ok(jobs) => self.take(jobs).await,
+            Err(error) => {
+                tracing::warn!(%error, "failed to fetch");
+                Ok(())
+            }
+        }
+    }
+
+    /// Spends no time on requests that nobody waits for any more.
+    fn drop_expired(&mut self) {
+        for open in self.line.expired(Instant::now()) {
+            let message = "the deadline passed before the request ran".to_owned();
+            let failure = Failure {
+                kind: FailureKind::Expired,
+                message,
+            };
+            self.answers.push((open.id, Outcome::Failure(failure)));
+        }
+    }
+
+    /// Runs a batch. Meanwhile the answers of the one before go out, and the next one is filled.
+    async fn run(&mut self, ride: Ride, rows: usize) -> Result<(), Fatal> {
+        let metrics = Arc::clone(&self.metrics);
+        let busy = metrics.busy();
+        let started = Instant::now();
+        for open in ride.riders.iter().filter(|open| open.done == 0) {
+            metrics.queue_wait(started - open.arrived);
+        }
+        let mut done = self.runner.run(ride.slices);
+        self.exchange(0).await?;
+        let mut early = None;
+        if let Some(at) = self.pace.about_to_end(rows) {
+            tokio::select! {
+                biased;
+                result = &mut done => early = Some(result),
+                () = tokio::time::sleep_until(started + at) => self.exchange(self.room()).await?,
+            }
+        }
+        let result = match early {
+            Some(result) => result,
+            None => done.await,
+        };
+        drop(busy);
+        let took = started.elapsed();
+        metrics.hop(Hop::Run, took);
+        self.pace.ran(rows, took);
+        let lost = |message: String| Fatal::new(Reason::DeviceUnavailable, message);
+        let outputs = result
+            .map_err(|_| lost("the run thread ended".to_owned()))?
+            .map_err(|error| lost(error.to_string()))?;
+        self.settle(ride.riders, outputs);
+        Ok(())
+    }
+
+    /// Makes an answer of what is complete and lets the rest go on waiting.
+    fn settle(&mut self, riders: Vec<Open>, outputs: Vec<Outputs>) {
+        let started = Instant::now();
+        for (mut open, outputs) in riders.into_iter().zip(outputs) {
+            let outcome = match outputs {
+                Ok(part) => {
+                    open.ran(part);
+                    if open.left() > 0 {
+                        self.line.push(open);
+                        continue;
+                    }
+                    concatenate(open.parts)
+                        .map_err(failed)
+                        .and_then(|outputs| self.assembler.answer(&open.item, outputs))
+                        .map_or_else(Outcome::Failure, Outcome::Answer)
+                }
+                Err(failure) => Outcome::Failure(failure),
+            };
+            self.answers.push((open.id, outcome));
+        }
+        self.metrics.hop(Hop::Encode, started.elapsed());
+    }
+
+    /// Answers, and takes requests that are there already.
+    async fn exchange(&mut self, room: usize) -> Result<(), Fatal> {
+        if self.answers.is_empty() && room == 0 {
+            return Ok(());
+        }
+        let answers = std::mem::take(&mut self.answers);
+        for (_, outcome) in &answers {
+            self.metrics.answered(outcome);
+        }
+        let started = Instant::now();
+        let jobs = self
+            .consumer
+            .answer(answers, room)
+            .await
+            .map_err(unreachable)?;
+        let took = started.elapsed();
+        self.metrics.hop(Hop::Exchange, took);
+        self.pace.exchanged(took);
+        self.take(jobs).await
+    }
+
+    /// Assembles requests and puts them into the line.
+    async fn take(&mut self, jobs: Vec<Job>) -> Result<(), Fatal> {
+        if jobs.is_empty() {
+            return Ok(());
+        }
+        self.metrics.fetched(jobs.len());
+        let started = Instant::now();
+        let bodies: Vec<Bytes> = jobs.iter().map(|job| job.body.clone()).collect();
+        let bytes: usize = bodies.iter().map(Bytes::len).sum();
+        let inline = if self.assembler.takes_text() {
+            TEXT_INLINE
+        } else {
+            TENSORS_INLINE
+        };
+        let items = if bytes <= inline {
+            assemble(&self.assembler, bodies)
+        } else {
+            let assembler = Arc::clone(&self.assembler);
+            tokio::task::spawn_blocking(move || assemble(&assembler, bodies))
+                .await
+                .map_err(|error| {
+                    Fatal::new(Reason::ModelInvalid, format!("failed to assemble: {error}"))
+                })?
+        };
+        self.metrics.hop(Hop::Assemble, started.elapsed());
+        for (job, item) in jobs.into_iter().zip(items) {
+            match item {
+                Ok(item) => {
+                    self.pace.came(item.rows);
+                    self.line.push(Open {
+                        id: job.id,
+                        item: Arc::new(item),
+                        arrived: started.checked_sub(job.age).unwrap_or(started),
+                        expires: started + job.deadline,
+                        parts: Vec::new(),
+                        done: 0,
+                    });
+                }
+                Err(failure) => self.answers.push((job.id, Outcome::Failure(failure))),
+            }
+        }
+        Ok(())
+    }
+
+    /// How many requests to ask for: those that fill the next batch and, where it matters who rides together, as
+    /// many again to choose from. None once the service is to end.
+    fn room(&self) -> usize {
+        if self.stop.is_cancelled() {
+            return 0;
+        }
+        let max = self.live.borrow().max_batch_size;
+        let window = if self.assembler.groups() {
+            2 * max
+        } else {
+            max
+        };
+        self.pace.requests(window.saturating_sub(self.line.rows()))
+    }
+}
+
+fn assemble(assembler: &Assembler, bodies: Vec<Bytes>) -> Vec<Result<Item, Failure>> {
+    bodies
+        .into_iter()
+        .map(|body| assembler.item(body))
+        .collect()
+}
+
+fn unreachable(error: impl std::fmt::Display) -> Fatal {
+    Fatal::new(Reason::RedisUnreachable, error.to_string())
+}

@@ -1,0 +1,180 @@
+//! The command line, and what becomes of it once every part is known to be good.
+
+use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf};
+
+use carpool_crds::{Config, Model};
+use carpool_queue::Connection;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Takes requests from the queue, runs them in batches and answers them.
+#[derive(Debug, Parser)]
+#[command(name = "carpool-worker", version)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What the process is to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Loads the model and serves the queue until it is told to stop.
+    Serve(ServeArgs),
+    /// Copies the artifact to where `serve` reads it and checks it.
+    Fetch(FetchArgs),
+}
+
+/// What both commands need.
+#[derive(Debug, Args)]
+pub struct CommonArgs {
+    /// The configuration that the operator writes, as YAML.
+    #[arg(long, env = "CARPOOL_CONFIG")]
+    pub config: PathBuf,
+
+    /// The revision of the model, as the configuration names it.
+    #[arg(long, env = "CARPOOL_REVISION")]
+    pub revision: String,
+
+    /// Where to write why the process ended. Default: /dev/termination-log, where that exists.
+    #[arg(long, env = "CARPOOL_TERMINATION_LOG")]
+    pub termination_log: Option<PathBuf>,
+
+    /// How log lines are written.
+    #[arg(long, env = "CARPOOL_LOG_FORMAT", value_enum, default_value_t)]
+    pub log_format: LogFormat,
+}
+
+/// `carpool-worker serve`.
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// What both commands need.
+    #[command(flatten)]
+    pub common: CommonArgs,
+
+    /// The Redis that holds the queue: redis://[USER:PASSWORD@]HOST:PORT[/DB].
+    #[arg(
+        long,
+        env = "CARPOOL_REDIS_URL",
+        hide_env_values = true,
+        required_unless_present = "redis_url_file"
+    )]
+    pub redis_url: Option<String>,
+
+    /// A file that holds that URL.
+    #[arg(long, env = "CARPOOL_REDIS_URL_FILE", conflicts_with = "redis_url")]
+    pub redis_url_file: Option<PathBuf>,
+
+    /// This worker's name, unique among those alive: the pod's.
+    #[arg(long, env = "CARPOOL_NAME")]
+    pub name: String,
+
+    /// Where metrics and probes are served.
+    #[arg(long, env = "CARPOOL_ADMIN_LISTEN", default_value = "0.0.0.0:9090")]
+    pub admin_listen: SocketAddr,
+
+    /// The artifact: a folder with `model.pt`, or the file itself.
+    #[arg(long, env = "CARPOOL_MODEL")]
+    pub model: PathBuf,
+
+    /// Threads within one forward pass. Default: the processors this process may use.
+    #[arg(long, env = "CARPOOL_THREADS")]
+    pub threads: Option<NonZeroUsize>,
+}
+
+/// `carpool-worker fetch`.
+#[derive(Debug, Args)]
+pub struct FetchArgs {
+    /// What both commands need.
+    #[command(flatten)]
+    pub common: CommonArgs,
+
+    /// The artifact: a folder, or a file.
+    #[arg(long, env = "CARPOOL_SOURCE")]
+    pub source: PathBuf,
+
+    /// The folder to copy it to.
+    #[arg(long, env = "CARPOOL_TO")]
+    pub to: PathBuf,
+}
+
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// For machines.
+    Json,
+}
+
+/// Everything that is wrong with the settings, a line each.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .0.join("\n"))]
+pub struct SettingsError(pub Vec<String>);
+
+/// What `serve` works with.
+#[derive(Debug)]
+pub struct Settings {
+    /// The whole configuration.
+    pub config: Config,
+    /// Its part that this worker runs.
+    pub model: Model,
+    /// Where Redis is.
+    pub connection: Connection,
+    /// Threads within one forward pass.
+    pub threads: usize,
+}
+
+impl ServeArgs {
+    /// Reads and checks everything the command line points to.
+    pub fn settings(&self) -> Result<Settings, SettingsError> {
+        let config = self.common.config();
+        let connection = match (&self.redis_url, &self.redis_url_file) {
+            (Some(url), _) => Connection::from_url(url).map_err(|error| error.to_string()),
+            (None, Some(file)) => Connection::from_file(file).map_err(|error| error.to_string()),
+            (None, None) => Err("neither --redis-url nor --redis-url-file is given".to_owned()),
+        };
+        match (config, connection) {
+            (Ok((config, model)), Ok(connection)) => Ok(Settings {
+                config,
+                model,
+                connection,
+                threads: self
+                    .threads
+                    .map_or_else(available_threads, NonZeroUsize::get),
+            }),
+            (config, connection) => Err(SettingsError(
+                [config.err(), connection.err()]
+                    .into_iter()
+                    .flatten()
+                    .collect(),
+            )),
+        }
+    }
+}
+
+impl CommonArgs {
+    /// Reads the configuration and finds the revision in it.
+    pub fn config(&self) -> Result<(Config, Model), String> {
+        Config::read(&self.config)
+            .and_then(|config| {
+                let model = config.model(&self.revision)?.clone();
+                Ok((config, model))
+            })
+            .map_err(|error| error.to_string())
+    }
+
+    /// Where to write why the process ended, if anywhere.
+    #[must_use]
+    pub fn termination_log(&self) -> Option<PathBuf> {
+        let kubernetes = PathBuf::from("/dev/termination-log");
+        self.termination_log
+            .clone()
+            .or_else(|| kubernetes.exists().then_some(kubernetes))
+    }
+}
+
+/// The processors this process may use; the standard library reads the limits of its control group.
+fn available_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
+}

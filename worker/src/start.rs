@@ -1,0 +1,265 @@
+//! From the command line to a running service, and from its end to an exit code.
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use carpool_queue::{Consumer, RenewalEnd};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+use crate::{
+    admin::{self, Admin, Loaded},
+    artifact::Artifact,
+    assemble::Assembler,
+    backend::TorchScript,
+    executor::Executor,
+    fatal::{Fatal, Reason},
+    fetch,
+    live::{self, Live},
+    metrics::Metrics,
+    progress::Progress,
+    runner::Runner,
+    service::Service,
+    settings::{
+        Cli, Command, CommonArgs, FetchArgs, LogFormat, ServeArgs, Settings, SettingsError,
+    },
+    warmup::warm_up,
+};
+
+/// The exit code for settings that can't be used: `EX_USAGE`.
+pub const BAD_SETTINGS: u8 = 64;
+
+/// Why the process ends other than as it was told.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    #[error(transparent)]
+    Fatal(#[from] Fatal),
+    #[error("failed to {0}")]
+    System(String),
+}
+
+/// Does what the command line says.
+#[must_use]
+pub fn run(cli: &Cli) -> ExitCode {
+    let (common, result) = match &cli.command {
+        Command::Serve(args) => (&args.common, run_serve(args)),
+        Command::Fetch(args) => (&args.common, run_fetch(args)),
+    };
+    let Err(error) = result else {
+        return ExitCode::SUCCESS;
+    };
+    eprintln!("{error}");
+    match error {
+        Error::Settings(_) => ExitCode::from(BAD_SETTINGS),
+        Error::System(_) => ExitCode::FAILURE,
+        Error::Fatal(fatal) => {
+            if let Some(path) = common.termination_log() {
+                fatal.write(&path);
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run_serve(args: &ServeArgs) -> Result<(), Error> {
+    let settings = args.settings()?;
+    log(&args.common);
+    runtime()?.block_on(serve(args, settings))
+}
+
+fn run_fetch(args: &FetchArgs) -> Result<(), Error> {
+    let (_, model) = args
+        .common
+        .config()
+        .map_err(|error| SettingsError(vec![error]))?;
+    log(&args.common);
+    let artifact = runtime()?.block_on(fetch::fetch(
+        &args.source,
+        &args.to,
+        model.sha256.as_deref(),
+    ))?;
+    println!("{}", artifact.sha256);
+    Ok(())
+}
+
+fn log(common: &CommonArgs) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    match common.log_format {
+        LogFormat::Text => subscriber.init(),
+        LogFormat::Json => subscriber.json().init(),
+    }
+}
+
+/// One thread is enough beside the one that runs the model.
+fn runtime() -> Result<tokio::runtime::Runtime, Error> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Error::System(format!("start the runtime: {error}")))
+}
+
+async fn serve(args: &ServeArgs, settings: Settings) -> Result<(), Error> {
+    let stop = stop_on_signals()?;
+    let listener = admin::bind(args.admin_listen)
+        .await
+        .map_err(Error::System)?;
+    let address = listener.local_addr().unwrap_or(args.admin_listen);
+    tracing::info!(%address, "listening");
+    let (live_sender, live) = watch::channel(Live::from(&settings.config));
+    tokio::spawn(live::follow(args.common.config.clone(), live_sender));
+    let admin = Arc::new(Admin {
+        ready: AtomicBool::new(false),
+        model: OnceLock::new(),
+        metrics: Arc::new(Metrics::default()),
+        progress: Arc::new(Progress::default()),
+        live,
+    });
+    tokio::spawn(admin::serve(listener, Arc::clone(&admin)));
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => Ok(()),
+        started = start(args, settings, &admin, &stop) => {
+            let (service, renewal) = started?;
+            tokio::select! {
+                served = service.serve() => Ok(served?),
+                stalled = renewal => Err(stalled.into()),
+            }
+        }
+    }
+}
+
+/// Loads the model, proves it and joins the queue. Beside the service comes a future that ends when the run thread
+/// gets on no longer.
+async fn start(
+    args: &ServeArgs,
+    settings: Settings,
+    admin: &Arc<Admin>,
+    stop: &CancellationToken,
+) -> Result<(Service, impl Future<Output = Fatal> + use<>), Fatal> {
+    let Settings {
+        config,
+        model,
+        connection,
+        threads,
+    } = settings;
+    let revision = &args.common.revision;
+    let artifact = digest(args.model.clone(), model.sha256.clone()).await?;
+    let assembler = Arc::new(Assembler::load(
+        &config.name,
+        revision,
+        &model,
+        &artifact.folder,
+    )?);
+    let runner = {
+        let (admin, assembler, live) = (
+            Arc::clone(admin),
+            Arc::clone(&assembler),
+            *admin.live.borrow(),
+        );
+        let (file, device) = (artifact.model, config.device);
+        Runner::start(Arc::clone(&admin.progress), move || {
+            let backend = TorchScript::load(&file, &model, device, threads)?;
+            let mut executor = Executor::new(Box::new(backend), model.clone());
+            warm_up(&mut executor, &assembler, &model, live.max_batch_size)?;
+            executor.report_to(Arc::clone(&admin.progress), Arc::clone(&admin.metrics));
+            Ok(executor)
+        })
+        .await?
+    };
+    let live = *admin.live.borrow();
+    let consumer = Consumer::connect(
+        connection,
+        &config.uid,
+        revision,
+        &args.name,
+        live.lease,
+        live.max_deliveries,
+    )
+    .await
+    .map_err(|error| Fatal::new(Reason::RedisUnreachable, error.to_string()))?;
+    // Nothing sets it before this.
+    drop(admin.model.set(Loaded {
+        revision: revision.clone(),
+        sha256: artifact.sha256,
+    }));
+    admin.ready.store(!stop.is_cancelled(), Ordering::Relaxed);
+    tracing::info!(model = config.name, revision, threads, "serving");
+
+    let renewal = renewed(&consumer, Arc::clone(admin));
+    let service = Service::new(
+        consumer,
+        runner,
+        assembler,
+        admin.live.clone(),
+        Arc::clone(&admin.metrics),
+        stop.clone(),
+    );
+    unready_at(stop.clone(), Arc::clone(admin));
+    Ok((service, renewal))
+}
+
+async fn digest(path: PathBuf, pinned: Option<String>) -> Result<Artifact, Fatal> {
+    let open = move || Artifact::open(Path::new(&path), pinned.as_deref());
+    tokio::task::spawn_blocking(open)
+        .await
+        .unwrap_or_else(|error| Err(Fatal::new(Reason::ArtifactMissing, error.to_string())))
+}
+
+/// Keeps the lease while the run thread gets on. Ends when it doesn't, and then the process must end too, so that
+/// others take its requests.
+fn renewed(consumer: &Consumer, admin: Arc<Admin>) -> impl Future<Output = Fatal> + use<> {
+    let renewal = tokio::spawn(consumer.renewer().run(move || admin.alive()));
+    async move {
+        match renewal.await {
+            Ok(RenewalEnd::Stalled) => {
+                let message = "the run thread made no progress for longer than the lease";
+                Fatal::new(Reason::DeviceUnavailable, message)
+            }
+            // The service left the queue, so it ends by itself.
+            Ok(RenewalEnd::Left) | Err(_) => std::future::pending().await,
+        }
+    }
+}
+
+fn unready_at(stop: CancellationToken, admin: Arc<Admin>) {
+    tokio::spawn(async move {
+        stop.cancelled().await;
+        admin.ready.store(false, Ordering::Relaxed);
+        tracing::info!("stopping: the batch that runs is answered, what waits is handed back");
+    });
+}
+
+/// Told to stop by SIGTERM, or by Ctrl-C.
+fn stop_on_signals() -> Result<CancellationToken, Error> {
+    let listen =
+        |kind| signal(kind).map_err(|error| Error::System(format!("listen for signals: {error}")));
+    let (mut terminate, mut interrupt) = (
+        listen(SignalKind::terminate())?,
+        listen(SignalKind::interrupt())?,
+    );
+    let stop = CancellationToken::new();
+    let stopped = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        stopped.cancel();
+    });
+    Ok(stop)
+}

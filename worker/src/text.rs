@@ -1,0 +1,153 @@
+//! Text in, labels out: the tokenizer in front of the model, softmax and labels behind it.
+
+use std::path::Path;
+
+use bytes::{Bytes, BytesMut};
+use carpool_crds::{Model, Text};
+use carpool_protocol::{Datatype, Tensor};
+use tokenizers::{Encoding, Tokenizer, TruncationParams};
+
+use crate::fatal::{Fatal, Reason};
+
+/// The input that holds texts.
+pub const TEXT: &str = "text";
+/// The output that holds the best label of each text.
+pub const LABEL: &str = "label";
+/// The output that holds the best label's probability.
+pub const SCORE: &str = "score";
+
+/// A tokenizer and the labels of one model.
+pub struct TextModel {
+    tokenizer: Tokenizer,
+    inputs: Vec<String>,
+    labels: Vec<String>,
+}
+
+impl TextModel {
+    /// Loads the tokenizer from the artifact's folder.
+    pub fn load(folder: &Path, model: &Model, text: &Text) -> Result<Self, Fatal> {
+        let path = folder.join(&text.tokenizer);
+        if !path.is_file() {
+            let message = format!("the artifact holds no file {}", text.tokenizer);
+            return Err(Fatal::new(Reason::ArtifactMissing, message));
+        }
+        let invalid = |error| {
+            let message = format!("failed to load the tokenizer {}: {error}", text.tokenizer);
+            Fatal::new(Reason::ModelInvalid, message)
+        };
+        let mut tokenizer = Tokenizer::from_file(&path).map_err(invalid)?;
+        // The batch is padded as a whole, later; what the file says of padding would pad each text for itself.
+        tokenizer
+            .with_padding(None)
+            .with_truncation(Some(TruncationParams {
+                max_length: text.max_length as usize,
+                ..TruncationParams::default()
+            }))
+            .map_err(invalid)?;
+        Ok(Self {
+            tokenizer,
+            inputs: model
+                .inputs
+                .iter()
+                .map(|input| input.name.clone())
+                .collect(),
+            labels: text.labels.clone(),
+        })
+    }
+
+    /// The model's inputs for some texts, one row each, shorter rows padded with zeros. The error is the client's.
+    pub fn tokenize(&self, texts: &[&str]) -> Result<Vec<Tensor>, String> {
+        let encodings = texts
+            .iter()
+            .map(|text| self.tokenizer.encode_fast(*text, true))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|error| format!("failed to tokenize the text: {error}"))?;
+        // A text without tokens is one of padding alone: no dimension of a tensor may be 0.
+        let longest = encodings
+            .iter()
+            .map(Encoding::len)
+            .max()
+            .unwrap_or(0)
+            .max(1);
+        self.inputs
+            .iter()
+            .map(|name| tokens(name, &encodings, longest))
+            .collect()
+    }
+
+    /// The labels and scores of some rows of logits: softmax over each row, and the name of its largest value.
+    pub fn classify(&self, logits: &Tensor) -> Result<[Tensor; 2], String> {
+        let values: Vec<f32> = logits
+            .data
+            .chunks_exact(size_of::<f32>())
+            .map(|bytes| f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
+            .collect();
+        let best: Vec<(usize, f32)> = values
+            .chunks_exact(self.labels.len())
+            .map(most_probable)
+            .collect();
+        let rows = i64::try_from(best.len()).map_err(|error| error.to_string())?;
+        let labels = best.iter().map(|(index, _)| self.labels[*index].as_str());
+        let labels = Tensor::from_strings(LABEL, vec![rows, 1], labels)
+            .map_err(|error| error.to_string())?;
+        let scores: Bytes = best
+            .iter()
+            .flat_map(|(_, score)| score.to_le_bytes())
+            .collect();
+        let scores = Tensor::new(SCORE, Datatype::Fp32, vec![rows, 1], scores)
+            .map_err(|error| error.to_string())?;
+        Ok([labels, scores])
+    }
+}
+
+/// One of the tensors that a tokenizer gives.
+fn tokens(name: &str, encodings: &[Encoding], longest: usize) -> Result<Tensor, String> {
+    let mut data = BytesMut::zeroed(encodings.len() * longest * size_of::<i64>());
+    for (encoding, row) in encodings
+        .iter()
+        .zip(data.chunks_exact_mut(longest * size_of::<i64>()))
+    {
+        let values = match name {
+            "attention_mask" => encoding.get_attention_mask(),
+            "token_type_ids" => encoding.get_type_ids(),
+            _ => encoding.get_ids(),
+        };
+        for (value, bytes) in values.iter().zip(row.chunks_exact_mut(size_of::<i64>())) {
+            bytes.copy_from_slice(&i64::from(*value).to_le_bytes());
+        }
+    }
+    let shape = [encodings.len(), longest]
+        .map(i64::try_from)
+        .into_iter()
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| error.to_string())?;
+    Tensor::new(name, Datatype::Int64, shape, data.freeze()).map_err(|error| error.to_string())
+}
+
+/// The index of the largest of some logits, and its probability.
+fn most_probable(logits: &[f32]) -> (usize, f32) {
+    let (index, largest) =
+        logits
+            .iter()
+            .copied()
+            .enumerate()
+            .fold((0, f32::NEG_INFINITY), |best, this| {
+                if this.1 > best.1 { this } else { best }
+            });
+    let sum: f32 = logits.iter().map(|logit| (logit - largest).exp()).sum();
+    (index, 1.0 / sum)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn softmax_names_the_largest() {
+        let (index, score) = most_probable(&[0.0, 2.0]);
+        assert_eq!(index, 1);
+        assert!((score - 0.880_797).abs() < 1e-6, "{score}");
+        // Without the largest subtracted this would be infinity over infinity.
+        assert_eq!(most_probable(&[1000.0, 0.0]), (0, 1.0));
+    }
+}

@@ -1,0 +1,256 @@
+//! A real Redis, real worker processes and a real producer.
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{Arc, mpsc},
+    thread,
+    time::Duration,
+};
+
+use carpool_protocol::{InferRequest, InferResponse};
+use carpool_queue::{Connection, Failure, Limits, Outcome, Producer, Submit};
+use serde_json::Value;
+use tokio::time::Instant;
+
+const REVISION: &str = "r1";
+
+/// A Redis of the test's own.
+pub struct Redis {
+    process: Child,
+    url: String,
+    _folder: tempfile::TempDir,
+}
+
+impl Redis {
+    pub fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let port = std::net::TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
+        let mut process = Command::new("redis-server")
+            .args([
+                "--bind",
+                "127.0.0.1",
+                "--save",
+                "",
+                "--port",
+                &port.to_string(),
+            ])
+            .current_dir(folder.path())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
+        assert!(lines.any(|line| line.unwrap().contains("Ready to accept connections")));
+        Self {
+            process,
+            url: format!("redis://127.0.0.1:{port}"),
+            _folder: folder,
+        }
+    }
+
+    pub fn producer(&self) -> Producer {
+        let limits = Limits {
+            max_length: 10_000,
+            max_bytes: 1 << 30,
+            lease: Duration::from_secs(5),
+        };
+        Producer::start(
+            Connection::from_url(&self.url).unwrap(),
+            "uid",
+            "proxy",
+            limits,
+        )
+        .unwrap()
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        drop(self.process.kill());
+        drop(self.process.wait());
+    }
+}
+
+/// A model in a folder, with the configuration that serves it.
+pub struct Served {
+    pub folder: tempfile::TempDir,
+    pub config: PathBuf,
+}
+
+/// Writes a configuration; `model` and `rest` are YAML.
+pub fn served(model: &str, rest: &str, write: impl Fn(&Path)) -> Served {
+    let folder = tempfile::tempdir().unwrap();
+    let artifact = folder.path().join("artifact");
+    std::fs::create_dir(&artifact).unwrap();
+    write(&artifact);
+    let config = folder.path().join("config.yaml");
+    let indented = model.trim().replace('\n', "\n    ");
+    let text = format!(
+        "name: m\nnamespace: n\nuid: uid\nserving: {REVISION}\ndevice: cpu\nmodels:\n  {REVISION}:\n    {indented}\n{rest}\n"
+    );
+    std::fs::write(&config, text).unwrap();
+    Served { folder, config }
+}
+
+impl Served {
+    pub fn artifact(&self) -> PathBuf {
+        self.folder.path().join("artifact")
+    }
+
+    /// `carpool-worker COMMAND` with what both commands need.
+    pub fn command(&self, command: &str) -> Command {
+        let mut worker = Command::new(env!("CARGO_BIN_EXE_carpool-worker"));
+        worker
+            .args([
+                command,
+                "--log-format",
+                "json",
+                "--revision",
+                REVISION,
+                "--config",
+            ])
+            .arg(&self.config);
+        worker
+    }
+
+    pub fn serve(&self, redis: &Redis, name: &str) -> Command {
+        let mut worker = self.command("serve");
+        worker
+            .args([
+                "--redis-url",
+                &redis.url,
+                "--name",
+                name,
+                "--admin-listen",
+                "127.0.0.1:0",
+                "--model",
+            ])
+            .arg(self.artifact())
+            .args(["--threads", "1"]);
+        worker
+    }
+
+    /// Starts a worker and waits until it serves.
+    pub fn worker(&self, redis: &Redis, name: &str) -> Worker {
+        let mut process = self
+            .serve(redis, name)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (sender, log) = mpsc::channel();
+        let lines = BufReader::new(process.stderr.take().unwrap()).lines();
+        thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                let Ok(entry) = serde_json::from_str::<Value>(&line) else {
+                    panic!("the worker wrote {line}");
+                };
+                if sender.send(entry["fields"].clone()).is_err() {
+                    break;
+                }
+            }
+        });
+        let mut worker = Worker {
+            process,
+            log,
+            admin: SocketAddr::from(([127, 0, 0, 1], 0)),
+        };
+        let listening = worker.logged("listening");
+        worker.admin = listening["address"].as_str().unwrap().parse().unwrap();
+        worker.logged("serving");
+        worker
+    }
+}
+
+/// A worker's process.
+pub struct Worker {
+    process: Child,
+    log: mpsc::Receiver<Value>,
+    pub admin: SocketAddr,
+}
+
+impl Worker {
+    /// Waits for a message in its log; the message's fields.
+    pub fn logged(&self, message: &str) -> Value {
+        loop {
+            let fields = self.log.recv_timeout(Duration::from_mins(1)).unwrap();
+            if fields["message"] == message {
+                return fields;
+            }
+        }
+    }
+
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    pub fn signal(&self, signal: &str) {
+        let id = self.process.id().to_string();
+        assert!(
+            Command::new("kill")
+                .args([signal, &id])
+                .status()
+                .unwrap()
+                .success()
+        );
+    }
+
+    pub fn wait(&mut self) -> ExitStatus {
+        self.process.wait().unwrap()
+    }
+
+    /// What its admin port says: the status and the body.
+    pub fn get(&self, path: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect(self.admin).unwrap();
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nHost: worker\r\nConnection: close\r\n\r\n"
+        )
+        .unwrap();
+        let mut response = String::new();
+        stream.read_to_string(&mut response).unwrap();
+        let (head, body) = response.split_once("\r\n\r\n").unwrap();
+        (
+            head.split(' ').nth(1).unwrap().parse().unwrap(),
+            body.to_owned(),
+        )
+    }
+
+    /// One of its metrics.
+    pub fn metric(&self, name: &str) -> f64 {
+        let (_, metrics) = self.get("/metrics");
+        let line = metrics
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("no {name} in {metrics}"))
+            .parse()
+            .unwrap()
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        drop(self.process.kill());
+        drop(self.process.wait());
+    }
+}
+
+/// Queues a request and waits for what a worker says.
+pub async fn submit(producer: &Producer, request: &InferRequest) -> Result<InferResponse, Failure> {
+    let submit = Submit {
+        revision: Arc::from(REVISION),
+        body: request.encode(),
+        rows: u32::try_from(request.inputs[0].shape[0]).unwrap(),
+        trace: None,
+        deadline: Instant::now() + Duration::from_mins(1),
+    };
+    match producer.submit(submit).await.unwrap().outcome {
+        Outcome::Answer(answer) => Ok(InferResponse::decode(answer).unwrap()),
+        Outcome::Failure(failure) => Err(failure),
+    }
+}

@@ -1,0 +1,372 @@
+//! The real binary between a real Redis and a real producer.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::cast_precision_loss,
+    reason = "helpers belong to the tests"
+)]
+
+use std::{
+    process::Stdio,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use carpool_protocol::{InferRequest, InferResponse};
+use carpool_queue::{FailureKind, Producer};
+use carpool_worker::{assemble::Assembler, backend::TorchScript, executor::Executor, item::Slice};
+use common::{
+    MLP, TEXT, WORDS, assert_close, declared, floats, numbers,
+    serving::{Redis, Served, served, submit},
+    texts, words,
+};
+use futures::future::join_all;
+use tokio::{sync::mpsc, task::JoinHandle};
+
+mod common;
+
+const DEFAULTS: &str = "batching: {}\nqueue: {}";
+
+/// What the model says of requests that run alone.
+fn alone(served: &Served, model: &str, requests: &[InferRequest]) -> Vec<InferResponse> {
+    let model = declared(model);
+    let folder = served.artifact();
+    let assembler = Assembler::load("m", "r1", &model, &folder).unwrap();
+    let backend = TorchScript::load(
+        &folder.join("model.pt"),
+        &model,
+        carpool_crds::Device::Cpu,
+        1,
+    )
+    .unwrap();
+    let mut executor = Executor::new(Box::new(backend), model);
+    requests
+        .iter()
+        .map(|request| {
+            let item = Arc::new(assembler.item(request.encode()).unwrap());
+            let outputs = executor
+                .run(&[Slice::whole(Arc::clone(&item))])
+                .unwrap()
+                .remove(0);
+            InferResponse::decode(assembler.answer(&item, outputs.unwrap()).unwrap()).unwrap()
+        })
+        .collect()
+}
+
+fn assert_same(given: &InferResponse, expected: &InferResponse) {
+    assert_eq!(
+        (&given.model_name, &given.model_version),
+        (&expected.model_name, &expected.model_version)
+    );
+    assert_eq!(given.id, expected.id);
+    assert_eq!(given.outputs.len(), expected.outputs.len());
+    for (given, expected) in given.outputs.iter().zip(&expected.outputs) {
+        assert_eq!(
+            (&given.name, &given.shape),
+            (&expected.name, &expected.shape)
+        );
+        assert_close(&floats(given), &floats(expected));
+    }
+}
+
+/// Requests that are not yet answered.
+struct Open {
+    tasks: Vec<JoinHandle<Result<InferResponse, carpool_queue::Failure>>>,
+    answered: mpsc::UnboundedReceiver<()>,
+}
+
+impl Open {
+    fn submit(producer: &Producer, requests: &[InferRequest]) -> Self {
+        let (done, answered) = mpsc::unbounded_channel();
+        let tasks = requests
+            .iter()
+            .cloned()
+            .map(|request| {
+                let (producer, done) = (producer.clone(), done.clone());
+                tokio::spawn(async move {
+                    let answer = submit(&producer, &request).await;
+                    done.send(()).unwrap();
+                    answer
+                })
+            })
+            .collect();
+        Self { tasks, answered }
+    }
+
+    /// Submits requests and makes sure that they are in the queue. No worker must run.
+    async fn queued(producer: &Producer, requests: &[InferRequest]) -> Self {
+        let open = Self::submit(producer, requests);
+        let count = u64::try_from(requests.len()).unwrap();
+        let there = async || {
+            Some(
+                producer
+                    .backlog()
+                    .await
+                    .unwrap()
+                    .revisions
+                    .get("r1")?
+                    .length,
+            )
+        };
+        while there().await.is_none_or(|there| there < count) {}
+        open
+    }
+
+    /// Waits until one is answered.
+    async fn first(&mut self) {
+        self.answered.recv().await.unwrap();
+    }
+
+    /// Waits until all are answered.
+    async fn all(self) -> Vec<Result<InferResponse, carpool_queue::Failure>> {
+        join_all(self.tasks)
+            .await
+            .into_iter()
+            .map(Result::unwrap)
+            .collect()
+    }
+}
+
+#[tokio::test]
+async fn what_waits_runs_in_batches_and_is_answered_as_if_alone() {
+    let (redis, served) = (Redis::start(), served(WORDS, DEFAULTS, common::write_words));
+    let requests: Vec<_> = (0..40)
+        .map(|index| {
+            words(
+                &(0..=index % 9)
+                    .map(|step| (index * 3 + step) % 50)
+                    .collect::<Vec<_>>(),
+            )
+        })
+        .collect();
+    let producer = redis.producer();
+    let open = Open::queued(&producer, &requests).await;
+    let worker = served.worker(&redis, "w");
+    let answers = open.all().await;
+    for (answer, expected) in answers.into_iter().zip(alone(&served, WORDS, &requests)) {
+        assert_same(&answer.unwrap(), &expected);
+    }
+    // 32 and 8, and warming up doesn't count.
+    assert!((worker.metric("carpool_batch_size_rows_sum") - 40.0).abs() < 0.1);
+    assert!(worker.metric("carpool_batch_size_rows_count") <= 3.0);
+    assert!((worker.metric("carpool_requests_total{result=\"answered\"}") - 40.0).abs() < 0.1);
+    assert_eq!(worker.get("/readyz").0, 200);
+    assert_eq!(worker.get("/livez").0, 200);
+    let (status, model) = worker.get("/model");
+    assert_eq!(status, 200);
+    let model: serde_json::Value = serde_json::from_str(&model).unwrap();
+    assert_eq!(model["revision"], "r1");
+    assert_eq!(model["sha256"].as_str().unwrap().len(), 64);
+}
+
+#[tokio::test]
+async fn a_bad_request_hurts_only_itself() {
+    let (redis, served) = (Redis::start(), served(WORDS, DEFAULTS, common::write_words));
+    let mut requests: Vec<_> = (0..10).map(|id| words(&[id, 1])).collect();
+    requests[3] = words(&[999]);
+    // The proxy would have refused this one.
+    requests[7] = numbers(&[0.0; 4]);
+    let producer = redis.producer();
+    let open = Open::queued(&producer, &requests).await;
+    let _worker = served.worker(&redis, "w");
+    for (index, answer) in open.all().await.into_iter().enumerate() {
+        match (index, answer) {
+            (3, Err(failure)) => {
+                assert_eq!(failure.kind, FailureKind::Model);
+                assert!(
+                    failure.message.contains("index out of range"),
+                    "{}",
+                    failure.message
+                );
+            }
+            (7, Err(failure)) => assert_eq!(failure.kind, FailureKind::Invalid),
+            (_, answer) => assert_eq!(answer.unwrap().outputs[0].shape, [1, 2]),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_request_larger_than_a_batch_is_answered_whole() {
+    let (redis, served) = (
+        Redis::start(),
+        served(MLP, "batching: {maxBatchSize: 8}\nqueue: {}", |folder| {
+            common::write_mlp(folder, 0)
+        }),
+    );
+    let values: Vec<f32> = (0..100 * 4).map(|index| index as f32 / 200.0).collect();
+    let mut requests = vec![numbers(&values)];
+    requests.extend(values.chunks(12).map(numbers));
+    let producer = redis.producer();
+    let open = Open::queued(&producer, &requests).await;
+    let worker = served.worker(&redis, "w");
+    let answers = open.all().await;
+    for (answer, expected) in answers.into_iter().zip(alone(&served, MLP, &requests)) {
+        assert_same(&answer.unwrap(), &expected);
+    }
+    let (runs, full) = (
+        worker.metric("carpool_batch_size_rows_count"),
+        worker.metric("carpool_batch_size_rows_bucket{le=\"8.0\"}"),
+    );
+    assert!(
+        (runs - full).abs() < 0.1 && runs >= 25.0,
+        "{full} of {runs} had at most 8 rows"
+    );
+}
+
+#[tokio::test]
+async fn text_is_labelled() {
+    let (redis, served) = (Redis::start(), served(TEXT, DEFAULTS, common::write_text));
+    let producer = redis.producer();
+    let _worker = served.worker(&redis, "w");
+    let long = "w7 ".repeat(2000);
+    let texts = [
+        texts(&["w1 w2 w3"], &[]),
+        texts(&["w9"], &[]),
+        texts(&[&long, "w4"], &["logits", "label"]),
+    ];
+    let [first, second, third] = &texts;
+    let (first, second, third) = tokio::join!(
+        submit(&producer, first),
+        submit(&producer, second),
+        submit(&producer, third)
+    );
+    for answer in [first, second] {
+        let [label, score] = answer.unwrap().outputs.try_into().unwrap();
+        assert_eq!(
+            (label.name.as_str(), score.name.as_str()),
+            ("label", "score")
+        );
+        assert_eq!((&label.shape, &score.shape), (&vec![1, 1], &vec![1, 1]));
+        assert!(["NEGATIVE", "POSITIVE"].contains(&label.strings().unwrap()[0]));
+        assert!((0.5..=1.0).contains(&floats(&score)[0]));
+    }
+    let [logits, labels] = third.unwrap().outputs.try_into().unwrap();
+    assert_eq!((logits.shape, labels.shape), (vec![2, 2], vec![2, 1]));
+}
+
+/// One at a time and slow enough to be met at work.
+const SLOW: &str = "batching: {maxBatchSize: 1}\nqueue: {lease: 8s, timeout: 60s}";
+
+#[tokio::test]
+async fn told_to_stop_it_answers_what_runs_and_hands_back_the_rest() {
+    let (redis, served) = (
+        Redis::start(),
+        served(MLP, SLOW, |folder| common::write_mlp(folder, 100)),
+    );
+    let requests: Vec<_> = (0..40).map(|index| numbers(&[index as f32; 4])).collect();
+    let producer = redis.producer();
+    let mut open = Open::queued(&producer, &requests).await;
+    let mut first = served.worker(&redis, "first");
+    let started = Instant::now();
+    open.first().await;
+    first.signal("-TERM");
+    assert!(first.wait().success());
+    assert!(
+        open.tasks.iter().any(|task| !task.is_finished()),
+        "all was answered before it was told to stop"
+    );
+    let _second = served.worker(&redis, "second");
+    for (answer, expected) in open
+        .all()
+        .await
+        .into_iter()
+        .zip(alone(&served, MLP, &requests))
+    {
+        assert_same(&answer.unwrap(), &expected);
+    }
+    // Nothing had to wait until the first one's lease was over.
+    assert!(
+        started.elapsed() < Duration::from_secs(8),
+        "{:?}",
+        started.elapsed()
+    );
+    let backlog = producer.backlog().await.unwrap();
+    let names: Vec<_> = backlog.revisions["r1"]
+        .consumers
+        .iter()
+        .map(|consumer| consumer.name.as_str())
+        .collect();
+    assert_eq!(names, ["second"]);
+}
+
+#[tokio::test]
+async fn one_of_two_is_killed_and_everything_is_answered() {
+    let lease = "batching: {maxBatchSize: 4}\nqueue: {lease: 1s, timeout: 60s}";
+    let (redis, served) = (
+        Redis::start(),
+        served(MLP, lease, |folder| common::write_mlp(folder, 40)),
+    );
+    let requests: Vec<_> = (0..200).map(|index| numbers(&[index as f32; 4])).collect();
+    let producer = redis.producer();
+    let (mut killed, _survivor) = (
+        served.worker(&redis, "killed"),
+        served.worker(&redis, "survivor"),
+    );
+    let mut open = Open::submit(&producer, &requests);
+    open.first().await;
+    killed.signal("-KILL");
+    assert!(!killed.wait().success());
+    for (answer, expected) in open
+        .all()
+        .await
+        .into_iter()
+        .zip(alone(&served, MLP, &requests))
+    {
+        assert_same(&answer.unwrap(), &expected);
+    }
+}
+
+#[tokio::test]
+async fn a_pinned_artifact_must_be_the_one() {
+    let zeros = "0".repeat(64);
+    let served = served(&format!("{MLP}sha256: '{zeros}'\n"), DEFAULTS, |folder| {
+        common::write_mlp(folder, 0)
+    });
+    let redis = Redis::start();
+    let log = served.folder.path().join("termination");
+    let to = served.folder.path().join("to");
+    let mut fetch = served.command("fetch");
+    fetch
+        .arg("--source")
+        .arg(served.artifact())
+        .arg("--to")
+        .arg(&to);
+    for mut command in [fetch, served.serve(&redis, "w")] {
+        let output = command.arg("--termination-log").arg(&log).output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        let message: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(&log).unwrap()).unwrap();
+        assert_eq!(message["reason"], "ChecksumMismatch");
+        assert!(
+            message["message"].as_str().unwrap().contains(&zeros),
+            "{message}"
+        );
+        assert!(String::from_utf8(output.stderr).unwrap().contains(&zeros));
+        std::fs::remove_file(&log).unwrap();
+    }
+}
+
+#[test]
+fn every_bad_setting_is_reported_at_once() {
+    let served = served(MLP, DEFAULTS, |_| {});
+    let mut command = served.command("serve");
+    command.args([
+        "--name",
+        "w",
+        "--model",
+        "none",
+        "--redis-url",
+        "http://nowhere",
+    ]);
+    std::fs::write(&served.config, "name: m").unwrap();
+    let output = command.stdout(Stdio::null()).output().unwrap();
+    assert_eq!(output.status.code(), Some(64));
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        stderr.contains("config.yaml") && stderr.contains("Redis URL"),
+        "{stderr}"
+    );
+    let output = served.command("sing").output().unwrap();
+    assert_eq!(output.status.code(), Some(64));
+}
