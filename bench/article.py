@@ -6,6 +6,7 @@ summary.json into a folder.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import pathlib
@@ -25,7 +26,7 @@ MAX_BATCH = 32
 MAX_TOKENS = 128
 ONE_AT_A_TIME = "  batching: {maxBatchSize: 1}\n"
 # Asked before anything is measured: the first answers of a process pay for pages and connections.
-WARM_UP = 100
+WARM_UP_THREADS, WARM_UP_EACH = 30, 5
 SEED = 7
 
 
@@ -65,26 +66,41 @@ def served(local: Local, questions: list[load.Question], threads: int, each: int
     }
 
 
-def by_itself(
-    model: alone.Model, questions: list[load.Question], counts: list[int], each: int
-) -> list[dict[str, float]]:
+def by_itself(model: alone.Model, questions: list[load.Question], threads: int, each: int) -> dict[str, float]:
     """The forward passes alone, at the batch size that so many threads can fill."""
-    progress = Progress("the model alone: thread counts", len(counts))
-    runs = []
-    for done, threads in enumerate(counts, start=1):
-        # In the order in which the threads ask: one question of each, then the next of each.
-        texts = [question.text for turn in zip(*deal(questions, threads, each), strict=True) for question in turn]
-        batch = min(threads, MAX_BATCH)
-        runs.append({"threads": threads, "batch": batch, "seconds": round(model.seconds(texts, batch), 3)})
-        progress.show(done)
+    # In the order in which the threads ask: one question of each, then the next of each.
+    texts = [question.text for turn in zip(*deal(questions, threads, each), strict=True) for question in turn]
+    batch = min(threads, MAX_BATCH)
+    progress = Progress(f"the model alone, {batch} at a time: batches", alone.ROUNDS * -(-len(texts) // batch))
+    seconds = model.seconds(texts, batch, progress.show)
+    return {"threads": threads, "batch": batch, "seconds": round(seconds, 3)}
+
+
+def measure(
+    given: argparse.Namespace, questions: list[load.Question], processors: int
+) -> dict[str, list[dict[str, float]]]:
+    """Every way at every number of threads, one right after the other: what else the machine does meets all of them."""
+    runs: dict[str, list[dict[str, float]]] = {"unbatched": [], "batched": [], "alone": []}
+    model = alone.Model(given.manifest.parent / "artifact", MAX_TOKENS, processors)
+    with contextlib.ExitStack() as stack:
+        servers = {}
+        for mode, manifest in manifests(given.manifest, given.output).items():
+            local = Local(given.carpool, manifest, NAME, given.output / f"{mode}.log")
+            servers[mode] = stack.enter_context(local)
+            load.replay(servers[mode].port, deal(questions, WARM_UP_THREADS, WARM_UP_EACH), lambda _: None)
+        for threads in given.threads:
+            for mode, server in servers.items():
+                runs[mode].append(served(server, questions, threads, given.queries, mode))
+            runs["alone"].append(by_itself(model, questions, threads, given.queries))
     return runs
 
 
-def table(runs: dict[str, list[dict[str, float]]]) -> str:
+def table(runs: dict[str, list[dict[str, float]]], each: int) -> str:
     """The figures, a line per number of threads."""
     lines = [
         "threads  one at a time, through Redis      batched, through Redis                       the model alone",
-        "  × 50   total s    q/s  p50 ms  p99 ms    total s    q/s  p50 ms  p99 ms  mean batch    total s (batch)",
+        f"{f'× {each}':>7}  "
+        " total s    q/s  p50 ms  p99 ms    total s    q/s  p50 ms  p99 ms  mean batch    total s (batch)",
     ]
     for one, many, model in zip(runs["unbatched"], runs["batched"], runs["alone"], strict=True):
         parts = [
@@ -110,33 +126,27 @@ def main() -> None:
     arguments.add_argument("--threads", type=int, nargs="+", default=[10, 15, 20, 30], help="client threads")
     arguments.add_argument("--queries", type=int, default=50, help="of each thread")
     given = arguments.parse_args()
-    # An end by signal must still end the child processes.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # An exit ends the child processes on its way.
+        signal.signal(number, lambda received, _: sys.exit(128 + received))
     given.output.mkdir(parents=True, exist_ok=True)
 
     questions = [load.Question(**question) for question in json.loads(given.heldout.read_text())]
     random.Random(SEED).shuffle(questions)
-    runs = {}
-    for mode, manifest in manifests(given.manifest, given.output).items():
-        print(f"starting carpool local, {mode}", file=sys.stderr)
-        with Local(given.carpool, manifest, NAME, given.output / f"{mode}.log") as local:
-            load.replay(local.port, deal(questions, max(given.threads), WARM_UP // max(given.threads)), lambda _: None)
-            runs[mode] = [served(local, questions, threads, given.queries, mode) for threads in given.threads]
-    threads = len(os.sched_getaffinity(0))
-    model = alone.Model((given.manifest.parent / "artifact"), MAX_TOKENS, threads)
-    runs["alone"] = by_itself(model, questions, given.threads, given.queries)
+    processors = len(os.sched_getaffinity(0))
+    runs = measure(given, questions, processors)
 
     answers = [run for mode in ("batched", "unbatched") for run in runs[mode]]
     asked, right = sum(run["queries"] for run in answers), sum(run["right"] for run in answers)
     summary = {
         "accuracy": round(right / asked, 4),
         "answers": asked,
-        "machine": {"processors": threads, "architecture": platform.machine(), "device": "cpu"},
+        "machine": {"processors": processors, "architecture": platform.machine(), "device": "cpu"},
         "runs": runs,
     }
     (given.output / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     chart.draw(runs, given.queries, given.output)
-    print(table(runs))
+    print(table(runs, given.queries))
     print(f"\n{right / asked:.1%} of {asked} answers agree with the label that people gave the sentence.")
     print(f"chart: {given.output}/chart.png and chart.svg; figures: {given.output}/summary.json")
 

@@ -12,6 +12,8 @@ import time
 import urllib.request
 from typing import NamedTuple
 
+from progress import Progress
+
 # A first start loads the model and runs it at every size and length it may meet.
 READY_WITHIN = 180.0
 END_WITHIN = 30.0
@@ -60,38 +62,42 @@ class Local:
 
     def batches(self) -> Batches:
         """The batches that the workers have run so far."""
-        status = json.loads(pathlib.Path(self._said("status")).read_text())
-        texts = [self._get(f"{worker['admin']}/metrics") for worker in status["workers"]]
+        texts = [self._get(f"{worker['admin']}/metrics") for worker in self._workers()]
         return Batches(
             rows=sum(_metric(text, "carpool_batch_size_rows_sum") for text in texts),
             runs=sum(_metric(text, "carpool_batch_size_rows_count") for text in texts),
         )
 
-    def _said(self, what: str) -> str:
-        """What `carpool local` prints about a model once it is there, such as where its status file is."""
-        found = re.search(rf"^ +{what}: +(.+)$", self._log.read_text(errors="replace"), re.MULTILINE)
-        if found is None:
-            raise SystemExit(f"carpool local did not say its {what}; {self._last_words()}")
-        return found[1]
+    def _workers(self) -> list[dict[str, object]]:
+        """The workers, from the status file that `carpool local` names once it serves."""
+        found = re.search(r"^ +status: +(.+)$", self._log.read_text(errors="replace"), re.MULTILINE)
+        try:
+            return json.loads(pathlib.Path(found[1]).read_text())["workers"] if found else []
+        except FileNotFoundError:
+            return []
 
     def _get(self, url: str) -> str:
         with urllib.request.urlopen(url, timeout=5) as response:
             return response.read().decode()
 
     def _wait_until_ready(self) -> None:
+        progress = Progress(f"starting carpool local, {self._log.stem}:")
         give_up = time.monotonic() + READY_WITHIN
         while not self._ready():
             if self._process.poll() is not None:
                 raise SystemExit(f"carpool local ended with {self._process.returncode}; {self._last_words()}")
             if time.monotonic() > give_up:
                 raise SystemExit(f"carpool local was not ready in {READY_WITHIN:.0f} s; {self._last_words()}")
+            progress.show()
             time.sleep(0.1)
+        progress.finish("ready")
 
     def _ready(self) -> bool:
+        """Whether a request would be answered at once. The model is Ready before that: it holds requests by then."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
         try:
             connection.request("GET", f"/v2/models/{self._name}/ready")
-            return connection.getresponse().status == 200
+            return connection.getresponse().status == 200 and any(worker["ready"] for worker in self._workers())
         except (OSError, http.client.HTTPException):
             return False
         finally:

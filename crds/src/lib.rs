@@ -11,6 +11,9 @@ mod manifest;
 mod model;
 mod quantity;
 mod resources;
+#[cfg(test)]
+#[cfg(feature = "kube")]
+mod rules;
 mod spec;
 mod status;
 

@@ -37,7 +37,7 @@ const TICK: Duration = Duration::from_secs(1);
 
 /// Scales every resource until dropped. Resources that need a reconcile go to `reconcile`.
 pub async fn run(context: Arc<Context>, reconcile: UnboundedSender<ObjectRef<Stored>>) {
-    if context.cluster.ready().await.is_err() {
+    if !context.cluster.ready().await {
         return;
     }
     let asker = Asker::new();
@@ -120,8 +120,18 @@ struct Turn {
 
 impl Turn {
     async fn take(&self, state: &mut Scaled) {
-        let remembered = self.context.memory.of(&self.model.uid().unwrap_or_default());
-        let look = || fetch::fetch(&self.context.cluster, &self.model, &mut lock(&remembered), Instant::now());
+        let remembered = self
+            .context
+            .memory
+            .of(&self.model.uid().unwrap_or_default());
+        let look = || {
+            fetch::fetch(
+                &self.context.cluster,
+                &self.model,
+                &mut lock(&remembered),
+                Instant::now(),
+            )
+        };
         let observed = look();
         let all = observed.workers.len() > 1;
         let queued = ask::queue(&self.asker, &observed, all).await;
@@ -131,7 +141,10 @@ impl Turn {
             if let Some((queued, serving)) = &queued {
                 remembered.told = Some(Told {
                     at: Instant::now(),
-                    lengths: queued.iter().map(|(revision, queued)| (revision.clone(), queued.length)).collect(),
+                    lengths: queued
+                        .iter()
+                        .map(|(revision, queued)| (revision.clone(), queued.length))
+                        .collect(),
                     serving: serving.clone(),
                 });
             }
@@ -162,9 +175,19 @@ impl Turn {
     }
 
     /// Whether the status shows a length that is no longer so, and may be written again.
-    fn length_is_due(&self, observed: &Observed, remembered: &std::sync::Mutex<Remembered>) -> bool {
-        let shown = self.model.status.as_ref().map_or(0, |status| status.queue_length);
-        let differs = observed.queue_length.is_some_and(|length| i64::try_from(length) != Ok(shown));
+    fn length_is_due(
+        &self,
+        observed: &Observed,
+        remembered: &std::sync::Mutex<Remembered>,
+    ) -> bool {
+        let shown = self
+            .model
+            .status
+            .as_ref()
+            .map_or(0, |status| status.queue_length);
+        let differs = observed
+            .queue_length
+            .is_some_and(|length| i64::try_from(length) != Ok(shown));
         differs
             && lock(remembered)
                 .length_written
@@ -173,12 +196,26 @@ impl Turn {
 
     fn measure(&self, state: &Scaled, observed: &Observed, wanted: i32) {
         let metrics = &self.context.metrics;
-        let ready: usize = observed.view.revisions.values().map(|revision| revision.workers.ready).sum();
-        metrics.wanted.get_or_create(&state.labels).set(wanted.into());
-        metrics.ready.get_or_create(&state.labels).set(i64::try_from(ready).unwrap_or(i64::MAX));
+        let ready: usize = observed
+            .view
+            .revisions
+            .values()
+            .map(|revision| revision.workers.ready)
+            .sum();
+        metrics
+            .wanted
+            .get_or_create(&state.labels)
+            .set(wanted.into());
+        metrics
+            .ready
+            .get_or_create(&state.labels)
+            .set(i64::try_from(ready).unwrap_or(i64::MAX));
         if let Some(length) = observed.queue_length {
             let length = i64::try_from(length).unwrap_or(i64::MAX);
-            metrics.queue_length.get_or_create(&state.labels).set(length);
+            metrics
+                .queue_length
+                .get_or_create(&state.labels)
+                .set(length);
         }
     }
 }

@@ -38,7 +38,9 @@ impl Queued {
     /// Whether the worker of this name holds no request.
     #[must_use]
     pub fn is_idle(&self, worker: &str) -> bool {
-        self.workers.get(worker).is_none_or(|worker| worker.pending == 0)
+        self.workers
+            .get(worker)
+            .is_none_or(|worker| worker.pending == 0)
     }
 }
 
@@ -120,7 +122,12 @@ impl Asker {
         Ok(String::from_utf8_lossy(&body).into_owned())
     }
 
-    async fn get_json<T: DeserializeOwned>(&self, ip: IpAddr, port: u16, path: &str) -> Result<T, AskError> {
+    async fn get_json<T: DeserializeOwned>(
+        &self,
+        ip: IpAddr,
+        port: u16,
+        path: &str,
+    ) -> Result<T, AskError> {
         let (uri, body) = self.get(ip, port, path).await?;
         serde_json::from_slice(&body).map_err(|error| AskError::Parse(uri, error))
     }
@@ -185,7 +192,10 @@ mod tests {
             r#"{"serving":"b","revisions":{"a":{"length":12,"pending":4,"bytes":3400,"workers":{"a-1":{"pending":4}}}},"open":3,"new":true} "#,
         ))
         .await;
-        let backlog = Asker::new().backlog([127, 0, 0, 1].into(), port).await.unwrap();
+        let backlog = Asker::new()
+            .backlog([127, 0, 0, 1].into(), port)
+            .await
+            .unwrap();
         assert_eq!(backlog.serving, "b");
         assert_eq!(backlog.revisions["a"].length, 12);
         assert_eq!(backlog.revisions["a"].workers["a-1"].pending, 4);
@@ -194,7 +204,10 @@ mod tests {
     #[tokio::test]
     async fn a_proxy_that_does_not_know_is_no_answer() {
         let port = proxy("HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n").await;
-        let error = Asker::new().backlog([127, 0, 0, 1].into(), port).await.unwrap_err();
+        let error = Asker::new()
+            .backlog([127, 0, 0, 1].into(), port)
+            .await
+            .unwrap_err();
         assert!(error.to_string().contains("503"), "{error}");
     }
 
@@ -202,7 +215,11 @@ mod tests {
     fn a_worker_that_holds_nothing_is_idle() {
         let queued = Queued {
             length: 4,
-            workers: [("a".to_owned(), Busy { pending: 4 }), ("b".to_owned(), Busy { pending: 0 })].into(),
+            workers: [
+                ("a".to_owned(), Busy { pending: 4 }),
+                ("b".to_owned(), Busy { pending: 0 }),
+            ]
+            .into(),
         };
         assert!(!queued.is_idle("a"));
         assert!(queued.is_idle("b"));

@@ -3,10 +3,14 @@
 //! A watch's event asks for a reconcile only once its store holds the object, so a reconcile never misses what
 //! caused it.
 
-use std::{fmt::Debug, future, hash::Hash};
+use std::{fmt::Debug, hash::Hash};
 
 use carpool_crds::BatchedModel;
-use futures::{Stream, StreamExt, stream::SelectAll};
+use futures::{
+    FutureExt, Stream, StreamExt,
+    future::{self, BoxFuture, Shared},
+    stream::{BoxStream, SelectAll},
+};
 use k8s_openapi::api::{
     apps::v1::{Deployment, StatefulSet},
     core::v1::{ConfigMap, Pod, Service, ServiceAccount},
@@ -19,7 +23,7 @@ use kube::{
     core::{DeserializeGuard, PartialObjectMeta},
     runtime::{
         WatchStreamExt,
-        reflector::{self, ObjectRef, Store, store::WriterDropped},
+        reflector::{self, ObjectRef, Store},
         watcher,
     },
 };
@@ -31,7 +35,9 @@ use crate::names;
 pub type Stored = DeserializeGuard<BatchedModel>;
 
 /// A stream of resources that something has happened to.
-type Touched = SelectAll<futures::stream::BoxStream<'static, ObjectRef<Stored>>>;
+type Touched = SelectAll<BoxStream<'static, ObjectRef<Stored>>>;
+
+type Ready = Shared<BoxFuture<'static, bool>>;
 
 /// The objects that were last seen. Of kinds that hold nothing else of interest only the metadata is kept.
 #[derive(Clone)]
@@ -54,12 +60,14 @@ pub struct Cluster {
     pub budgets: Store<PartialObjectMeta<PodDisruptionBudget>>,
     /// Metadata.
     pub policies: Store<PartialObjectMeta<NetworkPolicy>>,
+    /// A store wakes only the last of those that wait for it, so one future waits for all.
+    ready: Ready,
 }
 
 /// The streams that keep a [`Cluster`] current. They must be polled.
 pub struct Watches {
     /// Resources that changed.
-    pub models: futures::stream::BoxStream<'static, Result<Stored, watcher::Error>>,
+    pub models: BoxStream<'static, Result<Stored, watcher::Error>>,
     /// Resources of which a child changed.
     pub children: Touched,
 }
@@ -68,13 +76,16 @@ impl Cluster {
     /// Starts watching. Nothing is seen before the streams are polled.
     pub fn watch(client: &Client) -> (Self, Watches) {
         let (models, writer) = reflector::store();
-        let stream = watcher(Api::<Stored>::all(client.clone()), watcher::Config::default())
-            .default_backoff()
-            .reflect(writer)
-            .applied_objects()
-            .boxed();
+        let stream = watcher(
+            Api::<Stored>::all(client.clone()),
+            watcher::Config::default(),
+        )
+        .default_backoff()
+        .reflect(writer)
+        .applied_objects()
+        .boxed();
         let mut children = SelectAll::new();
-        let cluster = Self {
+        let mut cluster = Self {
             models,
             deployments: watch_children(client, &mut children),
             stateful_sets: watch_children(client, &mut children),
@@ -84,7 +95,9 @@ impl Cluster {
             accounts: watch_children(client, &mut children),
             budgets: watch_children(client, &mut children),
             policies: watch_children(client, &mut children),
+            ready: future::ready(false).boxed().shared(),
         };
+        cluster.ready = cluster.all_ready();
         let watches = Watches {
             models: stream,
             children,
@@ -92,17 +105,40 @@ impl Cluster {
         (cluster, watches)
     }
 
-    /// Resolves once every watch has seen everything.
-    pub async fn ready(&self) -> Result<(), WriterDropped> {
-        self.models.wait_until_ready().await?;
-        self.deployments.wait_until_ready().await?;
-        self.stateful_sets.wait_until_ready().await?;
-        self.pods.wait_until_ready().await?;
-        self.config_maps.wait_until_ready().await?;
-        self.services.wait_until_ready().await?;
-        self.accounts.wait_until_ready().await?;
-        self.budgets.wait_until_ready().await?;
-        self.policies.wait_until_ready().await
+    /// Resolves once every watch of children has seen everything, to whether it has. For resources themselves the
+    /// controller waits.
+    pub async fn ready(&self) -> bool {
+        self.ready.clone().await
+    }
+
+    fn all_ready(&self) -> Ready {
+        let Self {
+            models: _,
+            deployments,
+            stateful_sets,
+            pods,
+            config_maps,
+            services,
+            accounts,
+            budgets,
+            policies,
+            ready: _,
+        } = self.clone();
+        async move {
+            let all = async {
+                deployments.wait_until_ready().await?;
+                stateful_sets.wait_until_ready().await?;
+                pods.wait_until_ready().await?;
+                config_maps.wait_until_ready().await?;
+                services.wait_until_ready().await?;
+                accounts.wait_until_ready().await?;
+                budgets.wait_until_ready().await?;
+                policies.wait_until_ready().await
+            };
+            all.await.is_ok()
+        }
+        .boxed()
+        .shared()
     }
 }
 
@@ -150,7 +186,10 @@ pub fn is_controlled_by(meta: &ObjectMeta, uid: &str) -> bool {
 }
 
 /// The stream of touched resources, as a controller takes it.
-pub fn merge(children: Touched, others: impl Stream<Item = ObjectRef<Stored>> + Send + 'static) -> Touched {
+pub fn merge(
+    children: Touched,
+    others: impl Stream<Item = ObjectRef<Stored>> + Send + 'static,
+) -> Touched {
     let mut all = children;
     all.push(others.boxed());
     all

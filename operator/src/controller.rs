@@ -1,6 +1,9 @@
 //! Runs a reconcile for every resource that something has happened to.
 
-use std::{sync::Arc, time::{Duration, Instant}};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures::{Stream, StreamExt};
 use kube::{
@@ -50,15 +53,20 @@ pub async fn run(
 async fn measured(stored: Arc<Stored>, context: Arc<Context>) -> Result<Action, ReconcileError> {
     let begin = Instant::now();
     // The first events come before the watches have seen everything, and what is not seen would be taken for missing.
-    if context.cluster.ready().await.is_err() {
+    if !context.cluster.ready().await {
         return Ok(Action::await_change());
     }
     let result = Box::pin(reconcile(stored, Arc::clone(&context))).await;
     let outcome = Outcome {
-        result: result.as_ref().map_or_else(ReconcileError::category, |_| "ok"),
+        result: result
+            .as_ref()
+            .map_or_else(ReconcileError::category, |_| "ok"),
     };
     context.metrics.reconciles.get_or_create(&outcome).inc();
-    context.metrics.reconcile_duration.observe(begin.elapsed().as_secs_f64());
+    context
+        .metrics
+        .reconcile_duration
+        .observe(begin.elapsed().as_secs_f64());
     result
 }
 
@@ -87,7 +95,9 @@ mod tests {
 
     #[test]
     fn the_wait_doubles_up_to_a_minute() {
-        let waits: Vec<u64> = [1, 2, 3, 7, 100].map(|failures| back_off(failures).as_secs()).into();
+        let waits: Vec<u64> = [1, 2, 3, 7, 100]
+            .map(|failures| back_off(failures).as_secs())
+            .into();
         assert_eq!(waits, [1, 2, 4, 60, 60]);
     }
 }

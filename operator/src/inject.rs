@@ -93,7 +93,9 @@ pub async fn run(args: Args) -> Result<(), InjectError> {
             };
             let redis_secret = match &args.redis_secret {
                 Some(secret) => secret.clone(),
-                None => redis_secret(&model, args.namespace.as_deref().or(namespace.as_deref())).await?,
+                None => {
+                    redis_secret(&model, args.namespace.as_deref().or(namespace.as_deref())).await?
+                }
             };
             let sidecar = Sidecar {
                 model,

@@ -7,6 +7,7 @@
 //! - [`inject`] adds the sidecar to an app's manifest; [`infer`] sends a model one request.
 
 mod admin;
+mod api;
 mod autoscale;
 pub mod backlog;
 pub mod cli;

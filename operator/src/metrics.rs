@@ -50,13 +50,21 @@ impl Metrics {
         let reconciles = Family::default();
         registry.register("reconciles", "Reconciles, by outcome", reconciles.clone());
         let reconcile_duration = Histogram::new([0.001, 0.005, 0.02, 0.1, 0.5, 2.0, 10.0]);
-        registry.register("reconcile_duration_seconds", "How long a reconcile took", reconcile_duration.clone());
+        registry.register(
+            "reconcile_duration_seconds",
+            "How long a reconcile took",
+            reconcile_duration.clone(),
+        );
         let wanted = Family::default();
         registry.register("workers_wanted", "Workers asked for", wanted.clone());
         let ready = Family::default();
         registry.register("workers_ready", "Workers that are Ready", ready.clone());
         let queue_length = Family::default();
-        registry.register("queue_length", "Requests waiting and in flight", queue_length.clone());
+        registry.register(
+            "queue_length",
+            "Requests waiting and in flight",
+            queue_length.clone(),
+        );
         let leading = Gauge::default();
         registry.register("leading", "1 where this process leads", leading.clone());
         Self {

@@ -30,7 +30,7 @@ pub struct Revision {
     /// A worker of it has been Ready, now or before.
     pub loaded: bool,
     /// Why it was given up in favour of the revision before.
-    pub given_up: Option<String>,
+    pub given_up: Option<Problem>,
     /// Why it won't get Ready by waiting, although no worker says so.
     pub stalled: Option<Problem>,
     /// Requests waiting and in flight; `None` when nobody could say.
@@ -44,11 +44,8 @@ impl Revision {
         if self.workers.ready > 0 {
             return None;
         }
-        if let Some(message) = &self.given_up {
-            return Some(Problem {
-                reason: "GivenUp".to_owned(),
-                message: message.clone(),
-            });
+        if self.given_up.is_some() {
+            return self.given_up.clone();
         }
         self.workers
             .problem
@@ -95,7 +92,7 @@ pub struct Plan {
     /// Whether the wanted revision is to have a Deployment already.
     pub start: bool,
     /// Why the wanted revision is given up, if it is.
-    pub give_up: Option<String>,
+    pub give_up: Option<Problem>,
     /// Workers of the revisions that stay.
     pub replicas: BTreeMap<String, Replicas>,
     /// Revisions that go.
@@ -140,10 +137,14 @@ pub fn plan(view: &View) -> Plan {
             other.is_coming() && (other.workers.unschedulable.is_some() || incumbent.replicas == 0)
         };
         let aside = (give_up.is_none() && candidate.is_some_and(needs_room))
-            || draining
-                .iter()
-                .any(|retired| retired.length.is_some_and(|length| length > 0) && needs_room(retired));
-        let asked = if aside { Replicas::Exactly(0) } else { Replicas::Scaled };
+            || draining.iter().any(|retired| {
+                retired.length.is_some_and(|length| length > 0) && needs_room(retired)
+            });
+        let asked = if aside {
+            Replicas::Exactly(0)
+        } else {
+            Replicas::Scaled
+        };
         replicas.insert(serving.clone(), asked);
     }
     Plan {
@@ -163,17 +164,19 @@ fn serving(view: &View) -> String {
         .is_some_and(|revision| revision.workers.ready > 0);
     match &view.serving {
         // There is nothing to keep in one that never had a worker.
-        Some(now) if !wanted_is_ready && view.revisions.get(now).is_some_and(|now| now.loaded) => now.clone(),
+        Some(now) if !wanted_is_ready && view.revisions.get(now).is_some_and(|now| now.loaded) => {
+            now.clone()
+        }
         _ => view.wanted.clone(),
     }
 }
 
 /// A candidate that fails is given up once it keeps the incumbent from coming back; else it may go on trying.
-fn give_up(candidate: &Revision, incumbent: Option<&Revision>) -> Option<String> {
+fn give_up(candidate: &Revision, incumbent: Option<&Revision>) -> Option<Problem> {
     if candidate.given_up.is_some() {
         return candidate.given_up.clone();
     }
     let problem = candidate.failing()?;
     let in_the_way = incumbent?.workers.ready == 0 && incumbent?.workers.unschedulable.is_some();
-    in_the_way.then(|| format!("{}: {}", problem.reason, problem.message))
+    in_the_way.then_some(problem)
 }

@@ -41,7 +41,12 @@ const SHUTDOWN: Duration = Duration::from_secs(10);
 #[derive(Debug, ClapArgs)]
 pub struct Args {
     /// Where metrics and probes are served.
-    #[arg(long, env = "CARPOOL_ADMIN_LISTEN", default_value = "0.0.0.0:9090", value_name = "ADDRESS")]
+    #[arg(
+        long,
+        env = "CARPOOL_ADMIN_LISTEN",
+        default_value = "0.0.0.0:9090",
+        value_name = "ADDRESS"
+    )]
     admin_listen: SocketAddr,
 
     /// The image of proxies.
@@ -53,7 +58,12 @@ pub struct Args {
     worker_image: String,
 
     /// The image of managed Redis servers: 7.0 or later, or Valkey.
-    #[arg(long, env = "CARPOOL_REDIS_IMAGE", default_value = "docker.io/library/redis:7.2-bookworm", value_name = "IMAGE")]
+    #[arg(
+        long,
+        env = "CARPOOL_REDIS_IMAGE",
+        default_value = "docker.io/library/redis:7.2-bookworm",
+        value_name = "IMAGE"
+    )]
     redis_image: String,
 
     /// The user that Redis runs as, for an image that names none or root.
@@ -65,7 +75,12 @@ pub struct Args {
     image_pull_policy: String,
 
     /// The operator's own namespace: where its Lease is, and from where proxies and workers may be asked.
-    #[arg(long, env = "POD_NAMESPACE", default_value = "default", value_name = "NAMESPACE")]
+    #[arg(
+        long,
+        env = "POD_NAMESPACE",
+        default_value = "default",
+        value_name = "NAMESPACE"
+    )]
     namespace: String,
 
     /// The operator's name, unique among those alive: the pod's. Default: a random one.
@@ -108,7 +123,9 @@ pub async fn run(args: Args) -> Result<(), RunError> {
     let metrics = Arc::new(Metrics::new());
     tokio::spawn(admin::serve(listener, Arc::clone(&metrics)));
 
-    let identity = args.name.unwrap_or_else(|| format!("carpool-{}", Uuid::new_v4()));
+    let identity = args
+        .name
+        .unwrap_or_else(|| format!("carpool-{}", Uuid::new_v4()));
     let manager = LeaseManagerBuilder::new(client.clone(), LEASE)
         .with_namespace(&args.namespace)
         .with_identity(&identity)
@@ -181,7 +198,10 @@ async fn release(
 }
 
 fn stop_on_signal() -> std::io::Result<CancellationToken> {
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let (mut terminate, mut interrupt) = (
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+    );
     let stop = CancellationToken::new();
     let stopping = stop.clone();
     tokio::spawn(async move {

@@ -2,12 +2,12 @@
 
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use kube::ResourceExt;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::names::{self, Component};
 
 /// Why a worker is not Ready: a stable reason for programs and a sentence for people.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
     /// The reason, as the termination message or Kubernetes gives it.
     pub reason: String,
@@ -50,14 +50,22 @@ impl Workers {
 
 /// Whether a pod is a worker of this revision.
 pub fn is_worker(pod: &Pod, revision: &str) -> bool {
-    is(pod, Component::Worker) && pod.labels().get(names::REVISION).is_some_and(|label| label == revision)
+    is(pod, Component::Worker)
+        && pod
+            .labels()
+            .get(names::REVISION)
+            .is_some_and(|label| label == revision)
 }
 
 /// Whether a pod is of this component.
 pub fn is(pod: &Pod, component: Component) -> bool {
     let labels = pod.labels();
-    labels.get("app.kubernetes.io/name").is_some_and(|name| name == "carpool")
-        && labels.get(names::COMPONENT).is_some_and(|label| label == component.as_str())
+    labels
+        .get("app.kubernetes.io/name")
+        .is_some_and(|name| name == "carpool")
+        && labels
+            .get(names::COMPONENT)
+            .is_some_and(|label| label == component.as_str())
 }
 
 /// Whether a pod is Ready.
@@ -65,7 +73,10 @@ pub fn is_ready(pod: &Pod) -> bool {
     condition(pod, "Ready").is_some_and(|condition| condition.status == "True")
 }
 
-fn condition<'a>(pod: &'a Pod, type_: &str) -> Option<&'a k8s_openapi::api::core::v1::PodCondition> {
+fn condition<'a>(
+    pod: &'a Pod,
+    type_: &str,
+) -> Option<&'a k8s_openapi::api::core::v1::PodCondition> {
     let conditions = pod.status.as_ref()?.conditions.as_ref()?;
     conditions.iter().find(|condition| condition.type_ == type_)
 }
@@ -90,7 +101,10 @@ fn container_problem(status: &ContainerStatus) -> Option<Problem> {
         return None;
     }
     let state = status.state.as_ref()?;
-    let last = status.last_state.as_ref().and_then(|state| state.terminated.as_ref());
+    let last = status
+        .last_state
+        .as_ref()
+        .and_then(|state| state.terminated.as_ref());
     let ended = state.terminated.as_ref().or(last);
     if let Some(ended) = ended.filter(|ended| ended.exit_code != 0) {
         let said = ended.message.as_deref().unwrap_or_default().trim();
@@ -116,10 +130,20 @@ fn container_problem(status: &ContainerStatus) -> Option<Problem> {
     let waiting = state.waiting.as_ref()?;
     let reason = waiting.reason.as_deref()?;
     // The others are steps on the way.
-    let stuck = ["ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "CreateContainerConfigError", "CreateContainerError"];
+    let stuck = [
+        "ErrImagePull",
+        "ImagePullBackOff",
+        "InvalidImageName",
+        "ErrImageNeverPull",
+        "CreateContainerConfigError",
+        "CreateContainerError",
+    ];
     stuck.contains(&reason).then(|| Problem {
         reason: reason.to_owned(),
-        message: waiting.message.clone().unwrap_or_else(|| format!("the container {} can't be started", status.name)),
+        message: waiting
+            .message
+            .clone()
+            .unwrap_or_else(|| format!("the container {} can't be started", status.name)),
     })
 }
 
@@ -151,13 +175,15 @@ mod tests {
             "conditions: [{type: PodScheduled, status: 'False', reason: Unschedulable, message: '0/1 nodes are available: 1 Insufficient nvidia.com/gpu.'}]",
         );
         let workers = Workers::of([&pod]);
-        assert_eq!(workers.unschedulable.unwrap(), "0/1 nodes are available: 1 Insufficient nvidia.com/gpu.");
+        assert_eq!(
+            workers.unschedulable.unwrap(),
+            "0/1 nodes are available: 1 Insufficient nvidia.com/gpu."
+        );
     }
 
     #[test]
     fn the_termination_message_is_the_problem() {
-        let pod = pod(
-            r#"
+        let pod = pod(r#"
 initContainerStatuses:
 - name: fetch
   ready: false
@@ -168,18 +194,35 @@ initContainerStatuses:
   lastState: {terminated: {exitCode: 1, message: '{"reason": "ChecksumMismatch", "message": "the artifact is another"}'}}
 containerStatuses:
 - {name: worker, ready: false, image: x, imageID: x, restartCount: 0, state: {waiting: {reason: PodInitializing}}}
-"#,
-        );
+"#);
         let problem = Workers::of([&pod]).problem.unwrap();
-        assert_eq!(problem, Problem { reason: "ChecksumMismatch".into(), message: "the artifact is another".into() });
+        assert_eq!(
+            problem,
+            Problem {
+                reason: "ChecksumMismatch".into(),
+                message: "the artifact is another".into()
+            }
+        );
     }
 
     #[test]
     fn other_ends_are_put_into_words() {
         for (state, reason, says) in [
-            ("terminated: {exitCode: 137, reason: OOMKilled}", "OutOfMemory", "memory limit"),
-            ("terminated: {exitCode: 1, reason: Error, message: \"a\\nlast line\"}", "Error", "exit code 1: last line"),
-            ("waiting: {reason: ImagePullBackOff, message: no such image}", "ImagePullBackOff", "no such image"),
+            (
+                "terminated: {exitCode: 137, reason: OOMKilled}",
+                "OutOfMemory",
+                "memory limit",
+            ),
+            (
+                "terminated: {exitCode: 1, reason: Error, message: \"a\\nlast line\"}",
+                "Error",
+                "exit code 1: last line",
+            ),
+            (
+                "waiting: {reason: ImagePullBackOff, message: no such image}",
+                "ImagePullBackOff",
+                "no such image",
+            ),
         ] {
             let pod = pod(&format!(
                 "containerStatuses: [{{name: worker, ready: false, image: x, imageID: x, restartCount: 0, state: {{{state}}}}}]"
@@ -188,7 +231,9 @@ containerStatuses:
             assert_eq!(problem.reason, reason);
             assert!(problem.message.contains(says), "{}", problem.message);
         }
-        let creating = pod("containerStatuses: [{name: worker, ready: false, image: x, imageID: x, restartCount: 0, state: {waiting: {reason: ContainerCreating}}}]");
+        let creating = pod(
+            "containerStatuses: [{name: worker, ready: false, image: x, imageID: x, restartCount: 0, state: {waiting: {reason: ContainerCreating}}}]",
+        );
         assert_eq!(Workers::of([&creating]).problem, None);
     }
 }

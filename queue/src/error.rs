@@ -16,6 +16,9 @@ pub enum QueueError {
     /// The URL is none of Redis. The URL itself is left out, as it may hold a password.
     #[error("failed to parse the Redis URL: {0}")]
     Url(String),
+    /// The resource's UID can't be part of a key.
+    #[error("failed to make keys of the UID {0:?}: it is empty or holds braces")]
+    Uid(String),
     /// Redis did not answer, or the connection broke.
     #[error("failed to reach Redis: {0}")]
     Unreachable(String),

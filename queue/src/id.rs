@@ -68,3 +68,34 @@ impl fmt::Display for JobId {
         self.uuid.fmt(f)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entry_ids_survive_the_wire_and_keep_their_order() {
+        let id: EntryId = "1700000000001-1000999123456789012".parse().unwrap();
+        assert_eq!(id.to_string(), "1700000000001-1000999123456789012");
+        assert!(id < id.next());
+        assert!("1700000000001-9".parse::<EntryId>().unwrap() < id);
+        let last = EntryId {
+            millis: 1,
+            sequence: u64::MAX,
+        };
+        assert_eq!(last.next().to_string(), "2-0");
+        for wrong in ["", "1", "1-", "-1", "a-b", "1-2-3"] {
+            assert!(wrong.parse::<EntryId>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn marks_have_thirteen_digits() {
+        for uuid in [Uuid::nil(), Uuid::max(), Uuid::from_u128(7)] {
+            let mark = mark(uuid);
+            assert_eq!(mark.len(), 13);
+            assert!(mark.bytes().all(|digit| digit.is_ascii_digit()));
+        }
+        assert_eq!(mark(Uuid::from_u128(7)), "0000000000007");
+    }
+}

@@ -12,6 +12,8 @@
 
 use std::sync::Arc;
 
+use crate::QueueError;
+
 /// The consumer group of every jobs stream.
 pub(crate) const GROUP: &str = "workers";
 
@@ -31,10 +33,14 @@ pub(crate) struct Keys {
 }
 
 impl Keys {
-    pub(crate) fn new(uid: &str) -> Self {
-        Self {
-            prefix: format!("carpool:{{{uid}}}:").into(),
+    pub(crate) fn new(uid: &str) -> Result<Self, QueueError> {
+        // Braces would end the hash tag early, and an empty one is none.
+        if uid.is_empty() || uid.contains(['{', '}']) {
+            return Err(QueueError::Uid(uid.to_owned()));
         }
+        Ok(Self {
+            prefix: format!("carpool:{{{uid}}}:").into(),
+        })
     }
 
     pub(crate) fn jobs(&self, revision: &str) -> String {
@@ -51,5 +57,26 @@ impl Keys {
 
     pub(crate) fn bytes(&self) -> String {
         format!("{}bytes", self.prefix)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_keys_of_a_model_share_one_hash_tag() {
+        let keys = Keys::new("6f1c").unwrap();
+        for key in [
+            keys.jobs("rev1"),
+            keys.replies("proxy"),
+            keys.dead(),
+            keys.bytes(),
+        ] {
+            assert!(key.starts_with("carpool:{6f1c}:"), "{key}");
+        }
+        for uid in ["", "a}b", "{"] {
+            assert!(Keys::new(uid).is_err(), "{uid}");
+        }
     }
 }

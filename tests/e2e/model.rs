@@ -149,11 +149,13 @@ pub fn publish(namespace: &Namespace, name: &str, folder: &Path) -> String {
     format!("pvc://models/{name}")
 }
 
+fn selector(model: &str, component: &str) -> String {
+    format!("app.kubernetes.io/instance={model},app.kubernetes.io/component={component}")
+}
+
 /// The model's pods of one component, those that are going left out.
 pub fn pods(namespace: &Namespace, model: &str, component: &str) -> Vec<Value> {
-    let selector =
-        format!("app.kubernetes.io/instance={model},app.kubernetes.io/component={component}");
-    let mut pods = namespace.list("pods", &selector);
+    let mut pods = namespace.list("pods", &selector(model, component));
     pods.retain(|pod| pod["metadata"]["deletionTimestamp"].is_null());
     pods
 }
@@ -184,6 +186,16 @@ pub fn workers(namespace: &Namespace, model: &str, count: usize, within: Duratio
             Err(format!("{} workers, wanted {count} Ready ones", pods.len()))
         }
     })
+}
+
+/// Waits until the last worker's pod is gone, with all that it may still have answered.
+pub fn no_workers(namespace: &Namespace, model: &str, within: Duration) {
+    eventually(within, || {
+        match namespace.list("pods", &selector(model, "worker")).len() {
+            0 => Ok(()),
+            left => Err(format!("{left} pods of workers are still there")),
+        }
+    });
 }
 
 /// A sum over the model's workers of one of their metrics, read through the API server.

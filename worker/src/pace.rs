@@ -8,8 +8,9 @@ const WEIGHT: f64 = 0.2;
 const WORTHWHILE: Duration = Duration::from_millis(4);
 /// Timers, Tokio's and Redis', tick every millisecond.
 const TICK: Duration = Duration::from_millis(1);
-/// The share of a run's time that is spent on waiting for those just answered to come again.
-const GATHER_SHARE: f64 = 0.15;
+/// The share of a run's time that may be spent on waiting for those just answered to come again. Measured with 10 and
+/// 30 clients at 13 ms a run: without, two cohorts take turns; with 0.15 throughput is 1.5 times that, with 0.3 twice.
+const GATHER_SHARE: f64 = 0.3;
 /// Waiting pays where at least this share of them comes in time.
 const GATHER_PAYS: f64 = 0.25;
 /// Where it doesn't pay, every so many runs it is tried again.
@@ -137,12 +138,12 @@ mod tests {
     #[test]
     fn gathering_stops_where_nobody_returns_and_is_tried_again() {
         let mut pace = Pace::default();
-        pace.ran(4, Duration::from_millis(2));
+        pace.ran(4, Duration::from_millis(1));
         assert_eq!(pace.gather(4), None);
         pace.ran(8, Duration::from_millis(20));
         let window = pace.gather(8).unwrap();
         assert!(
-            window.abs_diff(Duration::from_millis(3)) < Duration::from_micros(10),
+            window.abs_diff(Duration::from_millis(6)) < Duration::from_micros(10),
             "{window:?}"
         );
         let spent = (0..200)

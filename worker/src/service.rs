@@ -134,12 +134,14 @@ impl Service {
 
     /// Waits a little for those just answered, who may come again to share the next batch.
     async fn gather(&mut self, answered: usize, max: usize) -> Result<(), Fatal> {
-        if let Some(window) = self.pace.gather(answered) {
-            let before = self.line.rows();
-            let wanted = max.min(before + answered);
+        let before = self.line.rows();
+        let wanted = max.min(before + answered);
+        if wanted > before
+            && let Some(window) = self.pace.gather(answered)
+        {
             self.fill(wanted, Instant::now() + window).await?;
-            self.pace
-                .gathered(self.line.rows() - before, wanted - before);
+            let came = self.line.rows() - before;
+            self.pace.gathered(came, wanted - before);
         }
         Ok(())
     }

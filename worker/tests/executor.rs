@@ -7,18 +7,26 @@
     reason = "helpers belong to the tests"
 )]
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::Path,
+    sync::{Arc, OnceLock, atomic::AtomicBool, mpsc},
+    time::Duration,
+};
 
 use carpool_crds::{Device, Model};
 use carpool_protocol::{InferRequest, InferResponse, Tensor};
 use carpool_queue::FailureKind;
 use carpool_worker::{
+    admin::Admin,
     assemble::Assembler,
     backend::{Backend, RunError, TorchScript},
     executor::{Executor, Lost},
     fatal::Reason,
     item::{Item, Slice},
+    live::Live,
     metrics::Metrics,
+    progress::Progress,
+    runner::Runner,
     warmup::warm_up,
 };
 use common::{HIDDEN, MLP, TEXT, WORDS, assert_close, declared, floats, numbers, texts, words};
@@ -342,4 +350,54 @@ fn a_lost_device_answers_nothing() {
         Lost("CUDA error: device-side assert triggered".to_owned())
     );
     assert_eq!(sizes.lock().unwrap().len(), 1);
+}
+
+/// A device that hangs until it is let go.
+struct Stuck(mpsc::Receiver<()>);
+
+impl Backend for Stuck {
+    fn forward(&mut self, _: &[Tensor]) -> Result<Vec<Tensor>, RunError> {
+        self.0.recv().unwrap();
+        Err(RunError::Model("let go".to_owned()))
+    }
+}
+
+#[tokio::test]
+async fn a_run_that_hangs_is_noticed() {
+    let folder = tempfile::tempdir().unwrap();
+    common::write_mlp(folder.path(), 0);
+    let loaded = load(folder.path(), MLP);
+    let slice = Slice::whole(loaded.item(&numbers(&[0.0; 4])));
+    let live = Live {
+        max_batch_size: 1,
+        max_delay: Duration::ZERO,
+        lease: Duration::from_millis(10),
+        max_deliveries: 1,
+    };
+    let progress = Arc::new(Progress::default());
+    let admin = Admin {
+        ready: AtomicBool::new(true),
+        model: OnceLock::new(),
+        metrics: Arc::default(),
+        progress: Arc::clone(&progress),
+        live: tokio::sync::watch::channel(live).1,
+    };
+    let (let_go, stuck) = mpsc::channel();
+    let runner = Runner::start(Arc::clone(&progress), move || {
+        let mut executor = Executor::new(Box::new(Stuck(stuck)), loaded.model);
+        executor.report_to(progress, Arc::default());
+        Ok(executor)
+    })
+    .await
+    .unwrap();
+    assert!(admin.alive());
+    let done = runner.run(vec![slice]);
+    while admin.alive() {
+        tokio::task::yield_now().await;
+    }
+    let_go.send(()).unwrap();
+    let outputs = done.await.unwrap().unwrap();
+    assert!(outputs[0].as_ref().unwrap_err().message.contains("let go"));
+    assert!(admin.alive());
+    runner.finish();
 }

@@ -191,7 +191,7 @@ async fn a_request_larger_than_a_batch_is_answered_whole() {
     let (redis, served) = (
         Redis::start(),
         served(MLP, "batching: {maxBatchSize: 8}\nqueue: {}", |folder| {
-            common::write_mlp(folder, 0)
+            common::write_mlp(folder, 0);
         }),
     );
     let values: Vec<f32> = (0..100 * 4).map(|index| index as f32 / 200.0).collect();
@@ -321,7 +321,7 @@ async fn one_of_two_is_killed_and_everything_is_answered() {
 async fn a_pinned_artifact_must_be_the_one() {
     let zeros = "0".repeat(64);
     let served = served(&format!("{MLP}sha256: '{zeros}'\n"), DEFAULTS, |folder| {
-        common::write_mlp(folder, 0)
+        common::write_mlp(folder, 0);
     });
     let redis = Redis::start();
     let log = served.folder.path().join("termination");

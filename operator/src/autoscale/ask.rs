@@ -24,11 +24,17 @@ pub async fn queue(
     all: bool,
 ) -> Option<(BTreeMap<String, Queued>, Option<String>)> {
     let answers = if all {
-        let pods: Vec<&Pod> = observed.pods.iter().map(AsRef::as_ref).filter(|pod| feeds(pod)).collect();
+        let pods: Vec<&Pod> = observed
+            .pods
+            .iter()
+            .map(AsRef::as_ref)
+            .filter(|pod| feeds(pod))
+            .collect();
         join_all(pods.iter().map(|pod| ask(asker, pod))).await
     } else {
         let ready = observed.pods.iter().map(AsRef::as_ref);
-        let ready = ready.filter(|pod| workers::is(pod, Component::Proxy) && workers::is_ready(pod));
+        let ready =
+            ready.filter(|pod| workers::is(pod, Component::Proxy) && workers::is_ready(pod));
         let mut answers = Vec::new();
         for pod in ready.take(ATTEMPTS) {
             answers.push(ask(asker, pod).await);
@@ -59,7 +65,11 @@ async fn ask(asker: &Asker, pod: &Pod) -> Asked {
         Ok(backlog) => Asked::Answer(backlog),
         Err(error) => {
             tracing::debug!(%error, pod = pod.metadata.name, "a proxy does not tell its backlog");
-            if workers::is_ready(pod) { Asked::Silent } else { Asked::Absent }
+            if workers::is_ready(pod) {
+                Asked::Silent
+            } else {
+                Asked::Absent
+            }
         }
     }
 }
@@ -67,7 +77,11 @@ async fn ask(asker: &Asker, pod: &Pod) -> Asked {
 /// Where a pod can be asked, if its containers still run.
 fn address(pod: &Pod) -> Option<(IpAddr, u16)> {
     let phase = pod.status.as_ref()?.phase.as_deref()?;
-    if phase == "Running" { admin_address(pod) } else { None }
+    if phase == "Running" {
+        admin_address(pod)
+    } else {
+        None
+    }
 }
 
 fn merge(answers: Vec<Asked>) -> Option<(BTreeMap<String, Queued>, Option<String>)> {
@@ -95,7 +109,11 @@ fn merge(answers: Vec<Asked>) -> Option<(BTreeMap<String, Queued>, Option<String
 }
 
 /// The checksum of what a revision's workers have loaded, where it is not known yet.
-pub async fn sha256(asker: &Asker, observed: &Observed, revision: &str) -> Option<(String, String)> {
+pub async fn sha256(
+    asker: &Asker,
+    observed: &Observed,
+    revision: &str,
+) -> Option<(String, String)> {
     if observed.sha256.contains_key(revision) {
         return None;
     }
@@ -116,16 +134,26 @@ mod tests {
     use super::*;
 
     fn answer(serving: &str, lengths: &[(&str, u64)]) -> Asked {
-        let queued = |length| Queued { length, ..Queued::default() };
+        let queued = |length| Queued {
+            length,
+            ..Queued::default()
+        };
         Asked::Answer(Backlog {
             serving: serving.into(),
-            revisions: lengths.iter().map(|(name, length)| ((*name).to_owned(), queued(*length))).collect(),
+            revisions: lengths
+                .iter()
+                .map(|(name, length)| ((*name).to_owned(), queued(*length)))
+                .collect(),
         })
     }
 
     #[test]
     fn the_longest_answer_counts() {
-        let (queue, serving) = merge(vec![answer("b", &[("a", 0), ("b", 4)]), answer("b", &[("a", 2), ("b", 3)])]).unwrap();
+        let (queue, serving) = merge(vec![
+            answer("b", &[("a", 0), ("b", 4)]),
+            answer("b", &[("a", 2), ("b", 3)]),
+        ])
+        .unwrap();
         assert_eq!((queue["a"].length, queue["b"].length), (2, 4));
         assert_eq!(serving.as_deref(), Some("b"));
     }
@@ -138,7 +166,13 @@ mod tests {
         ] {
             assert_eq!(merge(answers).unwrap().1, None);
         }
-        assert_eq!(merge(vec![answer("b", &[]), Asked::Absent]).unwrap().1.as_deref(), Some("b"));
+        assert_eq!(
+            merge(vec![answer("b", &[]), Asked::Absent])
+                .unwrap()
+                .1
+                .as_deref(),
+            Some("b")
+        );
     }
 
     #[test]

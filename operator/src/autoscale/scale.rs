@@ -3,20 +3,14 @@
 use std::{collections::BTreeMap, time::Instant};
 
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
-use kube::{
-    Api, ResourceExt,
-    api::{Patch, PatchParams},
-};
+use kube::{Api, ResourceExt, api::Patch};
 use serde_json::json;
 
 use super::{Scaled, Turn};
 use crate::{
+    api::{CallError, call, patch_params},
     backlog::Queued,
-    names,
-    reconcile::{
-        apply::{ApplyError, asked},
-        fetch::{Observed, replicas},
-    },
+    reconcile::fetch::{Observed, replicas},
     rollout::{Plan, Replicas},
     scaling::{Observation, Scaler},
     workers,
@@ -36,7 +30,9 @@ impl Turn {
         plan: &Plan,
         queued: &BTreeMap<String, Queued>,
     ) -> i32 {
-        state.scalers.retain(|revision, _| plan.replicas.contains_key(revision));
+        state
+            .scalers
+            .retain(|revision, _| plan.replicas.contains_key(revision));
         let mut sum = 0;
         for (revision, asked) in &plan.replicas {
             let Some(deployment) = observed.workers.get(revision) else {
@@ -53,8 +49,14 @@ impl Turn {
                 continue;
             }
             let busy = queued.get(revision).map(|queued| &queued.workers);
-            let is_busy = |pod: &str| busy.and_then(|busy| busy.get(pod)).is_some_and(|worker| worker.pending > 0);
-            if let Err(error) = self.write(deployment, observed, revision, now, wanted, is_busy).await {
+            let is_busy = |pod: &str| {
+                busy.and_then(|busy| busy.get(pod))
+                    .is_some_and(|worker| worker.pending > 0)
+            };
+            if let Err(error) = self
+                .write(deployment, observed, revision, now, wanted, is_busy)
+                .await
+            {
                 tracing::warn!(%error, revision, wanted, "failed to scale");
             }
         }
@@ -93,41 +95,53 @@ impl Turn {
         now: i32,
         wanted: i32,
         is_busy: impl Fn(&str) -> bool,
-    ) -> Result<(), ApplyError> {
+    ) -> Result<(), CallError> {
         if wanted < now {
             let pods = observed.pods.iter().map(AsRef::as_ref);
             for pod in pods.filter(|pod| workers::is_worker(pod, revision)) {
-                self.price(pod, if is_busy(&pod.name_any()) { BUSY } else { IDLE }).await?;
+                self.price(pod, if is_busy(&pod.name_any()) { BUSY } else { IDLE })
+                    .await?;
             }
         }
         let name = deployment.name_any();
         let namespace = deployment.namespace().unwrap_or_default();
         let api: Api<Deployment> = Api::namespaced(self.context.client.clone(), &namespace);
         let patch = Patch::Merge(json!({"spec": {"replicas": wanted}}));
-        asked("scale", "Deployment", &name, api.patch_scale(&name, &params(), &patch)).await?;
+        call(
+            "scale",
+            "Deployment",
+            &name,
+            api.patch_scale(&name, &patch_params(), &patch),
+        )
+        .await?;
         Ok(())
     }
 
     /// Which pod goes is only a matter of politeness: one that is busy hands back what it has not begun.
-    async fn price(&self, pod: &Pod, cost: &str) -> Result<(), ApplyError> {
-        if pod.metadata.deletion_timestamp.is_some() || pod.annotations().get(DELETION_COST).is_some_and(|now| now == cost) {
+    async fn price(&self, pod: &Pod, cost: &str) -> Result<(), CallError> {
+        if pod.metadata.deletion_timestamp.is_some()
+            || pod
+                .annotations()
+                .get(DELETION_COST)
+                .is_some_and(|now| now == cost)
+        {
             return Ok(());
         }
         let name = pod.name_any();
         let namespace = pod.namespace().unwrap_or_default();
         let api: Api<Pod> = Api::namespaced(self.context.client.clone(), &namespace);
         let patch = Patch::Merge(json!({"metadata": {"annotations": {(DELETION_COST): cost}}}));
-        match asked("patch", "Pod", &name, api.patch_metadata(&name, &params(), &patch)).await {
+        match call(
+            "patch",
+            "Pod",
+            &name,
+            api.patch_metadata(&name, &patch_params(), &patch),
+        )
+        .await
+        {
             // It has gone meanwhile.
-            Err(ApplyError::Api { source, .. }) if matches!(&*source, kube::Error::Api(status) if status.code == 404) => Ok(()),
+            Err(error) if error.is_not_found() => Ok(()),
             patched => patched.map(drop),
         }
-    }
-}
-
-fn params() -> PatchParams {
-    PatchParams {
-        field_manager: Some(names::MANAGER.to_owned()),
-        ..PatchParams::default()
     }
 }

@@ -38,7 +38,11 @@ pub fn split(text: &str) -> Result<Vec<Document>, InjectError> {
         .map(|(index, text)| {
             let value = serde_yaml::from_str(&text)
                 .map_err(|error| InjectError::Parse(index + 1, error.to_string()))?;
-            Ok(Document { text, value, changed: false })
+            Ok(Document {
+                text,
+                value,
+                changed: false,
+            })
         })
         .collect()
 }
@@ -72,7 +76,12 @@ impl Document {
                 let namespace = object["metadata"]["namespace"].as_str().map(str::to_owned);
                 let path = match object["kind"].as_str()? {
                     "Pod" => "",
-                    "Deployment" | "StatefulSet" | "DaemonSet" | "ReplicaSet" | "ReplicationController" | "Job" => "/spec/template",
+                    "Deployment"
+                    | "StatefulSet"
+                    | "DaemonSet"
+                    | "ReplicaSet"
+                    | "ReplicationController"
+                    | "Job" => "/spec/template",
                     "CronJob" => "/spec/jobTemplate/spec/template",
                     _ => return None,
                 };
@@ -104,10 +113,15 @@ impl Sidecar {
     /// Adds it to a pod template. What an earlier run added is replaced.
     pub fn add_to(&self, template: &mut Value) -> Result<(), serde_json::Error> {
         // The label opens the way to Redis and tells the operator whom to ask about the switch to a new revision.
-        entry(entry(template, "metadata", json!({})), "labels", json!({}))[names::MODEL] = json!(self.model);
+        entry(entry(template, "metadata", json!({})), "labels", json!({}))[names::MODEL] =
+            json!(self.model);
         let spec = entry(template, "spec", json!({}));
         // First, so that other init containers can use it, too.
-        put(entry(spec, "initContainers", json!([])), serde_json::to_value(self.container())?, true);
+        put(
+            entry(spec, "initContainers", json!([])),
+            serde_json::to_value(self.container())?,
+            true,
+        );
         let volumes = entry(spec, "volumes", json!([]));
         put(volumes, serde_json::to_value(pod::scratch(SCRATCH))?, false);
         let config = pod::config_volume(&self.model, &self.redis_secret);
@@ -126,11 +140,19 @@ impl Sidecar {
         container.restart_policy = Some("Always".to_owned());
         let mut args = pod::config_args();
         args.push(format!("--listen=127.0.0.1:{}", names::INJECTED_DATA_PORT));
-        args.push(format!("--admin-listen=0.0.0.0:{}", names::INJECTED_ADMIN_PORT));
+        args.push(format!(
+            "--admin-listen=0.0.0.0:{}",
+            names::INJECTED_ADMIN_PORT
+        ));
         container.args = Some(args);
         container.env = Some(vec![pod::pod_name()]);
         container.ports = Some(vec![pod::port("carpool-admin", names::INJECTED_ADMIN_PORT)]);
-        container.startup_probe = Some(pod::probe("/readyz", names::INJECTED_ADMIN_PORT, 1, STARTUP_ATTEMPTS));
+        container.startup_probe = Some(pod::probe(
+            "/readyz",
+            names::INJECTED_ADMIN_PORT,
+            1,
+            STARTUP_ATTEMPTS,
+        ));
         // Not a readiness probe: an app may have more to do than to ask the model.
         container.liveness_probe = Some(pod::probe("/livez", names::INJECTED_ADMIN_PORT, 10, 3));
         container.resources = Some(pod::resources(None, &[("cpu", "50m"), ("memory", "64Mi")]));
@@ -236,18 +258,35 @@ spec: {jobTemplate: {spec: {template: {metadata: {annotations: {carpool.dev/mode
     fn the_sidecar_is_ready_before_the_app_and_told_to_every_container() {
         let injected = split(&inject(MANIFEST)).unwrap();
         let template = &injected[1].value["spec"]["template"];
-        assert_eq!(template["metadata"]["labels"], json!({"app": "app", "carpool.dev/model": "sentiment"}));
+        assert_eq!(
+            template["metadata"]["labels"],
+            json!({"app": "app", "carpool.dev/model": "sentiment"})
+        );
         let init = &template["spec"]["initContainers"];
-        assert_eq!((&init[0]["name"], &init[1]["name"]), (&json!("carpool"), &json!("migrate")));
+        assert_eq!(
+            (&init[0]["name"], &init[1]["name"]),
+            (&json!("carpool"), &json!("migrate"))
+        );
         assert_eq!(init[0]["restartPolicy"], "Always");
         assert_eq!(init[0]["startupProbe"]["httpGet"]["port"], 18090);
-        assert!(init[0]["args"].as_array().unwrap().contains(&json!("--listen=127.0.0.1:18080")));
+        assert!(
+            init[0]["args"]
+                .as_array()
+                .unwrap()
+                .contains(&json!("--listen=127.0.0.1:18080"))
+        );
         let url = json!({"name": "CARPOOL_URL", "value": "http://127.0.0.1:18080"});
-        assert_eq!(template["spec"]["containers"][0]["env"], json!([{"name": "A", "value": "b"}, url]));
+        assert_eq!(
+            template["spec"]["containers"][0]["env"],
+            json!([{"name": "A", "value": "b"}, url])
+        );
         assert_eq!(template["spec"]["containers"][1]["env"], json!([url]));
         let volumes = template["spec"]["volumes"].as_array().unwrap();
         assert_eq!(volumes.len(), 3);
-        assert!(volumes.contains(&json!({"name": "tmp", "emptyDir": {}})), "the app's own stays");
+        assert!(
+            volumes.contains(&json!({"name": "tmp", "emptyDir": {}})),
+            "the app's own stays"
+        );
     }
 
     #[test]
@@ -265,7 +304,10 @@ spec: {jobTemplate: {spec: {template: {metadata: {annotations: {carpool.dev/mode
     fn pods_lists_and_json_are_understood() {
         let pod = r#"{"kind": "List", "items": [{"kind": "Pod", "metadata": {"name": "a"}, "spec": {"containers": [{"name": "c"}]}}, {"kind": "Secret"}]}"#;
         let injected = split(&inject(pod)).unwrap();
-        assert_eq!(injected[0].value["items"][0]["spec"]["initContainers"][0]["name"], "carpool");
+        assert_eq!(
+            injected[0].value["items"][0]["spec"]["initContainers"][0]["name"],
+            "carpool"
+        );
         assert_eq!(injected[0].value["items"][1], json!({"kind": "Secret"}));
     }
 
@@ -275,7 +317,10 @@ spec: {jobTemplate: {spec: {template: {metadata: {annotations: {carpool.dev/mode
         assert!(documents[0].templates().is_empty());
         assert_eq!(documents[1].templates()[0].1.as_deref(), Some("nlp"));
         assert_eq!(annotation(documents[1].templates()[0].0), None);
-        assert_eq!(annotation(documents[2].templates()[0].0).as_deref(), Some("digits"));
+        assert_eq!(
+            annotation(documents[2].templates()[0].0).as_deref(),
+            Some("digits")
+        );
     }
 
     #[test]

@@ -276,6 +276,8 @@ impl Served {
             let name = format!("{}-worker-{slot}", self.manifest.name);
             let log = self.files.clear_termination_log(slot)?;
             let mut command = Command::new(&self.shared.programs.worker);
+            // Threads of a forward pass that wait sleep: spinning, they would take the cores from the other processes.
+            command.env("OMP_WAIT_POLICY", "passive");
             command.args(["serve", "--revision", &self.revision]);
             command.arg("--model").arg(&self.manifest.artifact);
             command.arg("--termination-log").arg(log);

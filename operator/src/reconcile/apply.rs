@@ -3,13 +3,15 @@
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
     sync::Mutex,
-    time::Duration,
 };
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, Client, Resource, ResourceExt,
-    api::{ApiResource, DeleteParams, DynamicObject, ObjectMeta, Patch, PatchParams, PostParams, Preconditions},
+    api::{
+        ApiResource, DeleteParams, DynamicObject, ObjectMeta, Patch, PatchParams, PostParams,
+        Preconditions,
+    },
 };
 use rand::distr::{Alphanumeric, SampleString};
 use serde::Serialize;
@@ -21,14 +23,13 @@ use super::{
     validate::Valid,
 };
 use crate::{
+    api::{CallError, call, patch_params},
     cluster::is_controlled_by,
     memory::{Applied, Remembered, lock},
     names::{self, Component},
     workers,
 };
 
-/// The client tries again by itself for minutes; a reconcile that fails is tried again anyway.
-const TIMEOUT: Duration = Duration::from_secs(15);
 const PASSWORD_LENGTH: usize = 32;
 
 /// Why the children are not as they should be.
@@ -37,38 +38,9 @@ pub enum ApplyError {
     /// Objects that are not ours have our children's names.
     #[error("already there and not of this BatchedModel, so left alone: {}; delete what is in the way, or choose another name", .0.join(", "))]
     NameConflict(Vec<String>),
-    /// The API server refuses a child.
-    #[error("the API server refuses {kind} {name}: {message}")]
-    Refused {
-        /// Its kind.
-        kind: String,
-        /// Its name.
-        name: String,
-        /// What the API server says.
-        message: String,
-    },
-    /// The API server can't be asked.
-    #[error("failed to {verb} {kind} {name}: {source}")]
-    Api {
-        /// What was tried.
-        verb: &'static str,
-        /// The object's kind.
-        kind: String,
-        /// The object's name.
-        name: String,
-        /// Why it failed.
-        source: Box<kube::Error>,
-    },
-    /// The API server takes too long.
-    #[error("failed to {verb} {kind} {name}: no answer within {TIMEOUT:?}")]
-    Timeout {
-        /// What was tried.
-        verb: &'static str,
-        /// The object's kind.
-        kind: String,
-        /// The object's name.
-        name: String,
-    },
+    /// The API server did not do what it was asked.
+    #[error(transparent)]
+    Call(#[from] CallError),
     /// A child can't be written as JSON.
     #[error("failed to write a child as JSON: {0}")]
     Json(#[from] serde_json::Error),
@@ -145,7 +117,10 @@ pub async fn apply(
     let mut planned = Vec::with_capacity(wanted.len());
     for child in wanted {
         let live = cluster.live(&child, observed).await?;
-        if live.as_ref().is_some_and(|live| !is_controlled_by(live, &valid.uid)) {
+        if live
+            .as_ref()
+            .is_some_and(|live| !is_controlled_by(live, &valid.uid))
+        {
             conflicts.push(format!("{} {}", child.resource.kind, child.name));
         }
         planned.push((child, live));
@@ -175,12 +150,22 @@ impl Applier<'_> {
     }
 
     /// The object of a child's name. What the watches do not show may be somebody else's, without our label.
-    async fn live(&self, child: &Child, observed: &Observed) -> Result<Option<ObjectMeta>, ApplyError> {
+    async fn live(
+        &self,
+        child: &Child,
+        observed: &Observed,
+    ) -> Result<Option<ObjectMeta>, ApplyError> {
         if let Some(live) = observed.live.get(&child.key()) {
             return Ok(Some(live.clone()));
         }
         let api = self.api(&child.resource);
-        let found = asked("get", &child.resource.kind, &child.name, api.get_metadata_opt(&child.name)).await?;
+        let found = call(
+            "get",
+            &child.resource.kind,
+            &child.name,
+            api.get_metadata_opt(&child.name),
+        )
+        .await?;
         Ok(found.map(|object| object.metadata))
     }
 
@@ -193,7 +178,13 @@ impl Applier<'_> {
         let params = PatchParams::apply(names::MANAGER).force();
         let api = self.api(&child.resource);
         let patch = Patch::Apply(&child.json);
-        let written = asked("apply", &child.resource.kind, &child.name, api.patch(&child.name, &params, &patch)).await?;
+        let written = call(
+            "apply",
+            &child.resource.kind,
+            &child.name,
+            api.patch(&child.name, &params, &patch),
+        )
+        .await?;
         let before = live.and_then(|live| live.resource_version.as_ref());
         if before != written.metadata.resource_version.as_ref() {
             tracing::info!(kind = child.resource.kind, name = child.name, "applied");
@@ -213,17 +204,25 @@ impl Applier<'_> {
             field_manager: Some(names::MANAGER.to_owned()),
             ..PostParams::default()
         };
-        match asked("create", "Secret", &name, api.create(&params, &secret)).await {
-            Err(ApplyError::Api { source, .. }) if is_conflict(&source) => Ok(()),
-            created => created.map(drop),
+        match call("create", "Secret", &name, api.create(&params, &secret)).await {
+            Err(error) if error.is_conflict() => Ok(()),
+            created => Ok(created.map(drop)?),
         }
     }
 
     /// Removes children that the spec no longer asks for, and the workers of revisions that are done.
-    async fn prune(&self, wanted: &[Key], observed: &Observed, retire: &[String]) -> Result<(), ApplyError> {
+    async fn prune(
+        &self,
+        wanted: &[Key],
+        observed: &Observed,
+        retire: &[String],
+    ) -> Result<(), ApplyError> {
         for (key, live) in &observed.live {
             let (kind, name) = key;
-            let revision = live.labels.as_ref().and_then(|labels| labels.get(names::REVISION));
+            let revision = live
+                .labels
+                .as_ref()
+                .and_then(|labels| labels.get(names::REVISION));
             let keep = match revision {
                 Some(revision) if kind == "Deployment" => {
                     *revision == self.valid.revision
@@ -231,7 +230,8 @@ impl Applier<'_> {
                 }
                 _ => wanted.contains(key),
             };
-            if keep || !is_controlled_by(live, &self.valid.uid) || live.deletion_timestamp.is_some() {
+            if keep || !is_controlled_by(live, &self.valid.uid) || live.deletion_timestamp.is_some()
+            {
                 continue;
             }
             let Some(resource) = resource_of(kind) else {
@@ -241,10 +241,17 @@ impl Applier<'_> {
                 uid: live.uid.clone(),
                 ..Preconditions::default()
             });
-            match asked("delete", kind, name, self.api(&resource).delete(name, &params)).await {
+            match call(
+                "delete",
+                kind,
+                name,
+                self.api(&resource).delete(name, &params),
+            )
+            .await
+            {
                 Ok(_) => tracing::info!(kind, name, "deleted"),
-                Err(ApplyError::Api { source, .. }) if is_status(&source, 404) || is_conflict(&source) => {}
-                Err(error) => return Err(error),
+                Err(error) if error.is_not_found() || error.is_conflict() => {}
+                Err(error) => return Err(error.into()),
             }
             lock(self.remembered).applied.remove(key);
         }
@@ -253,7 +260,12 @@ impl Applier<'_> {
 }
 
 /// Has the kubelets of running pods read the configuration at once: they look at a pod's volumes when it changes.
-pub async fn touch_pods(client: &Client, valid: &Valid, children: &Children, observed: &Observed) -> Result<(), ApplyError> {
+pub async fn touch_pods(
+    client: &Client,
+    valid: &Valid,
+    children: &Children,
+    observed: &Observed,
+) -> Result<(), ApplyError> {
     let annotations = children.config.metadata.annotations.as_ref();
     let Some(hash) = annotations.and_then(|annotations| annotations.get(names::CONFIG_HASH)) else {
         return Ok(());
@@ -261,7 +273,11 @@ pub async fn touch_pods(client: &Client, valid: &Valid, children: &Children, obs
     let patch = Patch::Merge(json!({"metadata": {"annotations": {(names::CONFIG_HASH): hash}}}));
     let pods: Api<Pod> = Api::namespaced(client.clone(), &valid.namespace);
     let stale = observed.pods.iter().filter(|pod| {
-        let running = pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Running");
+        let running = pod
+            .status
+            .as_ref()
+            .and_then(|status| status.phase.as_deref())
+            == Some("Running");
         running
             && pod.metadata.deletion_timestamp.is_none()
             && !workers::is(pod, Component::Redis)
@@ -269,13 +285,17 @@ pub async fn touch_pods(client: &Client, valid: &Valid, children: &Children, obs
     });
     for pod in stale {
         let name = pod.name_any();
-        let params = PatchParams {
-            field_manager: Some(names::MANAGER.to_owned()),
-            ..PatchParams::default()
-        };
-        match asked("patch", "Pod", &name, pods.patch_metadata(&name, &params, &patch)).await {
+        let params = patch_params();
+        match call(
+            "patch",
+            "Pod",
+            &name,
+            pods.patch_metadata(&name, &params, &patch),
+        )
+        .await
+        {
             // It has gone meanwhile.
-            Err(ApplyError::Api { source, .. }) if is_status(&source, 404) => {}
+            Err(error) if error.is_not_found() => {}
             patched => drop(patched?),
         }
     }
@@ -301,38 +321,4 @@ fn applied(hash: u64, live: &ObjectMeta) -> Applied {
         uid: live.uid.clone(),
         version: generation.or_else(|| live.resource_version.clone()),
     }
-}
-
-/// Waits for an API call, but not for ever, and sorts out what the API server refuses for good.
-pub async fn asked<T>(
-    verb: &'static str,
-    kind: &str,
-    name: &str,
-    call: impl Future<Output = kube::Result<T>>,
-) -> Result<T, ApplyError> {
-    let (kind, name) = (kind.to_owned(), name.to_owned());
-    match tokio::time::timeout(TIMEOUT, call).await {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(kube::Error::Api(status))) if status.code == 422 => Err(ApplyError::Refused {
-            kind,
-            name,
-            message: status.message,
-        }),
-        Ok(Err(source)) => Err(ApplyError::Api {
-            verb,
-            kind,
-            name,
-            source: Box::new(source),
-        }),
-        Err(_) => Err(ApplyError::Timeout { verb, kind, name }),
-    }
-}
-
-/// Whether the API server says that the object is there already, or is another than was meant.
-pub fn is_conflict(error: &kube::Error) -> bool {
-    is_status(error, 409)
-}
-
-fn is_status(error: &kube::Error, code: u16) -> bool {
-    matches!(error, kube::Error::Api(status) if status.code == code)
 }

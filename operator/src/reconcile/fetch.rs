@@ -65,7 +65,11 @@ pub fn fetch(
     let uid = model.uid().unwrap_or_default();
     let ours = |meta: &ObjectMeta| {
         meta.namespace.as_ref() == Some(&namespace)
-            && meta.labels.as_ref().and_then(|labels| labels.get(names::MODEL)) == Some(&name)
+            && meta
+                .labels
+                .as_ref()
+                .and_then(|labels| labels.get(names::MODEL))
+                == Some(&name)
     };
     let mut observed = Observed::default();
 
@@ -146,9 +150,13 @@ fn view(
             replicas: replicas(deployment),
             workers,
             loaded: remembered.loaded.contains(name),
-            given_up: deployment.annotations().get(names::GIVEN_UP).cloned(),
+            given_up: deployment
+                .annotations()
+                .get(names::GIVEN_UP)
+                .and_then(|json| serde_json::from_str(json).ok()),
             stalled: past_its_deadline(deployment),
-            length: told.and_then(|told| told.lengths.get(name).copied()),
+            // A queue that nothing was ever put into is not listed.
+            length: told.map(|told| told.lengths.get(name).copied().unwrap_or(0)),
         };
         revisions.insert(name.clone(), revision);
     }
@@ -171,7 +179,9 @@ pub fn replicas(deployment: &Deployment) -> i32 {
 
 fn past_its_deadline(deployment: &Deployment) -> Option<Problem> {
     let conditions = deployment.status.as_ref()?.conditions.as_ref()?;
-    let progressing = conditions.iter().find(|condition| condition.type_.as_deref() == Some("Progressing"))?;
+    let progressing = conditions
+        .iter()
+        .find(|condition| condition.type_.as_deref() == Some("Progressing"))?;
     (progressing.reason.as_deref() == Some("ProgressDeadlineExceeded")).then(|| Problem {
         reason: "ProgressDeadlineExceeded".to_owned(),
         message: progressing.message.clone().unwrap_or_default(),
@@ -196,10 +206,14 @@ fn wait_for_room(
     };
     let since = *remembered.alone_since.get_or_insert(now);
     if now.saturating_duration_since(since) >= PATIENCE {
-        candidate.stalled = candidate.workers.unschedulable.clone().map(|message| Problem {
-            reason: "Unschedulable".to_owned(),
-            message,
-        });
+        candidate.stalled = candidate
+            .workers
+            .unschedulable
+            .clone()
+            .map(|message| Problem {
+                reason: "Unschedulable".to_owned(),
+                message,
+            });
     }
 }
 

@@ -19,7 +19,10 @@ use std::{
 
 use carpool_crds::{BatchedModel, Model};
 use k8s_openapi::jiff::Timestamp;
-use kube::{Client, ResourceExt, runtime::{controller::Action, events::Recorder}};
+use kube::{
+    Client, ResourceExt,
+    runtime::{controller::Action, events::Recorder},
+};
 
 use self::{
     apply::ApplyError,
@@ -29,6 +32,7 @@ use self::{
     validate::Valid,
 };
 use crate::{
+    api::CallError,
     cluster::{Cluster, Stored},
     memory::{Memory, Remembered, lock},
     metrics::Metrics,
@@ -69,27 +73,41 @@ pub enum ReconcileError {
     Apply(#[from] ApplyError),
 }
 
+impl From<CallError> for ReconcileError {
+    fn from(error: CallError) -> Self {
+        Self::Apply(error.into())
+    }
+}
+
 impl ReconcileError {
     /// A label for metrics: few and stable.
     #[must_use]
     pub fn category(&self) -> &'static str {
         match self {
             Self::Build(_) => "build",
-            Self::Apply(ApplyError::Api { .. } | ApplyError::Timeout { .. }) => "api",
-            Self::Apply(ApplyError::Refused { .. }) => "refused",
             Self::Apply(ApplyError::NameConflict(_)) => "conflict",
             Self::Apply(ApplyError::Json(_)) => "json",
+            Self::Apply(ApplyError::Call(CallError::Refused { .. })) => "refused",
+            Self::Apply(ApplyError::Call(CallError::NamespaceGoes)) => "namespace",
+            Self::Apply(ApplyError::Call(_)) => "api",
         }
     }
 }
 
 /// Makes the cluster as one resource asks for.
-pub async fn reconcile(stored: Arc<Stored>, context: Arc<Context>) -> Result<Action, ReconcileError> {
+pub async fn reconcile(
+    stored: Arc<Stored>,
+    context: Arc<Context>,
+) -> Result<Action, ReconcileError> {
     let model = match &stored.0 {
         Ok(model) => model,
         Err(invalid) => {
             // Only an older operator meets these: the API server checks the same schema.
-            tracing::warn!(error = invalid.error, name = stored.name_any(), "skipped a BatchedModel that does not parse");
+            tracing::warn!(
+                error = invalid.error,
+                name = stored.name_any(),
+                "skipped a BatchedModel that does not parse"
+            );
             return Ok(Action::await_change());
         }
     };
@@ -98,11 +116,19 @@ pub async fn reconcile(stored: Arc<Stored>, context: Arc<Context>) -> Result<Act
         return Ok(Action::await_change());
     }
     let remembered = context.memory.of(&model.uid().unwrap_or_default());
-    let observed = fetch::fetch(&context.cluster, model, &mut lock(&remembered), Instant::now());
+    let observed = fetch::fetch(
+        &context.cluster,
+        model,
+        &mut lock(&remembered),
+        Instant::now(),
+    );
     let valid = match validate::validate(model) {
         Ok(valid) => valid,
         Err(message) => {
-            let outcome = Outcome::Rejected { reason: "InvalidSpec", message };
+            let outcome = Outcome::Rejected {
+                reason: "InvalidSpec",
+                message,
+            };
             tell(&context, model, &observed, &outcome, &remembered).await?;
             return Ok(Action::await_change());
         }
@@ -110,20 +136,41 @@ pub async fn reconcile(stored: Arc<Stored>, context: Arc<Context>) -> Result<Act
     let plan = rollout::plan(&observed.view);
     let circumstances = circumstances(&valid, &plan, &observed);
     let children = build::build(&valid, &circumstances, &context.images, &context.namespace)?;
-    let applied = apply::apply(&context.client, &valid, &children, &observed, &plan.delete, &remembered).await;
+    let applied = apply::apply(
+        &context.client,
+        &valid,
+        &children,
+        &observed,
+        &plan.delete,
+        &remembered,
+    )
+    .await;
     let (outcome, again) = match applied {
         Ok(()) => {
             apply::touch_pods(&context.client, &valid, &children, &observed).await?;
-            (Outcome::Applied { valid: &valid, plan: &plan }, AGAIN)
+            (
+                Outcome::Applied {
+                    valid: &valid,
+                    plan: &plan,
+                },
+                AGAIN,
+            )
         }
         Err(error @ ApplyError::NameConflict(_)) => {
-            let outcome = Outcome::Rejected { reason: "NameConflict", message: error.to_string() };
+            let outcome = Outcome::Rejected {
+                reason: "NameConflict",
+                message: error.to_string(),
+            };
             (outcome, AGAIN_AFTER_CONFLICT)
         }
-        Err(error @ ApplyError::Refused { .. }) => {
-            let outcome = Outcome::Rejected { reason: "Refused", message: error.to_string() };
+        Err(ApplyError::Call(error @ CallError::Refused { .. })) => {
+            let outcome = Outcome::Rejected {
+                reason: "Refused",
+                message: error.to_string(),
+            };
             (outcome, AGAIN)
         }
+        Err(ApplyError::Call(CallError::NamespaceGoes)) => return Ok(Action::await_change()),
         Err(error) => return Err(error.into()),
     };
     tell(&context, model, &observed, &outcome, &remembered).await?;
@@ -137,9 +184,16 @@ async fn tell(
     observed: &Observed,
     outcome: &Outcome<'_>,
     remembered: &Mutex<Remembered>,
-) -> Result<(), ApplyError> {
+) -> Result<(), CallError> {
     let status = status::status(model, observed, outcome, Timestamp::now());
-    report::report(&context.client, &context.recorder, model, status, remembered).await
+    report::report(
+        &context.client,
+        &context.recorder,
+        model,
+        status,
+        remembered,
+    )
+    .await
 }
 
 fn circumstances(valid: &Valid, plan: &Plan, observed: &Observed) -> Circumstances {

@@ -14,11 +14,9 @@ use kube::{
 };
 use serde_json::json;
 
-use super::{
-    apply::{ApplyError, asked},
-    status::says_the_same,
-};
+use super::status::says_the_same;
 use crate::{
+    api::{CallError, call},
     memory::{Remembered, lock},
     names,
 };
@@ -33,11 +31,12 @@ pub async fn report(
     model: &BatchedModel,
     mut status: BatchedModelStatus,
     remembered: &Mutex<Remembered>,
-) -> Result<(), ApplyError> {
+) -> Result<(), CallError> {
     let before = model.status.clone().unwrap_or_default();
     let now = Instant::now();
     let written = lock(remembered).length_written;
-    let length_is_due = written.is_none_or(|written| now.saturating_duration_since(written) >= LENGTH_EVERY);
+    let length_is_due =
+        written.is_none_or(|written| now.saturating_duration_since(written) >= LENGTH_EVERY);
     if !length_is_due {
         status.queue_length = before.queue_length;
     }
@@ -48,11 +47,18 @@ pub async fn report(
         lock(remembered).length_written = Some(now);
     }
     let name = model.name_any();
-    let api: Api<BatchedModel> = Api::namespaced(client.clone(), &model.namespace().unwrap_or_default());
+    let api: Api<BatchedModel> =
+        Api::namespaced(client.clone(), &model.namespace().unwrap_or_default());
     let body = json!({"apiVersion": format!("{GROUP}/v1alpha1"), "kind": "BatchedModel", "status": status});
     let params = PatchParams::apply(names::MANAGER).force();
     let patch = Patch::Apply(&body);
-    asked("write the status of", "BatchedModel", &name, api.patch_status(&name, &params, &patch)).await?;
+    call(
+        "write the status of",
+        "BatchedModel",
+        &name,
+        api.patch_status(&name, &params, &patch),
+    )
+    .await?;
 
     let reference = model.object_ref(&());
     for event in events(&before, &status) {
@@ -69,7 +75,9 @@ fn events(before: &BatchedModelStatus, after: &BatchedModelStatus) -> Vec<Event>
     let told = |condition: &Condition| {
         (condition.type_ == condition::READY || condition.type_ == condition::MODEL_LOADED)
             && !before.conditions.iter().any(|old| {
-                old.type_ == condition.type_ && old.status == condition.status && old.reason == condition.reason
+                old.type_ == condition.type_
+                    && old.status == condition.status
+                    && old.reason == condition.reason
             })
     };
     let mut events: Vec<Event> = after

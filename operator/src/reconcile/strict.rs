@@ -15,10 +15,23 @@ pub fn pod_template(
     let parsed: PodTemplateSpec = serde_json::from_value(given.clone())
         .map_err(|error| format!("{path}: not parts of a PodTemplateSpec: {error}"))?;
     let kept = serde_json::to_value(&parsed).map_err(|error| format!("{path}: {error}"))?;
-    match skipped(&given, &kept, path) {
-        Some(field) => Err(format!("{field}: a PodTemplateSpec has no such field")),
-        None => Ok(parsed),
+    if let Some(field) = skipped(&given, &kept, path) {
+        return Err(format!("{field}: a PodTemplateSpec has no such field"));
     }
+    // Containers are merged by name; one without would be added as a container of its own.
+    let nameless = parsed
+        .spec
+        .iter()
+        .flat_map(|spec| {
+            spec.containers
+                .iter()
+                .chain(spec.init_containers.iter().flatten())
+        })
+        .any(|container| container.name.is_empty());
+    if nameless {
+        return Err(format!("{path}.spec: a container has no name"));
+    }
+    Ok(parsed)
 }
 
 /// Adds what a whole `PodTemplateSpec` must have and a part of one may leave out.
@@ -36,8 +49,7 @@ fn skipped(given: &Value, kept: &Value, path: &str) -> Option<String> {
             let path = format!("{path}.{name}");
             match kept.get(name) {
                 Some(kept) => skipped(value, kept, &path),
-                // An empty value may be left out again.
-                None if is_empty(value) => None,
+                None if value.is_null() => None,
                 None => Some(path),
             }
         }),
@@ -50,21 +62,15 @@ fn skipped(given: &Value, kept: &Value, path: &str) -> Option<String> {
     }
 }
 
-fn is_empty(value: &Value) -> bool {
-    match value {
-        Value::Null => true,
-        Value::Array(items) => items.is_empty(),
-        Value::Object(fields) => fields.is_empty(),
-        _ => false,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn parse(yaml: &str) -> Result<PodTemplateSpec, String> {
-        pod_template("spec.worker.podOverrides", &serde_yaml::from_str(yaml).unwrap())
+        pod_template(
+            "spec.worker.podOverrides",
+            &serde_yaml::from_str(yaml).unwrap(),
+        )
     }
 
     #[test]
@@ -83,18 +89,29 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named() {
         for (yaml, says) in [
-            ("sepc: {}", None),
-            ("spec: {nodeSelecter: {zone: a}}", Some("spec.worker.podOverrides.spec.nodeSelecter: a PodTemplateSpec has no such field")),
-            ("spec: {containers: [{name: worker, enviroment: [1]}]}", Some("spec.worker.podOverrides.spec.containers[0].enviroment")),
-            ("spec: {nodeSelector: 7}", Some("spec.worker.podOverrides: not parts of a PodTemplateSpec")),
-            ("spec: {containers: [{image: x}]}", Some("spec.worker.podOverrides")),
+            (
+                "sepc: {}",
+                "spec.worker.podOverrides.sepc: a PodTemplateSpec has no such field",
+            ),
+            (
+                "spec: {nodeSelecter: {zone: a}}",
+                "spec.worker.podOverrides.spec.nodeSelecter: a PodTemplateSpec has no such field",
+            ),
+            (
+                "spec: {containers: [{name: worker, enviroment: [1]}]}",
+                "spec.worker.podOverrides.spec.containers[0].enviroment",
+            ),
+            (
+                "spec: {nodeSelector: 7}",
+                "spec.worker.podOverrides: not parts of a PodTemplateSpec",
+            ),
+            (
+                "spec: {containers: [{image: x}]}",
+                "spec.worker.podOverrides.spec: a container has no name",
+            ),
         ] {
-            match (parse(yaml), says) {
-                (Err(error), Some(says)) => assert!(error.contains(says), "{error}"),
-                // An empty unknown object changes nothing and is let through.
-                (Ok(_), None) => {}
-                (other, _) => panic!("{yaml}: {other:?}"),
-            }
+            let error = parse(yaml).unwrap_err();
+            assert!(error.contains(says), "{error}");
         }
     }
 }

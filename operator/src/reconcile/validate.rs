@@ -98,7 +98,10 @@ pub fn validate(model: &BatchedModel) -> Result<Valid, String> {
         artifact: artifact(&spec.model.uri)?,
         redis,
         proxy_overrides: overrides("spec.proxy.podOverrides", spec.proxy.pod_overrides.as_ref())?,
-        worker_overrides: overrides("spec.worker.podOverrides", spec.worker.pod_overrides.as_ref())?,
+        worker_overrides: overrides(
+            "spec.worker.podOverrides",
+            spec.worker.pod_overrides.as_ref(),
+        )?,
         spec: spec.clone(),
     })
 }
@@ -146,7 +149,11 @@ fn redis(spec: &BatchedModelSpec) -> Result<RedisPlace, String> {
             limit.0
         )
     })?;
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a float becomes the nearest u64")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a float becomes the nearest u64"
+    )]
     let max_memory = (bytes * DATA_SHARE) as u64;
     Ok(RedisPlace::Managed {
         resources,
@@ -164,7 +171,10 @@ mod tests {
         let valid = validate(&fixtures::sentiment()).unwrap();
         assert_eq!(
             valid.artifact,
-            Artifact { claim: "models".into(), path: "sentiment".into() }
+            Artifact {
+                claim: "models".into(),
+                path: "sentiment".into()
+            }
         );
         let RedisPlace::Managed { max_memory, .. } = valid.redis else {
             panic!("a managed Redis is the default")
@@ -175,13 +185,34 @@ mod tests {
     #[test]
     fn what_cel_cannot_see_is_refused_by_the_fields_name() {
         for (over, says) in [
-            ("model: {uri: 'file://artifact'}", "spec.model.uri: file://artifact works only with `carpool local`"),
-            ("model: {uri: 'pvc://models/../etc'}", "spec.model.uri: pvc://models/../etc leaves its claim"),
-            ("queue: {maxBytes: 1Mi}", "spec.queue.maxRequestBytes: 4Mi is more than spec.queue.maxBytes"),
-            ("queue: {maxBytes: 1Gi}", "spec.queue.maxBytes: 1Gi is more than the 644245094 bytes"),
-            ("queue: {redis: {managed: {resources: {limits: {memory: 256Mi}}}}}", "spec.queue.maxBytes: 512Mi is more than"),
-            ("worker: {podOverrides: {spec: {nodeSelecter: {a: b}}}}", "spec.worker.podOverrides.spec.nodeSelecter"),
-            ("proxy: {podOverrides: {spec: {replicas: 3}}}", "spec.proxy.podOverrides.spec.replicas"),
+            (
+                "model: {uri: 'file://artifact'}",
+                "spec.model.uri: file://artifact works only with `carpool local`",
+            ),
+            (
+                "model: {uri: 'pvc://models/../etc'}",
+                "spec.model.uri: pvc://models/../etc leaves its claim",
+            ),
+            (
+                "queue: {maxBytes: 1Mi}",
+                "spec.queue.maxRequestBytes: 4Mi is more than spec.queue.maxBytes",
+            ),
+            (
+                "queue: {maxBytes: 1Gi}",
+                "spec.queue.maxBytes: 1Gi is more than the 644245094 bytes",
+            ),
+            (
+                "queue: {redis: {managed: {resources: {limits: {memory: 256Mi}}}}}",
+                "spec.queue.maxBytes: 512Mi is more than",
+            ),
+            (
+                "worker: {podOverrides: {spec: {nodeSelecter: {a: b}}}}",
+                "spec.worker.podOverrides.spec.nodeSelecter",
+            ),
+            (
+                "proxy: {podOverrides: {spec: {replicas: 3}}}",
+                "spec.proxy.podOverrides.spec.replicas",
+            ),
         ] {
             let error = validate(&fixtures::with(over)).unwrap_err();
             assert!(error.contains(says), "{over}: {error}");
@@ -190,10 +221,13 @@ mod tests {
 
     #[test]
     fn a_redis_of_the_users_needs_only_its_secret() {
-        let model = fixtures::with("queue: {maxBytes: 8Gi, redis: {external: {urlSecretName: mine}}}");
+        let model =
+            fixtures::with("queue: {maxBytes: 8Gi, redis: {external: {urlSecretName: mine}}}");
         assert_eq!(
             validate(&model).unwrap().redis,
-            RedisPlace::External { secret: "mine".into() }
+            RedisPlace::External {
+                secret: "mine".into()
+            }
         );
     }
 }

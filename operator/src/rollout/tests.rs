@@ -28,7 +28,11 @@ impl World {
             answered: BTreeMap::new(),
         };
         world.run(10);
-        assert_eq!(world.revision("a").workers.ready, 1, "the first revision is up");
+        assert_eq!(
+            world.revision("a").workers.ready,
+            1,
+            "the first revision is up"
+        );
         world
     }
 
@@ -53,10 +57,17 @@ impl World {
         self.view.serving = Some(plan.serving.clone());
         for name in &plan.delete {
             let gone = self.view.revisions.remove(name).unwrap();
-            assert!(gone.length.unwrap_or(0) == 0 || !gone.loaded, "{name} went with requests in its queue");
+            assert!(
+                gone.length.unwrap_or(0) == 0 || !gone.loaded,
+                "{name} went with requests in its queue"
+            );
         }
         if plan.start && !self.view.revisions.contains_key(&self.view.wanted) {
-            let new = Revision { replicas: 1, length: Some(0), ..Revision::default() };
+            let new = Revision {
+                replicas: 1,
+                length: Some(0),
+                ..Revision::default()
+            };
             self.view.revisions.insert(self.view.wanted.clone(), new);
         }
         if let Some(wanted) = self.view.revisions.get_mut(&self.view.wanted) {
@@ -73,7 +84,8 @@ impl World {
         self.pods();
         for (name, revision) in &mut self.view.revisions {
             if revision.workers.ready > 0 {
-                *self.answered.entry(name.clone()).or_default() += revision.length.replace(0).unwrap_or(0);
+                *self.answered.entry(name.clone()).or_default() +=
+                    revision.length.replace(0).unwrap_or(0);
             }
         }
     }
@@ -84,8 +96,16 @@ impl World {
                 revision.workers = Workers::default();
             }
         }
-        let placed = |revision: &Revision| revision.workers.pods > 0 && revision.workers.unschedulable.is_none();
-        let mut free = self.room - self.view.revisions.values().filter(|revision| placed(revision)).count();
+        let placed = |revision: &Revision| {
+            revision.workers.pods > 0 && revision.workers.unschedulable.is_none()
+        };
+        let mut free = self.room
+            - self
+                .view
+                .revisions
+                .values()
+                .filter(|revision| placed(revision))
+                .count();
         for (name, revision) in &mut self.view.revisions {
             if revision.replicas == 0 {
                 continue;
@@ -125,7 +145,10 @@ fn with_room_for_both_the_old_one_serves_until_the_new_one_is_ready() {
     for _ in 0..20 {
         world.step();
         let serving = world.view.serving.clone().unwrap();
-        assert!(world.revision(&serving).workers.ready > 0, "{serving} serves without a worker");
+        assert!(
+            world.revision(&serving).workers.ready > 0,
+            "{serving} serves without a worker"
+        );
     }
     assert_eq!(world.view.serving.as_deref(), Some("b"));
     assert_eq!(world.view.revisions.keys().collect::<Vec<_>>(), ["b"]);
@@ -141,7 +164,10 @@ fn with_room_for_one_they_take_turns_and_every_request_is_answered() {
     world.run(40);
     assert_eq!(world.view.revisions.keys().collect::<Vec<_>>(), ["b"]);
     assert_eq!(world.revision("b").workers.ready, 1);
-    assert_eq!(world.answered["a"], 8, "by the model that they were sent to");
+    assert_eq!(
+        world.answered["a"], 8,
+        "by the model that they were sent to"
+    );
 }
 
 #[test]
@@ -156,11 +182,19 @@ fn with_room_for_one_a_broken_model_gives_way_to_the_old_one() {
     assert_eq!(world.revision("a").workers.ready, 1);
     assert_eq!(world.answered["a"], 8);
     assert_eq!(world.revision("b").replicas, 0);
-    assert_eq!(world.revision("b").given_up.as_deref(), Some("ModelInvalid: it gives 3 outputs, not 2"));
+    assert_eq!(
+        world.revision("b").given_up,
+        Some(broken()),
+        "it stays away, for the reason that it gave"
+    );
 
     world.view.wanted = "c".into();
     world.run(40);
-    assert_eq!(world.view.revisions.keys().collect::<Vec<_>>(), ["c"], "a repaired model gets its turn");
+    assert_eq!(
+        world.view.revisions.keys().collect::<Vec<_>>(),
+        ["c"],
+        "a repaired model gets its turn"
+    );
 }
 
 #[test]
@@ -170,12 +204,19 @@ fn with_room_for_both_a_broken_model_may_go_on_trying() {
     world.view.wanted = "b".into();
     world.run(20);
     assert_eq!(world.view.serving.as_deref(), Some("a"));
-    assert_eq!((world.revision("b").replicas, &world.revision("b").given_up), (1, &None));
+    assert_eq!(
+        (world.revision("b").replicas, &world.revision("b").given_up),
+        (1, &None)
+    );
     assert_eq!(world.revision("b").failing(), Some(broken()));
 
     world.broken.clear();
     world.run(20);
-    assert_eq!(world.view.serving.as_deref(), Some("b"), "its file was repaired");
+    assert_eq!(
+        world.view.serving.as_deref(),
+        Some("b"),
+        "its file was repaired"
+    );
 }
 
 #[test]
@@ -192,7 +233,11 @@ fn going_back_before_the_new_one_is_ready_removes_it() {
 #[test]
 fn a_first_model_that_never_ran_is_replaced_at_once() {
     let mut world = World::new(1);
-    world.view = View { wanted: "x".into(), switched: true, ..View::default() };
+    world.view = View {
+        wanted: "x".into(),
+        switched: true,
+        ..View::default()
+    };
     world.broken.insert("x".into(), broken());
     world.run(10);
     assert_eq!(world.revision("x").failing(), Some(broken()));
@@ -207,13 +252,21 @@ fn retiring(length: Option<u64>, switched: bool) -> Plan {
         replicas: 1,
         loaded: true,
         length,
-        workers: Workers { pods: ready, ready, ..Workers::default() },
+        workers: Workers {
+            pods: ready,
+            ready,
+            ..Workers::default()
+        },
         ..Revision::default()
     };
     plan(&View {
         wanted: "b".into(),
         serving: Some("b".into()),
-        revisions: [("a".to_owned(), loaded(1, length)), ("b".to_owned(), loaded(1, Some(0)))].into(),
+        revisions: [
+            ("a".to_owned(), loaded(1, length)),
+            ("b".to_owned(), loaded(1, Some(0))),
+        ]
+        .into(),
         switched,
     })
 }
@@ -223,7 +276,10 @@ fn the_old_one_goes_when_nobody_feeds_it_and_its_queue_is_empty() {
     assert_eq!(retiring(Some(0), true).delete, ["a"]);
     for (length, switched) in [(Some(1), true), (Some(0), false), (None, true)] {
         let plan = retiring(length, switched);
-        assert_eq!(plan.delete, [""; 0], "length {length:?}, switched {switched}");
+        assert_eq!(
+            plan.delete, [""; 0],
+            "length {length:?}, switched {switched}"
+        );
         assert_eq!(plan.replicas["a"], Replicas::Keep);
         assert_eq!(plan.replicas["b"], Replicas::Scaled);
     }
@@ -231,7 +287,12 @@ fn the_old_one_goes_when_nobody_feeds_it_and_its_queue_is_empty() {
 
 #[test]
 fn a_third_revision_waits_for_the_first_to_leave() {
-    let revision = |length| Revision { replicas: 1, loaded: true, length: Some(length), ..Revision::default() };
+    let revision = |length| Revision {
+        replicas: 1,
+        loaded: true,
+        length: Some(length),
+        ..Revision::default()
+    };
     let view = View {
         wanted: "c".into(),
         serving: Some("b".into()),

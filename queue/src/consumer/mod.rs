@@ -88,7 +88,7 @@ impl Consumer {
         max_deliveries: u32,
     ) -> Result<Self, QueueError> {
         let inner = Arc::new(Inner {
-            keys: Keys::new(uid),
+            keys: Keys::new(uid)?,
             revision: revision.to_owned(),
             name: name.to_owned(),
             settings: RwLock::new(Settings {

@@ -19,7 +19,7 @@ use crate::{
     call::Call,
     connection::Live,
     id::{EntryId, mark},
-    scripts::{CHECK, LOCATE, MOST_REQUESTS},
+    scripts::{CHECK, LOCATE, groups},
     wire,
 };
 
@@ -49,16 +49,19 @@ pub(super) async fn run(
         let jobs = shared.keys.jobs(&revision);
         let mut queued = Vec::new();
         let mut unsure = Vec::new();
-        for Suspicion { uuid, stage, .. } in suspicions {
+        for Suspicion {
+            uuid, size, stage, ..
+        } in suspicions
+        {
             match stage {
-                Stage::Queued(entry) => queued.push((uuid, entry)),
+                Stage::Queued(entry) => queued.push((uuid, entry, size)),
                 Stage::Unsure => unsure.push(uuid),
                 Stage::Waiting | Stage::Sent | Stage::Lost => {
                     missing.insert(uuid);
                 }
             }
         }
-        for uuid in gone(live, &jobs, &queued).await? {
+        for uuid in gone(live, &jobs, queued).await? {
             missing.insert(uuid);
         }
         let found = locate(live, &jobs, &unsure).await?;
@@ -86,20 +89,20 @@ pub(super) async fn run(
 async fn gone(
     live: &Live,
     jobs: &str,
-    queued: &[(Uuid, EntryId)],
+    queued: Vec<(Uuid, EntryId, usize)>,
 ) -> Result<Vec<Uuid>, QueueError> {
     let mut gone = Vec::new();
-    for group in queued.chunks(MOST_REQUESTS) {
+    for group in groups(queued, |(.., size)| *size) {
         let mut command = CHECK.call(&[jobs], 0);
-        for (_, entry) in group {
+        for (_, entry, _) in &group {
             command.arg(entry.to_string());
         }
         let reply = Call::of_script(&CHECK, command)
             .last("a check", live)
             .await?;
-        for ((uuid, _), found) in group.iter().zip(wire::list(reply)) {
+        for ((uuid, ..), found) in group.into_iter().zip(wire::list(reply)) {
             if wire::parse::<u8>(found) == Some(0) {
-                gone.push(*uuid);
+                gone.push(uuid);
             }
         }
     }

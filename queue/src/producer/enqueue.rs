@@ -359,7 +359,7 @@ impl Session {
                         }
                     }
                 });
-                return survivable(Err(error));
+                return if full { Ok(()) } else { survivable(Err(error)) };
             }
         };
         let mut refused = Vec::new();

@@ -8,6 +8,7 @@ mod backlog;
 mod check;
 mod enqueue;
 mod open;
+mod rate;
 mod replies;
 
 use std::{
@@ -95,7 +96,7 @@ impl Producer {
     ) -> Result<Self, QueueError> {
         let stop = CancellationToken::new();
         let shared = Arc::new(Shared {
-            keys: Keys::new(uid),
+            keys: Keys::new(uid)?,
             proxy: proxy.to_owned(),
             limits: RwLock::new(limits),
             open: OpenRequests::default(),

@@ -12,15 +12,8 @@ use tokio::{
 };
 use uuid::Uuid;
 
+use super::rate::Rate;
 use crate::{Answered, Outcome, Submit, SubmitError, Timings, id::EntryId};
-
-/// What a refused client is told before any rate is known, and the bounds of what it is told afterwards.
-const RETRY_UNKNOWN: Duration = Duration::from_secs(5);
-const RETRY_SHORTEST: Duration = Duration::from_secs(1);
-const RETRY_LONGEST: Duration = Duration::from_mins(1);
-
-/// How much the newest second counts in the rate of answers.
-const RATE_WEIGHT: f64 = 0.3;
 
 type Receiver = oneshot::Receiver<Result<Answered, SubmitError>>;
 
@@ -60,6 +53,7 @@ pub(super) struct Outgoing {
 pub(super) struct Suspicion {
     pub(super) uuid: Uuid,
     pub(super) revision: Arc<str>,
+    pub(super) size: usize,
     pub(super) stage: Stage,
 }
 
@@ -83,9 +77,7 @@ struct State {
     /// Given up between writing and confirmation: to be cancelled when their entry is known.
     abandoned: HashSet<Uuid>,
     closed: bool,
-    /// Answers since the rate was last measured, and the rate per second.
-    answered: u32,
-    rate: f64,
+    rate: Rate,
 }
 
 impl OpenRequests {
@@ -219,6 +211,7 @@ impl OpenRequests {
                         let suspicion = Suspicion {
                             uuid: *uuid,
                             revision: open.request.revision.clone(),
+                            size: open.request.body.len(),
                             stage: open.stage,
                         };
                         (open.opened, suspicion)
@@ -248,7 +241,7 @@ impl OpenRequests {
                     enqueued: open.enqueued,
                     answered: open.opened.elapsed(),
                 };
-                state.answered += 1;
+                state.rate.count();
                 state.settle(uuid, Ok(Answered { outcome, spans }));
             }
         });
@@ -281,10 +274,7 @@ impl OpenRequests {
 
     /// Measures the rate of answers; to be called once a second.
     pub(super) fn measure(&self) {
-        self.with(|state| {
-            let latest = f64::from(std::mem::take(&mut state.answered));
-            state.rate += RATE_WEIGHT * (latest - state.rate);
-        });
+        self.with(|state| state.rate.measure());
     }
 
     /// Refuses new requests from now on.
@@ -322,19 +312,8 @@ impl State {
         }
     }
 
-    /// The time in which half of this proxy's share of the queue is answered at the measured rate.
     fn retry_after(&self) -> Duration {
-        if self.rate < 0.01 {
-            return RETRY_UNKNOWN;
-        }
-        #[expect(
-            clippy::cast_precision_loss,
-            reason = "a length of 2^52 is out of reach"
-        )]
-        let seconds = self.requests.len() as f64 / 2.0 / self.rate;
-        Duration::from_secs_f64(
-            seconds.clamp(RETRY_SHORTEST.as_secs_f64(), RETRY_LONGEST.as_secs_f64()),
-        )
+        self.rate.retry_after(self.requests.len())
     }
 }
 
@@ -346,5 +325,53 @@ fn cancelled(open: &Open) -> Option<Cancelled> {
             size: open.request.body.len(),
         }),
         Stage::Waiting | Stage::Sent | Stage::Unsure | Stage::Lost => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    fn insert(open: &OpenRequests, most: u64) -> Result<(Uuid, Receiver), SubmitError> {
+        let uuid = Uuid::from_u128(rand::random());
+        let request = Submit {
+            revision: "rev".into(),
+            body: Bytes::new(),
+            rows: 1,
+            trace: None,
+            deadline: Instant::now(),
+        };
+        Ok((uuid, open.insert(uuid, request, most)?))
+    }
+
+    fn outcome() -> Outcome {
+        Outcome::Answer(Bytes::new())
+    }
+
+    #[test]
+    fn a_second_outcome_finds_nobody() {
+        let open = OpenRequests::default();
+        let (uuid, mut receiver) = insert(&open, 1).unwrap();
+        open.deliver(uuid, outcome());
+        open.deliver(uuid, Outcome::Answer(Bytes::from_static(b"late")));
+        assert_eq!(receiver.try_recv().unwrap().unwrap().outcome, outcome());
+        assert_eq!(open.len(), 0);
+    }
+
+    #[test]
+    fn what_was_accepted_is_not_refused_any_more() {
+        let open = OpenRequests::default();
+        let unreachable = |retry_after| SubmitError::Unreachable { retry_after };
+        let (fresh, mut refused) = insert(&open, 2).unwrap();
+        let (accepted, mut kept) = insert(&open, 2).unwrap();
+        open.confirm(accepted, &"rev".into(), 0, EntryId::default());
+        open.refuse([fresh, accepted], unreachable);
+        assert!(refused.try_recv().unwrap().is_err());
+        assert!(kept.try_recv().is_err(), "it got an outcome");
+        let due = open.suspicions(Duration::from_mins(1));
+        assert_eq!(due.len(), 1);
+        assert_eq!((due[0].uuid, due[0].stage), (accepted, Stage::Lost));
     }
 }

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- Makes sure that the stream and its group are there, and says what this consumer holds from before.
+-- Makes sure that the stream, its group and this consumer are there, and says what this consumer holds from before.
 -- KEYS: jobs, bytes
 -- ARGV: revision, consumer, after how many ms without a word a consumer that holds nothing is forgotten
 -- The group begins at 0: requests may have come before it. Returns entry and deliveries of each request held.
@@ -8,6 +8,7 @@ local created = redis.pcall('XGROUP', 'CREATE', jobs, 'workers', '0', 'MKSTREAM'
 if created.err and not string.find(created.err, 'BUSYGROUP', 1, true) then
   return created
 end
+redis.call('XGROUP', 'CREATECONSUMER', jobs, 'workers', ARGV[2])
 redis.call('HINCRBY', KEYS[2], ARGV[1], 0)
 for _, info in ipairs(redis.call('XINFO', 'CONSUMERS', jobs, 'workers')) do
   local consumer = {}

@@ -267,7 +267,6 @@ async fn a_request_that_redis_lost_is_answered_by_its_deadline_or_not_at_all() {
 #[tokio::test]
 async fn a_worker_that_cannot_reach_redis_says_so() {
     let server = Server::stopped(false);
-    tokio::time::pause();
     let error = Consumer::connect(server.connection(), UID, REVISION, "worker", LEASE, 3)
         .await
         .err()

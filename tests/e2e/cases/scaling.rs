@@ -48,7 +48,7 @@ pub fn zero_to_many_and_back() {
     });
     namespace.apply(&Affine::manifest(MODEL, &uri, &spec).to_string());
     namespace.wait("bm/affine", "condition=Ready", "120s");
-    model::workers(&namespace, MODEL, 0, Duration::from_secs(90));
+    model::no_workers(&namespace, MODEL, Duration::from_secs(90));
     let reason = "jsonpath={.status.conditions[?(@.type==\"Ready\")].reason}";
     eventually(Duration::from_secs(20), || {
         match namespace.kubectl(&["get", "bm", MODEL, "-o", reason]) {
@@ -86,7 +86,7 @@ pub fn zero_to_many_and_back() {
     assert!(reversals(&under_load) <= 1, "{under_load:?}");
     check(&load.stop(), right);
 
-    model::workers(&namespace, MODEL, 0, Duration::from_secs(90));
+    model::no_workers(&namespace, MODEL, Duration::from_secs(90));
     let whole = wanted(&deployments);
     assert!(reversals(&whole) <= 1, "{whole:?}");
     assert_eq!(whole.last(), Some(&0), "{whole:?}");

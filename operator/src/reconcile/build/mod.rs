@@ -95,7 +95,10 @@ pub fn build(
     operator_namespace: &str,
 ) -> Result<Children, BuildError> {
     let (secret, redis) = match &valid.redis {
-        RedisPlace::Managed { resources, max_memory } => (
+        RedisPlace::Managed {
+            resources,
+            max_memory,
+        } => (
             names::redis_secret(&valid.name, &valid.uid),
             Some(redis::stateful_set(valid, images, resources, *max_memory)),
         ),

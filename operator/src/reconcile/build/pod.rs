@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use carpool_crds::{Quantity, Resources};
 use k8s_openapi::{
     api::core::v1::{
-        Capabilities, ConfigMapProjection, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, EnvVarSource,
-        HTTPGetAction, KeyToPath, ObjectFieldSelector, PodSecurityContext, Probe, ProjectedVolumeSource,
-        ResourceRequirements, SeccompProfile, SecretProjection, SecurityContext, Volume, VolumeMount, VolumeProjection,
+        Capabilities, ConfigMapProjection, Container, ContainerPort, EmptyDirVolumeSource, EnvVar,
+        EnvVarSource, HTTPGetAction, KeyToPath, ObjectFieldSelector, PodSecurityContext, Probe,
+        ProjectedVolumeSource, ResourceRequirements, SeccompProfile, SecretProjection,
+        SecurityContext, Volume, VolumeMount, VolumeProjection,
     },
     apimachinery::pkg::{api::resource, util::intstr::IntOrString},
 };
@@ -163,7 +164,10 @@ pub fn probe(path: &str, port: u16, period_seconds: i32, failures: i32) -> Probe
 }
 
 /// The resources given, with requests for what neither they nor their limits speak of.
-pub fn resources(given: Option<&Resources>, default_requests: &[(&str, &str)]) -> ResourceRequirements {
+pub fn resources(
+    given: Option<&Resources>,
+    default_requests: &[(&str, &str)],
+) -> ResourceRequirements {
     let mut resources = given.cloned().unwrap_or_default();
     for (name, amount) in default_requests {
         if !resources.limits.contains_key(*name) {

@@ -5,11 +5,14 @@ use k8s_openapi::{
     api::{
         apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment},
         core::v1::{
-            Container, Lifecycle, LifecycleHandler, PodSpec, PodTemplateSpec, Service, ServicePort, ServiceSpec,
-            SleepAction, TopologySpreadConstraint,
+            Container, Lifecycle, LifecycleHandler, PodSpec, PodTemplateSpec, Service, ServicePort,
+            ServiceSpec, SleepAction, TopologySpreadConstraint,
         },
     },
-    apimachinery::pkg::{apis::meta::v1::{LabelSelector, ObjectMeta}, util::intstr::IntOrString},
+    apimachinery::pkg::{
+        apis::meta::v1::{LabelSelector, ObjectMeta},
+        util::intstr::IntOrString,
+    },
 };
 
 use super::{Images, metadata, pod};

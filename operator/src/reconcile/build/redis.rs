@@ -7,11 +7,14 @@ use k8s_openapi::{
     api::{
         apps::v1::{StatefulSet, StatefulSetSpec},
         core::v1::{
-            Container, KeyToPath, PodSecurityContext, PodSpec, PodTemplateSpec, Probe, Secret, SecretVolumeSource,
-            Service, ServicePort, ServiceSpec, TCPSocketAction, Volume,
+            Container, KeyToPath, PodSecurityContext, PodSpec, PodTemplateSpec, Probe, Secret,
+            SecretVolumeSource, Service, ServicePort, ServiceSpec, TCPSocketAction, Volume,
         },
     },
-    apimachinery::pkg::{apis::meta::v1::{LabelSelector, ObjectMeta}, util::intstr::IntOrString},
+    apimachinery::pkg::{
+        apis::meta::v1::{LabelSelector, ObjectMeta},
+        util::intstr::IntOrString,
+    },
 };
 
 use super::{Images, metadata, pod};
@@ -29,10 +32,17 @@ const DATA_DIRECTORY: &str = "/data";
 pub fn secret(valid: &Valid, password: &str) -> Secret {
     let host = names::child(&valid.name, Component::Redis);
     Secret {
-        metadata: metadata(valid, names::redis_secret(&valid.name, &valid.uid), Some(Component::Redis)),
+        metadata: metadata(
+            valid,
+            names::redis_secret(&valid.name, &valid.uid),
+            Some(Component::Redis),
+        ),
         string_data: Some(BTreeMap::from([
             ("redis.conf".to_owned(), format!("requirepass {password}\n")),
-            ("url".to_owned(), format!("redis://:{password}@{host}.{}:{PORT}", valid.namespace)),
+            (
+                "url".to_owned(),
+                format!("redis://:{password}@{host}.{}:{PORT}", valid.namespace),
+            ),
         ])),
         immutable: Some(true),
         ..Secret::default()
@@ -42,7 +52,11 @@ pub fn secret(valid: &Valid, password: &str) -> Secret {
 /// Where proxies and workers find it.
 pub fn service(valid: &Valid) -> Service {
     Service {
-        metadata: metadata(valid, names::child(&valid.name, Component::Redis), Some(Component::Redis)),
+        metadata: metadata(
+            valid,
+            names::child(&valid.name, Component::Redis),
+            Some(Component::Redis),
+        ),
         spec: Some(ServiceSpec {
             selector: Some(names::selector(&valid.name, Component::Redis)),
             ports: Some(vec![ServicePort {
@@ -59,7 +73,12 @@ pub fn service(valid: &Valid) -> Service {
 }
 
 /// The server. Its data outlives a crash of the process but not the pod: what a proxy holds open it queues again.
-pub fn stateful_set(valid: &Valid, images: &Images, resources: &Resources, max_memory: u64) -> StatefulSet {
+pub fn stateful_set(
+    valid: &Valid,
+    images: &Images,
+    resources: &Resources,
+    max_memory: u64,
+) -> StatefulSet {
     let name = names::child(&valid.name, Component::Redis);
     StatefulSet {
         metadata: metadata(valid, name.clone(), Some(Component::Redis)),
@@ -143,11 +162,15 @@ fn container(images: &Images, resources: &Resources, max_memory: u64) -> Contain
     container.readiness_probe = Some(probe(2));
     container.liveness_probe = Some(probe(15));
     container.resources = Some(pod::resources(Some(resources), &[("cpu", "50m")]));
-    if let Some(requests) = container.resources.as_mut().and_then(|resources| resources.requests.as_mut()) {
+    if let Some(requests) = container
+        .resources
+        .as_mut()
+        .and_then(|resources| resources.requests.as_mut())
+    {
         // Below the limit, which is for the worst case: an idle queue holds next to nothing.
-        requests
-            .entry("memory".to_owned())
-            .or_insert_with(|| k8s_openapi::apimachinery::pkg::api::resource::Quantity("128Mi".to_owned()));
+        requests.entry("memory".to_owned()).or_insert_with(|| {
+            k8s_openapi::apimachinery::pkg::api::resource::Quantity("128Mi".to_owned())
+        });
     }
     if let Some(mounts) = &mut container.volume_mounts {
         mounts.push(pod::mount("data", DATA_DIRECTORY));

@@ -24,7 +24,10 @@ fn children(over: &str) -> Children {
 }
 
 fn worker(children: &Children) -> &PodSpec {
-    template(children.worker.as_ref().unwrap()).spec.as_ref().unwrap()
+    template(children.worker.as_ref().unwrap())
+        .spec
+        .as_ref()
+        .unwrap()
 }
 
 fn template(deployment: &Deployment) -> &PodTemplateSpec {
@@ -43,7 +46,10 @@ fn the_smallest_resource_has_these_children() {
     let mut names: Vec<String> = Vec::new();
     let mut owned = |kind: &str, metadata: &ObjectMeta| {
         let owner = &metadata.owner_references.as_ref().unwrap()[0];
-        assert_eq!((owner.kind.as_str(), owner.controller), ("BatchedModel", Some(true)));
+        assert_eq!(
+            (owner.kind.as_str(), owner.controller),
+            ("BatchedModel", Some(true))
+        );
         assert_eq!(metadata.labels.as_ref().unwrap()[names::MODEL], "sentiment");
         names.push(format!("{kind}/{}", metadata.name.as_ref().unwrap()));
     };
@@ -90,8 +96,14 @@ fn every_pod_meets_the_restricted_standard() {
     for pod in [proxy, worker(&children), redis(&children)] {
         let security = pod.security_context.as_ref().unwrap();
         assert_eq!(security.run_as_non_root, Some(true));
-        assert_eq!(security.run_as_user, None, "some clusters give each namespace its own users");
-        assert_eq!(security.seccomp_profile.as_ref().unwrap().type_, "RuntimeDefault");
+        assert_eq!(
+            security.run_as_user, None,
+            "some clusters give each namespace its own users"
+        );
+        assert_eq!(
+            security.seccomp_profile.as_ref().unwrap().type_,
+            "RuntimeDefault"
+        );
         assert_eq!(pod.automount_service_account_token, Some(false));
         for container in pod.init_containers.iter().flatten().chain(&pod.containers) {
             restricted(container);
@@ -104,12 +116,32 @@ fn restricted(container: &Container) {
     let security = container.security_context.as_ref().unwrap();
     assert_eq!(security.allow_privilege_escalation, Some(false), "{name}");
     assert_eq!(security.read_only_root_filesystem, Some(true), "{name}");
-    let dropped = security.capabilities.as_ref().unwrap().drop.as_ref().unwrap();
+    let dropped = security
+        .capabilities
+        .as_ref()
+        .unwrap()
+        .drop
+        .as_ref()
+        .unwrap();
     assert_eq!(dropped, &["ALL"], "{name}");
     let mounts = container.volume_mounts.as_ref().unwrap();
-    assert!(mounts.iter().any(|mount| mount.mount_path == "/tmp" && mount.read_only.is_none()), "{name}");
-    let requests = container.resources.as_ref().unwrap().requests.as_ref().unwrap();
-    assert!(requests.contains_key("cpu") && requests.contains_key("memory"), "{name}");
+    assert!(
+        mounts
+            .iter()
+            .any(|mount| mount.mount_path == "/tmp" && mount.read_only.is_none()),
+        "{name}"
+    );
+    let requests = container
+        .resources
+        .as_ref()
+        .unwrap()
+        .requests
+        .as_ref()
+        .unwrap();
+    assert!(
+        requests.contains_key("cpu") && requests.contains_key("memory"),
+        "{name}"
+    );
 }
 
 #[test]
@@ -125,7 +157,10 @@ fn gpus_reach_the_serving_container_and_no_other() {
     let pod = worker(&children);
     let resources = pod.containers[0].resources.as_ref().unwrap();
     assert_eq!(resources.limits.as_ref().unwrap()["nvidia.com/gpu"].0, "1");
-    assert!(!resources.requests.as_ref().unwrap().contains_key("memory"), "the limit speaks of it");
+    assert!(
+        !resources.requests.as_ref().unwrap().contains_key("memory"),
+        "the limit speaks of it"
+    );
     let fetch = &pod.init_containers.as_ref().unwrap()[0];
     assert_eq!(fetch.resources.as_ref().unwrap().limits, None);
     assert!(children.config.data.as_ref().unwrap()["config.yaml"].contains("device: cuda"));
@@ -137,12 +172,25 @@ fn only_the_init_container_sees_the_claim() {
     let pod = worker(&children);
     let mounts = |container: &Container| {
         let mounts = container.volume_mounts.clone().unwrap();
-        mounts.into_iter().map(|mount| (mount.name, mount.read_only)).collect::<Vec<_>>()
+        mounts
+            .into_iter()
+            .map(|mount| (mount.name, mount.read_only))
+            .collect::<Vec<_>>()
     };
     let fetch = &pod.init_containers.as_ref().unwrap()[0];
     assert!(mounts(fetch).contains(&("claim".into(), Some(true))));
-    assert!(!mounts(&pod.containers[0]).iter().any(|(name, _)| name == "claim"));
-    assert!(fetch.args.as_ref().unwrap().contains(&"--source=/mnt/claim/sentiment".to_owned()));
+    assert!(
+        !mounts(&pod.containers[0])
+            .iter()
+            .any(|(name, _)| name == "claim")
+    );
+    assert!(
+        fetch
+            .args
+            .as_ref()
+            .unwrap()
+            .contains(&"--source=/mnt/claim/sentiment".to_owned())
+    );
 }
 
 #[test]
@@ -160,8 +208,14 @@ proxy: {podOverrides: {spec: {terminationGracePeriodSeconds: 7}}}
     assert_eq!(pod.share_process_namespace, Some(true));
     assert_eq!(pod.containers.len(), 1);
     let env = pod.containers[0].env.as_ref().unwrap();
-    assert_eq!(env.iter().map(|env| env.name.as_str()).collect::<Vec<_>>(), ["POD_NAME", "OMP_NUM_THREADS"]);
-    let metadata = template(children.worker.as_ref().unwrap()).metadata.as_ref().unwrap();
+    assert_eq!(
+        env.iter().map(|env| env.name.as_str()).collect::<Vec<_>>(),
+        ["POD_NAME", "OMP_NUM_THREADS"]
+    );
+    let metadata = template(children.worker.as_ref().unwrap())
+        .metadata
+        .as_ref()
+        .unwrap();
     assert_eq!(metadata.labels.as_ref().unwrap()["team"], "nlp");
     let proxy = template(&children.proxy).spec.as_ref().unwrap();
     assert_eq!(proxy.termination_grace_period_seconds, Some(7));
@@ -173,15 +227,26 @@ fn a_redis_of_the_users_has_no_children() {
     assert!(children.redis.is_none() && !children.needs_secret);
     assert_eq!(children.services.len(), 1);
     assert_eq!(children.policies.len(), 2);
-    assert!(serde_json::to_string(&children.proxy).unwrap().contains("\"mine\""));
+    assert!(
+        serde_json::to_string(&children.proxy)
+            .unwrap()
+            .contains("\"mine\"")
+    );
 }
 
 #[test]
 fn redis_holds_what_its_memory_allows_and_refuses_more() {
     let children = children("queue: {redis: {managed: {resources: {limits: {memory: 2Gi}}}}}");
-    let args = redis(&children).containers[0].args.clone().unwrap().join(" ");
+    let args = redis(&children).containers[0]
+        .args
+        .clone()
+        .unwrap()
+        .join(" ");
     assert!(args.starts_with("/etc/redis/redis.conf "), "{args}");
-    assert!(args.contains("--maxmemory 1288490188 --maxmemory-policy noeviction --appendonly yes"), "{args}");
+    assert!(
+        args.contains("--maxmemory 1288490188 --maxmemory-policy noeviction --appendonly yes"),
+        "{args}"
+    );
     let secret = redis_secret(&fixtures::valid("{}"), "pass");
     let data = secret.string_data.unwrap();
     assert_eq!(secret.metadata.name.unwrap(), "sentiment-redis-0c5b5a3e");
@@ -193,7 +258,11 @@ fn redis_holds_what_its_memory_allows_and_refuses_more() {
 fn the_configuration_is_what_sidecar_and_worker_read() {
     let children = children("{}");
     let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(&file, &children.config.data.as_ref().unwrap()["config.yaml"]).unwrap();
+    std::fs::write(
+        &file,
+        &children.config.data.as_ref().unwrap()["config.yaml"],
+    )
+    .unwrap();
     let config = carpool_crds::Config::read(file.path()).unwrap();
     let valid = fixtures::valid("{}");
     assert_eq!(config.serving, valid.revision);
@@ -205,7 +274,13 @@ fn the_configuration_is_what_sidecar_and_worker_read() {
 fn the_same_resource_gives_the_same_children() {
     let render = || {
         let children = children("{}");
-        serde_json::to_string(&(&children.worker, &children.proxy, &children.redis, &children.config)).unwrap()
+        serde_json::to_string(&(
+            &children.worker,
+            &children.proxy,
+            &children.redis,
+            &children.config,
+        ))
+        .unwrap()
     };
     assert_eq!(render(), render());
 }

@@ -8,16 +8,21 @@ use k8s_openapi::{
     api::{
         apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment},
         core::v1::{
-            Container, PersistentVolumeClaimVolumeSource, PodSpec, PodTemplateSpec, Volume, VolumeMount,
+            Container, PersistentVolumeClaimVolumeSource, PodSpec, PodTemplateSpec, Volume,
+            VolumeMount,
         },
     },
-    apimachinery::pkg::{apis::meta::v1::{LabelSelector, ObjectMeta}, util::intstr::IntOrString},
+    apimachinery::pkg::{
+        apis::meta::v1::{LabelSelector, ObjectMeta},
+        util::intstr::IntOrString,
+    },
 };
 
 use super::{Images, metadata, pod};
 use crate::{
     names::{self, Component},
     reconcile::validate::Valid,
+    workers::Problem,
 };
 
 /// What a worker may need beyond a last batch, which is over within the requests' timeout.
@@ -31,7 +36,7 @@ pub struct Marks {
     /// A worker has been Ready.
     pub loaded: bool,
     /// Why it was given up in favour of the revision before.
-    pub given_up: Option<String>,
+    pub given_up: Option<Problem>,
 }
 
 /// The workers of the wanted revision, without their number: only the scaler writes that. A Deployment that is new
@@ -50,7 +55,11 @@ pub fn deployment(
     let labels = with_revision(names::component_labels(&valid.name, Component::Worker));
     let selector = with_revision(names::selector(&valid.name, Component::Worker));
 
-    let mut metadata = metadata(valid, names::worker(&valid.name, revision), Some(Component::Worker));
+    let mut metadata = metadata(
+        valid,
+        names::worker(&valid.name, revision),
+        Some(Component::Worker),
+    );
     metadata.labels = Some(labels.clone());
     metadata.annotations = Some(annotations(&valid.spec.model, marks)?);
     let mut template = PodTemplateSpec {
@@ -87,13 +96,17 @@ pub fn deployment(
     })
 }
 
-fn annotations(model: &Model, marks: &Marks) -> Result<BTreeMap<String, String>, serde_json::Error> {
-    let mut annotations = BTreeMap::from([(names::MODEL_SPEC.to_owned(), serde_json::to_string(model)?)]);
+fn annotations(
+    model: &Model,
+    marks: &Marks,
+) -> Result<BTreeMap<String, String>, serde_json::Error> {
+    let mut annotations =
+        BTreeMap::from([(names::MODEL_SPEC.to_owned(), serde_json::to_string(model)?)]);
     if marks.loaded {
         annotations.insert(names::LOADED.to_owned(), "true".to_owned());
     }
     if let Some(why) = &marks.given_up {
-        annotations.insert(names::GIVEN_UP.to_owned(), why.clone());
+        annotations.insert(names::GIVEN_UP.to_owned(), serde_json::to_string(why)?);
     }
     Ok(annotations)
 }

@@ -7,7 +7,7 @@ use super::*;
 use crate::{
     reconcile::fixtures,
     rollout::{self, Revision, View},
-    workers::Workers,
+    workers::{Problem, Workers},
 };
 
 fn revision() -> String {
@@ -50,7 +50,11 @@ fn loaded(replicas: i32, ready: usize) -> Revision {
         replicas,
         loaded: true,
         length: Some(0),
-        workers: Workers { pods: ready, ready, ..Workers::default() },
+        workers: Workers {
+            pods: ready,
+            ready,
+            ..Workers::default()
+        },
         ..Revision::default()
     }
 }
@@ -58,21 +62,37 @@ fn loaded(replicas: i32, ready: usize) -> Revision {
 fn status_of(observed: &Observed) -> BatchedModelStatus {
     let valid = fixtures::valid("{}");
     let plan = rollout::plan(&observed.view);
-    let outcome = Outcome::Applied { valid: &valid, plan: &plan };
-    status(&fixtures::sentiment(), observed, &outcome, Timestamp::UNIX_EPOCH)
+    let outcome = Outcome::Applied {
+        valid: &valid,
+        plan: &plan,
+    };
+    status(
+        &fixtures::sentiment(),
+        observed,
+        &outcome,
+        Timestamp::UNIX_EPOCH,
+    )
 }
 
 /// `Type=Status/Reason` of all conditions.
 fn summary(status: &BatchedModelStatus) -> String {
     let conditions = status.conditions.iter();
     conditions
-        .map(|condition| format!("{}={}/{}", condition.type_, condition.status, condition.reason))
+        .map(|condition| {
+            format!(
+                "{}={}/{}",
+                condition.type_, condition.status, condition.reason
+            )
+        })
         .collect::<Vec<_>>()
         .join(" ")
 }
 
 fn message(status: &BatchedModelStatus, type_: &str) -> String {
-    let condition = status.conditions.iter().find(|condition| condition.type_ == type_);
+    let condition = status
+        .conditions
+        .iter()
+        .find(|condition| condition.type_ == type_);
     condition.unwrap().message.clone()
 }
 
@@ -91,9 +111,16 @@ fn a_served_model() {
     assert_eq!(status.revision, Some(revision()));
     assert_eq!(
         status.selector.as_deref(),
-        Some("app.kubernetes.io/component=worker,app.kubernetes.io/instance=sentiment,app.kubernetes.io/name=carpool")
+        Some(
+            "app.kubernetes.io/component=worker,app.kubernetes.io/instance=sentiment,app.kubernetes.io/name=carpool"
+        )
     );
-    assert!(status.conditions.iter().all(|condition| condition.observed_generation == Some(1)));
+    assert!(
+        status
+            .conditions
+            .iter()
+            .all(|condition| condition.observed_generation == Some(1))
+    );
 }
 
 #[test]
@@ -104,9 +131,14 @@ fn zero_workers_after_the_proof_is_ready() {
 
 #[test]
 fn a_first_worker_on_its_way_is_not_ready() {
-    let status = status_of(&observed(Revision { replicas: 1, ..Revision::default() }));
+    let status = status_of(&observed(Revision {
+        replicas: 1,
+        ..Revision::default()
+    }));
     assert!(
-        summary(&status).starts_with("Ready=False/ModelLoading Progressing=True/RollingOut ModelLoaded=Unknown/Loading"),
+        summary(&status).starts_with(
+            "Ready=False/ModelLoading Progressing=True/RollingOut ModelLoaded=Unknown/Loading"
+        ),
         "{}",
         summary(&status)
     );
@@ -114,33 +146,74 @@ fn a_first_worker_on_its_way_is_not_ready() {
 
 #[test]
 fn a_workers_last_words_are_shown() {
-    let problem = Problem { reason: "ChecksumMismatch".into(), message: "the artifact is another".into() };
-    let workers = Workers { pods: 1, problem: Some(problem), ..Workers::default() };
-    let status = status_of(&observed(Revision { replicas: 1, workers, ..Revision::default() }));
+    let problem = Problem {
+        reason: "ChecksumMismatch".into(),
+        message: "the artifact is another".into(),
+    };
+    let workers = Workers {
+        pods: 1,
+        problem: Some(problem),
+        ..Workers::default()
+    };
+    let status = status_of(&observed(Revision {
+        replicas: 1,
+        workers,
+        ..Revision::default()
+    }));
     assert!(
         summary(&status).starts_with("Ready=False/ChecksumMismatch Progressing=False/Failed ModelLoaded=False/ChecksumMismatch"),
         "{}",
         summary(&status)
     );
-    assert_eq!(message(&status, condition::MODEL_LOADED), "the artifact is another");
+    assert_eq!(
+        message(&status, condition::MODEL_LOADED),
+        "the artifact is another"
+    );
 }
 
 #[test]
 fn a_changed_model_that_fails_leaves_the_old_one_ready() {
     let mut seen = observed(loaded(1, 1));
-    let problem = Problem { reason: "ModelInvalid".into(), message: "three outputs".into() };
-    let workers = Workers { pods: 1, problem: Some(problem), ..Workers::default() };
-    let failed = Revision { replicas: 1, workers, ..Revision::default() };
+    let problem = Problem {
+        reason: "ModelInvalid".into(),
+        message: "three outputs".into(),
+    };
+    let workers = Workers {
+        pods: 1,
+        problem: Some(problem),
+        ..Workers::default()
+    };
+    let failed = Revision {
+        replicas: 1,
+        workers,
+        ..Revision::default()
+    };
     let old = seen.view.revisions.insert(revision(), failed).unwrap();
     seen.view.revisions.insert("old".into(), old);
     seen.view.serving = Some("old".into());
     let status = status_of(&seen);
     assert!(
-        summary(&status).starts_with("Ready=True/Serving Progressing=False/Failed ModelLoaded=False/ModelInvalid"),
+        summary(&status).starts_with(
+            "Ready=True/Serving Progressing=False/Failed ModelLoaded=False/ModelInvalid"
+        ),
         "{}",
         summary(&status)
     );
     assert_eq!(status.revision.as_deref(), Some("old"));
+}
+
+#[test]
+fn revisions_that_take_turns_on_a_node_are_ready_all_the_while() {
+    let mut seen = observed(loaded(1, 0));
+    let serving = seen.view.revisions.get_mut(&revision()).unwrap();
+    serving.workers.unschedulable = Some("Insufficient nvidia.com/gpu".into());
+    assert!(summary(&status_of(&seen)).starts_with("Ready=False/Unschedulable"));
+    let mut retired = loaded(1, 1);
+    retired.length = Some(3);
+    seen.view.revisions.insert("old".into(), retired);
+    assert!(
+        summary(&status_of(&seen)).starts_with("Ready=True/MakingRoom Progressing=True/Draining")
+    );
 }
 
 #[test]
@@ -163,9 +236,19 @@ fn a_rejected_resource_keeps_what_is_known_of_the_rest() {
     let mut model = fixtures::sentiment();
     model.status = Some(status_of(&observed(loaded(1, 1))));
     model.metadata.generation = Some(2);
-    let outcome = Outcome::Rejected { reason: "NameConflict", message: "Service sentiment".into() };
-    let status = status(&model, &Observed::default(), &outcome, Timestamp::UNIX_EPOCH);
-    assert!(summary(&status).starts_with("Ready=False/NameConflict Progressing=False/NameConflict ModelLoaded=True/Loaded"));
+    let outcome = Outcome::Rejected {
+        reason: "NameConflict",
+        message: "Service sentiment".into(),
+    };
+    let status = status(
+        &model,
+        &Observed::default(),
+        &outcome,
+        Timestamp::UNIX_EPOCH,
+    );
+    assert!(summary(&status).starts_with(
+        "Ready=False/NameConflict Progressing=False/NameConflict ModelLoaded=True/Loaded"
+    ));
     assert_eq!(status.observed_generation, Some(2));
     assert_eq!(status.ready_replicas, 1);
 }
@@ -179,13 +262,25 @@ fn times_change_only_with_the_status_they_are_of() {
     let later = Timestamp::from_second(60).unwrap();
     let at = |observed: &Observed| {
         let plan = rollout::plan(&observed.view);
-        status(&model, observed, &Outcome::Applied { valid: &valid, plan: &plan }, later)
+        status(
+            &model,
+            observed,
+            &Outcome::Applied {
+                valid: &valid,
+                plan: &plan,
+            },
+            later,
+        )
     };
     assert!(says_the_same(&first, &at(&observed(loaded(1, 1)))));
     let zero = at(&observed(loaded(0, 0)));
     assert!(!says_the_same(&first, &zero));
     let since = |status: &BatchedModelStatus| status.conditions[0].last_transition_time.0;
-    assert_eq!(since(&zero), Timestamp::UNIX_EPOCH, "Ready stayed True; only its reason changed");
+    assert_eq!(
+        since(&zero),
+        Timestamp::UNIX_EPOCH,
+        "Ready stayed True; only its reason changed"
+    );
 }
 
 #[test]

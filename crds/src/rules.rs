@@ -1,0 +1,135 @@
+//! The CEL rules, as an API server evaluates them: what is accepted, and what each refusal says.
+
+use serde_json::{Value, json};
+
+use crate::BatchedModel;
+
+fn resource(name: &str, spec: &Value) -> BatchedModel {
+    let mut manifest = json!({
+        "apiVersion": "carpool.dev/v1alpha1", "kind": "BatchedModel", "metadata": {"name": name},
+        "spec": {"model": {
+            "uri": "pvc://models/sentiment",
+            "inputs": [{"name": "input_ids", "datatype": "INT64", "shape": [-1]}, {"name": "attention_mask", "datatype": "INT64", "shape": [-1]}],
+            "outputs": [{"name": "logits", "datatype": "FP32", "shape": [2]}]
+        }}
+    });
+    merge(&mut manifest["spec"], spec);
+    serde_json::from_value(manifest).unwrap()
+}
+
+fn merge(base: &mut Value, over: &Value) {
+    match (base, over) {
+        (Value::Object(base), Value::Object(over)) => {
+            for (key, value) in over {
+                merge(base.entry(key.clone()).or_insert(Value::Null), value);
+            }
+        }
+        (base, over) => *base = over.clone(),
+    }
+}
+
+fn refusal(name: &str, spec: &Value) -> Option<String> {
+    resource(name, spec)
+        .validate_cel()
+        .err()
+        .map(|errors| errors.to_string())
+}
+
+#[test]
+fn good_ones_are_accepted() {
+    let text = json!({"tokenizer": "tokenizer.json", "labels": ["NEGATIVE", "POSITIVE"]});
+    for spec in [
+        json!({}),
+        json!({"model": {"text": text}}),
+        json!({"model": {"uri": "file://artifact"}}),
+        json!({"model": {"uri": "pvc://models"}}),
+        json!({"scaling": {"minReplicas": 2, "maxReplicas": 2}}),
+        json!({"queue": {"lease": "10s", "timeout": "30s"}}),
+        json!({"queue": {"redis": {"external": {"urlSecretName": "mine"}}}}),
+        json!({"worker": {"rollout": {"maxSurge": 1, "maxUnavailable": 0}}}),
+    ] {
+        assert_eq!(refusal("sentiment", &spec), None, "{spec}");
+    }
+    assert_eq!(refusal(&"a".repeat(40), &json!({})), None);
+}
+
+#[test]
+fn bad_ones_are_refused_by_the_fields_name() {
+    let tensor =
+        |name: &str, shape: Value| json!({"name": name, "datatype": "INT64", "shape": shape});
+    let text =
+        json!({"tokenizer": "tokenizer.json", "labels": ["NEGATIVE", "NEUTRAL", "POSITIVE"]});
+    for (spec, says) in [
+        (
+            json!({"model": {"uri": "s3://acme/7"}}),
+            "uri: allowed are pvc://CLAIM/PATH",
+        ),
+        (
+            json!({"model": {"uri": "pvc://UPPER/x"}}),
+            "uri: allowed are pvc://CLAIM/PATH",
+        ),
+        (
+            json!({"model": {"inputs": [tensor("x", json!([1])), tensor("x", json!([1]))]}}),
+            "inputs: every name must be given once",
+        ),
+        (
+            json!({"model": {"outputs": [tensor("x", json!([1])), tensor("x", json!([1]))]}}),
+            "outputs: every name must be given once",
+        ),
+        (
+            json!({"model": {"inputs": [tensor("x", json!([0]))]}}),
+            "shape: a dimension is -1",
+        ),
+        (
+            json!({"model": {"inputs": [tensor("x", json!([-2]))]}}),
+            "shape: a dimension is -1",
+        ),
+        (
+            json!({"model": {"text": text}}),
+            "outputs: with text the first must hold one FP32 for each of text.labels",
+        ),
+        (
+            json!({"model": {"text": text, "inputs": [tensor("x", json!([-1]))]}}),
+            "inputs: with text they are what the tokenizer makes",
+        ),
+        (
+            json!({"scaling": {"minReplicas": 5, "maxReplicas": 2}}),
+            "minReplicas must not be above maxReplicas",
+        ),
+        (
+            json!({"scaling": {"cooldown": "25h"}}),
+            "cooldown: at most 24h",
+        ),
+        (
+            json!({"batching": {"maxDelay": "11s"}}),
+            "maxDelay: at most 10s",
+        ),
+        (
+            json!({"queue": {"lease": "11s", "timeout": "30s"}}),
+            "lease must be at least 1s and at most a third of timeout",
+        ),
+        (
+            json!({"queue": {"lease": "500ms"}}),
+            "lease must be at least 1s",
+        ),
+        (
+            json!({"queue": {"timeout": "2h"}}),
+            "timeout: between 3s and 1h",
+        ),
+        (
+            json!({"queue": {"redis": {"managed": {}, "external": {"urlSecretName": "mine"}}}}),
+            "redis: either managed or external, not both",
+        ),
+        (
+            json!({"worker": {"rollout": {"maxSurge": 0, "maxUnavailable": 0}}}),
+            "maxSurge and maxUnavailable must not both be 0",
+        ),
+    ] {
+        let refusal = refusal("sentiment", &spec).unwrap_or_else(|| panic!("accepted: {spec}"));
+        assert!(refusal.contains(says), "{spec}: {refusal}");
+    }
+    for name in [&"a".repeat(41), "9lives", "Upper", "dot.ted", "ends-"] {
+        let refusal = refusal(name, &json!({})).unwrap_or_else(|| panic!("accepted: {name}"));
+        assert!(refusal.contains("metadata.name"), "{refusal}");
+    }
+}

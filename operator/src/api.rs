@@ -1,0 +1,163 @@
+//! Calls to the API server: bounded in time, with errors sorted by what they mean for a resource.
+
+use std::time::Duration;
+
+use kube::{api::PatchParams, core::Status};
+
+use crate::names;
+
+/// The client tries again by itself for minutes; a reconcile that fails is tried again anyway.
+const TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Why the API server did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// It refuses the object as it is.
+    #[error("the API server refuses {kind} {name}: {message}")]
+    Refused {
+        /// The object's kind.
+        kind: String,
+        /// The object's name.
+        name: String,
+        /// What it says.
+        message: String,
+    },
+    /// The namespace is being deleted, and all that is in it.
+    #[error("the namespace is being deleted")]
+    NamespaceGoes,
+    /// It can't be asked, or says no.
+    #[error("failed to {verb} {kind} {name}: {}", brief(source))]
+    Api {
+        /// What was tried.
+        verb: &'static str,
+        /// The object's kind.
+        kind: String,
+        /// The object's name.
+        name: String,
+        /// Why it failed.
+        source: Box<kube::Error>,
+    },
+    /// It takes too long.
+    #[error("failed to {verb} {kind} {name}: no answer within {TIMEOUT:?}")]
+    Timeout {
+        /// What was tried.
+        verb: &'static str,
+        /// The object's kind.
+        kind: String,
+        /// The object's name.
+        name: String,
+    },
+}
+
+impl CallError {
+    /// Whether the object is there already, or another one has its name.
+    #[must_use]
+    pub fn is_conflict(&self) -> bool {
+        self.has_code(409)
+    }
+
+    /// Whether the object is gone.
+    #[must_use]
+    pub fn is_not_found(&self) -> bool {
+        self.has_code(404)
+    }
+
+    fn has_code(&self, code: u16) -> bool {
+        matches!(self, Self::Api { source, .. } if matches!(&**source, kube::Error::Api(status) if status.code == code))
+    }
+}
+
+/// Waits for a call, but not for ever.
+pub async fn call<T>(
+    verb: &'static str,
+    kind: &str,
+    name: &str,
+    call: impl Future<Output = kube::Result<T>>,
+) -> Result<T, CallError> {
+    let (kind, name) = (kind.to_owned(), name.to_owned());
+    match tokio::time::timeout(TIMEOUT, call).await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(kube::Error::Api(status))) if is_of_a_going_namespace(&status) => {
+            Err(CallError::NamespaceGoes)
+        }
+        Ok(Err(kube::Error::Api(status))) if status.code == 422 => Err(CallError::Refused {
+            kind,
+            name,
+            message: status.message,
+        }),
+        Ok(Err(source)) => Err(CallError::Api {
+            verb,
+            kind,
+            name,
+            source: Box::new(source),
+        }),
+        Err(_) => Err(CallError::Timeout { verb, kind, name }),
+    }
+}
+
+/// Parameters of a patch that is no server-side apply.
+#[must_use]
+pub fn patch_params() -> PatchParams {
+    PatchParams {
+        field_manager: Some(names::MANAGER.to_owned()),
+        ..PatchParams::default()
+    }
+}
+
+fn is_of_a_going_namespace(status: &Status) -> bool {
+    let details = status.details.iter();
+    let mut causes = details.flat_map(|details| &details.causes);
+    causes.any(|cause| cause.reason == "NamespaceTerminating")
+}
+
+/// What the API server says, without the structure around it.
+fn brief(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn failed(status: Status) -> CallError {
+        let error = kube::Error::Api(Box::new(status));
+        let asked = call("create", "Secret", "s", async { Err::<(), _>(error) });
+        asked.await.unwrap_err()
+    }
+
+    #[tokio::test]
+    async fn errors_are_sorted_by_their_meaning() {
+        let status = |code| Status {
+            code,
+            message: "says no".into(),
+            ..Status::default()
+        };
+        assert!(failed(status(409)).await.is_conflict());
+        assert!(failed(status(404)).await.is_not_found());
+        let refused = failed(status(422)).await.to_string();
+        assert_eq!(refused, "the API server refuses Secret s: says no");
+        let other = failed(status(500)).await.to_string();
+        assert_eq!(other, "failed to create Secret s: says no");
+        let going = serde_json::json!({
+            "code": 403,
+            "details": {"causes": [{"reason": "NamespaceTerminating", "message": "", "field": ""}]}
+        });
+        let going = serde_json::from_value(going).unwrap();
+        assert!(matches!(failed(going).await, CallError::NamespaceGoes));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_hangs_is_given_up() {
+        let hung = call(
+            "apply",
+            "Service",
+            "s",
+            std::future::pending::<kube::Result<()>>(),
+        );
+        let error = hung.await.unwrap_err().to_string();
+        assert_eq!(error, "failed to apply Service s: no answer within 15s");
+    }
+}

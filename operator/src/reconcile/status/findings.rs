@@ -1,0 +1,316 @@
+//! The conditions, one function each.
+
+use carpool_crds::condition;
+use k8s_openapi::api::apps::v1::Deployment;
+
+use crate::{
+    names::{self, Component},
+    reconcile::{
+        fetch::Observed,
+        validate::{RedisPlace, Valid},
+    },
+    rollout::{Plan, Replicas, Revision},
+    workers::{self, Problem},
+};
+
+/// A condition without its bookkeeping: status, reason, message.
+pub struct Finding {
+    /// The condition's type.
+    pub type_: &'static str,
+    /// `None` is Unknown.
+    pub status: Option<bool>,
+    /// Stable, for programs.
+    pub reason: String,
+    /// For people.
+    pub message: String,
+}
+
+impl Finding {
+    /// A finding. No status is Unknown.
+    pub fn new(
+        type_: &'static str,
+        status: impl Into<Option<bool>>,
+        reason: impl Into<String>,
+        message: impl Into<String>,
+    ) -> Self {
+        Self {
+            type_,
+            status: status.into(),
+            reason: reason.into(),
+            message: message.into(),
+        }
+    }
+
+    fn holds(&self) -> bool {
+        self.status == Some(true)
+    }
+}
+
+/// All conditions of a resource whose children are as they should be.
+pub fn findings(valid: &Valid, plan: &Plan, observed: &Observed) -> Vec<Finding> {
+    let proxy = proxy_ready(observed);
+    let redis = redis_ready(valid, observed, &proxy);
+    let loaded = model_loaded(valid, observed);
+    let ready = ready(plan, observed, [&redis, &proxy]);
+    let progressing = progressing(valid, plan, observed, &loaded);
+    let mut findings = vec![ready, progressing, loaded, proxy, redis];
+    findings.extend(scaling_active(observed));
+    findings
+}
+
+fn ready_replicas(deployment: &Deployment) -> i32 {
+    deployment
+        .status
+        .as_ref()
+        .and_then(|status| status.ready_replicas)
+        .unwrap_or(0)
+}
+
+/// What keeps the pods of a component from running, in a sentence.
+fn trouble(observed: &Observed, component: Component) -> Option<Problem> {
+    let pods = observed
+        .pods
+        .iter()
+        .filter(|pod| workers::is(pod, component));
+    pods.filter(|pod| !workers::is_ready(pod)).find_map(|pod| {
+        let unschedulable = workers::unschedulable(pod).map(|message| Problem {
+            reason: "Unschedulable".to_owned(),
+            message,
+        });
+        unschedulable.or_else(|| workers::problem(pod))
+    })
+}
+
+fn proxy_ready(observed: &Observed) -> Finding {
+    let ready = observed.proxy.as_deref().map_or(0, ready_replicas);
+    if ready > 0 {
+        return Finding::new(
+            condition::PROXY_READY,
+            true,
+            "Ready",
+            "proxies take requests",
+        );
+    }
+    match trouble(observed, Component::Proxy) {
+        Some(problem) => Finding::new(
+            condition::PROXY_READY,
+            false,
+            problem.reason,
+            problem.message,
+        ),
+        None => Finding::new(
+            condition::PROXY_READY,
+            false,
+            "Starting",
+            "no proxy is Ready yet",
+        ),
+    }
+}
+
+fn redis_ready(valid: &Valid, observed: &Observed, proxy: &Finding) -> Finding {
+    if let RedisPlace::External { secret } = &valid.redis {
+        // A proxy is Ready only while it reaches Redis, and the operator itself has no way to.
+        return if proxy.holds() {
+            Finding::new(
+                condition::REDIS_READY,
+                true,
+                "Reachable",
+                "proxies reach the Redis of the Secret",
+            )
+        } else {
+            let message = format!("no proxy has reached the Redis of the Secret {secret} yet");
+            Finding::new(condition::REDIS_READY, None, "NotReached", message)
+        };
+    }
+    let status = observed
+        .redis
+        .as_deref()
+        .and_then(|set| set.status.as_ref());
+    if status.and_then(|status| status.ready_replicas).unwrap_or(0) > 0 {
+        return Finding::new(
+            condition::REDIS_READY,
+            true,
+            "Ready",
+            "Redis accepts connections",
+        );
+    }
+    match trouble(observed, Component::Redis) {
+        Some(problem) => Finding::new(
+            condition::REDIS_READY,
+            false,
+            problem.reason,
+            problem.message,
+        ),
+        None => Finding::new(
+            condition::REDIS_READY,
+            false,
+            "Starting",
+            "Redis does not accept connections yet",
+        ),
+    }
+}
+
+/// Of the wanted revision: whether its workers can load it.
+fn model_loaded(valid: &Valid, observed: &Observed) -> Finding {
+    let wanted = &valid.revision;
+    let Some(revision) = observed.view.revisions.get(wanted) else {
+        let message = format!("revision {wanted} has no worker yet");
+        return Finding::new(condition::MODEL_LOADED, None, "Pending", message);
+    };
+    if let Some(mut problem) = revision.failing().filter(|_| !revision.loaded) {
+        if revision.given_up.is_some() {
+            let deployment = names::worker(&valid.name, wanted);
+            problem.message += &format!(
+                "; given up so that the revision before can run: change the model, or delete Deployment {deployment} to try again"
+            );
+        }
+        return Finding::new(
+            condition::MODEL_LOADED,
+            false,
+            problem.reason,
+            problem.message,
+        );
+    }
+    if revision.loaded {
+        let message = format!("a worker has loaded revision {wanted}");
+        return Finding::new(condition::MODEL_LOADED, true, "Loaded", message);
+    }
+    if let Some(message) = &revision.workers.unschedulable {
+        return Finding::new(condition::MODEL_LOADED, None, "Unschedulable", message);
+    }
+    let message = format!("the first worker of revision {wanted} is starting");
+    Finding::new(condition::MODEL_LOADED, None, "Loading", message)
+}
+
+/// Whether the model answers, or will as soon as a request wakes it.
+fn ready(plan: &Plan, observed: &Observed, needed: [&Finding; 2]) -> Finding {
+    if let Some(missing) = needed.into_iter().find(|finding| !finding.holds()) {
+        let reason = match missing.type_ {
+            condition::REDIS_READY => "RedisNotReady",
+            _ => "ProxyNotReady",
+        };
+        return Finding::new(condition::READY, false, reason, &missing.message);
+    }
+    let Some(serving) = observed
+        .view
+        .revisions
+        .get(&plan.serving)
+        .filter(|serving| serving.loaded)
+    else {
+        let problem = observed
+            .view
+            .revisions
+            .get(&plan.serving)
+            .and_then(Revision::failing);
+        return match problem {
+            Some(problem) => Finding::new(condition::READY, false, problem.reason, problem.message),
+            None => Finding::new(
+                condition::READY,
+                false,
+                "ModelLoading",
+                "no worker has loaded the model yet",
+            ),
+        };
+    };
+    let ready = serving.workers.ready;
+    if ready > 0 {
+        let message = format!("revision {} is served", plan.serving);
+        return Finding::new(condition::READY, true, "Serving", message);
+    }
+    let mut others = observed.view.revisions.iter();
+    let others_have_workers =
+        others.any(|(name, other)| *name != plan.serving && other.workers.pods > 0);
+    let steps_aside = plan.replicas.get(&plan.serving) == Some(&Replicas::Exactly(0));
+    if steps_aside || (serving.workers.unschedulable.is_some() && others_have_workers) {
+        let message = "workers of one revision make room for another's; the queue holds requests";
+        return Finding::new(condition::READY, true, "MakingRoom", message);
+    }
+    if serving.replicas == 0 {
+        let message = "no worker runs; the next request wakes one";
+        return Finding::new(condition::READY, true, "ScaledToZero", message);
+    }
+    let unschedulable = serving
+        .workers
+        .unschedulable
+        .clone()
+        .map(|message| Problem {
+            reason: "Unschedulable".to_owned(),
+            message,
+        });
+    match serving.failing().or(unschedulable) {
+        Some(problem) => Finding::new(condition::READY, false, problem.reason, problem.message),
+        None => Finding::new(
+            condition::READY,
+            true,
+            "WorkersStarting",
+            "workers are starting; the queue holds requests",
+        ),
+    }
+}
+
+/// Whether something is on its way to what the spec asks for.
+fn progressing(valid: &Valid, plan: &Plan, observed: &Observed, loaded: &Finding) -> Finding {
+    let wanted = &valid.revision;
+    if loaded.status == Some(false) {
+        return Finding::new(condition::PROGRESSING, false, "Failed", &loaded.message);
+    }
+    if plan.serving != *wanted || !loaded.holds() {
+        let message = format!("revision {wanted} is to take over");
+        return Finding::new(condition::PROGRESSING, true, "RollingOut", message);
+    }
+    let retired: Vec<&str> = observed
+        .view
+        .revisions
+        .keys()
+        .filter(|name| *name != wanted)
+        .map(String::as_str)
+        .collect();
+    if !retired.is_empty() {
+        let message = format!("revision {} finishes its requests", retired.join(", "));
+        return Finding::new(condition::PROGRESSING, true, "Draining", message);
+    }
+    let deployments = observed.workers.values().chain(&observed.proxy);
+    if deployments
+        .into_iter()
+        .any(|deployment| is_updating(deployment))
+    {
+        return Finding::new(
+            condition::PROGRESSING,
+            true,
+            "Updating",
+            "pods are being replaced by newer ones",
+        );
+    }
+    Finding::new(
+        condition::PROGRESSING,
+        false,
+        "Complete",
+        "everything is as the spec asks for",
+    )
+}
+
+/// Whether pods of an older template are left. Pods that come and go with the queue are no update.
+fn is_updating(deployment: &Deployment) -> bool {
+    let status = deployment.status.clone().unwrap_or_default();
+    status.observed_generation < deployment.metadata.generation
+        || status.updated_replicas.unwrap_or(0) < status.replicas.unwrap_or(0)
+}
+
+fn scaling_active(observed: &Observed) -> Option<Finding> {
+    match (observed.queue_length, observed.asked) {
+        (Some(_), _) => Some(Finding::new(
+            condition::SCALING_ACTIVE,
+            true,
+            "FollowsQueue",
+            "the number of workers follows the queue's length",
+        )),
+        (None, true) => Some(Finding::new(
+            condition::SCALING_ACTIVE,
+            false,
+            "QueueUnknown",
+            "no proxy tells the queue's length, so no worker is taken away",
+        )),
+        // An operator that has just started knows no better than the one before.
+        (None, false) => None,
+    }
+}
