@@ -34,6 +34,8 @@ use crate::{
 };
 
 const TICK: Duration = Duration::from_secs(1);
+/// By then a kubelet has read a changed `ConfigMap` even where nothing made it look at once.
+const KUBELET_READS_AGAIN: Duration = Duration::from_mins(3);
 
 /// Scales every resource until dropped. Resources that need a reconcile go to `reconcile`.
 pub async fn run(context: Arc<Context>, reconcile: UnboundedSender<ObjectRef<Stored>>) {
@@ -134,25 +136,28 @@ impl Turn {
         };
         let observed = look();
         let all = observed.workers.len() > 1;
-        let queued = ask::queue(&self.asker, &observed, all).await;
+        let heard = ask::queue(&self.asker, &observed, all).await;
         {
             let mut remembered = lock(&remembered);
             remembered.asked |= observed.proxy.is_some();
-            if let Some((queued, serving)) = &queued {
+            if let Some(heard) = &heard {
+                let lengths = heard.queue.iter();
+                let now = Instant::now();
+                // An app's own NetworkPolicy may keep its sidecar from answering for ever.
+                let complete = !heard.silence || remembered.served_for(now) >= KUBELET_READS_AGAIN;
                 remembered.told = Some(Told {
-                    at: Instant::now(),
-                    lengths: queued
-                        .iter()
+                    at: now,
+                    lengths: lengths
                         .map(|(revision, queued)| (revision.clone(), queued.length))
                         .collect(),
-                    serving: serving.clone(),
+                    serving: heard.serving.clone().filter(|_| complete),
                 });
             }
         }
         // What the proxies said is part of what the plan looks at.
         let observed = look();
         let plan = rollout::plan(&observed.view);
-        let queued = queued.map(|(queued, _)| queued).unwrap_or_default();
+        let queued = heard.map(|heard| heard.queue).unwrap_or_default();
         let wanted = self.scale(state, &observed, &plan, &queued).await;
         self.measure(state, &observed, wanted);
 

@@ -42,6 +42,8 @@ pub struct Remembered {
     pub told: Option<Told>,
     /// Whether proxies have been asked for it.
     pub asked: bool,
+    /// The revision that the configuration says to feed, and since when.
+    pub serving: Option<(String, Instant)>,
     /// Revisions of which a worker has been seen Ready.
     pub loaded: BTreeSet<String>,
     /// The artifacts' checksums, by revision.
@@ -55,6 +57,14 @@ pub struct Remembered {
 }
 
 impl Remembered {
+    /// For how long the configuration has named the revision that it names.
+    #[must_use]
+    pub fn served_for(&self, now: Instant) -> Duration {
+        self.serving.as_ref().map_or(Duration::ZERO, |(_, since)| {
+            now.saturating_duration_since(*since)
+        })
+    }
+
     /// The queue, if what was told is recent.
     #[must_use]
     pub fn fresh(&self, now: Instant) -> Option<&Told> {

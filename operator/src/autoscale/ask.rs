@@ -15,14 +15,19 @@ use crate::{
 /// Proxies that are tried for an answer, one after another.
 const ATTEMPTS: usize = 2;
 
-/// The queue by revision, and the revision that every proxy and injected sidecar feeds if they agree.
-///
-/// One proxy knows the whole queue. Whom each of them feeds matters only between two revisions: `all` are asked then.
-pub async fn queue(
-    asker: &Asker,
-    observed: &Observed,
-    all: bool,
-) -> Option<(BTreeMap<String, Queued>, Option<String>)> {
+/// What proxies and injected sidecars said.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Heard {
+    /// The queue, by revision.
+    pub queue: BTreeMap<String, Queued>,
+    /// The revision that all who answered feed, if they agree.
+    pub serving: Option<String>,
+    /// Whether one that takes requests did not answer.
+    pub silence: bool,
+}
+
+/// Asks for the queue. One proxy knows the whole queue. Whom each of them feeds matters only between two revisions: `all` are asked then.
+pub async fn queue(asker: &Asker, observed: &Observed, all: bool) -> Option<Heard> {
     let answers = if all {
         let pods: Vec<&Pod> = observed
             .pods
@@ -84,10 +89,10 @@ fn address(pod: &Pod) -> Option<(IpAddr, u16)> {
     }
 }
 
-fn merge(answers: Vec<Asked>) -> Option<(BTreeMap<String, Queued>, Option<String>)> {
+fn merge(answers: Vec<Asked>) -> Option<Heard> {
     let mut queue: BTreeMap<String, Queued> = BTreeMap::new();
     let mut serving = Vec::new();
-    let mut silent = false;
+    let mut silence = false;
     for answer in answers {
         match answer {
             Asked::Answer(backlog) => {
@@ -99,13 +104,17 @@ fn merge(answers: Vec<Asked>) -> Option<(BTreeMap<String, Queued>, Option<String
                     known.workers.extend(queued.workers);
                 }
             }
-            Asked::Silent => silent = true,
+            Asked::Silent => silence = true,
             Asked::Absent => {}
         }
     }
     let first = serving.first()?.clone();
-    let agreed = !silent && serving.iter().all(|other| *other == first);
-    Some((queue, agreed.then_some(first)))
+    let agreed = serving.iter().all(|other| *other == first);
+    Some(Heard {
+        queue,
+        serving: agreed.then_some(first),
+        silence,
+    })
 }
 
 /// The checksum of what a revision's workers have loaded, where it is not known yet.
@@ -149,30 +158,26 @@ mod tests {
 
     #[test]
     fn the_longest_answer_counts() {
-        let (queue, serving) = merge(vec![
+        let heard = merge(vec![
             answer("b", &[("a", 0), ("b", 4)]),
             answer("b", &[("a", 2), ("b", 3)]),
         ])
         .unwrap();
-        assert_eq!((queue["a"].length, queue["b"].length), (2, 4));
-        assert_eq!(serving.as_deref(), Some("b"));
+        assert_eq!((heard.queue["a"].length, heard.queue["b"].length), (2, 4));
+        assert_eq!(heard.serving.as_deref(), Some("b"));
     }
 
     #[test]
-    fn one_that_feeds_another_revision_or_is_silent_stops_the_switch() {
-        for answers in [
-            vec![answer("a", &[]), answer("b", &[])],
-            vec![answer("b", &[]), Asked::Silent],
-        ] {
-            assert_eq!(merge(answers).unwrap().1, None);
-        }
+    fn one_that_feeds_another_revision_or_is_silent_is_noticed() {
+        let differ = merge(vec![answer("a", &[]), answer("b", &[])]).unwrap();
+        assert_eq!((differ.serving, differ.silence), (None, false));
+        let silent = merge(vec![answer("b", &[]), Asked::Silent]).unwrap();
         assert_eq!(
-            merge(vec![answer("b", &[]), Asked::Absent])
-                .unwrap()
-                .1
-                .as_deref(),
-            Some("b")
+            (silent.serving.as_deref(), silent.silence),
+            (Some("b"), true)
         );
+        let absent = merge(vec![answer("b", &[]), Asked::Absent]).unwrap();
+        assert!(!absent.silence);
     }
 
     #[test]

@@ -138,6 +138,9 @@ fn view(
     remembered: &mut Remembered,
     now: Instant,
 ) -> View {
+    if remembered.serving.as_ref().map(|(revision, _)| revision) != serving.as_ref() {
+        remembered.serving = serving.clone().map(|revision| (revision, now));
+    }
     let mut revisions = BTreeMap::new();
     for (name, deployment) in &observed.workers {
         let pods = observed.pods.iter().map(AsRef::as_ref);

@@ -157,19 +157,15 @@ fn model_loaded(valid: &Valid, observed: &Observed) -> Finding {
         let message = format!("revision {wanted} has no worker yet");
         return Finding::new(condition::MODEL_LOADED, None, "Pending", message);
     };
-    if let Some(mut problem) = revision.failing().filter(|_| !revision.loaded) {
-        if revision.given_up.is_some() {
-            let deployment = names::worker(&valid.name, wanted);
-            problem.message += &format!(
-                "; given up so that the revision before can run: change the model, or delete Deployment {deployment} to try again"
-            );
-        }
-        return Finding::new(
-            condition::MODEL_LOADED,
-            false,
-            problem.reason,
-            problem.message,
-        );
+    if let Some(Problem { reason, message }) = revision.failing().filter(|_| !revision.loaded) {
+        let message = match &revision.given_up {
+            Some(_) => format!(
+                "{message}; given up so that the revision before can run: change the model, or delete Deployment {} to try again",
+                names::worker(&valid.name, wanted)
+            ),
+            None => message,
+        };
+        return Finding::new(condition::MODEL_LOADED, false, reason, message);
     }
     if revision.loaded {
         let message = format!("a worker has loaded revision {wanted}");
