@@ -138,8 +138,9 @@ fn container(images: &Images, resources: &Resources, max_memory: u64) -> Contain
         // A queue that forgets is none: a full Redis refuses, and the proxies say 503.
         ("maxmemory-policy", "noeviction"),
         ("appendonly", "yes"),
-        // The queue is small and turns over fast; the default of 64mb would let its log grow to many times its size.
-        ("auto-aof-rewrite-min-size", "16mb"),
+        // The log grows by two bytes for each byte queued, whatever the queue holds: rewritten at the default of 64mb,
+        // Redis would fork every few seconds under load.
+        ("auto-aof-rewrite-min-size", "1gb"),
         ("save", ""),
     ];
     let mut args = vec![format!("{SECRET_DIRECTORY}/redis.conf")];
