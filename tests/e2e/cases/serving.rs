@@ -134,9 +134,8 @@ fn through_a_sidecar(namespace: &Namespace, direct: &[Direct]) {
     let count = (direct.len() / 2).to_string();
     let half = ["--model", MODEL, "--clients", "8", "--count", &count];
     let app = pod("app", &half, Some("sentences")).to_string();
-    let carpool = std::env::var("CARPOOL").unwrap_or_else(|_| "carpool".to_owned());
     let injected = run(
-        &carpool,
+        "carpool",
         &[
             "inject",
             "-f",
