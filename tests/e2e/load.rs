@@ -92,7 +92,7 @@ impl<'a> Load<'a> {
 
     /// Waits until at least this many have been answered.
     pub fn answered(&self, count: usize) {
-        eventually(Duration::from_secs(60), || match self.log() {
+        eventually(Duration::from_mins(1), || match self.log() {
             Ok(log) if log.lines().count() >= count => Ok(()),
             Ok(log) => Err(format!("{} answers of {count}", log.lines().count())),
             Err(error) => Err(error),
@@ -120,7 +120,7 @@ impl<'a> Load<'a> {
             "-c",
             "kill -TERM 1",
         ]);
-        self.finish(Duration::from_secs(60))
+        self.finish(Duration::from_mins(1))
     }
 
     /// Waits until the pod has sent all it was to send, and gives every answer.

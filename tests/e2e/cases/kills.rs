@@ -25,7 +25,7 @@ fn start(name: &str, spec: &Value) -> Namespace {
     model::merge(&mut whole, spec);
     namespace.apply(&Affine::manifest(MODEL, &uri, &whole).to_string());
     namespace.wait(&format!("bm/{MODEL}"), "condition=Ready", "120s");
-    model::workers(&namespace, MODEL, 2, Duration::from_secs(60));
+    model::workers(&namespace, MODEL, 2, Duration::from_mins(1));
     namespace
 }
 
@@ -40,7 +40,7 @@ pub fn process() {
     let namespace = start("kill-process", &shared);
     let load = Load::numbered(&namespace, MODEL, 16);
     for round in 0..5 {
-        let pods = model::workers(&namespace, MODEL, 2, Duration::from_secs(60));
+        let pods = model::workers(&namespace, MODEL, 2, Duration::from_mins(1));
         load.answered(load.so_far() + 50);
         let victim = model::name(&pods[round % 2]).to_owned();
         let kill = "for comm in /proc/[0-9]*/comm; do [[ $(<$comm) == carpool-worker* ]] && pid=${comm#/proc/} && kill -KILL ${pid%/comm} && exit; done; exit 1";
@@ -63,7 +63,7 @@ pub fn pod() {
     let namespace = start("kill-pod", &json!({}));
     let load = Load::numbered(&namespace, MODEL, 16);
     for force in [&["--wait=false"][..], &["--grace-period=0", "--force"]] {
-        let pods = model::workers(&namespace, MODEL, 2, Duration::from_secs(60));
+        let pods = model::workers(&namespace, MODEL, 2, Duration::from_mins(1));
         load.answered(load.so_far() + 50);
         namespace.kubectl(&[&["delete", "pod", model::name(&pods[0])], force].concat());
         load.answered(load.so_far() + 50);
@@ -119,7 +119,7 @@ pub fn operator() {
     // The last queue length is still to be written, at most 30 s late.
     std::thread::sleep(Duration::from_secs(40));
     let before = identity(&namespace, "resourceVersion");
-    std::thread::sleep(Duration::from_secs(120));
+    std::thread::sleep(Duration::from_mins(2));
     assert_eq!(
         identity(&namespace, "resourceVersion"),
         before,

@@ -86,7 +86,7 @@ pub fn one_gpu() {
     let load = Load::numbered(&namespace, MODEL, 8);
     load.answered(100);
     namespace.apply(&Affine::manifest(MODEL, &second, &spec).to_string());
-    let new = eventually(Duration::from_secs(120), || match revision() {
+    let new = eventually(Duration::from_mins(2), || match revision() {
         now if now != old => Ok(now),
         now => Err(format!("still {now}")),
     });
@@ -113,7 +113,7 @@ pub fn one_gpu() {
         HashSet::from([old.clone(), new]),
         "both revisions answered, and none else"
     );
-    eventually(Duration::from_secs(60), || {
+    eventually(Duration::from_mins(1), || {
         let left = namespace.list("deployments", &format!("carpool.dev/revision={old}"));
         if left.is_empty() {
             Ok(())

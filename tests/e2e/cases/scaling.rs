@@ -62,7 +62,7 @@ pub fn zero_to_many_and_back() {
         &["--url", "http://affine", "--model", MODEL, "--count", "1"],
         None,
     );
-    let answers = Load::start(&namespace, &first.to_string()).finish(Duration::from_secs(60));
+    let answers = Load::start(&namespace, &first.to_string()).finish(Duration::from_mins(1));
     check(&answers, right);
     println!(
         "from the first request at zero to its answer: {:.1} s",
@@ -73,7 +73,7 @@ pub fn zero_to_many_and_back() {
     let deployments = namespace.watch("deployments");
     let pods = namespace.watch("pods");
     let load = Load::numbered(&namespace, MODEL, 24);
-    model::workers(&namespace, MODEL, 3, Duration::from_secs(60));
+    model::workers(&namespace, MODEL, 3, Duration::from_mins(1));
     let begin = Instant::now();
     load.answered(load.so_far() + 500);
     thread::sleep(Duration::from_secs(20).saturating_sub(begin.elapsed()));

@@ -109,14 +109,14 @@ pub fn sentiment() {
     let arguments = ["--model", MODEL, "--clients", CLIENTS, "--count"];
     let all = direct.len().to_string();
 
-    model::workers(&namespace, MODEL, 1, Duration::from_secs(60));
+    model::workers(&namespace, MODEL, 1, Duration::from_mins(1));
     let before = Batches::read(&namespace);
     let over_service = [&arguments[..], &[&all, "--url", "http://sentiment"]].concat();
     let load = Load::start(
         &namespace,
         &pod("service", &over_service, Some("sentences")).to_string(),
     );
-    let answers = load.finish(Duration::from_secs(300));
+    let answers = load.finish(Duration::from_mins(5));
     check(&answers, |answer| right(answer, &direct));
     assert_eq!(answers.len(), direct.len());
     let mean = Batches::read(&namespace).mean_since(&before);
@@ -164,11 +164,11 @@ fn through_a_sidecar(namespace: &Namespace, direct: &[Direct]) {
     assert_eq!(sidecar["restartPolicy"], "Always", "a native sidecar");
     let mut answered: HashMap<u64, usize> = HashMap::new();
     for load in loads {
-        let answers = load.finish(Duration::from_secs(300));
+        let answers = load.finish(Duration::from_mins(5));
         check(&answers, |answer| right(answer, direct));
-        answers
-            .iter()
-            .for_each(|answer| *answered.entry(answer.number).or_default() += 1);
+        for answer in answers {
+            *answered.entry(answer.number).or_default() += 1;
+        }
     }
     assert!(
         answered.values().all(|times| *times == 2),
