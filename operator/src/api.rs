@@ -38,7 +38,7 @@ pub enum CallError {
         source: Box<kube::Error>,
     },
     /// It takes too long.
-    #[error("failed to {verb} {kind} {name}: no answer within {TIMEOUT:?}")]
+    #[error("failed to {verb} {kind} {name}: no answer within {limit:?}")]
     Timeout {
         /// What was tried.
         verb: &'static str,
@@ -46,6 +46,8 @@ pub enum CallError {
         kind: String,
         /// The object's name.
         name: String,
+        /// How long it was waited for.
+        limit: Duration,
     },
 }
 
@@ -74,8 +76,18 @@ pub async fn call<T>(
     name: &str,
     call: impl Future<Output = kube::Result<T>>,
 ) -> Result<T, CallError> {
+    call_within(TIMEOUT, verb, kind, name, call).await
+}
+
+async fn call_within<T>(
+    limit: Duration,
+    verb: &'static str,
+    kind: &str,
+    name: &str,
+    call: impl Future<Output = kube::Result<T>>,
+) -> Result<T, CallError> {
     let (kind, name) = (kind.to_owned(), name.to_owned());
-    match tokio::time::timeout(TIMEOUT, call).await {
+    match tokio::time::timeout(limit, call).await {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(kube::Error::Api(status))) if is_of_a_going_namespace(&status) => {
             Err(CallError::NamespaceGoes)
@@ -91,7 +103,12 @@ pub async fn call<T>(
             name,
             source: Box::new(source),
         }),
-        Err(_) => Err(CallError::Timeout { verb, kind, name }),
+        Err(_) => Err(CallError::Timeout {
+            verb,
+            kind,
+            name,
+            limit,
+        }),
     }
 }
 
@@ -149,15 +166,16 @@ mod tests {
         assert!(matches!(failed(going).await, CallError::NamespaceGoes));
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_call_that_hangs_is_given_up() {
-        let hung = call(
+        let hung = call_within(
+            Duration::from_millis(5),
             "apply",
             "Service",
             "s",
             std::future::pending::<kube::Result<()>>(),
         );
         let error = hung.await.unwrap_err().to_string();
-        assert_eq!(error, "failed to apply Service s: no answer within 15s");
+        assert_eq!(error, "failed to apply Service s: no answer within 5ms");
     }
 }
