@@ -1,11 +1,19 @@
+SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint audit fmt manifests images cluster cluster-down
+.PHONY: help build demo bench test lint audit fmt manifests images cluster cluster-down
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: ## Build all, make the sentiment model, replay held-out sentences, draw the chart
 	@hack/demo
+
+build: ## The binaries: carpool, carpool-sidecar, carpool-worker
+	@hack/build
+	@. hack/env.sh && say "they lie in $$bin"
+
+bench: ## The demo's measurements, and the latency of one idle client by part
+	@hack/bench
 
 test: ## Everything, from unit tests to a real Kubernetes, closing with 'N passed, N failed'
 	@hack/test

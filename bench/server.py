@@ -10,7 +10,7 @@ import socket
 import subprocess
 import time
 import urllib.request
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from progress import Progress
 
@@ -62,23 +62,34 @@ class Local:
 
     def batches(self) -> Batches:
         """The batches that the workers have run so far."""
-        texts = [self._get(f"{worker['admin']}/metrics") for worker in self._workers()]
+        texts = [_metrics(worker) for worker in self._status().get("workers", [])]
         return Batches(
-            rows=sum(_metric(text, "carpool_batch_size_rows_sum") for text in texts),
-            runs=sum(_metric(text, "carpool_batch_size_rows_count") for text in texts),
+            rows=sum(sum(_series(text, "carpool_batch_size_rows_sum").values()) for text in texts),
+            runs=sum(sum(_series(text, "carpool_batch_size_rows_count").values()) for text in texts),
         )
 
-    def _workers(self) -> list[dict[str, object]]:
-        """The workers, from the status file that `carpool local` names once it serves."""
+    def series(self, name: str) -> dict[str, float]:
+        """A metric by its labels, over all processes."""
+        status = self._status()
+        total: dict[str, float] = {}
+        for process in [status["proxy"], *status["workers"]]:
+            for labels, value in _series(_metrics(process), name).items():
+                total[labels] = total.get(labels, 0.0) + value
+        return total
+
+    def resident(self) -> dict[str, float]:
+        """MB of memory that each process holds, `carpool local` first."""
+        own = self._process.pid
+        children = pathlib.Path(f"/proc/{own}/task/{own}/children").read_text().split()
+        return dict(_resident(int(process)) for process in [own, *children])
+
+    def _status(self) -> dict[str, Any]:
+        """The status file that `carpool local` names once it serves."""
         found = re.search(r"^ +status: +(.+)$", self._log.read_text(errors="replace"), re.MULTILINE)
         try:
-            return json.loads(pathlib.Path(found[1]).read_text())["workers"] if found else []
+            return json.loads(pathlib.Path(found[1]).read_text()) if found else {}
         except FileNotFoundError:
-            return []
-
-    def _get(self, url: str) -> str:
-        with urllib.request.urlopen(url, timeout=5) as response:
-            return response.read().decode()
+            return {}
 
     def _wait_until_ready(self) -> None:
         progress = Progress(f"starting carpool local, {self._log.stem}:")
@@ -97,7 +108,7 @@ class Local:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
         try:
             connection.request("GET", f"/v2/models/{self._name}/ready")
-            return connection.getresponse().status == 200 and any(worker["ready"] for worker in self._workers())
+            return connection.getresponse().status == 200 and any(worker["ready"] for worker in self._status().get("workers", []))
         except (OSError, http.client.HTTPException):
             return False
         finally:
@@ -117,7 +128,17 @@ class Local:
                 self._process.wait()
 
 
-def _metric(text: str, name: str) -> float:
-    """A metric without labels, from the text that Prometheus reads."""
-    found = re.search(rf"^{name} (\S+)$", text, re.MULTILINE)
-    return float(found[1]) if found else 0.0
+def _metrics(process: dict[str, Any]) -> str:
+    with urllib.request.urlopen(f"{process['admin']}/metrics", timeout=5) as response:
+        return response.read().decode()
+
+
+def _series(text: str, name: str) -> dict[str, float]:
+    """A metric by its labels, from the text that Prometheus reads."""
+    found = re.findall(rf"^{name}(?:\{{(.*)\}})? (\S+)$", text, re.MULTILINE)
+    return {labels: float(value) for labels, value in found}
+
+
+def _resident(process: int) -> tuple[str, float]:
+    status = pathlib.Path(f"/proc/{process}/status").read_text()
+    return re.search(r"^Name:\s+(.+)$", status, re.MULTILINE)[1], int(re.search(r"^VmRSS:\s+(\d+)", status, re.MULTILINE)[1]) / 1e3

@@ -1,6 +1,7 @@
 //! The cluster as a user meets it: through `kubectl` and `helm`.
 
 use std::{
+    collections::BTreeSet,
     fmt::Write as _,
     io::{BufRead, BufReader, Write as _},
     path::{Path, PathBuf},
@@ -128,6 +129,27 @@ impl Namespace {
             Value::Array(items) => items,
             other => panic!("no list of {kind}: {other}"),
         }
+    }
+
+    /// The name of every object of every kind, events left out.
+    pub fn objects(&self) -> BTreeSet<String> {
+        let kinds = run(
+            "kubectl",
+            &[
+                "api-resources",
+                "--namespaced",
+                "--verbs=list",
+                "--output=name",
+            ],
+            b"",
+        )
+        .unwrap();
+        let kinds: Vec<&str> = kinds
+            .lines()
+            .filter(|kind| !kind.starts_with("events"))
+            .collect();
+        let names = self.kubectl(&["get", &kinds.join(","), "--output=name"]);
+        names.lines().map(str::to_owned).collect()
     }
 
     pub fn wait(&self, object: &str, condition: &str, timeout: &str) {

@@ -37,6 +37,11 @@ impl Answer {
     }
 }
 
+/// The image of `carpool-load`, as `make images` names it.
+pub fn image() -> String {
+    format!("docker.io/carpool/load:{}", env!("CARGO_PKG_VERSION"))
+}
+
 /// The pod's manifest. `inputs` is the name of a ConfigMap whose key `inputs.json` holds the requests' inputs.
 pub fn pod(name: &str, arguments: &[&str], inputs: Option<&str>) -> Value {
     let mut arguments: Vec<Value> = arguments.iter().map(|argument| json!(argument)).collect();
@@ -53,7 +58,7 @@ pub fn pod(name: &str, arguments: &[&str], inputs: Option<&str>) -> Value {
             "automountServiceAccountToken": false,
             "securityContext": {"runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"}},
             "containers": [{
-                "name": "load", "image": "docker.io/carpool/load:0.1.0", "imagePullPolicy": "IfNotPresent", "args": arguments,
+                "name": "load", "image": image(), "imagePullPolicy": "IfNotPresent", "args": arguments,
                 "securityContext": {"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}},
                 "volumeMounts": mounts
             }],

@@ -65,7 +65,10 @@ fn main() {
     if arguments.list {
         libtest_mimic::run(&arguments, trials).exit();
     }
-    let operator = operator::Operator::install();
+    let operator = operator::Operator::install().unwrap_or_else(|error| {
+        eprintln!("{error}");
+        std::process::exit(2)
+    });
     let conclusion = libtest_mimic::run(&arguments, trials);
     drop(operator);
     conclusion.exit();

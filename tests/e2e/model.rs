@@ -7,7 +7,10 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::cluster::{Namespace, eventually, root, run};
+use crate::{
+    cluster::{Namespace, eventually, root, run},
+    load::{Answer, image},
+};
 
 /// Where what outlives a checkout is kept.
 pub fn cache() -> PathBuf {
@@ -18,6 +21,16 @@ pub fn cache() -> PathBuf {
             PathBuf::from,
         );
     base.join("carpool")
+}
+
+/// Whether a file is not there, or older than one that it is made from.
+pub fn stale(output: &Path, sources: &[&Path]) -> bool {
+    let made = |path: &Path| {
+        std::fs::metadata(path)
+            .and_then(|data| data.modified())
+            .ok()
+    };
+    sources.iter().any(|source| made(output) < made(source))
 }
 
 /// Runs one of `tests/models/*.py`.
@@ -55,6 +68,11 @@ impl Affine {
         f64::from(u32::try_from(number).expect("few requests")) * self.factor + self.offset
     }
 
+    /// Whether an answer is this model's to the request of its number.
+    pub fn gave(self, answer: &Answer) -> bool {
+        (answer.number_in("y") - self.of(answer.number)).abs() < 1e-4
+    }
+
     fn name(self) -> String {
         format!("affine-{}-{}", self.factor, self.offset)
     }
@@ -63,7 +81,8 @@ impl Affine {
     pub fn publish(self, namespace: &Namespace) -> String {
         let name = self.name();
         let folder = cache().join("models").join(&name);
-        if !folder.join("model.pt").exists() {
+        let script = root().join("tests/models/build.py");
+        if stale(&folder.join("model.pt"), &[&script]) {
             let (factor, offset) = (self.factor.to_string(), self.offset.to_string());
             let folder = folder.to_str().expect("a path in UTF-8");
             python(
@@ -114,7 +133,7 @@ pub fn publish(namespace: &Namespace, name: &str, folder: &Path) -> String {
             "automountServiceAccountToken": false,
             "securityContext": {"runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"}},
             "containers": [{
-                "name": "tar", "image": "docker.io/carpool/load:0.1.0", "imagePullPolicy": "IfNotPresent",
+                "name": "tar", "image": image(), "imagePullPolicy": "IfNotPresent",
                 "command": ["sleep", "600"],
                 "securityContext": {"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}},
                 "volumeMounts": [{"name": "models", "mountPath": "/models"}]

@@ -6,26 +6,62 @@ use crate::cluster::{eventually, root, run};
 
 pub const NAMESPACE: &str = "carpool-system";
 const RELEASE: &str = "carpool";
+const CRD: &str = "batchedmodels.carpool.dev";
+/// On the namespace of an operator that these tests installed: what else is there is somebody's.
+const OURS: &str = "carpool.dev/end-to-end-tests";
 
 /// The installed operator; it goes, CRD and all, with this value.
 pub struct Operator;
 
 impl Operator {
-    /// Installs the chart of this checkout with the images that `make images` loaded.
-    pub fn install() -> Self {
+    /// Installs the chart of this checkout with the images that `make images` loaded. Refuses where Carpool is in use,
+    /// for the end of these tests removes it with every model of the cluster.
+    pub fn install() -> Result<Self, String> {
+        let selector = format!("--selector={OURS}");
+        let ours = run(
+            "kubectl",
+            &["get", "namespaces", &selector, "--output=name"],
+            b"",
+        )?;
+        let crd = run(
+            "kubectl",
+            &["get", "crd", CRD, "--ignore-not-found", "--output=name"],
+            b"",
+        )?;
+        if ours.is_empty() {
+            if !crd.is_empty() {
+                return Err(format!(
+                    "Carpool is installed on this cluster ({}): these tests would remove it, and all its models",
+                    crd.trim()
+                ));
+            }
+            run("kubectl", &["create", "namespace", NAMESPACE], b"")?;
+            run(
+                "kubectl",
+                &["label", "namespace", NAMESPACE, &format!("{OURS}=")],
+                b"",
+            )?;
+        }
         let chart = root().join("charts/carpool");
         let chart = chart.to_str().expect("a path in UTF-8");
         run(
             "helm",
             &[
-                "upgrade", "--install", RELEASE, chart, "--namespace", NAMESPACE, "--create-namespace",
-                "--set", "redis.image.registry=docker.io,redis.image.repository=carpool/redis,redis.image.tag=7.0",
-                "--wait", "--timeout", "120s",
+                "upgrade",
+                "--install",
+                RELEASE,
+                chart,
+                "--namespace",
+                NAMESPACE,
+                "--set",
+                "redis.image.registry=docker.io,redis.image.repository=carpool/redis,redis.image.tag=7.0",
+                "--wait",
+                "--timeout",
+                "120s",
             ],
             b"",
-        )
-        .unwrap();
-        Self
+        )?;
+        Ok(Self)
     }
 }
 
@@ -37,15 +73,7 @@ impl Drop for Operator {
                 &["uninstall", RELEASE, "--namespace", NAMESPACE, "--wait"][..],
             ),
             // The chart keeps it, so that uninstalling loses no model.
-            (
-                "kubectl",
-                &[
-                    "delete",
-                    "crd",
-                    "batchedmodels.carpool.dev",
-                    "--ignore-not-found",
-                ],
-            ),
+            ("kubectl", &["delete", "crd", CRD, "--ignore-not-found"]),
             (
                 "kubectl",
                 &["delete", "namespace", NAMESPACE, "--timeout=120s"],
@@ -97,8 +125,24 @@ pub fn helm_test(namespace: &str, model: &str) -> String {
     .unwrap()
 }
 
-/// Kills every pod of the operator at once and waits until another leads.
+/// Kills every pod of the operator at once and waits until another leads: to be ready it needs no Lease.
 pub fn kill() {
+    let leader = || {
+        let path = "--output=jsonpath={.spec.holderIdentity}";
+        run(
+            "kubectl",
+            &[
+                "--namespace",
+                NAMESPACE,
+                "get",
+                "lease",
+                "carpool-operator",
+                path,
+            ],
+            b"",
+        )
+    };
+    let before = leader().unwrap();
     run(
         "kubectl",
         &[
@@ -113,18 +157,8 @@ pub fn kill() {
         b"",
     )
     .unwrap();
-    eventually(Duration::from_secs(90), || {
-        run(
-            "kubectl",
-            &[
-                "--namespace",
-                NAMESPACE,
-                "rollout",
-                "status",
-                "deployment",
-                "--timeout=60s",
-            ],
-            b"",
-        )
+    eventually(Duration::from_secs(90), || match leader()? {
+        now if now.is_empty() || now == before => Err(format!("{before} led; now it is '{now}'")),
+        _ => Ok(()),
     });
 }

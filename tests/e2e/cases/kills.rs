@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::{
     cluster::Namespace,
-    load::{Answer, Load, check},
+    load::{Load, check},
     model::{self, Affine},
     operator,
 };
@@ -27,10 +27,6 @@ fn start(name: &str, spec: &Value) -> Namespace {
     namespace.wait(&format!("bm/{MODEL}"), "condition=Ready", "120s");
     model::workers(&namespace, MODEL, 2, Duration::from_mins(1));
     namespace
-}
-
-fn right(answer: &Answer) -> bool {
-    (answer.number_in("y") - Affine::FIRST.of(answer.number)).abs() < 1e-4
 }
 
 /// SIGKILL of a worker's process, five times, each with requests in hand.
@@ -55,7 +51,7 @@ pub fn process() {
         ]);
         load.answered(load.so_far() + 50);
     }
-    check(&load.stop(), right);
+    check(&load.stop(), |answer| Affine::FIRST.gave(answer));
 }
 
 /// `kubectl delete pod` of a worker, gently and by force.
@@ -68,7 +64,7 @@ pub fn pod() {
         namespace.kubectl(&[&["delete", "pod", model::name(&pods[0])], force].concat());
         load.answered(load.so_far() + 50);
     }
-    check(&load.stop(), right);
+    check(&load.stop(), |answer| Affine::FIRST.gave(answer));
 }
 
 /// What tells whether an object was touched or replaced.
@@ -114,10 +110,15 @@ pub fn operator() {
         before,
         "children changed with the operator"
     );
-    check(&load.stop(), right);
+    check(&load.stop(), |answer| Affine::FIRST.gave(answer));
 
     // The last queue length is still to be written, at most 30 s late.
     std::thread::sleep(Duration::from_secs(40));
+    assert_eq!(
+        identity(&namespace, "generation"),
+        before,
+        "children changed after the operator came back"
+    );
     let before = identity(&namespace, "resourceVersion");
     std::thread::sleep(Duration::from_mins(2));
     assert_eq!(

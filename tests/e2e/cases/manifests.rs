@@ -91,6 +91,7 @@ pub fn bad_ones() {
 pub fn name_conflict() {
     let namespace = Namespace::create("conflict");
     let uri = Affine::FIRST.publish(&namespace);
+    let objects = namespace.objects();
     let theirs = json!({
         "apiVersion": "v1", "kind": "Service", "metadata": {"name": "affine"},
         "spec": {"selector": {"app": "theirs"}, "ports": [{"port": 1234}]}
@@ -119,17 +120,8 @@ pub fn name_conflict() {
     namespace.kubectl(&["delete", "service", "affine"]);
     namespace.wait("bm/affine", "condition=Ready", "120s");
     namespace.kubectl(&["delete", "bm", "affine"]);
-    eventually(Duration::from_secs(90), || {
-        let kinds = "all,configmaps,secrets,serviceaccounts,poddisruptionbudgets,networkpolicies,endpointslices";
-        let selector = "--selector=app.kubernetes.io/instance=affine";
-        match namespace.try_kubectl(&["get", kinds, selector, "-o", "name"], b"")? {
-            left if left.is_empty() => Ok(()),
-            left => Err(format!("left behind: {left}")),
-        }
+    eventually(Duration::from_secs(90), || match namespace.objects() {
+        left if left == objects => Ok(()),
+        left => Err(format!("before: {objects:?}\nafter: {left:?}")),
     });
-    assert_eq!(
-        namespace.kubectl(&["get", "secrets", "-o", "name"]),
-        "",
-        "a Secret was left behind"
-    );
 }

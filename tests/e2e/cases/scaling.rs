@@ -9,32 +9,31 @@ use serde_json::{Value, json};
 
 use crate::{
     cluster::{Namespace, Watch, eventually},
-    load::{Answer, Load, check, pod},
+    load::{Load, check, pod},
     model::{self, Affine},
 };
 
 const MODEL: &str = "affine";
 
-fn right(answer: &Answer) -> bool {
-    (answer.number_in("y") - Affine::FIRST.of(answer.number)).abs() < 1e-4
-}
-
-/// The wanted numbers of workers that a watch saw, one after another.
-fn wanted(watch: &Watch) -> Vec<i64> {
-    let mut wanted: Vec<i64> = watch
+/// The wanted numbers of workers that a watch saw, one after another, and since when.
+fn wanted(watch: &Watch) -> Vec<(Instant, i64)> {
+    let mut wanted: Vec<(Instant, i64)> = watch
         .events()
         .iter()
-        .map(|(_, event)| &event["object"])
-        .filter(|deployment| model::name(deployment).starts_with("affine-worker-"))
-        .filter_map(|deployment| deployment["spec"]["replicas"].as_i64())
+        .map(|(seen, event)| (*seen, &event["object"]))
+        .filter(|(_, deployment)| model::name(deployment).starts_with("affine-worker-"))
+        .filter_map(|(seen, deployment)| Some((seen, deployment["spec"]["replicas"].as_i64()?)))
         .collect();
-    wanted.dedup();
+    wanted.dedup_by_key(|(_, count)| *count);
     wanted
 }
 
 /// How often a sequence turns from rising to falling or back.
-fn reversals(sequence: &[i64]) -> usize {
-    let rises: Vec<bool> = sequence.windows(2).map(|pair| pair[1] > pair[0]).collect();
+fn reversals(sequence: &[(Instant, i64)]) -> usize {
+    let rises: Vec<bool> = sequence
+        .windows(2)
+        .map(|pair| pair[1].1 > pair[0].1)
+        .collect();
     rises.windows(2).filter(|pair| pair[0] != pair[1]).count()
 }
 
@@ -43,7 +42,7 @@ pub fn zero_to_many_and_back() {
     let namespace = Namespace::create("scaling");
     let uri = Affine::FIRST.publish(&namespace);
     let spec = json!({
-        "scaling": {"minReplicas": 0, "maxReplicas": 3, "targetQueueLength": 8, "cooldown": "15s"},
+        "scaling": {"minReplicas": 0, "maxReplicas": 5, "targetQueueLength": 8, "cooldown": "15s"},
         "batching": {"maxBatchSize": 2}
     });
     namespace.apply(&Affine::manifest(MODEL, &uri, &spec).to_string());
@@ -63,13 +62,13 @@ pub fn zero_to_many_and_back() {
         None,
     );
     let answers = Load::start(&namespace, &first.to_string()).finish(Duration::from_mins(1));
-    check(&answers, right);
+    check(&answers, |answer| Affine::FIRST.gave(answer));
     println!(
         "from the first request at zero to its answer: {:.1} s",
         answers[0].millis / 1e3
     );
 
-    // 24 requests always open, 8 to a worker: three workers.
+    // 24 requests always open, 8 to a worker: three workers, and not the five that are allowed.
     let deployments = namespace.watch("deployments");
     let pods = namespace.watch("pods");
     let load = Load::numbered(&namespace, MODEL, 24);
@@ -79,17 +78,26 @@ pub fn zero_to_many_and_back() {
     thread::sleep(Duration::from_secs(20).saturating_sub(begin.elapsed()));
     let under_load = wanted(&deployments);
     assert_eq!(
-        under_load.last(),
-        Some(&3),
+        under_load.last().map(|(_, count)| *count),
+        Some(3),
         "24 open requests, 8 to a worker: {under_load:?}"
     );
     assert!(reversals(&under_load) <= 1, "{under_load:?}");
-    check(&load.stop(), right);
+    let stopped = Instant::now();
+    check(&load.stop(), |answer| Affine::FIRST.gave(answer));
 
     model::no_workers(&namespace, MODEL, Duration::from_secs(90));
     let whole = wanted(&deployments);
     assert!(reversals(&whole) <= 1, "{whole:?}");
-    assert_eq!(whole.last(), Some(&0), "{whole:?}");
+    assert_eq!(whole.last().map(|(_, count)| *count), Some(0), "{whole:?}");
+    let falls = whole.windows(2).filter(|pair| pair[1].1 < pair[0].1);
+    let first_fall = falls.map(|pair| pair[1].0).min().expect("it fell to zero");
+    // One period of the scaler less than the cooldown: it may have looked just before the load stopped.
+    assert!(
+        first_fall.duration_since(stopped) > Duration::from_secs(14),
+        "workers went {:?} after the load, before the cooldown",
+        first_fall.duration_since(stopped)
+    );
     deletion_cost_before_scale_in(&pods);
 }
 

@@ -25,13 +25,9 @@ fn direct() -> Vec<Direct> {
     let output = folder.join("direct.json");
     let path = |path: &Path| path.to_str().expect("a path in UTF-8").to_owned();
     let artifact = folder.join("artifact");
-    let made = |path: &Path| {
-        std::fs::metadata(path)
-            .and_then(|data| data.modified())
-            .ok()
-    };
+    let script = root().join("tests/models/direct.py");
     // Kept: one at a time, the sentences take a while.
-    if made(&output) < made(&artifact.join("model.pt")) {
+    if model::stale(&output, &[&artifact.join("model.pt"), &script]) {
         model::python(
             "direct.py",
             &[
