@@ -2,13 +2,21 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use serde::{Deserialize, Serialize};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{
+        IntoDeserializer, Visitor,
+        value::{MapDeserializer, SeqDeserializer},
+    },
+    forward_to_deserialize_any,
+};
+use serde_json::Value;
 
 use crate::{Batching, Device, Model, Queue};
 
 /// What proxies and workers of one `BatchedModel` must know. It is read again when it changes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Config {
     /// The resource's name, which is the model's name to clients.
     pub name: String,
@@ -58,18 +66,27 @@ pub enum ConfigError {
 }
 
 impl Config {
-    /// Reads a configuration file.
+    /// Reads a configuration file. Fields that it does not know are skipped: an injected sidecar outlives the
+    /// operator that it came with, and the next one may have more to say.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
             path: path.display().to_string(),
             source,
         })?;
-        let config: Self = serde_yaml::from_str(&text).map_err(|error| ConfigError::Parse {
+        let config = Self::parse(&text).map_err(|message| ConfigError::Parse {
             path: path.display().to_string(),
-            message: error.to_string(),
+            message,
         })?;
         config.model(&config.serving)?;
         Ok(config)
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        // Parsed before the types are known, so `y` must not be taken for a boolean.
+        let options = serde_yaml::options! { strict_booleans: true };
+        let value =
+            serde_yaml::from_str_with_options(text, options).map_err(|error| error.to_string())?;
+        Self::deserialize(Lenient(value)).map_err(|error| error.to_string())
     }
 
     /// The model of one revision.
@@ -80,5 +97,143 @@ impl Config {
                 revision: revision.to_owned(),
                 held: self.models.keys().cloned().collect::<Vec<_>>().join(", "),
             })
+    }
+}
+
+/// A value whose structures skip fields they do not know, even where they refuse them in what a user wrote.
+struct Lenient(Value);
+
+impl<'de> Deserializer<'de> for Lenient {
+    type Error = serde_json::Error;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
+        match self.0 {
+            Value::Object(fields) => {
+                let fields = fields.into_iter().map(|(name, value)| (name, Self(value)));
+                visitor.visit_map(MapDeserializer::new(fields))
+            }
+            Value::Array(items) => {
+                visitor.visit_seq(SeqDeserializer::new(items.into_iter().map(Self)))
+            }
+            scalar => scalar.deserialize_any(visitor),
+        }
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        mut self,
+        _name: &'static str,
+        known: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Self::Error> {
+        if let Value::Object(fields) = &mut self.0 {
+            fields.retain(|name, _| known.contains(&&**name));
+        }
+        self.deserialize_any(visitor)
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
+        match self.0 {
+            Value::Null => visitor.visit_none(),
+            _ => visitor.visit_some(self),
+        }
+    }
+
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        variants: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Self::Error> {
+        self.0.deserialize_enum(name, variants, visitor)
+    }
+
+    forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct
+        newtype_struct seq tuple tuple_struct map identifier ignored_any
+    }
+}
+
+impl IntoDeserializer<'_, serde_json::Error> for Lenient {
+    type Deserializer = Self;
+
+    fn into_deserializer(self) -> Self {
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn config() -> Value {
+        json!({
+            "name": "m",
+            "namespace": "default",
+            "uid": "0c5b5a3e",
+            // A revision that looks like a number.
+            "serving": "12e4567890",
+            "models": {"12e4567890": {
+                "uri": "file://m",
+                "inputs": [{"name": "input_ids", "datatype": "INT64", "shape": [-1], "pad": 1}],
+                "outputs": [{"name": "y", "datatype": "FP32", "shape": [2]}],
+                "text": {"tokenizer": "tokenizer.json", "labels": ["NEGATIVE", "POSITIVE"]},
+            }},
+            "batching": {"maxDelay": "5ms"},
+            "queue": {"redis": {"managed": {"resources": {"limits": {"cpu": 1}}}}},
+            "device": "cpu",
+        })
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let config: Config = serde_json::from_value(config()).unwrap();
+        let text = serde_yaml::to_string(&config).unwrap();
+        assert_eq!(Config::parse(&text), Ok(config));
+    }
+
+    #[test]
+    fn what_a_newer_operator_says_is_skipped() {
+        let mut newer = config();
+        let known = Config::parse(&newer.to_string()).unwrap();
+        for path in [
+            "",
+            "/models/12e4567890",
+            "/models/12e4567890/inputs/0",
+            "/models/12e4567890/text",
+            "/batching",
+            "/queue",
+            "/queue/redis",
+            "/queue/redis/managed",
+            "/queue/redis/managed/resources",
+        ] {
+            newer.pointer_mut(path).unwrap()["surprise"] = json!({"a": [1]});
+        }
+        assert_eq!(Config::parse(&newer.to_string()).unwrap(), known);
+    }
+
+    #[test]
+    fn what_is_wrong_is_still_told() {
+        for (path, value, says) in [
+            (
+                "/queue/timeout",
+                json!("soon"),
+                "\"soon\" is not a duration",
+            ),
+            ("/device", json!("tpu"), "unknown variant `tpu`"),
+            (
+                "/models",
+                json!([]),
+                "invalid type: sequence, expected a map",
+            ),
+            ("/uid", Value::Null, "invalid type: null, expected a string"),
+        ] {
+            let mut wrong = config();
+            wrong["queue"]["timeout"] = json!("30s");
+            *wrong.pointer_mut(path).unwrap() = value;
+            let error = Config::parse(&wrong.to_string()).unwrap_err();
+            assert!(error.contains(says), "{error}");
+        }
     }
 }

@@ -42,7 +42,8 @@ pub struct Model {
     pub uri: String,
 
     /// Pins the artifact: the SHA-256 of the file or, for a folder, of its `sha256sum` lines sorted by
-    /// path in the C locale, in lower-case hex.
+    /// path in the C locale, in lower-case hex: `find -L . -type f -printf '%P\0' | LC_ALL=C sort -z | xargs -0 sha256sum |
+    /// sha256sum`. A top-level `lost+found` does not count.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(
         feature = "kube",
@@ -98,7 +99,9 @@ pub struct TensorSpec {
     /// Its element type, as the Open Inference Protocol names it.
     pub datatype: Datatype,
 
-    /// Its shape for one item, without the batch dimension. -1 is variable: items of a batch are padded to the longest.
+    /// Its shape for one item, without the batch dimension. -1 is variable: items of a batch are padded to the longest. An
+    /// output's -1 follows the input's -1 of the same length in the batch; one that doesn't vary must be declared with its
+    /// size. Where it can't be told which input it follows, requests run one by one.
     #[cfg_attr(feature = "kube", schemars(length(max = 8)))]
     #[cfg_attr(feature = "kube", x_kube(validation = ("self.all(d, d == -1 || d > 0)", "shape: a dimension is -1 (variable) or at least 1")))]
     pub shape: Vec<i64>,

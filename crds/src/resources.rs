@@ -15,7 +15,8 @@ pub struct Resources {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub limits: BTreeMap<String, Quantity>,
 
-    /// What a node must have free for it, by resource. Default: the limits.
+    /// What a node must have free for it, by resource. Default: the limits; of a managed Redis' memory only 128Mi, if
+    /// its limit is more.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub requests: BTreeMap<String, Quantity>,
 }

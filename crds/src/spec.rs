@@ -172,7 +172,8 @@ pub struct Queue {
     #[serde(default = "defaults::max_bytes")]
     pub max_bytes: Bytes,
 
-    /// The largest request body; a larger one is answered 413.
+    /// The largest request body, 256Mi at most; a larger one is answered 413. All bodies that a proxy is reading at a time
+    /// hold 16 times as much, or 64Mi if that is more; beyond it a request is answered 429.
     #[serde(default = "defaults::max_request_bytes")]
     pub max_request_bytes: Bytes,
 
@@ -188,8 +189,8 @@ pub struct Queue {
     #[serde(default = "defaults::lease")]
     pub lease: Duration,
 
-    /// How often a request may be taken over before it is given up.
-    #[cfg_attr(feature = "kube", schemars(range(min = 1, max = 100)))]
+    /// How often a request may be given to a worker before it is given up, the first time included.
+    #[cfg_attr(feature = "kube", schemars(range(min = 2, max = 100)))]
     #[serde(default = "defaults::max_deliveries")]
     pub max_deliveries: u32,
 

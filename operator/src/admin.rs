@@ -1,6 +1,6 @@
 //! The operator's own port: `/metrics`, `/livez`, `/readyz`.
 
-use std::{convert::Infallible, sync::Arc};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use http_body_util::Full;
 use hyper::{
@@ -15,6 +15,9 @@ use tokio::net::TcpListener;
 
 use crate::metrics::Metrics;
 
+/// After a connection that could not be accepted.
+const PAUSE: Duration = Duration::from_millis(100);
+
 /// Answers until dropped. An operator that waits for its turn to lead is ready: it can take over.
 pub async fn serve(listener: TcpListener, metrics: Arc<Metrics>) {
     loop {
@@ -22,6 +25,8 @@ pub async fn serve(listener: TcpListener, metrics: Arc<Metrics>) {
             Ok((stream, _)) => stream,
             Err(error) => {
                 tracing::warn!(%error, "failed to accept a connection to the admin port");
+                // Without file descriptors, the next attempt would fail at once.
+                tokio::time::sleep(PAUSE).await;
                 continue;
             }
         };

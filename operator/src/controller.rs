@@ -9,8 +9,9 @@ use futures::{Stream, StreamExt};
 use kube::{
     ResourceExt,
     runtime::{
-        Controller,
+        Controller, PredicateConfig, WatchStreamExt,
         controller::{self, Action},
+        predicates,
         reflector::ObjectRef,
     },
 };
@@ -36,7 +37,11 @@ pub async fn run(
     asked: impl Stream<Item = ObjectRef<Stored>> + Send + 'static,
     stop: impl Future<Output = ()> + Send + Sync + 'static,
 ) {
-    Controller::for_stream(watches.models, context.cluster.models.clone())
+    // A status is only ever written by reconciles, and none is needed for having been told.
+    let models = watches
+        .models
+        .predicate_filter(predicates::generation, PredicateConfig::default());
+    Controller::for_stream(models, context.cluster.models.clone())
         .reconcile_on(merge(watches.children, asked))
         .with_config(controller::Config::default().concurrency(CONCURRENCY).debounce(DEBOUNCE))
         .graceful_shutdown_on(stop)

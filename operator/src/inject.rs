@@ -8,17 +8,17 @@ mod manifest;
 use std::{
     io::Read,
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use carpool_crds::BatchedModel;
 use kube::{Api, Client, ResourceExt};
 
 use self::manifest::Sidecar;
-use crate::{names, run::image};
-
-/// The client tries again by itself for minutes; whoever runs a command wants to know.
-const TIMEOUT: Duration = Duration::from_secs(15);
+use crate::{
+    api::{CallError, call},
+    names,
+    run::image,
+};
 
 /// What `carpool inject` takes.
 #[derive(Debug, clap::Args)]
@@ -70,14 +70,9 @@ pub enum InjectError {
     Nothing(&'static str),
     /// The resource can't be asked for.
     #[error(
-        "failed to read the BatchedModel {name}: {message}; without a cluster, give --redis-secret: the Secret whose key `url` holds the Redis URL, which `kubectl get secrets` shows as {name}-redis-XXXXXXXX"
+        "{0}; without a cluster, give --redis-secret: the Secret whose key `url` holds the Redis URL, which `kubectl get secrets` shows as NAME-redis-XXXXXXXX"
     )]
-    Model {
-        /// Its name.
-        name: String,
-        /// What went wrong.
-        message: String,
-    },
+    Model(#[from] CallError),
 }
 
 /// Prints the manifest with the sidecar added.
@@ -130,10 +125,6 @@ fn read(file: &Path) -> std::io::Result<String> {
 
 /// The Secret with the URL of a model's Redis, whose name the resource implies.
 async fn redis_secret(name: &str, namespace: Option<&str>) -> Result<String, InjectError> {
-    let failed = |message: String| InjectError::Model {
-        name: name.to_owned(),
-        message,
-    };
     let asked = async {
         let client = Client::try_default().await?;
         let api: Api<BatchedModel> = match namespace {
@@ -142,10 +133,7 @@ async fn redis_secret(name: &str, namespace: Option<&str>) -> Result<String, Inj
         };
         api.get(name).await
     };
-    let model = tokio::time::timeout(TIMEOUT, asked)
-        .await
-        .map_err(|_| failed(format!("no answer within {TIMEOUT:?}")))?
-        .map_err(|error| failed(error.to_string()))?;
+    let model = call("read", "BatchedModel", name, asked).await?;
     Ok(match model.spec.queue.redis.external.as_ref() {
         Some(external) => external.url_secret_name.clone(),
         None => names::redis_secret(name, &model.uid().unwrap_or_default()),

@@ -15,6 +15,7 @@ mod cluster;
 mod controller;
 pub mod infer;
 pub mod inject;
+mod lease;
 pub mod local;
 mod memory;
 mod metrics;

@@ -1,11 +1,14 @@
-//! What the operator remembers of each resource while it runs. Nothing of it is needed to go on after a restart: it
-//! only spares questions and writes.
+//! What the operator remembers of each resource while it runs. Most of it only spares questions and writes. Two
+//! clocks decide: how long a candidate has waited for room, and for how long a revision has been named to proxies.
+//! After a restart both begin anew, so a rollout goes on later, never wrongly.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
+
+use crate::rollout::Patience;
 
 /// A backlog older than this is unknown again.
 const FRESH: Duration = Duration::from_secs(5);
@@ -48,8 +51,8 @@ pub struct Remembered {
     pub loaded: BTreeSet<String>,
     /// The artifacts' checksums, by revision.
     pub sha256: BTreeMap<String, String>,
-    /// Since when a candidate has fitted nowhere although nothing is in its way.
-    pub alone_since: Option<Instant>,
+    /// For how long a candidate may wait for room.
+    pub patience: Patience,
     /// When the queue's length was last written into the status.
     pub length_written: Option<Instant>,
     /// Reconciles that failed in a row.

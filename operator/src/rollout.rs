@@ -5,16 +5,18 @@
 //! - The *serving* revision is the one that proxies feed. It changes when a worker of the candidate is Ready.
 //! - Any other is *retired*: it keeps its workers until nobody feeds it and its queue is empty, then it goes.
 //!
-//! Where the nodes hold only one of them at a time, they take turns. A candidate that fits nowhere has the serving
-//! revision scaled in to nothing, while its queue holds requests; if the candidate then fails, it is given up and the
-//! serving one comes back. A retired revision that still has requests and fits nowhere likewise has the serving one
-//! step aside.
+//! Where the nodes are full, they take turns. A candidate that fits nowhere has the serving revision's workers leave
+//! one by one, if need be all of them, while its queue holds requests; if the candidate then fails, it is given up and
+//! the serving one comes back. A retired revision that still has requests and fits nowhere likewise has the serving
+//! one step aside.
 
+mod patience;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
 
+pub use self::patience::Patience;
 use crate::workers::{Problem, Workers};
 
 /// A worker says this of the queue, not of its model.
@@ -54,9 +56,22 @@ impl Revision {
             .or_else(|| self.stalled.clone())
     }
 
-    /// Whether it is on its way to its first worker.
-    fn is_coming(&self) -> bool {
-        self.workers.ready == 0 && self.failing().is_none()
+    fn has_requests(&self) -> bool {
+        self.length.is_some_and(|length| length > 0)
+    }
+
+    /// Whether it is on its way to its first worker and needs another to leave a node.
+    fn needs_room(&self) -> bool {
+        let coming = self.workers.ready == 0 && self.failing().is_none();
+        coming && self.workers.unschedulable.is_some()
+    }
+
+    /// One worker less than there are, or no change while one is still leaving.
+    fn one_less(&self) -> i32 {
+        // With one that fits nowhere, those beyond what is asked for are an update's, and wait for room themselves.
+        let leaving = i32::try_from(self.workers.pods).is_ok_and(|pods| pods > self.replicas)
+            && self.workers.unschedulable.is_none();
+        (self.replicas - i32::from(!leaving)).max(0)
     }
 }
 
@@ -114,8 +129,7 @@ pub fn plan(view: &View) -> Plan {
             continue;
         }
         draining.push(revision);
-        let has_requests = revision.length.is_some_and(|length| length > 0);
-        let asked = if revision.replicas == 0 && has_requests {
+        let asked = if revision.replicas == 0 && revision.has_requests() {
             Replicas::Exactly(1)
         } else {
             Replicas::Keep
@@ -133,15 +147,12 @@ pub fn plan(view: &View) -> Plan {
         replicas.insert(view.wanted.clone(), Replicas::Exactly(asked));
     }
     if let Some(incumbent) = incumbent {
-        let needs_room = |other: &Revision| {
-            other.is_coming() && (other.workers.unschedulable.is_some() || incumbent.replicas == 0)
-        };
-        let aside = (give_up.is_none() && candidate.is_some_and(needs_room))
-            || draining.iter().any(|retired| {
-                retired.length.is_some_and(|length| length > 0) && needs_room(retired)
-            });
+        let aside = (give_up.is_none() && candidate.is_some_and(Revision::needs_room))
+            || draining
+                .iter()
+                .any(|retired| retired.has_requests() && retired.needs_room());
         let asked = if aside {
-            Replicas::Exactly(0)
+            Replicas::Exactly(incumbent.one_less())
         } else {
             Replicas::Scaled
         };
@@ -177,6 +188,10 @@ fn give_up(candidate: &Revision, incumbent: Option<&Revision>) -> Option<Problem
         return candidate.given_up.clone();
     }
     let problem = candidate.failing()?;
-    let in_the_way = incumbent?.workers.ready == 0 && incumbent?.workers.unschedulable.is_some();
+    let incumbent = incumbent.filter(|incumbent| incumbent.workers.ready == 0)?;
+    // One that has waited for room in vain would take what the incumbent needs to come back.
+    let waits_in_vain = candidate.stalled.is_some() && candidate.workers.unschedulable.is_some();
+    let wanted = incumbent.replicas > 0 || incumbent.has_requests();
+    let in_the_way = incumbent.workers.unschedulable.is_some() || (waits_in_vain && wanted);
     in_the_way.then_some(problem)
 }

@@ -8,12 +8,10 @@ use kube::{
     Client,
     runtime::events::{Recorder, Reporter},
 };
-use kube_lease_manager::{LeaseManager, LeaseManagerBuilder, LeaseManagerError};
+use kube_lease_manager::LeaseManagerError;
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
-    sync::watch,
-    task::JoinHandle,
 };
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -22,18 +20,13 @@ use crate::{
     admin, autoscale,
     cluster::Cluster,
     controller,
+    lease::{LEASE, Leadership},
     memory::Memory,
     metrics::Metrics,
     names,
     reconcile::{Context, build::Images},
 };
 
-/// The Lease that operators of one namespace contend for.
-const LEASE: &str = "carpool-operator";
-/// Another takes over this long after the leader was last heard of.
-const LEASE_SECONDS: u64 = 15;
-/// The leader renews this long before that.
-const LEASE_GRACE_SECONDS: u64 = 5;
 /// What was begun must be over by then.
 const SHUTDOWN: Duration = Duration::from_secs(10);
 
@@ -74,6 +67,16 @@ pub struct Args {
     #[arg(long, env = "CARPOOL_IMAGE_PULL_POLICY", default_value = "IfNotPresent", value_parser = ["Always", "IfNotPresent", "Never"], value_name = "POLICY")]
     image_pull_policy: String,
 
+    /// A namespace, beside the operator's own, from where metrics of proxies and workers may be read: Prometheus'. Give
+    /// it once for each.
+    #[arg(
+        long = "metrics-namespace",
+        env = "CARPOOL_METRICS_NAMESPACE",
+        value_delimiter = ',',
+        value_name = "NAMESPACE"
+    )]
+    metrics_namespaces: Vec<String>,
+
     /// The operator's own namespace: where its Lease is, and from where proxies and workers may be asked.
     #[arg(
         long,
@@ -108,8 +111,8 @@ pub enum RunError {
     /// The Lease can't be had.
     #[error("failed to contend for the Lease {LEASE}: {0}")]
     Lease(#[from] LeaseManagerError),
-    /// Another operator leads now, and two must not write.
-    #[error("lost the Lease {LEASE}; another operator leads")]
+    /// Another operator leads or may lead now, and two must not write.
+    #[error("lost the Lease {LEASE}: another operator leads, or may")]
     Lost,
 }
 
@@ -126,18 +129,14 @@ pub async fn run(args: Args) -> Result<(), RunError> {
     let identity = args
         .name
         .unwrap_or_else(|| format!("carpool-{}", Uuid::new_v4()));
-    let manager = LeaseManagerBuilder::new(client.clone(), LEASE)
-        .with_namespace(&args.namespace)
-        .with_identity(&identity)
-        .with_duration(LEASE_SECONDS)
-        .with_grace(LEASE_GRACE_SECONDS)
-        .build()
-        .await?;
-    let (mut leading, lease) = manager.watch().await;
+    let mut leadership = Leadership::contend(&args.namespace, &identity).await?;
     tracing::info!(identity, namespace = args.namespace, "waiting to lead");
     tokio::select! {
-        () = leads(&mut leading, true) => {}
-        () = stop.cancelled() => return release(leading, lease).await,
+        gained = leadership.gained() => gained?,
+        () = stop.cancelled() => {
+            leadership.release().await;
+            return Ok(());
+        }
     }
     tracing::info!(identity, "leading");
     metrics.leading.set(1);
@@ -161,7 +160,9 @@ pub async fn run(args: Args) -> Result<(), RunError> {
             redis_user: args.redis_user,
             pull_policy: args.image_pull_policy,
         },
-        namespace: args.namespace,
+        asking: std::iter::once(args.namespace)
+            .chain(args.metrics_namespaces)
+            .collect(),
         metrics,
     });
     let (ask, asked) = mpsc::unbounded();
@@ -169,31 +170,13 @@ pub async fn run(args: Args) -> Result<(), RunError> {
     let controller = controller::run(context, watches, asked, stop.clone().cancelled_owned());
     let result = tokio::select! {
         () = controller => Ok(()),
-        () = leads(&mut leading, false) => Err(RunError::Lost),
+        () = leadership.lost() => Err(RunError::Lost),
         // Reconciles that hang in a call would keep the process from ending.
         () = async { stop.cancelled().await; tokio::time::sleep(SHUTDOWN).await } => Ok(()),
     };
     scaler.abort();
     result?;
-    release(leading, lease).await
-}
-
-/// Resolves once this process leads, or no longer does. One whose Lease task has ended leads no more.
-async fn leads(leading: &mut watch::Receiver<bool>, whether: bool) {
-    if leading.wait_for(|now| *now == whether).await.is_err() && whether {
-        std::future::pending::<()>().await;
-    }
-}
-
-/// Gives the Lease back, so that another operator need not wait for it to run out.
-async fn release(
-    leading: watch::Receiver<bool>,
-    lease: JoinHandle<Result<LeaseManager, LeaseManagerError>>,
-) -> Result<(), RunError> {
-    drop(leading);
-    if !matches!(tokio::time::timeout(SHUTDOWN, lease).await, Ok(Ok(Ok(_)))) {
-        tracing::warn!("failed to give the Lease back; it runs out by itself");
-    }
+    leadership.release().await;
     Ok(())
 }
 

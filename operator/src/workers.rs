@@ -15,6 +15,17 @@ pub struct Problem {
     pub message: String,
 }
 
+impl Problem {
+    /// Why a pod has no node.
+    #[must_use]
+    pub fn unschedulable(message: String) -> Self {
+        Self {
+            reason: "Unschedulable".to_owned(),
+            message,
+        }
+    }
+}
+
 /// The pods of one revision.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Workers {
@@ -22,9 +33,9 @@ pub struct Workers {
     pub pods: usize,
     /// Those that answer requests.
     pub ready: usize,
-    /// Why a pod can't be placed on any node.
+    /// Why a pod can't be placed on any node before others leave it.
     pub unschedulable: Option<String>,
-    /// Why a pod that runs does not get Ready.
+    /// Why a pod does not get Ready, whoever leaves.
     pub problem: Option<Problem>,
 }
 
@@ -41,8 +52,10 @@ impl Workers {
                 workers.ready += 1;
                 continue;
             }
-            workers.unschedulable = workers.unschedulable.or_else(|| unschedulable(pod));
-            workers.problem = workers.problem.or_else(|| problem(pod));
+            match unschedulable(pod).filter(|message| room_helps(message)) {
+                Some(message) => workers.unschedulable = Some(message),
+                None => workers.problem = workers.problem.or_else(|| problem(pod)),
+            }
         }
         workers
     }
@@ -81,15 +94,33 @@ fn condition<'a>(
     conditions.iter().find(|condition| condition.type_ == type_)
 }
 
-/// Why a pod has no node.
-pub fn unschedulable(pod: &Pod) -> Option<String> {
+fn unschedulable(pod: &Pod) -> Option<String> {
     let scheduled = condition(pod, "PodScheduled")?;
     (scheduled.status == "False" && scheduled.reason.as_deref() == Some("Unschedulable"))
         .then(|| scheduled.message.clone().unwrap_or_default())
 }
 
-/// Why a pod's containers do not run: what they said when they ended, or what keeps the kubelet from starting them.
+/// Whether a pod would have a node if others left it. No room cures a missing claim, a taint or a selector.
+fn room_helps(message: &str) -> bool {
+    [
+        "Insufficient ",
+        "Too many pods",
+        // Devices of dynamic resource allocation.
+        "cannot allocate all claims",
+        "free ports",
+        "anti-affinity",
+        "ReadWriteOncePod",
+    ]
+    .iter()
+    .any(|words| message.contains(words))
+}
+
+/// Why a pod does not run: why it has no node, what its containers said when they ended, or what keeps the kubelet
+/// from starting them.
 pub fn problem(pod: &Pod) -> Option<Problem> {
+    if let Some(message) = unschedulable(pod) {
+        return Some(Problem::unschedulable(message));
+    }
     let status = pod.status.as_ref()?;
     let init = status.init_container_statuses.iter().flatten();
     init.chain(status.container_statuses.iter().flatten())
@@ -170,15 +201,32 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_that_fits_nowhere_says_so() {
-        let pod = pod(
-            "conditions: [{type: PodScheduled, status: 'False', reason: Unschedulable, message: '0/1 nodes are available: 1 Insufficient nvidia.com/gpu.'}]",
-        );
-        let workers = Workers::of([&pod]);
-        assert_eq!(
-            workers.unschedulable.unwrap(),
-            "0/1 nodes are available: 1 Insufficient nvidia.com/gpu."
-        );
+    fn a_pod_without_a_node_waits_for_room_only_where_room_helps() {
+        let unschedulable = |message: &str| {
+            let pod = pod(&format!(
+                "conditions: [{{type: PodScheduled, status: 'False', reason: Unschedulable, message: '{message}'}}]"
+            ));
+            Workers::of([&pod])
+        };
+        for message in [
+            "0/1 nodes are available: 1 Insufficient nvidia.com/gpu.",
+            "0/2 nodes are available: 1 Too many pods, 1 node(s) had untolerated taint {a: b}.",
+        ] {
+            let workers = unschedulable(message);
+            assert_eq!(workers.unschedulable.as_deref(), Some(message));
+            assert_eq!(workers.problem, None);
+        }
+        for message in [
+            "0/1 nodes are available: persistentvolumeclaim \"modles\" not found. preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling.",
+            "0/1 nodes are available: 1 node(s) had untolerated taint {a: b}.",
+        ] {
+            let workers = unschedulable(message);
+            assert_eq!(workers.unschedulable, None);
+            assert_eq!(
+                workers.problem,
+                Some(Problem::unschedulable(message.to_owned()))
+            );
+        }
     }
 
     #[test]

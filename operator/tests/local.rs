@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 
 #[tokio::test]
 async fn a_model_goes_to_zero_wakes_and_leaves_nothing() {
-    let manifest = Manifest::new("  scaling: {cooldown: 2s}\n");
+    let manifest = Manifest::new("  scaling: {cooldown: 10s}\n");
     let mut local = Local::start(&manifest);
     local.ready().await;
     let (status, answer) = local.infer().await;

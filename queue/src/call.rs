@@ -39,7 +39,8 @@ impl Call {
         self.scripts.push(Some(script));
     }
 
-    /// Sends everything in one write. Scripts that Redis has forgotten are loaded and sent again; they did not run.
+    /// Sends everything in one write. Scripts that Redis has forgotten are loaded and sent again, so that they run after
+    /// the rest.
     /// An error means that nothing is known of any of them.
     pub(crate) async fn send(&self, live: &Live) -> Result<Vec<Reply>, QueueError> {
         let mut redis = live.redis.clone();

@@ -8,7 +8,7 @@ use std::{
 };
 
 use redis::{
-    AsyncConnectionConfig, Client, IntoConnectionInfo,
+    AsyncConnectionConfig, Client, IntoConnectionInfo, Value,
     aio::MultiplexedConnection,
     io::tcp::{TcpSettings, socket2::TcpKeepalive},
 };
@@ -22,7 +22,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const KEEPALIVE: Duration = Duration::from_secs(5);
 
 /// The pause before the second try to connect; it doubles up to the longest.
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
+pub(crate) const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Where Redis is and how to log in.
@@ -107,7 +107,7 @@ pub(crate) struct Link {
 #[derive(Default)]
 struct State {
     generation: u64,
-    open: Option<MultiplexedConnection>,
+    open: Option<Live>,
 }
 
 /// An open connection. Clones share it.
@@ -129,7 +129,7 @@ impl Link {
 
     /// The open connection, or a new one to a Redis that serves.
     pub(crate) async fn get(&self) -> Result<Live, QueueError> {
-        if let Some(live) = self.current() {
+        if let Some(live) = self.with(|state| state.open.clone()) {
             return Ok(live);
         }
         let redis = self.connection.open(self.response_timeout).await?;
@@ -142,26 +142,26 @@ impl Link {
         });
         // A Redis that still loads its data accepts connections.
         Call::of(redis::cmd("PING")).last("PING", &live).await?;
-        self.with(|state| state.open = Some(live.redis.clone()));
-        Ok(live)
+        // Others may have opened one meanwhile.
+        Ok(self.with(|state| state.open.get_or_insert(live).clone()))
     }
 
-    /// The open connection, if there is one.
-    pub(crate) fn current(&self) -> Option<Live> {
-        self.with(|state| {
-            state.open.as_ref().map(|redis| Live {
-                redis: redis.clone(),
-                generation: state.generation,
-            })
-        })
+    /// Sends everything in one write and gives the value of the last, which is all that matters.
+    pub(crate) async fn last(
+        &self,
+        call: &Call,
+        operation: &'static str,
+    ) -> Result<Value, QueueError> {
+        let live = self.get().await?;
+        self.watch(&live, call.last(operation, &live).await)
     }
 
     /// Gives up a connection that broke. Another one that has replaced it already stays.
     pub(crate) fn forget(&self, live: &Live) {
         self.with(|state| {
-            if state.generation == live.generation {
-                state.open = None;
-            }
+            state
+                .open
+                .take_if(|open| open.generation == live.generation);
         });
     }
 

@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | `jobs:<revision>` | stream, group `workers` | one entry per request: `v` (format version), `id` (uuid), `to` (the proxy that waits), `ttl` (ms left at entry), `rows`, `trace`, `body`. An entry with the one field `wake` tells a waiting worker to look for released requests |
 //! | `replies:<proxy>` | stream, expires without its proxy | one entry per batch, a field per answered uuid |
-//! | `dead` | stream, capped | what was given up, why, and by whom |
+//! | `dead` | stream, capped at 256 entries, each without fields above 64 KiB | what was given up, why, and by whom |
 //! | `bytes` | hash | bytes of request bodies in `jobs:<revision>`, by revision; its fields are also the list of revisions |
 
 use std::sync::Arc;

@@ -22,5 +22,5 @@ pub use id::JobId;
 pub use producer::Producer;
 pub use types::{
     Answered, Backlog, ConsumerBacklog, Failure, FailureKind, Job, Limits, Outcome,
-    RevisionBacklog, Submit, Timings,
+    RevisionBacklog, Submit,
 };

@@ -4,11 +4,17 @@ use std::sync::LazyLock;
 
 use redis::Cmd;
 
+use crate::{call::Call, id::EntryId, keys::Keys};
+
 /// Most requests that one call of a script may carry, so that others wait for Redis but shortly.
 pub(crate) const MOST_REQUESTS: usize = 128;
 
 /// About the most bytes that one call of a script may carry.
 pub(crate) const MOST_BYTES: usize = 1 << 20;
+
+/// After how many milliseconds without a word a worker is taken to be gone. A live one reads or renews every few
+/// seconds, and one that comes back after all joins again.
+pub(crate) const GONE_AFTER_MS: u64 = 60_000;
 
 /// A script, known to Redis by its hash.
 pub(crate) struct Script {
@@ -28,6 +34,7 @@ scripts! {
     CHECK = "check.lua",
     LOCATE = "locate.lua",
     DROP = "drop.lua",
+    EVICT = "evict.lua",
     CONNECT = "connect.lua",
     ANSWER = "answer.lua",
     TAKE_OVER = "takeover.lua",
@@ -62,6 +69,27 @@ impl Script {
         command.arg("LOAD").arg(self.code);
         command
     }
+}
+
+/// The call that forgets entries of a revision, each given with the size of its body.
+pub(crate) fn drop_entries(
+    keys: &Keys,
+    revision: &str,
+    entries: impl IntoIterator<Item = (EntryId, usize)>,
+) -> Call {
+    let mut command = DROP.call(&[&keys.jobs(revision), &keys.bytes()], 0);
+    command.arg(revision);
+    for (entry, size) in entries {
+        command.arg(entry.to_string()).arg(size);
+    }
+    Call::of_script(&DROP, command)
+}
+
+/// The call that forgets a revision's expired entries, and its stream if that is deserted.
+pub(crate) fn evict(keys: &Keys, revision: &str) -> Call {
+    let mut command = EVICT.call(&[&keys.jobs(revision), &keys.bytes()], 0);
+    command.arg(revision).arg(GONE_AFTER_MS);
+    Call::of_script(&EVICT, command)
 }
 
 /// Splits items into groups that a script may carry in one call.

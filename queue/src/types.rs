@@ -41,9 +41,9 @@ pub enum FailureKind {
 /// The queue's bounds, as the resource states them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Requests per revision, waiting and in flight.
+    /// Requests waiting and in flight: in Redis per revision, in one proxy of all revisions together.
     pub max_length: u64,
-    /// Bytes of request bodies of all revisions together.
+    /// Bytes of request bodies of all revisions together, in Redis and likewise in one proxy.
     pub max_bytes: u64,
     /// How long a worker may be silent before others take its requests.
     pub lease: Duration,
@@ -64,22 +64,11 @@ pub struct Submit {
     pub deadline: Instant,
 }
 
-/// An outcome, with where its time went.
+/// What a request led to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answered {
     /// What the worker said.
     pub outcome: Outcome,
-    /// Where the time went.
-    pub spans: Timings,
-}
-
-/// Durations from the call of `submit` on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Timings {
-    /// Until Redis had confirmed the request; `None` if the answer overtook the confirmation.
-    pub enqueued: Option<Duration>,
-    /// Until the answer was here.
-    pub answered: Duration,
 }
 
 /// A request in a worker's hands.
@@ -129,6 +118,4 @@ pub struct ConsumerBacklog {
     pub name: String,
     /// Requests in its hands.
     pub pending: u64,
-    /// Milliseconds since it last spoke to Redis about requests.
-    pub idle_ms: u64,
 }

@@ -38,7 +38,7 @@ async fn dispatch(
     match request.uri().path() {
         "/livez" => Ok(text("ok\n".to_owned(), "text/plain; charset=utf-8")),
         "/readyz" => {
-            proxy.ready().await?;
+            proxy.takes_requests().await?;
             Ok(text("ok\n".to_owned(), "text/plain; charset=utf-8"))
         }
         "/metrics" => {
@@ -49,7 +49,10 @@ async fn dispatch(
             Ok(text(metrics, OPEN_METRICS))
         }
         "/backlog" => Ok(routes::json(backlog(proxy).await?.to_string().into())),
-        path => Err(Error::UnknownPath(path.to_owned())),
+        path => Err(Error::UnknownPath {
+            given: path.to_owned(),
+            served: "/livez, /readyz, /metrics and /backlog",
+        }),
     }
 }
 

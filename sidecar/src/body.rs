@@ -1,24 +1,36 @@
-//! Request bodies: their type, and their bytes within the limit and the deadline.
+//! Request bodies: their type, and their bytes within limits and deadline.
 
-use std::time::Duration;
+use std::{
+    ops::Deref,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
-use bytes::Bytes;
 use http::{
     HeaderMap,
     header::{CONTENT_TYPE, EXPECT},
 };
-use http_body_util::{BodyExt, LengthLimitError, Limited};
-use hyper::body::{Body, Incoming};
+use http_body_util::BodyExt;
+use hyper::body::{Body as _, Incoming};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::error::Error;
+use crate::{error::Error, proxy::Proxy};
 
 /// From this size on a body is read and written by another thread, so that it holds no other request up.
 const OFF_REACTOR: usize = 64 << 10;
 
-/// How long the rest of a body that is too large is read: a client that is still writing, and whose
+/// How long the rest of a body that is refused is read: a client that is still writing, and whose
 /// connection is closed on it, never sees why.
 const LINGER: Duration = Duration::from_secs(2);
+
+/// All bodies that are being read may hold as many bytes as this many of the largest allowed,
+const LARGEST_AT_ONCE: u64 = 16;
+
+/// and at least this many, so that a small limit is none on the number of clients.
+const ALWAYS_HELD: u64 = 64 << 20;
 
 /// The type of a body, in lower case and without parameters; `None` where none is given.
 pub fn media_type(headers: &HeaderMap) -> Option<String> {
@@ -29,32 +41,96 @@ pub fn media_type(headers: &HeaderMap) -> Option<String> {
     Some(essence.trim().to_ascii_lowercase())
 }
 
-/// Reads a whole body of at most `limit` bytes.
+/// The bytes of all bodies that are not in the queue yet; the queue counts its own.
+#[derive(Debug, Clone, Default)]
+pub struct Held(Arc<AtomicU64>);
+
+/// A body. Its bytes count as held until it is dropped.
+#[derive(Debug)]
+pub struct Body {
+    bytes: Vec<u8>,
+    held: Held,
+}
+
+impl Body {
+    fn new(held: &Held) -> Self {
+        Self {
+            bytes: Vec::new(),
+            held: held.clone(),
+        }
+    }
+
+    /// Takes one more part, if there is room for it in a body of `limit` bytes and beside all the others.
+    fn push(&mut self, part: &[u8], limit: u64) -> Result<(), Error> {
+        let Held(held) = &self.held;
+        let bytes = part.len() as u64;
+        if self.bytes.len() as u64 + bytes > limit {
+            return Err(Error::TooLarge { limit });
+        }
+        let most = limit.saturating_mul(LARGEST_AT_ONCE).max(ALWAYS_HELD);
+        if held.fetch_add(bytes, Ordering::Relaxed) + bytes > most {
+            held.fetch_sub(bytes, Ordering::Relaxed);
+            return Err(Error::Busy);
+        }
+        self.bytes.extend_from_slice(part);
+        Ok(())
+    }
+}
+
+impl Deref for Body {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Body {
+    fn drop(&mut self) {
+        let Held(held) = &self.held;
+        held.fetch_sub(self.bytes.len() as u64, Ordering::Relaxed);
+    }
+}
+
+/// Reads the whole body of a request that came at `arrival`.
 pub async fn read(
+    proxy: &Proxy,
     headers: &HeaderMap,
-    body: Incoming,
-    limit: u64,
-    deadline: Instant,
-) -> Result<Bytes, Error> {
-    let too_large = Error::TooLarge { limit };
-    if body.size_hint().lower() > limit {
+    mut incoming: Incoming,
+    arrival: Instant,
+) -> Result<Body, Error> {
+    // What is served is not kept: a slow body may outlast a revision.
+    let (limit, deadline) = {
+        let served = proxy.served();
+        (served.max_request_bytes, arrival + served.timeout)
+    };
+    if incoming.size_hint().lower() > limit {
         // A client that asked first hasn't begun, and a read would tell it to.
         if !headers.contains_key(EXPECT) {
-            discard(body).await;
+            discard(incoming).await;
         }
-        return Err(too_large);
+        return Err(Error::TooLarge { limit });
     }
-    let mut body = body;
-    let whole = Limited::new(&mut body, usize::try_from(limit).unwrap_or(usize::MAX)).collect();
-    match timeout_at(deadline, whole).await {
-        Ok(Ok(whole)) => Ok(whole.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => {
-            discard(body).await;
-            Err(too_large)
+    let mut body = Body::new(&proxy.held);
+    let whole = async {
+        while let Some(frame) = incoming.frame().await {
+            let frame = frame
+                .map_err(|error| Error::Malformed(format!("failed to read the body: {error}")))?;
+            // Trailers are no part of it.
+            if let Some(part) = frame.data_ref() {
+                body.push(part, limit)?;
+            }
         }
-        Ok(Err(error)) => Err(Error::Malformed(format!(
-            "failed to read the body: {error}"
-        ))),
+        Ok(())
+    };
+    match timeout_at(deadline, whole).await {
+        Ok(Ok(())) => Ok(body),
+        Ok(Err(refusal @ (Error::TooLarge { .. } | Error::Busy))) => {
+            drop(body);
+            discard(incoming).await;
+            Err(refusal)
+        }
+        Ok(Err(error)) => Err(error),
         Err(_) => Err(Error::Deadline),
     }
 }

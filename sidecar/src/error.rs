@@ -44,8 +44,16 @@ pub enum Error {
         name: String,
     },
     /// Nothing is served at its path.
-    #[error("nothing is served at {0}")]
-    UnknownPath(String),
+    #[error("nothing is served at {given}; there is {served}")]
+    UnknownPath {
+        /// Its path.
+        given: String,
+        /// The paths served on its port.
+        served: &'static str,
+    },
+    /// It asks for an answer later.
+    #[error("asynchronous requests are not built yet: remove the header Prefer: respond-async")]
+    Asynchronous,
     /// Its path takes another method.
     #[error("this path takes {allow} only")]
     Method {
@@ -75,6 +83,9 @@ pub enum Error {
         /// When there is likely to be room.
         retry_after: Duration,
     },
+    /// Too many bytes of other requests are being read.
+    #[error("too many large requests at once; try again later")]
+    Busy,
     /// The model failed on it.
     #[error("{0}")]
     Model(String),
@@ -98,8 +109,8 @@ pub enum Error {
 /// The status that counts requests whose client went away; nobody is left to read it.
 pub const CLIENT_LEFT: u16 = 499;
 
-/// Another proxy takes the next request at once.
-const RETRY_ELSEWHERE: Duration = Duration::from_secs(1);
+/// Another proxy takes the next request at once, and this one has read what it is reading soon.
+const RETRY_SOON: Duration = Duration::from_secs(1);
 
 impl Error {
     /// The status of the answer, and the reason by which it is counted.
@@ -110,12 +121,16 @@ impl Error {
             Self::UnknownModel { .. } | Self::UnknownVersion { .. } => {
                 (StatusCode::NOT_FOUND, "unknown_model")
             }
-            Self::NoText { .. } | Self::UnknownPath(_) => (StatusCode::NOT_FOUND, "unknown_path"),
+            Self::NoText { .. } | Self::UnknownPath { .. } => {
+                (StatusCode::NOT_FOUND, "unknown_path")
+            }
+            Self::Asynchronous => (StatusCode::NOT_IMPLEMENTED, "not_built"),
             Self::Method { .. } => (StatusCode::METHOD_NOT_ALLOWED, "method"),
             Self::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "too_large"),
             Self::MediaType { .. } => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "media_type"),
             Self::Invalid(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid"),
             Self::Full { .. } => (StatusCode::TOO_MANY_REQUESTS, "full"),
+            Self::Busy => (StatusCode::TOO_MANY_REQUESTS, "busy"),
             Self::Model(_) => (StatusCode::INTERNAL_SERVER_ERROR, "model"),
             Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
             Self::Unreachable { .. } => (StatusCode::SERVICE_UNAVAILABLE, "unreachable"),
@@ -138,8 +153,8 @@ impl Error {
             Self::Full { retry_after } | Self::Unreachable { retry_after } => {
                 headers.insert(RETRY_AFTER, whole_seconds(*retry_after));
             }
-            Self::Draining => {
-                headers.insert(RETRY_AFTER, whole_seconds(RETRY_ELSEWHERE));
+            Self::Busy | Self::Draining => {
+                headers.insert(RETRY_AFTER, whole_seconds(RETRY_SOON));
             }
             _ => {}
         }

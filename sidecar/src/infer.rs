@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use carpool_protocol::{DecodeError, InferRequest, InferResponse, Parameter, json};
 use carpool_queue::{Answered, Outcome, Submit};
-use http::Request;
+use http::{HeaderMap, Request};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
@@ -50,18 +50,24 @@ pub struct Caller {
     pub trace: Option<String>,
 }
 
+impl Caller {
+    /// Whose request's head is here now.
+    pub fn of(headers: &HeaderMap) -> Self {
+        Self {
+            arrival: Instant::now(),
+            trace: trace::parent(headers),
+        }
+    }
+}
+
 /// Answers one request with the protocol's JSON.
 pub async fn serve(
     proxy: &Proxy,
     request: Request<Incoming>,
     version: Option<&str>,
 ) -> Result<Vec<u8>, Error> {
-    proxy.not_draining()?;
     let (head, body) = request.into_parts();
-    let caller = Caller {
-        arrival: Instant::now(),
-        trace: trace::parent(&head.headers),
-    };
+    let caller = Caller::of(&head.headers);
     let media_type = |given: String| Error::MediaType {
         expected: "application/json",
         given,
@@ -75,13 +81,8 @@ pub async fn serve(
         }
         _ => {}
     }
-    let (limit, timeout) = {
-        let served = proxy.served();
-        (served.max_request_bytes, served.timeout)
-    };
-    let body = body::read(&head.headers, body, limit, caller.arrival + timeout).await?;
+    let body = body::read(proxy, &head.headers, body, caller.arrival).await?;
 
-    // Only now, as a slow body may outlast a revision.
     let served = proxy.served();
     served.check_version(version)?;
     let parsing = proxy.metrics.hop(Hop::Parse);

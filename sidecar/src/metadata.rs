@@ -3,7 +3,10 @@
 use carpool_crds::TensorSpec;
 use serde_json::{Value, json};
 
-use crate::proxy::Served;
+use crate::{
+    proxy::Served,
+    validate::{LABEL, SCORE, TEXT},
+};
 
 /// `GET /v2`.
 pub fn server() -> String {
@@ -30,10 +33,10 @@ pub fn model(served: &Served) -> String {
     let model = &served.model;
     let (inputs, outputs) = if model.text.is_some() {
         (
-            json!([{"name": "text", "datatype": "BYTES", "shape": [-1, 1]}]),
+            json!([{"name": TEXT, "datatype": "BYTES", "shape": [-1, 1]}]),
             json!([
-                {"name": "label", "datatype": "BYTES", "shape": [-1, 1]},
-                {"name": "score", "datatype": "FP32", "shape": [-1, 1]},
+                {"name": LABEL, "datatype": "BYTES", "shape": [-1, 1]},
+                {"name": SCORE, "datatype": "FP32", "shape": [-1, 1]},
             ]),
         )
     } else {

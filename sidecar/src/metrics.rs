@@ -14,7 +14,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use crate::error::{CLIENT_LEFT, Error};
+use crate::error::CLIENT_LEFT;
 
 /// A part of a request's way through the proxy.
 #[derive(Debug, Clone, Copy)]
@@ -65,7 +65,7 @@ struct ResultLabel {
 
 type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
 
-/// The proxy's metrics, all prefixed `carpool_`.
+/// The proxy's metrics, all prefixed `carpool_proxy_`.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
@@ -79,7 +79,7 @@ pub struct Metrics {
 
 impl Default for Metrics {
     fn default() -> Self {
-        let mut registry = Registry::with_prefix("carpool");
+        let mut registry = Registry::with_prefix("carpool_proxy");
         let requests = Family::default();
         registry.register(
             "requests",
@@ -89,7 +89,7 @@ impl Default for Metrics {
         let refusals = Family::default();
         registry.register(
             "refusals",
-            "Requests that got no answer from the model, by reason",
+            "Inference requests that got no answer from the model, by reason",
             refusals.clone(),
         );
         let duration = Histograms::new_with_constructor(seconds);
@@ -153,6 +153,11 @@ impl Metrics {
         }
     }
 
+    /// An inference request is refused.
+    pub fn refused(&self, reason: &'static str) {
+        self.refusals.get_or_create(&ReasonLabel { reason }).inc();
+    }
+
     /// The configuration file changed.
     pub fn reloaded(&self, applied: bool) {
         let result = if applied { "applied" } else { "refused" };
@@ -177,19 +182,9 @@ pub struct OpenRequest<'a> {
 }
 
 impl OpenRequest<'_> {
-    /// It is answered.
+    /// It is answered, be it with an error.
     pub fn answered(&mut self, status: StatusCode) {
         self.code = status.as_u16();
-    }
-
-    /// It is refused.
-    pub fn refused(&mut self, error: &Error) {
-        let (status, reason) = error.status();
-        self.code = status.as_u16();
-        self.metrics
-            .refusals
-            .get_or_create(&ReasonLabel { reason })
-            .inc();
     }
 }
 

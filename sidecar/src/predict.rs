@@ -8,7 +8,6 @@ use http::Request;
 use hyper::body::Incoming;
 use serde::Deserialize;
 use serde_json::json;
-use tokio::time::Instant;
 use url::form_urlencoded;
 
 use crate::{
@@ -17,7 +16,6 @@ use crate::{
     infer::{self, Caller, Question},
     metrics::Hop,
     proxy::{Proxy, Served},
-    trace,
     validate::{LABEL, SCORE, TEXT},
 };
 
@@ -30,12 +28,8 @@ enum Form {
 
 /// Answers one request.
 pub async fn serve(proxy: &Proxy, request: Request<Incoming>) -> Result<Vec<u8>, Error> {
-    proxy.not_draining()?;
     let (head, body) = request.into_parts();
-    let caller = Caller {
-        arrival: Instant::now(),
-        trace: trace::parent(&head.headers),
-    };
+    let caller = Caller::of(&head.headers);
     let form = match body::media_type(&head.headers).as_deref() {
         Some("application/json") => Form::Json,
         Some("application/x-www-form-urlencoded") => Form::UrlEncoded,
@@ -46,14 +40,9 @@ pub async fn serve(proxy: &Proxy, request: Request<Incoming>) -> Result<Vec<u8>,
             });
         }
     };
-    let (limit, timeout) = {
-        let served = proxy.served();
-        check_takes_text(&served)?;
-        (served.max_request_bytes, served.timeout)
-    };
-    let body = body::read(&head.headers, body, limit, caller.arrival + timeout).await?;
+    check_takes_text(&proxy.served())?;
+    let body = body::read(proxy, &head.headers, body, caller.arrival).await?;
 
-    // Only now, as a slow body may outlast a revision.
     let served = proxy.served();
     check_takes_text(&served)?;
     let parsing = proxy.metrics.hop(Hop::Parse);

@@ -2,16 +2,18 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use carpool_crds::{Config, ConfigError, Model};
 use carpool_queue::{Limits, Producer};
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 
-use crate::{error::Error, metrics::Metrics};
+use crate::{body::Held, error::Error, metrics::Metrics};
 
 /// How soon a client should ask again whether Redis is back.
 const RETRY_REDIS: Duration = Duration::from_secs(1);
@@ -78,8 +80,12 @@ pub struct Proxy {
     pub producer: Producer,
     /// What is measured.
     pub metrics: Metrics,
-    /// Cancelled once this process is to stop.
-    pub draining: CancellationToken,
+    /// The bytes of bodies that are being read.
+    pub held: Held,
+    /// This process is to stop.
+    draining: AtomicBool,
+    /// Redis has answered once.
+    reached: AtomicBool,
     served: watch::Sender<Arc<Served>>,
     /// What was served before and may still have requests under way.
     retired: Mutex<Vec<Weak<Served>>>,
@@ -91,7 +97,9 @@ impl Proxy {
         Ok(Self {
             producer,
             metrics: Metrics::default(),
-            draining: CancellationToken::new(),
+            held: Held::default(),
+            draining: AtomicBool::default(),
+            reached: AtomicBool::default(),
             served: watch::Sender::new(Arc::new(Served::new(config)?)),
             retired: Mutex::default(),
         })
@@ -125,19 +133,35 @@ impl Proxy {
         open
     }
 
-    /// Whether requests are taken; the reason why not is for the client.
+    /// Whether clients should be sent here. All proxies share one Redis: if none were ready while it is away, a
+    /// Service would refuse connections, and nobody would be there to say 503 and when to try again.
+    pub async fn takes_requests(&self) -> Result<(), Error> {
+        if self.reached.load(Ordering::Relaxed) {
+            self.not_draining()
+        } else {
+            self.ready().await
+        }
+    }
+
+    /// Whether a request that comes now can be answered; the reason why not is for the client.
     pub async fn ready(&self) -> Result<(), Error> {
         self.not_draining()?;
         if self.producer.ping().await {
+            self.reached.store(true, Ordering::Relaxed);
             Ok(())
         } else {
             Err(redis_away())
         }
     }
 
+    /// This process is to stop. Requests are still answered, but better sent elsewhere.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
     /// Fails once this process is to stop.
     pub fn not_draining(&self) -> Result<(), Error> {
-        if self.draining.is_cancelled() {
+        if self.draining.load(Ordering::Relaxed) {
             Err(Error::Draining)
         } else {
             Ok(())

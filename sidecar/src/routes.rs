@@ -3,11 +3,22 @@
 use std::{convert::Infallible, sync::Arc};
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, header::CONTENT_TYPE};
+use http::{
+    HeaderMap, HeaderValue, Request, Response, Version,
+    header::{CONNECTION, CONTENT_TYPE},
+};
 use http_body_util::Full;
 use hyper::body::Incoming;
 
-use crate::{error::Error, infer, metadata, predict, proxy::Proxy};
+use crate::{
+    error::Error,
+    infer, metadata, predict,
+    proxy::{Proxy, Served},
+};
+
+/// What there is, for those who ask for something else.
+const PATHS: &str = "/v2/models/NAME[/versions/VERSION]/infer, /predict for a text, and, by GET, /v2, \
+    /v2/health/live, /v2/health/ready and /v2/models/NAME[/versions/VERSION][/ready]";
 
 /// What a path asks for.
 #[derive(Debug, PartialEq, Eq)]
@@ -58,12 +69,14 @@ impl<'a> Route<'a> {
         }
     }
 
+    /// Whether it asks for what the model says.
+    fn is_inference(&self) -> bool {
+        matches!(self, Self::Infer(_) | Self::Predict)
+    }
+
     /// The one method it takes.
     fn method(&self) -> &'static str {
-        match self {
-            Self::Infer(_) | Self::Predict => "POST",
-            _ => "GET",
-        }
+        if self.is_inference() { "POST" } else { "GET" }
     }
 
     /// The name under which requests are counted.
@@ -85,17 +98,23 @@ pub async fn serve(
     let uri = request.uri().clone();
     let route = Route::of(uri.path());
     let label = route.as_ref().map_or("unknown", Route::label);
+    let inference = route.as_ref().is_some_and(Route::is_inference);
+    let version = request.version();
     let mut open = proxy.metrics.open(label);
-    let response = match dispatch(&proxy, route, request).await {
-        Ok(response) => {
-            open.answered(response.status());
-            response
-        }
-        Err(error) => {
-            open.refused(&error);
+    let mut response = dispatch(&proxy, route, request)
+        .await
+        .unwrap_or_else(|error| {
+            if inference {
+                proxy.metrics.refused(error.status().1);
+            }
             error.response()
-        }
-    };
+        });
+    open.answered(response.status());
+    // HTTP/2 says it of all streams at once, when the connection ends.
+    if version < Version::HTTP_2 && proxy.not_draining().is_err() {
+        let headers = response.headers_mut();
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     Ok(response)
 }
 
@@ -104,10 +123,16 @@ async fn dispatch(
     route: Option<Route<'_>>,
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Error> {
-    let route = route.ok_or_else(|| Error::UnknownPath(request.uri().path().to_owned()))?;
+    let route = route.ok_or_else(|| Error::UnknownPath {
+        given: request.uri().path().to_owned(),
+        served: PATHS,
+    })?;
     let allow = route.method();
     if request.method() != allow {
         return Err(Error::Method { allow });
+    }
+    if route.is_inference() && is_asynchronous(request.headers()) {
+        return Err(Error::Asynchronous);
     }
     let body: Bytes = match route {
         Route::Server => metadata::server().into(),
@@ -116,16 +141,9 @@ async fn dispatch(
             proxy.ready().await?;
             metadata::ready().into()
         }
-        Route::Model(target) => {
-            let served = proxy.served();
-            target.check_name(&served.name)?;
-            served.check_version(target.version)?;
-            metadata::model(&served).into()
-        }
+        Route::Model(target) => metadata::model(&*target.served(proxy)?).into(),
         Route::ModelReady(target) => {
-            let served = proxy.served();
-            target.check_name(&served.name)?;
-            served.check_version(target.version)?;
+            let served = target.served(proxy)?;
             proxy.ready().await?;
             metadata::model_ready(&served).into()
         }
@@ -138,7 +156,24 @@ async fn dispatch(
     Ok(json(body))
 }
 
+/// Whether the client would rather come back for its answer (RFC 7240).
+fn is_asynchronous(headers: &HeaderMap) -> bool {
+    let values = headers.get_all("prefer").iter();
+    values
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split([',', ';']))
+        .any(|preference| preference.trim().eq_ignore_ascii_case("respond-async"))
+}
+
 impl Target<'_> {
+    /// What is served, if that is what the path names.
+    fn served(&self, proxy: &Proxy) -> Result<Arc<Served>, Error> {
+        let served = proxy.served();
+        self.check_name(&served.name)?;
+        served.check_version(self.version)?;
+        Ok(served)
+    }
+
     /// Whether this is the model served.
     fn check_name(&self, name: &str) -> Result<(), Error> {
         if self.name == name {

@@ -1,11 +1,10 @@
 //! Connections, signals, and the way down.
 
-use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use carpool_crds::ConfigError;
 use carpool_queue::{Producer, QueueError};
-use futures::FutureExt;
 use http::{Request, Response};
 use http_body_util::Full;
 use hyper::{
@@ -19,6 +18,7 @@ use hyper_util::{
 use tokio::{
     net::{TcpListener, TcpStream},
     signal::unix::{SignalKind, signal},
+    sync::Notify,
     time::{Instant, sleep, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
@@ -30,7 +30,7 @@ use crate::{
     settings::Settings,
 };
 
-/// How long a client may take to send a request's head.
+/// How long a client may take to send a request's head, the first one counted from when it connected.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How often an HTTP/2 client that is silent is asked whether it is still there.
@@ -126,8 +126,9 @@ impl Server {
         self.admin.local_addr()
     }
 
-    /// Serves until `stop` is done, then takes nothing more, finishes what is open, bounded by
-    /// `queue.timeout`, and signs off from Redis. The admin port answers to the end.
+    /// Serves until `stop` is done. Then it is no longer ready, and for the lame duck's time serves those who
+    /// have not seen that yet; after that it takes nothing more, finishes what is open, bounded by `queue.timeout`,
+    /// and signs off from Redis. The admin port answers to the end.
     pub async fn run(self, stop: impl Future<Output = ()>) {
         let Self {
             data,
@@ -137,19 +138,24 @@ impl Server {
         } = self;
         let never = CancellationToken::new();
         let to_admin = answer_with(&proxy, admin::serve);
-        let _admin = AbortOnDropHandle::new(tokio::spawn(accept(admin, to_admin, never)));
+        let to_admin = accept(admin, to_admin, HEAD_TIMEOUT, never);
+        let _admin = AbortOnDropHandle::new(tokio::spawn(to_admin));
         let _reload = AbortOnDropHandle::new(tokio::spawn(reload::watch(
             Arc::clone(&proxy),
             settings.config_file,
             settings.config,
         )));
         let to_data = answer_with(&proxy, routes::serve);
-        let accepting = tokio::spawn(accept(data, to_data, proxy.draining.clone()));
+        let closing = CancellationToken::new();
+        let to_data = accept(data, to_data, HEAD_TIMEOUT, closing.clone());
+        let accepting = tokio::spawn(to_data);
         tracing::info!(listen = %settings.listen, admin = %settings.admin_listen, serving = &*proxy.served().revision, "serving");
 
         stop.await;
         tracing::info!(open = proxy.producer.open(), "shutting down");
-        proxy.draining.cancel();
+        proxy.drain();
+        sleep(settings.lame_duck).await;
+        closing.cancel();
         let deadline = Instant::now() + proxy.served().timeout;
         let closed = timeout_at(deadline, async {
             if let Ok(connections) = accepting.await {
@@ -187,7 +193,12 @@ where
 }
 
 /// Takes connections, HTTP/1.1 and HTTP/2 without TLS, until told to stop. What is given back closes them.
-async fn accept<S>(listener: TcpListener, service: S, stop: CancellationToken) -> GracefulShutdown
+async fn accept<S>(
+    listener: TcpListener,
+    service: S,
+    head_timeout: Duration,
+    stop: CancellationToken,
+) -> GracefulShutdown
 where
     S: Service<Request<Incoming>, Response = Response<Full<Bytes>>, Error = Infallible>
         + Clone
@@ -198,7 +209,7 @@ where
     let mut http = auto::Builder::new(TokioExecutor::new());
     http.http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT);
+        .header_read_timeout(head_timeout);
     http.http2()
         .timer(TokioTimer::new())
         .keep_alive_interval(KEEP_ALIVE);
@@ -206,10 +217,26 @@ where
     let serve = |stream: TcpStream| {
         // Fails only on a connection that is already gone.
         let _ = stream.set_nodelay(true);
-        let connection = http.serve_connection(TokioIo::new(stream), service.clone());
+        let spoken = Arc::new(Notify::new());
+        let service = {
+            let (service, spoken) = (service.clone(), Arc::clone(&spoken));
+            service_fn(move |request| {
+                spoken.notify_one();
+                service.call(request)
+            })
+        };
+        let connection = http.serve_connection(TokioIo::new(stream), service);
         let connection = connections.watch(connection.into_owned());
         tokio::spawn(async move {
-            if let Err(error) = connection.await {
+            let mut connection = pin!(connection);
+            // HTTP/1's own timer starts only once the client has chosen between HTTP/1 and HTTP/2.
+            let ended = tokio::select! {
+                biased;
+                ended = &mut connection => ended,
+                () = spoken.notified() => connection.await,
+                () = sleep(head_timeout) => return,
+            };
+            if let Err(error) = ended {
                 tracing::debug!(%error, "a connection broke");
             }
         });
@@ -217,7 +244,7 @@ where
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = stop.cancelled() => break,
+            () = stop.cancelled() => return connections,
         };
         match accepted {
             Ok((stream, _)) => serve(stream),
@@ -227,9 +254,30 @@ where
             }
         }
     }
-    // These clients believe to be connected; closing the listener would reset them.
-    while let Some(Ok((stream, _))) = listener.accept().now_or_never() {
-        serve(stream);
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_client_that_asks_for_nothing_is_let_go() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let service = service_fn(async |_| Ok(Response::default()));
+        let soon = Duration::from_millis(100);
+        tokio::spawn(accept(listener, service, soon, CancellationToken::new()));
+        // HTTP/2 begins with PRI.
+        for begun in ["", "PRI ", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"] {
+            let mut client = TcpStream::connect(address).await.unwrap();
+            client.write_all(begun.as_bytes()).await.unwrap();
+            let closed =
+                async { while client.read(&mut [0; 64]).await.is_ok_and(|read| read > 0) {} };
+            tokio::time::timeout(Duration::from_secs(20), closed)
+                .await
+                .unwrap();
+        }
     }
-    connections
 }

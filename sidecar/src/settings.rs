@@ -1,6 +1,6 @@
 //! The command line and the environment. Everything is parsed, and every mistake told, before anything is bound.
 
-use std::{io::IsTerminal, net::SocketAddr, path::PathBuf, process::ExitCode};
+use std::{io::IsTerminal, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use carpool_crds::Config;
 use carpool_queue::Connection;
@@ -39,6 +39,11 @@ pub struct Args {
     #[arg(long, env = "CARPOOL_ADMIN_LISTEN", value_name = "ADDRESS")]
     pub admin_listen: Option<String>,
 
+    /// How long requests are taken as before after the signal to stop, so that whoever balances load has time to
+    /// forget this proxy. Default: 0s.
+    #[arg(long, env = "CARPOOL_LAME_DUCK", value_name = "DURATION")]
+    pub lame_duck: Option<String>,
+
     /// This proxy's name, unique among those alive: the pod's.
     #[arg(long, env = "CARPOOL_NAME", value_name = "NAME")]
     pub name: Option<String>,
@@ -69,6 +74,8 @@ pub struct Settings {
     pub listen: SocketAddr,
     /// Where metrics, probes and the backlog are served.
     pub admin_listen: SocketAddr,
+    /// How long requests are taken after the signal to stop.
+    pub lame_duck: Duration,
     /// This proxy's name.
     pub name: String,
     /// How log lines are written.
@@ -121,6 +128,12 @@ impl Settings {
         let admin_listen = args.admin_listen.as_deref();
         let admin_listen = address("--admin-listen", admin_listen, "0.0.0.0:9090");
         let admin_listen = keep(admin_listen, &mut errors);
+        let lame_duck = args.lame_duck.as_deref().unwrap_or("0s");
+        let lame_duck = lame_duck.parse::<carpool_crds::Duration>();
+        let lame_duck = keep(
+            lame_duck.map_err(|error| format!("--lame-duck: {error}")),
+            &mut errors,
+        );
         let name = required(args.name, "--name", &mut errors)
             .and_then(|name| keep(check_name(name), &mut errors));
         let log_format = args.log_format.as_deref().unwrap_or("text");
@@ -135,6 +148,7 @@ impl Settings {
                 redis: redis?,
                 listen: listen?,
                 admin_listen: admin_listen?,
+                lame_duck: lame_duck?.0,
                 name: name?,
                 log_format: log_format?,
             })
@@ -190,6 +204,7 @@ mod tests {
             config: Some("/nowhere/config.yaml".into()),
             redis_url: Some("http://redis".to_owned()),
             listen: Some("localhost".to_owned()),
+            lame_duck: Some("soon".to_owned()),
             name: Some("a:b".to_owned()),
             log_format: Some("xml".to_owned()),
             ..Args::default()
@@ -201,12 +216,13 @@ mod tests {
             "/nowhere/config.yaml",
             "Redis URL",
             "--listen",
+            "--lame-duck",
             "--name",
             "--log-format",
         ]) {
             assert!(line.contains(part), "{line:?} is not about {part}");
         }
-        assert_eq!(lines.len(), 5, "{lines:?}");
+        assert_eq!(lines.len(), 6, "{lines:?}");
     }
 
     #[test]

@@ -149,8 +149,8 @@ impl<'a> Load<'a> {
                 body: line["answer"].take(),
             })
             .collect();
-        self.namespace
-            .kubectl(&["delete", "pod", &self.pod, "--wait=false"]);
+        // Until it is gone, the next load may have its name.
+        self.namespace.kubectl(&["delete", "pod", &self.pod]);
         answers
     }
 }

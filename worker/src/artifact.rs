@@ -79,16 +79,23 @@ impl Artifact {
     }
 }
 
-/// The files below a folder, relative to it, sorted as the C locale sorts them.
-fn files(folder: &Path) -> io::Result<Vec<String>> {
+/// The files below a folder, relative to it, sorted as the C locale sorts them. Symbolic links are followed.
+pub fn files(folder: &Path) -> io::Result<Vec<String>> {
+    // The root of an ext4 volume has it, and nobody but its root may look inside.
+    let lost_and_found = folder.join("lost+found");
     let mut found = Vec::new();
     let mut folders = vec![folder.to_owned()];
     while let Some(current) = folders.pop() {
         for entry in std::fs::read_dir(current)? {
             let path = entry?.path();
-            // Follows symbolic links, as copying the artifact does.
-            if std::fs::metadata(&path)?.is_dir() {
-                folders.push(path);
+            let kind = std::fs::metadata(&path)?;
+            if kind.is_dir() {
+                if path != lost_and_found {
+                    folders.push(path);
+                }
+                continue;
+            }
+            if !kind.is_file() {
                 continue;
             }
             let name = path
@@ -126,7 +133,8 @@ fn file_digest(path: &Path) -> io::Result<String> {
     Ok(hex::encode(digest.finalize()))
 }
 
-/// What `find * -type f | LC_ALL=C sort | xargs sha256sum | sha256sum` prints inside a folder.
+/// What `find -L . -type f -printf '%P\0' | LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum` prints inside a folder,
+/// but for `lost+found`.
 fn folder_digest(folder: &Path, files: &[String]) -> io::Result<String> {
     let mut digest = Sha256::new();
     for name in files {
@@ -163,12 +171,15 @@ mod tests {
             ("a/b/c", "1"),
             ("a-c", "2"),
             ("B", "3"),
+            (".hidden", "4"),
+            ("a/two words", "5"),
         ] {
             std::fs::write(path.join(name), text).unwrap();
         }
+        std::os::unix::fs::symlink("a", path.join("link")).unwrap();
         let of_the_folder = shell(
             path,
-            "find * -type f | LC_ALL=C sort | xargs sha256sum | sha256sum",
+            r"find -L . -type f -printf '%P\0' | LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum",
         );
         let artifact = Artifact::open(path, Some(&of_the_folder)).unwrap();
         assert_eq!(artifact.sha256, of_the_folder);
@@ -180,6 +191,18 @@ mod tests {
         assert_eq!(artifact.folder, path);
         // Beside other files the model alone doesn't stand for the folder.
         assert!(Artifact::open(path, Some(&of_the_file)).is_err());
+    }
+
+    #[test]
+    fn what_a_volume_has_of_its_own_is_no_part_of_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path();
+        std::fs::write(path.join(MODEL_FILE), "weights").unwrap();
+        for lost_and_found in ["lost+found", "a/lost+found"] {
+            std::fs::create_dir_all(path.join(lost_and_found)).unwrap();
+            std::fs::write(path.join(lost_and_found).join("file"), "found").unwrap();
+        }
+        assert_eq!(files(path).unwrap(), ["a/lost+found/file", MODEL_FILE]);
     }
 
     #[test]

@@ -42,7 +42,8 @@ impl Batch {
         })
     }
 
-    /// Checks the model's outputs against what it declares and cuts out what belongs to each slice, in the slices' order.
+    /// Checks the model's outputs against what it declares and cuts out what belongs to each slice, in the slices'
+    /// order, as it would be without padding.
     pub fn split(
         &self,
         model: &Model,
@@ -63,7 +64,7 @@ impl Batch {
             for (slice, part) in slices.iter().zip(&mut parts) {
                 let range = start..start + slice.rows.len();
                 start = range.end;
-                let shape = self.own_shape(spec, slice, &output.shape);
+                let shape = self.own_shape(model, spec, slice, &output.shape)?;
                 let row = output.data.len() / self.rows;
                 let data = output.data.slice(range.start * row..range.end * row);
                 part.push(cut(spec, &data, range.len(), &output.shape[1..], &shape)?);
@@ -86,25 +87,52 @@ impl Batch {
         ))
     }
 
-    /// The shape of a row of an output as the slice would have got it alone: a variable dimension that is as long as
-    /// a padded input is as long as the slice's own input.
-    fn own_shape(&self, spec: &TensorSpec, slice: &Slice, shape: &[i64]) -> Vec<i64> {
+    /// The shape of a row of an output as the slice would have got it alone.
+    ///
+    /// An output's variable dimension is as long as the inputs' variable dimensions that it follows, known by their
+    /// size in this batch. An error where the slice was padded and those are none, or of several lengths in the slice's
+    /// own inputs: how much of the output is padding can't be told then, and the slice must run without.
+    fn own_shape(
+        &self,
+        model: &Model,
+        spec: &TensorSpec,
+        slice: &Slice,
+        shape: &[i64],
+    ) -> Result<Vec<i64>, String> {
+        let tensors = self.inputs.iter().zip(&slice.item.inputs);
+        let lengths: Vec<(i64, i64)> = model
+            .inputs
+            .iter()
+            .zip(tensors)
+            .flat_map(|(spec, (padded, own))| {
+                let sizes = padded.shape[1..].iter().zip(&own.shape[1..]);
+                spec.shape.iter().zip(sizes)
+            })
+            .filter(|(declared, _)| **declared == -1)
+            .map(|(_, (padded, own))| (*padded, *own))
+            .collect();
+        let is_padded = lengths.iter().any(|(padded, own)| padded != own);
         let own_length = |size: i64| {
-            let pairs = self.inputs.iter().zip(&slice.item.inputs);
-            pairs
-                .flat_map(|(padded, own)| padded.shape[1..].iter().zip(&own.shape[1..]))
-                .find(|(padded, own)| **padded == size && own != padded)
-                .map(|(_, own)| *own)
+            let mut own = lengths
+                .iter()
+                .filter(|(padded, _)| *padded == size)
+                .map(|(_, own)| *own);
+            let first = own.next()?;
+            own.all(|other| other == first).then_some(first)
         };
         spec.shape
             .iter()
             .zip(&shape[1..])
             .map(|(declared, size)| {
-                if *declared == -1 {
-                    own_length(*size).unwrap_or(*size)
-                } else {
-                    *size
+                if *declared != -1 || !is_padded {
+                    return Ok(*size);
                 }
+                own_length(*size).ok_or_else(|| {
+                    format!(
+                        "the output {} is of shape {shape:?}, in which padding can't be told from the rest",
+                        spec.name
+                    )
+                })
             })
             .collect()
     }
@@ -223,21 +251,28 @@ mod tests {
     use super::*;
     use crate::item::Item;
 
-    fn model(pad: Option<i64>) -> Model {
-        let spec = |name: &str, pad| TensorSpec {
+    fn spec(name: &str, shape: &[i64], pad: Option<i64>) -> TensorSpec {
+        TensorSpec {
             name: name.to_owned(),
             datatype: carpool_crds::Datatype::Int16,
-            shape: vec![-1, 2],
+            shape: shape.to_vec(),
             pad,
-        };
+        }
+    }
+
+    fn declared(inputs: Vec<TensorSpec>, output: &[i64]) -> Model {
         Model {
             uri: String::new(),
             sha256: None,
             format: carpool_crds::Format::TorchScript,
-            inputs: vec![spec("x", pad)],
-            outputs: vec![spec("y", None)],
+            inputs,
+            outputs: vec![spec("y", output, None)],
             text: None,
         }
+    }
+
+    fn model(pad: Option<i64>) -> Model {
+        declared(vec![spec("x", &[-1, 2], pad)], &[-1, 2])
     }
 
     fn tensor(shape: &[i64], values: &[i16]) -> Tensor {
@@ -248,13 +283,12 @@ mod tests {
         Tensor::new("x", Datatype::Int16, shape, data).unwrap()
     }
 
-    fn slice(input: Tensor, rows: std::ops::Range<usize>) -> Slice {
-        let rows_of_item = extent(input.shape[0]);
+    fn slice(inputs: Vec<Tensor>, rows: std::ops::Range<usize>) -> Slice {
         let item = Item {
             id: String::new(),
-            rows: rows_of_item,
-            length: extent(input.shape[1]),
-            inputs: vec![input],
+            rows: extent(inputs[0].shape[0]),
+            length: extent(inputs[0].shape[1]),
+            inputs,
             outputs: Vec::new(),
         };
         Slice {
@@ -263,12 +297,53 @@ mod tests {
         }
     }
 
+    /// The shapes that an output of one variable dimension is cut to for a batch of requests of one row, each given
+    /// by the lengths of its inputs.
+    fn cut_to<const N: usize>(requests: &[[i64; N]], output: i64) -> Result<Vec<Vec<i64>>, String> {
+        let model = declared(vec![spec("x", &[-1], None); N], &[-1]);
+        let zeros = |shape: [i64; 2]| tensor(&shape, &vec![0; elements(&shape)]);
+        let slices: Vec<Slice> = requests
+            .iter()
+            .map(|lengths| slice(lengths.map(|length| zeros([1, length])).to_vec(), 0..1))
+            .collect();
+        let batch = Batch::stack(&model, &slices).unwrap();
+        let rows = i64::try_from(requests.len()).unwrap();
+        let parts = batch.split(&model, &slices, &[zeros([rows, output])])?;
+        Ok(parts
+            .into_iter()
+            .map(|part| part[0].shape.clone())
+            .collect())
+    }
+
+    #[test]
+    fn an_output_follows_the_inputs_of_its_length() {
+        // The second of the inputs, which isn't the first that was padded.
+        let shapes = cut_to(&[[3, 10], [6, 12]], 12).unwrap();
+        assert_eq!(shapes, [[1, 10], [1, 12]]);
+        // Two that are always of one length, as ids and mask are.
+        let shapes = cut_to(&[[3, 3], [6, 6]], 6).unwrap();
+        assert_eq!(shapes, [[1, 3], [1, 6]]);
+    }
+
+    #[test]
+    fn an_output_that_may_follow_either_input_is_not_cut_by_chance() {
+        let error = cut_to(&[[3, 10], [10, 4]], 10).unwrap_err();
+        assert!(error.contains("output y"), "{error}");
+    }
+
+    #[test]
+    fn an_output_of_a_length_of_its_own_stays_whole_where_nothing_was_padded() {
+        assert!(cut_to(&[[6], [8]], 4).is_err());
+        assert_eq!(cut_to(&[[8], [8]], 4).unwrap(), [[1, 4], [1, 4]]);
+        assert_eq!(cut_to(&[[6]], 3).unwrap(), [[1, 3]]);
+    }
+
     #[test]
     fn shorter_items_are_padded_and_cut_back() {
         let model = model(Some(-1));
         let slices = [
-            slice(tensor(&[2, 1, 2], &[1, 2, 3, 4]), 1..2),
-            slice(tensor(&[1, 2, 2], &[5, 6, 7, 8]), 0..1),
+            slice(vec![tensor(&[2, 1, 2], &[1, 2, 3, 4])], 1..2),
+            slice(vec![tensor(&[1, 2, 2], &[5, 6, 7, 8])], 0..1),
         ];
         let batch = Batch::stack(&model, &slices).unwrap();
         let expected = tensor(&[2, 2, 2], &[3, 4, -1, -1, 5, 6, 7, 8]);
@@ -289,7 +364,7 @@ mod tests {
 
     #[test]
     fn a_lone_slice_is_not_copied() {
-        let slices = [slice(tensor(&[3, 1, 2], &[1, 2, 3, 4, 5, 6]), 1..3)];
+        let slices = [slice(vec![tensor(&[3, 1, 2], &[1, 2, 3, 4, 5, 6])], 1..3)];
         let batch = Batch::stack(&model(None), &slices).unwrap();
         let whole = &slices[0].item.inputs[0].data;
         assert_eq!(batch.inputs[0].data.as_ptr(), whole[4..].as_ptr());

@@ -2,8 +2,9 @@
 //!
 //! A request's way through it, and where that is written:
 //!
-//! - **fetch**: [`service`] takes requests from the queue when the device is about to be free, never earlier, so that
-//!   an idle worker elsewhere finds them;
+//! - **fetch**: [`service`] takes requests from the queue when the device is about to be free, never earlier, and no
+//!   more than fill the next batch, so that an idle worker elsewhere finds them; only where requests differ in length
+//!   and the queue is deep ([`pace`]) as many again, to choose who rides together;
 //! - **assemble**: [`assemble`] decodes and tokenizes, [`line`] says who rides together, [`batch`] pads;
 //! - **run**: one thread owns the model ([`runner`]); [`executor`] halves what fails; [`backend`] is libtorch;
 //! - **answer**: [`batch`] cuts the outputs apart, [`assemble`] encodes them, and one write carries the answers and

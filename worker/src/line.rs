@@ -18,6 +18,8 @@ pub struct Open<I = JobId> {
     pub arrived: Instant,
     /// When nobody waits for it any more.
     pub expires: Instant,
+    /// It may have killed a worker, so it must run by itself.
+    pub alone: bool,
     /// The model's outputs for its first rows.
     pub parts: Vec<Vec<Tensor>>,
     /// How many rows those are.
@@ -90,6 +92,12 @@ impl<I> Line<I> {
         self.waiting.front()
     }
 
+    /// Whether one of those that wait must run by itself: until it has, the queue gives nothing else.
+    #[must_use]
+    pub fn holds_suspect(&self) -> bool {
+        self.waiting.iter().any(|open| open.alone)
+    }
+
     /// Takes out the requests that nobody waits for any more.
     pub fn expired(&mut self, now: Instant) -> Vec<Open<I>> {
         let (expired, waiting): (Vec<_>, Vec<_>) =
@@ -104,7 +112,8 @@ impl<I> Line<I> {
     }
 
     /// Takes out the next batch of at most `max` rows: the head of the line, then those nearest to it in length.
-    /// Nobody starves, since whoever is at the head goes next.
+    /// Nobody starves, since whoever is at the head goes next. Who must run by itself rides only as the head, and then
+    /// with nobody.
     pub fn ride(&mut self, max: usize) -> Ride<I> {
         let mut ride = Ride {
             riders: Vec::new(),
@@ -114,12 +123,14 @@ impl<I> Line<I> {
             return ride;
         };
         let length = head.item.length;
-        let mut order: Vec<usize> = (0..self.waiting.len()).collect();
-        // The sort is stable: among equally near ones the older goes first, and the head is at no distance from itself.
-        order[1..].sort_by_key(|index| self.waiting[*index].item.length.abs_diff(length));
+        let mut others: Vec<usize> = (1..self.waiting.len())
+            .filter(|index| !head.alone && !self.waiting[*index].alone)
+            .collect();
+        // The sort is stable: among equally near ones the older goes first.
+        others.sort_by_key(|index| self.waiting[*index].item.length.abs_diff(length));
         let mut room = max;
         let mut chosen = vec![0; self.waiting.len()];
-        for index in order {
+        for index in std::iter::once(0).chain(others) {
             chosen[index] = self.waiting[index].left().min(room);
             room -= chosen[index];
         }
@@ -159,6 +170,7 @@ mod tests {
             }),
             arrived: now,
             expires: now + Duration::from_secs(30),
+            alone: false,
             parts: Vec::new(),
             done: 0,
         }
@@ -212,6 +224,21 @@ mod tests {
         large.done = 4;
         line.push(large);
         assert_eq!(names(&line.ride(4)), [("small", 0..1), ("large", 4..5)]);
+    }
+
+    #[test]
+    fn a_suspect_rides_by_itself() {
+        let suspect = Open {
+            alone: true,
+            ..open("suspect", 3, 0)
+        };
+        let mut line = line([open("a", 1, 0), suspect, open("b", 1, 0)]);
+        assert!(line.holds_suspect());
+        assert_eq!(names(&line.ride(8)), [("a", 0..1), ("b", 0..1)]);
+        line.push(open("c", 1, 0));
+        assert_eq!(names(&line.ride(8)), [("suspect", 0..3)]);
+        assert!(!line.holds_suspect());
+        assert_eq!(names(&line.ride(8)), [("c", 0..1)]);
     }
 
     #[test]

@@ -64,7 +64,7 @@ mod tests {
 
     const CONFIG: &str = "
 name: m
-namespace: n
+namespace: ns
 uid: u
 serving: r
 models: {r: {uri: file://m, inputs: [{name: x, datatype: FP32, shape: []}], outputs: [{name: y, datatype: FP32, shape: []}]}}

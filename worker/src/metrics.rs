@@ -81,14 +81,14 @@ impl Default for Metrics {
         );
         let hops = Family::<HopLabel, Histogram, fn() -> Histogram>::new_with_constructor(seconds);
         registry.register_with_unit(
-            "hop",
+            "worker_hop",
             "The parts of a batch's way through the worker",
             Unit::Seconds,
             hops.clone(),
         );
         let requests = Family::<ResultLabel, Counter>::default();
         registry.register(
-            "requests",
+            "worker_requests",
             "Requests by what became of them",
             requests.clone(),
         );

@@ -137,6 +137,7 @@ impl Service {
         let before = self.line.rows();
         let wanted = max.min(before + answered);
         if wanted > before
+            && self.room() > 0
             && let Some(window) = self.pace.gather(answered)
         {
             self.fill(wanted, Instant::now() + window).await?;
@@ -146,11 +147,12 @@ impl Service {
         Ok(())
     }
 
-    /// Takes what comes until so many rows wait, or the time is up.
+    /// Takes what comes until so many rows wait, there is room for no more, or the time is up.
     async fn fill(&mut self, rows: usize, until: Instant) -> Result<(), Fatal> {
-        while self.line.rows() < rows && !self.stop.is_cancelled() {
+        while self.line.rows() < rows {
             let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            // Room is by the settings of now; `rows` may be of a larger batch.
+            if left.is_zero() || self.room() == 0 {
                 break;
             }
             self.fetch(left).await?;
@@ -160,8 +162,9 @@ impl Service {
 
     /// Takes requests, waiting for the first.
     async fn fetch(&mut self, wait: Duration) -> Result<(), Fatal> {
-        match self.consumer.fetch_within(self.room(), wait).await {
-            Ok(jobs) => self.take(jobs).await,
+        let room = self.room();
+        match self.consumer.fetch_within(room, wait).await {
+            Ok(jobs) => self.take(jobs, room).await,
             Err(error) => {
                 tracing::warn!(%error, "failed to fetch");
                 Ok(())
@@ -256,11 +259,12 @@ impl Service {
         let took = started.elapsed();
         self.metrics.hop(Hop::Exchange, took);
         self.pace.exchanged(took);
-        self.take(jobs).await
+        self.take(jobs, room).await
     }
 
-    /// Assembles requests and puts them into the line.
-    async fn take(&mut self, jobs: Vec<Job>) -> Result<(), Fatal> {
+    /// Assembles requests and puts them into the line. `asked` is how many there was room for.
+    async fn take(&mut self, jobs: Vec<Job>, asked: usize) -> Result<(), Fatal> {
+        self.pace.fetched(jobs.len(), asked);
         if jobs.is_empty() {
             return Ok(());
         }
@@ -283,7 +287,9 @@ impl Service {
                     Fatal::new(Reason::ModelInvalid, format!("failed to assemble: {error}"))
                 })?
         };
-        self.metrics.hop(Hop::Assemble, started.elapsed());
+        let took = started.elapsed();
+        self.metrics.hop(Hop::Assemble, took);
+        self.pace.assembled(took);
         for (job, item) in jobs.into_iter().zip(items) {
             match item {
                 Ok(item) => {
@@ -293,6 +299,7 @@ impl Service {
                         item: Arc::new(item),
                         arrived: started.checked_sub(job.age).unwrap_or(started),
                         expires: started + job.deadline,
+                        alone: job.alone,
                         parts: Vec::new(),
                         done: 0,
                     });
@@ -303,15 +310,15 @@ impl Service {
         Ok(())
     }
 
-    /// How many requests to ask for: those that fill the next batch and, where it matters who rides together, as
-    /// many again to choose from. None once the service is to end.
+    /// How many requests to ask for: those that fill the next batch and, where it matters who rides together, some to
+    /// choose from. None once the service is to end, or while a suspect waits to run by itself.
     fn room(&self) -> usize {
-        if self.stop.is_cancelled() {
+        if self.stop.is_cancelled() || self.line.holds_suspect() {
             return 0;
         }
         let max = self.live.borrow().max_batch_size;
         let window = if self.assembler.groups() {
-            2 * max
+            self.pace.window(max)
         } else {
             max
         };

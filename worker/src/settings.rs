@@ -1,4 +1,7 @@
 //! The command line, and what becomes of it once every part is known to be good.
+//!
+//! A command line that can't be read ends at its first mistake, which clap tells; what is wrong with the files and the
+//! URL that it names is told all at once.
 
 use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf};
 
@@ -107,7 +110,7 @@ pub enum LogFormat {
     Json,
 }
 
-/// Everything that is wrong with the settings, a line each.
+/// Everything that is wrong with what the command line names, a line each.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", .0.join("\n"))]
 pub struct SettingsError(pub Vec<String>);
@@ -126,7 +129,7 @@ pub struct Settings {
 }
 
 impl ServeArgs {
-    /// Reads and checks everything the command line points to.
+    /// Reads and checks the configuration and the URL that the command line names.
     pub fn settings(&self) -> Result<Settings, SettingsError> {
         let config = self.common.config();
         let connection = match (&self.redis_url, &self.redis_url_file) {

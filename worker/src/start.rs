@@ -85,11 +85,7 @@ fn run_fetch(args: &FetchArgs) -> Result<(), Error> {
         .config()
         .map_err(|error| SettingsError(vec![error]))?;
     log(&args.common);
-    let artifact = runtime()?.block_on(fetch::fetch(
-        &args.source,
-        &args.to,
-        model.sha256.as_deref(),
-    ))?;
+    let artifact = fetch::fetch(&args.source, &args.to, model.sha256.as_deref())?;
     println!("{}", artifact.sha256);
     Ok(())
 }

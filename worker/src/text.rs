@@ -19,7 +19,8 @@ pub const SCORE: &str = "score";
 /// A tokenizer and the labels of one model.
 pub struct TextModel {
     tokenizer: Tokenizer,
-    inputs: Vec<String>,
+    /// Each input's name and the value that fills the rest of a shorter row.
+    inputs: Vec<(String, i64)>,
     labels: Vec<String>,
 }
 
@@ -49,13 +50,13 @@ impl TextModel {
             inputs: model
                 .inputs
                 .iter()
-                .map(|input| input.name.clone())
+                .map(|input| (input.name.clone(), input.pad.unwrap_or(0)))
                 .collect(),
             labels: text.labels.clone(),
         })
     }
 
-    /// The model's inputs for some texts, one row each, shorter rows padded with zeros. The error is the client's.
+    /// The model's inputs for some texts, one row each, shorter rows padded with the input's `pad`. The error is the client's.
     pub fn tokenize(&self, texts: &[&str]) -> Result<Vec<Tensor>, String> {
         let encodings = texts
             .iter()
@@ -71,7 +72,7 @@ impl TextModel {
             .max(1);
         self.inputs
             .iter()
-            .map(|name| tokens(name, &encodings, longest))
+            .map(|(name, pad)| tokens(name, *pad, &encodings, longest))
             .collect()
     }
 
@@ -101,19 +102,17 @@ impl TextModel {
 }
 
 /// One of the tensors that a tokenizer gives.
-fn tokens(name: &str, encodings: &[Encoding], longest: usize) -> Result<Tensor, String> {
-    let mut data = BytesMut::zeroed(encodings.len() * longest * size_of::<i64>());
-    for (encoding, row) in encodings
-        .iter()
-        .zip(data.chunks_exact_mut(longest * size_of::<i64>()))
-    {
+fn tokens(name: &str, pad: i64, encodings: &[Encoding], longest: usize) -> Result<Tensor, String> {
+    let mut data = BytesMut::with_capacity(encodings.len() * longest * size_of::<i64>());
+    for encoding in encodings {
         let values = match name {
             "attention_mask" => encoding.get_attention_mask(),
             "token_type_ids" => encoding.get_type_ids(),
             _ => encoding.get_ids(),
         };
-        for (value, bytes) in values.iter().zip(row.chunks_exact_mut(size_of::<i64>())) {
-            bytes.copy_from_slice(&i64::from(*value).to_le_bytes());
+        let row = values.iter().map(|value| i64::from(*value));
+        for value in row.chain(std::iter::repeat(pad)).take(longest) {
+            data.extend_from_slice(&value.to_le_bytes());
         }
     }
     let shape = [encodings.len(), longest]

@@ -21,7 +21,7 @@ use carpool_worker::{
     assemble::Assembler,
     backend::{Backend, RunError, TorchScript},
     executor::{Executor, Lost},
-    fatal::Reason,
+    fatal::{Fatal, Reason},
     item::{Item, Slice},
     live::Live,
     metrics::Metrics,
@@ -37,18 +37,31 @@ struct Loaded {
     assembler: Assembler,
     executor: Executor,
     model: Model,
+    folder: tempfile::TempDir,
 }
 
-fn load(folder: &Path, yaml: &str) -> Loaded {
+/// Loads what `write` writes as what `yaml` declares.
+fn load(yaml: &str, write: impl FnOnce(&Path)) -> Loaded {
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path());
     let model = declared(yaml);
-    let assembler = Assembler::load("m", "r", &model, folder).unwrap();
-    let backend = TorchScript::load(&folder.join("model.pt"), &model, Device::Cpu, 1).unwrap();
+    let assembler = Assembler::load("m", "r", &model, folder.path()).unwrap();
+    let backend = torch_script(&folder, &model).unwrap();
     let executor = Executor::new(Box::new(backend), model.clone());
     Loaded {
         assembler,
         executor,
         model,
+        folder,
     }
+}
+
+fn torch_script(folder: &tempfile::TempDir, model: &Model) -> Result<TorchScript, Fatal> {
+    TorchScript::load(&folder.path().join("model.pt"), model, Device::Cpu, 1)
+}
+
+fn mlp(folder: &Path) {
+    common::write_mlp(folder, 0);
 }
 
 impl Loaded {
@@ -60,49 +73,47 @@ impl Loaded {
         let slices: Vec<Slice> = items.iter().cloned().map(Slice::whole).collect();
         self.executor.run(&slices).unwrap()
     }
+
+    fn alone(&mut self, item: &Arc<Item>) -> Vec<Tensor> {
+        self.run(&[Arc::clone(item)]).remove(0).unwrap()
+    }
+
+    fn warm_up(&mut self, max_batch_size: usize) -> Result<(), Fatal> {
+        warm_up(
+            &mut self.executor,
+            &self.assembler,
+            &self.model,
+            max_batch_size,
+        )
+    }
 }
 
 #[test]
 fn together_as_alone_in_mixed_lengths() {
-    for yaml in [WORDS, HIDDEN] {
-        let folder = tempfile::tempdir().unwrap();
-        if yaml == WORDS {
-            common::write_words(folder.path());
-        } else {
-            common::write_hidden(folder.path());
-        }
-        let mut loaded = load(folder.path(), yaml);
+    for mut loaded in [
+        load(WORDS, common::write_words),
+        load(HIDDEN, common::write_hidden),
+    ] {
         let items: Vec<_> = (1..=12)
             .map(|length| {
-                loaded.item(&words(
-                    &(0..length)
-                        .map(|index| (index * 7 + length) % 50)
-                        .collect::<Vec<_>>(),
-                ))
+                let ids = (0..length).map(|index| (index * 7 + length) % 50);
+                loaded.item(&words(&ids.collect::<Vec<_>>()))
             })
             .collect();
         let together = loaded.run(&items);
         for (item, together) in items.iter().zip(together) {
             let together = together.unwrap();
-            let alone = loaded.run(&[Arc::clone(item)]).remove(0).unwrap();
+            let alone = loaded.alone(item);
+            // What was padded is cut back.
             assert_eq!(together[0].shape, alone[0].shape);
             assert_close(&floats(&together[0]), &floats(&alone[0]));
-            if yaml == HIDDEN {
-                // What was padded is cut back.
-                assert_eq!(
-                    together[0].shape,
-                    [1, i64::try_from(item.length).unwrap(), 4]
-                );
-            }
         }
     }
 }
 
 #[test]
 fn poison_fails_alone() {
-    let folder = tempfile::tempdir().unwrap();
-    common::write_words(folder.path());
-    let mut loaded = load(folder.path(), WORDS);
+    let mut loaded = load(WORDS, common::write_words);
     let mut items: Vec<_> = (1..8).map(|id| loaded.item(&words(&[id, id]))).collect();
     // No such row in the embedding table.
     items.insert(5, loaded.item(&words(&[3, 999])));
@@ -116,11 +127,8 @@ fn poison_fails_alone() {
             Ok(_) => assert_ne!(index, 5),
             Err(failure) => {
                 assert_eq!((index, failure.kind), (5, FailureKind::Model));
-                assert!(
-                    failure.message.contains("index out of range"),
-                    "{}",
-                    failure.message
-                );
+                let message = &failure.message;
+                assert!(message.contains("index out of range"), "{message}");
             }
         }
     }
@@ -135,13 +143,11 @@ fn poison_fails_alone() {
 
 #[test]
 fn slices_of_a_request_are_its_rows() {
-    let folder = tempfile::tempdir().unwrap();
-    common::write_mlp(folder.path(), 0);
-    let mut loaded = load(folder.path(), MLP);
+    let mut loaded = load(MLP, mlp);
     let values: Vec<f32> = (0..10 * 4).map(|index| index as f32 / 10.0).collect();
     let large = loaded.item(&numbers(&values));
     let small = loaded.item(&numbers(&values[..4]));
-    let whole = loaded.run(&[Arc::clone(&large)]).remove(0).unwrap();
+    let whole = loaded.alone(&large);
     let slices = [
         Slice {
             item: Arc::clone(&large),
@@ -162,15 +168,13 @@ fn slices_of_a_request_are_its_rows() {
 
 #[test]
 fn text_becomes_a_label() {
-    let folder = tempfile::tempdir().unwrap();
-    common::write_text(folder.path());
-    let mut loaded = load(folder.path(), TEXT);
+    let mut loaded = load(TEXT, common::write_text);
     let item = loaded.item(&texts(
         &["w1 w2", "w3 nonsense w5"],
         &["label", "score", "logits"],
     ));
     assert_eq!((item.rows, item.length), (2, 3));
-    let outputs = loaded.run(&[Arc::clone(&item)]).remove(0).unwrap();
+    let outputs = loaded.alone(&item);
     let response = InferResponse::decode(loaded.assembler.answer(&item, outputs).unwrap()).unwrap();
     assert_eq!(
         (response.model_name.as_str(), response.id.as_str()),
@@ -186,14 +190,8 @@ fn text_becomes_a_label() {
         .enumerate()
     {
         let (negative, positive) = (logits[2 * row], logits[2 * row + 1]);
-        assert_eq!(
-            *label,
-            if negative > positive {
-                "NEGATIVE"
-            } else {
-                "POSITIVE"
-            }
-        );
+        let best = ["NEGATIVE", "POSITIVE"][usize::from(positive > negative)];
+        assert_eq!(*label, best);
         assert_close(
             &[score],
             &[1.0 / (1.0 + (-(negative - positive).abs()).exp())],
@@ -202,24 +200,25 @@ fn text_becomes_a_label() {
     // Its tensors stay reachable: the same ids without text give the same logits.
     let raw = loaded.item(&words(&[1, 2]));
     assert_eq!(raw.outputs, ["logits"]);
-    assert_close(
-        &floats(&loaded.run(&[raw]).remove(0).unwrap()[0]),
-        &logits[..2],
-    );
+    assert_close(&floats(&loaded.alone(&raw)[0]), &logits[..2]);
     // Longer than maxLength is cut.
-    assert_eq!(
-        loaded
-            .item(&texts(&["w1 w1 w1 w1 w1 w1 w1 w1"], &[]))
-            .length,
-        6
-    );
+    let long = loaded.item(&texts(&["w1 w1 w1 w1 w1 w1 w1 w1"], &[]));
+    assert_eq!(long.length, 6);
+}
+
+#[test]
+fn shorter_texts_are_padded_as_declared() {
+    let padded = TEXT.replace("input_ids, ", "input_ids, pad: 1, ");
+    let loaded = load(&padded, common::write_text);
+    let item = loaded.item(&texts(&["w5", "w2 w3"], &[]));
+    for (input, expected) in item.inputs.iter().zip([[5, 1, 2, 3], [1, 0, 1, 1]]) {
+        assert_eq!(input.data, expected.map(i64::to_le_bytes).concat());
+    }
 }
 
 #[test]
 fn what_a_client_gets_wrong_is_named() {
-    let folder = tempfile::tempdir().unwrap();
-    common::write_words(folder.path());
-    let loaded = load(folder.path(), WORDS);
+    let loaded = load(WORDS, common::write_words);
     let mut missing = words(&[1]);
     missing.inputs.pop();
     let mut output = words(&[1]);
@@ -242,10 +241,8 @@ fn what_a_client_gets_wrong_is_named() {
 
 #[test]
 fn warming_up_proves_the_outputs() {
-    let folder = tempfile::tempdir().unwrap();
-    common::write_mlp(folder.path(), 0);
-    let mut loaded = load(folder.path(), MLP);
-    warm_up(&mut loaded.executor, &loaded.assembler, &loaded.model, 8).unwrap();
+    let mut loaded = load(MLP, mlp);
+    loaded.warm_up(8).unwrap();
     for (from, to, named) in [
         ("shape: [3]", "shape: [2]", "[1, 3]"),
         (
@@ -260,21 +257,24 @@ fn warming_up_proves_the_outputs() {
             "2 are declared",
         ),
     ] {
-        let mut wrong = load(folder.path(), &MLP.replace(from, to));
-        let fatal = warm_up(&mut wrong.executor, &wrong.assembler, &wrong.model, 8).unwrap_err();
+        let fatal = load(&MLP.replace(from, to), mlp).warm_up(8).unwrap_err();
         assert_eq!(fatal.reason, Reason::ModelInvalid);
         assert!(fatal.message.contains(named), "{fatal}");
     }
-    std::fs::write(folder.path().join("model.pt"), "not a model").unwrap();
-    let Err(fatal) = TorchScript::load(
-        &folder.path().join("model.pt"),
-        &loaded.model,
-        Device::Cpu,
-        1,
-    ) else {
+    std::fs::write(loaded.folder.path().join("model.pt"), "not a model").unwrap();
+    let Err(fatal) = torch_script(&loaded.folder, &loaded.model) else {
         panic!("loaded nonsense");
     };
     assert_eq!(fatal.reason, Reason::ModelInvalid);
+}
+
+#[test]
+fn a_model_for_single_rows_is_refused_where_there_are_batches() {
+    let mut loaded = load(MLP, common::write_single);
+    loaded.warm_up(1).unwrap();
+    let fatal = loaded.warm_up(8).unwrap_err();
+    assert_eq!(fatal.reason, Reason::ModelInvalid);
+    assert!(fatal.message.contains("two rows"), "{fatal}");
 }
 
 /// A device that holds a few rows only, and may break.
@@ -300,9 +300,9 @@ impl Backend for Small {
     }
 }
 
-fn small(folder: &Path, rows: i64) -> (Loaded, Arc<std::sync::Mutex<Vec<i64>>>) {
-    let mut loaded = load(folder, MLP);
-    let model = TorchScript::load(&folder.join("model.pt"), &loaded.model, Device::Cpu, 1).unwrap();
+fn small(rows: i64) -> (Loaded, Arc<std::sync::Mutex<Vec<i64>>>) {
+    let mut loaded = load(MLP, mlp);
+    let model = torch_script(&loaded.folder, &loaded.model).unwrap();
     let sizes = Arc::default();
     let backend = Small {
         model,
@@ -315,15 +315,13 @@ fn small(folder: &Path, rows: i64) -> (Loaded, Arc<std::sync::Mutex<Vec<i64>>>) 
 
 #[test]
 fn a_batch_beyond_memory_is_halved_and_the_size_remembered() {
-    let folder = tempfile::tempdir().unwrap();
-    common::write_mlp(folder.path(), 0);
-    let (mut loaded, sizes) = small(folder.path(), 3);
+    let (mut loaded, sizes) = small(3);
     let values: Vec<f32> = (0..8 * 4).map(|index| index as f32 / 10.0).collect();
     let item = loaded.item(&numbers(&values));
-    let outputs = loaded.run(&[Arc::clone(&item)]).remove(0).unwrap();
+    let outputs = loaded.alone(&item);
     assert_eq!(outputs[0].shape, [8, 3]);
     assert_eq!(*sizes.lock().unwrap(), [8, 4, 2, 2, 2, 2]);
-    let expected = load(folder.path(), MLP).run(&[item]).remove(0).unwrap();
+    let expected = load(MLP, mlp).alone(&item);
     assert_close(&floats(&outputs[0]), &floats(&expected[0]));
 
     sizes.lock().unwrap().clear();
@@ -337,9 +335,7 @@ fn a_batch_beyond_memory_is_halved_and_the_size_remembered() {
 
 #[test]
 fn a_lost_device_answers_nothing() {
-    let folder = tempfile::tempdir().unwrap();
-    common::write_mlp(folder.path(), 0);
-    let (mut loaded, sizes) = small(folder.path(), 0);
+    let (mut loaded, sizes) = small(0);
     let items = [
         loaded.item(&numbers(&[0.0; 4])),
         loaded.item(&numbers(&[1.0; 4])),
@@ -364,9 +360,7 @@ impl Backend for Stuck {
 
 #[tokio::test]
 async fn a_run_that_hangs_is_noticed() {
-    let folder = tempfile::tempdir().unwrap();
-    common::write_mlp(folder.path(), 0);
-    let loaded = load(folder.path(), MLP);
+    let loaded = load(MLP, mlp);
     let slice = Slice::whole(loaded.item(&numbers(&[0.0; 4])));
     let live = Live {
         max_batch_size: 1,

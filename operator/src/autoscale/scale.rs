@@ -100,7 +100,7 @@ impl Turn {
             let pods = observed.pods.iter().map(AsRef::as_ref);
             for pod in pods.filter(|pod| workers::is_worker(pod, revision)) {
                 self.price(pod, if is_busy(&pod.name_any()) { BUSY } else { IDLE })
-                    .await?;
+                    .await;
             }
         }
         let name = deployment.name_any();
@@ -118,14 +118,14 @@ impl Turn {
     }
 
     /// Which pod goes is only a matter of politeness: one that is busy hands back what it has not begun.
-    async fn price(&self, pod: &Pod, cost: &str) -> Result<(), CallError> {
+    async fn price(&self, pod: &Pod, cost: &str) {
         if pod.metadata.deletion_timestamp.is_some()
             || pod
                 .annotations()
                 .get(DELETION_COST)
                 .is_some_and(|now| now == cost)
         {
-            return Ok(());
+            return;
         }
         let name = pod.name_any();
         let namespace = pod.namespace().unwrap_or_default();
@@ -139,9 +139,11 @@ impl Turn {
         )
         .await
         {
-            // It has gone meanwhile.
-            Err(error) if error.is_not_found() => Ok(()),
-            patched => patched.map(drop),
+            Err(error) if !error.is_not_found() => {
+                tracing::warn!(%error, "failed to say which worker to spare");
+            }
+            // Done, or it has gone meanwhile.
+            _ => {}
         }
     }
 }

@@ -6,9 +6,11 @@ use serde_json::{Map, Value, json};
 use super::InjectError;
 use crate::{names, reconcile::build::pod};
 
-const CONTAINER: &str = "carpool";
+const CONTAINER: &str = "carpool-sidecar";
 const SCRATCH: &str = "carpool-tmp";
 const URL: &str = "CARPOOL_URL";
+/// The user of the sidecar's image.
+const USER: i64 = 65532;
 /// Seconds that the app waits for its sidecar before that is started anew.
 const STARTUP_ATTEMPTS: i32 = 120;
 
@@ -25,10 +27,14 @@ pub fn split(text: &str) -> Result<Vec<Document>, InjectError> {
     let mut texts = vec![String::new()];
     for line in text.split_inclusive('\n') {
         // At the start of a line this begins a document, wherever it stands.
-        if line.trim_end() == "---" || line.starts_with("--- ") {
-            texts.push(String::new());
-        } else if let Some(text) = texts.last_mut() {
-            text.push_str(line);
+        let rest = line
+            .strip_prefix("---")
+            .filter(|rest| rest.is_empty() || rest.starts_with(char::is_whitespace));
+        match (rest, texts.last_mut()) {
+            // What follows on the same line belongs to the document.
+            (Some(rest), _) => texts.push(rest.trim_start().to_owned()),
+            (None, Some(text)) => text.push_str(line),
+            (None, None) => {}
         }
     }
     texts
@@ -36,7 +42,9 @@ pub fn split(text: &str) -> Result<Vec<Document>, InjectError> {
         .enumerate()
         .filter(|(_, text)| !text.trim().is_empty())
         .map(|(index, text)| {
-            let value = serde_yaml::from_str(&text)
+            // As Kubernetes' own tools read it: a mode of 0400 is octal.
+            let options = serde_yaml::options! { legacy_octal_numbers: true };
+            let value = serde_yaml::from_str_with_options(&text, options)
                 .map_err(|error| InjectError::Parse(index + 1, error.to_string()))?;
             Ok(Document {
                 text,
@@ -116,26 +124,28 @@ impl Sidecar {
         entry(entry(template, "metadata", json!({})), "labels", json!({}))[names::MODEL] =
             json!(self.model);
         let spec = entry(template, "spec", json!({}));
-        // First, so that other init containers can use it, too.
+        let url = json!({"name": URL, "value": format!("http://127.0.0.1:{}", names::INJECTED_DATA_PORT)});
+        for list in ["initContainers", "containers"] {
+            let containers = spec.get_mut(list).and_then(Value::as_array_mut);
+            for container in containers.into_iter().flatten() {
+                put(entry(container, "env", json!([])), url.clone(), false);
+            }
+        }
+        let as_root = spec["securityContext"]["runAsUser"] == 0;
+        // First, so that other init containers can use it, too. One of an earlier run is replaced.
         put(
             entry(spec, "initContainers", json!([])),
-            serde_json::to_value(self.container())?,
+            serde_json::to_value(self.container(as_root))?,
             true,
         );
         let volumes = entry(spec, "volumes", json!([]));
         put(volumes, serde_json::to_value(pod::scratch(SCRATCH))?, false);
         let config = pod::config_volume(&self.model, &self.redis_secret);
         put(volumes, serde_json::to_value(config)?, false);
-        let url = json!({"name": URL, "value": format!("http://127.0.0.1:{}", names::INJECTED_DATA_PORT)});
-        if let Value::Array(containers) = entry(spec, "containers", json!([])) {
-            for container in containers {
-                put(entry(container, "env", json!([])), url.clone(), false);
-            }
-        }
         Ok(())
     }
 
-    fn container(&self) -> Container {
+    fn container(&self, in_pod_of_root: bool) -> Container {
         let mut container = pod::container(CONTAINER, &self.image, &self.pull_policy);
         container.restart_policy = Some("Always".to_owned());
         let mut args = pod::config_args();
@@ -159,6 +169,7 @@ impl Sidecar {
         // The pod is the app's, and may say less.
         container.security_context = Some(SecurityContext {
             run_as_non_root: Some(true),
+            run_as_user: in_pod_of_root.then_some(USER),
             seccomp_profile: Some(SeccompProfile {
                 type_: "RuntimeDefault".to_owned(),
                 ..SeccompProfile::default()
@@ -265,7 +276,7 @@ spec: {jobTemplate: {spec: {template: {metadata: {annotations: {carpool.dev/mode
         let init = &template["spec"]["initContainers"];
         assert_eq!(
             (&init[0]["name"], &init[1]["name"]),
-            (&json!("carpool"), &json!("migrate"))
+            (&json!("carpool-sidecar"), &json!("migrate"))
         );
         assert_eq!(init[0]["restartPolicy"], "Always");
         assert_eq!(init[0]["startupProbe"]["httpGet"]["port"], 18090);
@@ -281,6 +292,7 @@ spec: {jobTemplate: {spec: {template: {metadata: {annotations: {carpool.dev/mode
             json!([{"name": "A", "value": "b"}, url])
         );
         assert_eq!(template["spec"]["containers"][1]["env"], json!([url]));
+        assert_eq!(init[1]["env"], json!([url]));
         let volumes = template["spec"]["volumes"].as_array().unwrap();
         assert_eq!(volumes.len(), 3);
         assert!(
@@ -306,9 +318,47 @@ spec: {jobTemplate: {spec: {template: {metadata: {annotations: {carpool.dev/mode
         let injected = split(&inject(pod)).unwrap();
         assert_eq!(
             injected[0].value["items"][0]["spec"]["initContainers"][0]["name"],
-            "carpool"
+            "carpool-sidecar"
         );
         assert_eq!(injected[0].value["items"][1], json!({"kind": "Secret"}));
+    }
+
+    #[test]
+    fn numbers_and_texts_are_what_kubectl_reads() {
+        let pod = "\
+--- {kind: Pod, spec: {volumes: [{name: carpool, configMap: {name: c, defaultMode: 0400}}], containers: [{name: c}]}}
+---
+kind: Pod
+spec: {containers: [{name: c, env: [{name: MODE, value: '0400'}, {name: ON, value: 'yes'}]}]}
+";
+        let injected = inject(pod);
+        let documents = split(&injected).unwrap();
+        let volumes = documents[0].value["spec"]["volumes"].as_array().unwrap();
+        assert_eq!(volumes[0]["configMap"]["defaultMode"], 256);
+        assert_eq!(volumes.len(), 3, "the app's own is kept");
+        let env = documents[1].value["spec"]["containers"][0]["env"]
+            .as_array()
+            .unwrap();
+        assert_eq!(
+            (&env[0]["value"], &env[1]["value"]),
+            (&json!("0400"), &json!("yes"))
+        );
+    }
+
+    #[test]
+    fn the_sidecar_is_not_root_where_the_app_is() {
+        let user = |pod: &str| {
+            let injected = split(&inject(pod)).unwrap();
+            injected[0].value["spec"]["initContainers"][0]["securityContext"]["runAsUser"].clone()
+        };
+        assert_eq!(
+            user("kind: Pod\nspec: {securityContext: {runAsUser: 0}}"),
+            65532
+        );
+        assert_eq!(
+            user("kind: Pod\nspec: {securityContext: {runAsUser: 7}}"),
+            Value::Null
+        );
     }
 
     #[test]

@@ -55,7 +55,9 @@ pub struct Meter {
 impl Meter {
     /// The rates since the last look, from the metrics of sidecars and of workers, by name.
     pub fn look(&mut self, now: Instant, proxies: &[Metrics], workers: &[Metrics]) -> Rates {
-        let requests = self.requests.growth(proxies, "carpool_requests_total");
+        let requests = self
+            .requests
+            .growth(proxies, "carpool_proxy_requests_total");
         let rows = self.rows.growth(workers, "carpool_batch_size_rows_sum");
         let batches = self
             .batches
@@ -83,15 +85,15 @@ mod tests {
 
     #[test]
     fn all_series_of_a_metric_are_summed() {
-        let text = "# TYPE carpool_requests counter
-carpool_requests_total{route=\"infer\",code=\"200\"} 5
-carpool_requests_total{route=\"infer\",code=\"429\"} 2
-carpool_requests_total_more 100
-carpool_open_requests 1
+        let text = "# TYPE carpool_proxy_requests counter
+carpool_proxy_requests_total{route=\"infer\",code=\"200\"} 5
+carpool_proxy_requests_total{route=\"infer\",code=\"429\"} 2
+carpool_proxy_requests_total_more 100
+carpool_proxy_open_requests 1
 # EOF
 ";
-        assert!((sum(text, "carpool_requests_total") - 7.0).abs() < f64::EPSILON);
-        assert!((sum(text, "carpool_open_requests") - 1.0).abs() < f64::EPSILON);
+        assert!((sum(text, "carpool_proxy_requests_total") - 7.0).abs() < f64::EPSILON);
+        assert!((sum(text, "carpool_proxy_open_requests") - 1.0).abs() < f64::EPSILON);
         assert!(sum(text, "absent").abs() < f64::EPSILON);
     }
 
@@ -100,7 +102,7 @@ carpool_open_requests 1
         let proxy = |requests: u32| {
             [(
                 "p".to_owned(),
-                format!("carpool_requests_total {requests}\n"),
+                format!("carpool_proxy_requests_total {requests}\n"),
             )]
         };
         let worker = |name: &str, rows: u32, batches: u32| {

@@ -157,7 +157,7 @@ pub async fn run(args: Args) -> Result<(), LocalError> {
 
 async fn serve(args: Args, console: Console, stop: CancellationToken) -> Result<(), LocalError> {
     let manifests = read(&args)?;
-    let hint = "cargo build --release builds it";
+    let hint = "`make build` builds it";
     let programs = Programs {
         sidecar: find("carpool-sidecar", hint)?,
         worker: find("carpool-worker", hint)?,

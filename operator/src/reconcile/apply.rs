@@ -128,7 +128,8 @@ pub async fn apply(
     if !conflicts.is_empty() {
         return Err(ApplyError::NameConflict(conflicts));
     }
-    if children.needs_secret {
+    // Made before its Redis and read by that once: a second one would hold another password than the server's.
+    if children.needs_secret && observed.redis.is_none() {
         cluster.create_secret().await?;
     }
     for (child, live) in &planned {
@@ -158,6 +159,8 @@ impl Applier<'_> {
         if let Some(live) = observed.live.get(&child.key()) {
             return Ok(Some(live.clone()));
         }
+        // One of ours that has lost the label looks as it was applied, for labels count in no generation.
+        lock(self.remembered).applied.remove(&child.key());
         let api = self.api(&child.resource);
         let found = call(
             "get",
@@ -224,10 +227,7 @@ impl Applier<'_> {
                 .as_ref()
                 .and_then(|labels| labels.get(names::REVISION));
             let keep = match revision {
-                Some(revision) if kind == "Deployment" => {
-                    *revision == self.valid.revision
-                        || (observed.workers.contains_key(revision) && !retire.contains(revision))
-                }
+                Some(revision) if kind == "Deployment" => stays(revision, observed, retire),
                 _ => wanted.contains(key),
             };
             if keep || !is_controlled_by(live, &self.valid.uid) || live.deletion_timestamp.is_some()
@@ -259,16 +259,23 @@ impl Applier<'_> {
     }
 }
 
-/// Has the kubelets of running pods read the configuration at once: they look at a pod's volumes when it changes.
-pub async fn touch_pods(
-    client: &Client,
-    valid: &Valid,
-    children: &Children,
-    observed: &Observed,
-) -> Result<(), ApplyError> {
+/// Whether the workers of a revision stay.
+fn stays(revision: &String, observed: &Observed, retire: &[String]) -> bool {
+    let view = &observed.view;
+    if observed.workers.contains_key(revision) || *revision == view.wanted {
+        return !retire.contains(revision);
+    }
+    // Another version's, which no plan knows of. It may be all that serves.
+    let wanted = view.revisions.get(&view.wanted);
+    !wanted.is_some_and(|wanted| wanted.loaded)
+}
+
+/// Has the kubelets of running pods read the configuration at once: they look at a pod's volumes when it changes. One
+/// that fails reads it at its next turn.
+pub async fn touch_pods(client: &Client, valid: &Valid, children: &Children, observed: &Observed) {
     let annotations = children.config.metadata.annotations.as_ref();
     let Some(hash) = annotations.and_then(|annotations| annotations.get(names::CONFIG_HASH)) else {
-        return Ok(());
+        return;
     };
     let patch = Patch::Merge(json!({"metadata": {"annotations": {(names::CONFIG_HASH): hash}}}));
     let pods: Api<Pod> = Api::namespaced(client.clone(), &valid.namespace);
@@ -294,12 +301,13 @@ pub async fn touch_pods(
         )
         .await
         {
-            // It has gone meanwhile.
-            Err(error) if error.is_not_found() => {}
-            patched => drop(patched?),
+            Err(error) if !error.is_not_found() => {
+                tracing::warn!(%error, "failed to have a pod read the configuration at once");
+            }
+            // Done, or it has gone meanwhile.
+            _ => {}
         }
     }
-    Ok(())
 }
 
 /// The kinds of children that a change of the spec can make superfluous.
@@ -320,5 +328,42 @@ fn applied(hash: u64, live: &ObjectMeta) -> Applied {
         hash,
         uid: live.uid.clone(),
         version: generation.or_else(|| live.resource_version.clone()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, sync::Arc};
+
+    use super::*;
+    use crate::rollout::{Revision, View};
+
+    #[test]
+    fn workers_that_no_plan_knows_of_stay_until_the_wanted_ones_have_loaded() {
+        let observed = |loaded| Observed {
+            workers: BTreeMap::from([
+                ("wanted".to_owned(), Arc::default()),
+                ("old".to_owned(), Arc::default()),
+            ]),
+            view: View {
+                wanted: "wanted".into(),
+                revisions: BTreeMap::from([(
+                    "wanted".to_owned(),
+                    Revision {
+                        loaded,
+                        ..Revision::default()
+                    },
+                )]),
+                ..View::default()
+            },
+            ..Observed::default()
+        };
+        let stay = |loaded, retire: &[String]| {
+            ["wanted", "old", "unknown"]
+                .map(|revision| stays(&revision.into(), &observed(loaded), retire))
+        };
+        assert_eq!(stay(false, &[]), [true, true, true]);
+        assert_eq!(stay(true, &[]), [true, true, false]);
+        assert_eq!(stay(false, &["old".into()]), [true, false, true]);
     }
 }

@@ -1,10 +1,6 @@
 //! The first step: what there is of a resource, from the watches' stores and the proxies' last answers.
 
-use std::{
-    collections::BTreeMap,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use carpool_crds::{BatchedModel, Model};
 use k8s_openapi::api::{
@@ -20,9 +16,6 @@ use crate::{
     rollout::{Revision, View},
     workers::{self, Problem, Workers},
 };
-
-/// How long a candidate may fit nowhere, with nothing of ours in its way, before its turn is over.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A kind and a name.
 pub type Key = (String, String);
@@ -157,7 +150,7 @@ fn view(
                 .annotations()
                 .get(names::GIVEN_UP)
                 .and_then(|json| serde_json::from_str(json).ok()),
-            stalled: past_its_deadline(deployment),
+            stalled: stalled(deployment),
             // A queue that nothing was ever put into is not listed.
             length: told.map(|told| told.lengths.get(name).copied().unwrap_or(0)),
         };
@@ -166,13 +159,14 @@ fn view(
     let switched = remembered
         .fresh(now)
         .is_some_and(|told| told.serving.is_some() && told.serving == serving);
-    wait_for_room(&wanted, &mut revisions, remembered, now);
-    View {
+    let mut view = View {
         wanted,
         serving,
         revisions,
         switched,
-    }
+    };
+    remembered.patience.look(&mut view, now);
+    view
 }
 
 /// Workers asked for.
@@ -180,44 +174,19 @@ pub fn replicas(deployment: &Deployment) -> i32 {
     deployment.spec.replicas.unwrap_or(1)
 }
 
-fn past_its_deadline(deployment: &Deployment) -> Option<Problem> {
+/// Why a Deployment's pods won't get Ready by waiting, although none of them says so.
+pub fn stalled(deployment: &Deployment) -> Option<Problem> {
     let conditions = deployment.status.as_ref()?.conditions.as_ref()?;
-    let progressing = conditions
-        .iter()
-        .find(|condition| condition.type_.as_deref() == Some("Progressing"))?;
-    (progressing.reason.as_deref() == Some("ProgressDeadlineExceeded")).then(|| Problem {
-        reason: "ProgressDeadlineExceeded".to_owned(),
-        message: progressing.message.clone().unwrap_or_default(),
+    let stalled = conditions.iter().find(|condition| {
+        // Pods are refused: by a quota, a missing account, a Pod Security Standard.
+        (condition.type_.as_deref() == Some("ReplicaFailure")
+            && condition.status.as_deref() == Some("True"))
+            || condition.reason.as_deref() == Some("ProgressDeadlineExceeded")
+    })?;
+    Some(Problem {
+        reason: stalled.reason.clone().unwrap_or_default(),
+        message: stalled.message.clone().unwrap_or_default(),
     })
-}
-
-/// A candidate that fits nowhere although no other worker of this model is left won't fit by waiting.
-fn wait_for_room(
-    wanted: &str,
-    revisions: &mut BTreeMap<String, Revision>,
-    remembered: &mut Remembered,
-    now: Instant,
-) {
-    let alone = revisions
-        .iter()
-        .all(|(name, revision)| name == wanted || revision.workers.pods == 0);
-    let candidate = revisions.get_mut(wanted);
-    let waiting = candidate.filter(|candidate| alone && candidate.workers.unschedulable.is_some());
-    let Some(candidate) = waiting else {
-        remembered.alone_since = None;
-        return;
-    };
-    let since = *remembered.alone_since.get_or_insert(now);
-    if now.saturating_duration_since(since) >= PATIENCE {
-        candidate.stalled = candidate
-            .workers
-            .unschedulable
-            .clone()
-            .map(|message| Problem {
-                reason: "Unschedulable".to_owned(),
-                message,
-            });
-    }
 }
 
 /// Where a pod's admin port is, if it has an address yet.
@@ -234,4 +203,40 @@ pub fn admin_address(pod: &Pod) -> Option<(std::net::IpAddr, u16)> {
 /// Whether a pod feeds the queue: a proxy, or an app with an injected sidecar.
 pub fn feeds(pod: &Pod) -> bool {
     !workers::is(pod, Component::Worker) && !workers::is(pod, Component::Redis)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deployment_that_gets_no_pods_says_why() {
+        let why = |conditions: &str| {
+            let conditions: serde_json::Value = serde_yaml::from_str(conditions).unwrap();
+            let deployment = serde_json::json!({
+                "metadata": {},
+                "spec": {"selector": {}, "template": {}},
+                "status": {"conditions": conditions}
+            });
+            stalled(&serde_json::from_value(deployment).unwrap()).map(|problem| problem.reason)
+        };
+        let progressing = "{type: Progressing, status: 'True', reason: ReplicaSetUpdated}";
+        assert_eq!(why(&format!("[{progressing}]")), None);
+        assert_eq!(
+            why(&format!(
+                "[{progressing}, {{type: ReplicaFailure, status: 'True', reason: FailedCreate}}]"
+            ))
+            .as_deref(),
+            Some("FailedCreate")
+        );
+        assert_eq!(
+            why("[{type: ReplicaFailure, status: 'False', reason: FailedCreate}]"),
+            None
+        );
+        assert_eq!(
+            why("[{type: Progressing, status: 'False', reason: ProgressDeadlineExceeded}]")
+                .as_deref(),
+            Some("ProgressDeadlineExceeded")
+        );
+    }
 }

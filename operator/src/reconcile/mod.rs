@@ -41,6 +41,8 @@ use crate::{
 
 /// A child that somebody changed is noticed by its watch; this is for what a watch may have missed.
 const AGAIN: Duration = Duration::from_mins(5);
+/// Failures in a row before one is told: most pass by themselves, and the model still answers.
+const TELL_AFTER: u32 = 2;
 /// What is in the way carries no label, so no watch tells when it goes.
 const AGAIN_AFTER_CONFLICT: Duration = Duration::from_secs(5);
 
@@ -54,8 +56,8 @@ pub struct Context {
     pub memory: Memory,
     /// What pods run.
     pub images: Images,
-    /// The operator's own namespace, from which it asks proxies.
-    pub namespace: String,
+    /// The namespaces from which admin ports may be asked: the operator's own, and those of Prometheus.
+    pub asking: Vec<String>,
     /// Writes Events.
     pub recorder: Recorder,
     /// Counts.
@@ -135,7 +137,7 @@ pub async fn reconcile(
     };
     let plan = rollout::plan(&observed.view);
     let circumstances = circumstances(&valid, &plan, &observed);
-    let children = build::build(&valid, &circumstances, &context.images, &context.namespace)?;
+    let children = build::build(&valid, &circumstances, &context.images, &context.asking)?;
     let applied = apply::apply(
         &context.client,
         &valid,
@@ -145,37 +147,42 @@ pub async fn reconcile(
         &remembered,
     )
     .await;
-    let (outcome, again) = match applied {
+    let outcome = match &applied {
         Ok(()) => {
-            apply::touch_pods(&context.client, &valid, &children, &observed).await?;
-            (
-                Outcome::Applied {
-                    valid: &valid,
-                    plan: &plan,
-                },
-                AGAIN,
-            )
+            apply::touch_pods(&context.client, &valid, &children, &observed).await;
+            Some(Outcome::Applied {
+                valid: &valid,
+                plan: &plan,
+            })
         }
-        Err(error @ ApplyError::NameConflict(_)) => {
-            let outcome = Outcome::Rejected {
-                reason: "NameConflict",
-                message: error.to_string(),
-            };
-            (outcome, AGAIN_AFTER_CONFLICT)
-        }
-        Err(ApplyError::Call(error @ CallError::Refused { .. })) => {
-            let outcome = Outcome::Rejected {
-                reason: "Refused",
-                message: error.to_string(),
-            };
-            (outcome, AGAIN)
-        }
+        Err(error) => rejected(error, lock(&remembered).failures),
+    };
+    if let Some(outcome) = outcome {
+        tell(&context, model, &observed, &outcome, &remembered).await?;
+    }
+    let again = match applied {
+        Ok(()) | Err(ApplyError::Call(CallError::Refused { .. })) => AGAIN,
+        Err(ApplyError::NameConflict(_)) => AGAIN_AFTER_CONFLICT,
         Err(ApplyError::Call(CallError::NamespaceGoes)) => return Ok(Action::await_change()),
         Err(error) => return Err(error.into()),
     };
-    tell(&context, model, &observed, &outcome, &remembered).await?;
     lock(&remembered).failures = 0;
     Ok(Action::requeue(again))
+}
+
+/// What to tell of children that could not be made so, after so many failures in a row.
+fn rejected(error: &ApplyError, failures: u32) -> Option<Outcome<'static>> {
+    let reason = match error {
+        ApplyError::NameConflict(_) => "NameConflict",
+        ApplyError::Call(CallError::Refused { .. }) => "Refused",
+        ApplyError::Call(CallError::NamespaceGoes) => return None,
+        _ if failures < TELL_AFTER => return None,
+        _ => "ApplyFailed",
+    };
+    Some(Outcome::Rejected {
+        reason,
+        message: error.to_string(),
+    })
 }
 
 async fn tell(
@@ -210,5 +217,38 @@ fn circumstances(valid: &Valid, plan: &Plan, observed: &Observed) -> Circumstanc
             loaded: wanted.is_some_and(|wanted| wanted.loaded),
             given_up: plan.give_up.clone(),
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_keeps_children_from_being_made_is_told_in_the_end() {
+        let reason = |error: &ApplyError, failures| {
+            rejected(error, failures).map(|outcome| match outcome {
+                Outcome::Rejected { reason, message } => (reason, message),
+                Outcome::Applied { .. } => panic!("nothing was applied"),
+            })
+        };
+        let denied = ApplyError::Call(CallError::Api {
+            verb: "apply",
+            kind: "Deployment".into(),
+            name: "sentiment-proxy".into(),
+            source: Box::new(kube::Error::Api(Box::new(kube::core::Status {
+                code: 403,
+                message: "admission webhook \"policy\" denied the request".into(),
+                ..kube::core::Status::default()
+            }))),
+        });
+        assert_eq!(reason(&denied, TELL_AFTER - 1), None);
+        let (short, message) = reason(&denied, TELL_AFTER).unwrap();
+        assert_eq!(short, "ApplyFailed");
+        assert!(message.ends_with("denied the request"), "{message}");
+        let conflict = ApplyError::NameConflict(vec!["Service sentiment".into()]);
+        assert_eq!(reason(&conflict, 0).unwrap().0, "NameConflict");
+        let going = ApplyError::Call(CallError::NamespaceGoes);
+        assert_eq!(reason(&going, u32::MAX), None);
     }
 }

@@ -62,6 +62,10 @@ pub fn status(
             .cloned()
             .collect(),
         observed_generation: generation,
+        queue_length: observed
+            .queue_length
+            .and_then(|length| i64::try_from(length).ok())
+            .unwrap_or(before.queue_length),
         ..before.clone()
     };
     for finding in findings {
@@ -91,10 +95,6 @@ pub fn status(
         };
         status.replicas = count(|deployment| deployment.status.as_ref()?.replicas);
         status.ready_replicas = count(|deployment| deployment.status.as_ref()?.ready_replicas);
-        status.queue_length = observed
-            .queue_length
-            .and_then(|length| i64::try_from(length).ok())
-            .unwrap_or(before.queue_length);
         status.sha256 = observed.sha256.get(&plan.serving).cloned().or_else(|| {
             // What a pod said before the operator started still holds for the same revision.
             before

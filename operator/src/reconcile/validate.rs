@@ -2,7 +2,7 @@
 
 use std::path::{Component as Part, Path};
 
-use carpool_crds::{BatchedModel, BatchedModelSpec, ManagedRedis, Quantity, Resources};
+use carpool_crds::{BatchedModel, BatchedModelSpec, Bytes, ManagedRedis, Quantity, Resources};
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 
 use super::strict;
@@ -10,6 +10,10 @@ use super::strict;
 /// The share of a managed Redis' memory limit that data may take: the rest is for its buffers and its AOF rewrite.
 const DATA_SHARE: f64 = 0.6;
 const DEFAULT_REDIS_MEMORY: &str = "1Gi";
+/// What a node must have free for a managed Redis, unless its limit is less: an idle queue holds next to nothing.
+const REDIS_REQUEST: &str = "128Mi";
+/// Redis takes nothing longer than 512 MB, and a request is stored with what belongs to it.
+const MAX_REQUEST: Bytes = Bytes(256 << 20);
 
 /// A resource that has passed.
 #[derive(Debug, Clone, PartialEq)]
@@ -73,6 +77,12 @@ pub fn validate(model: &BatchedModel) -> Result<Valid, String> {
         return Err(format!(
             "spec.queue.maxRequestBytes: {} is more than spec.queue.maxBytes, which is {}",
             queue.max_request_bytes, queue.max_bytes
+        ));
+    }
+    if queue.max_request_bytes > MAX_REQUEST {
+        return Err(format!(
+            "spec.queue.maxRequestBytes: {} is more than {MAX_REQUEST}, the most that Redis can hold of one request",
+            queue.max_request_bytes
         ));
     }
     let redis = redis(spec)?;
@@ -139,16 +149,25 @@ fn redis(spec: &BatchedModelSpec) -> Result<RedisPlace, String> {
         .as_ref()
         .and_then(|ManagedRedis { resources }| resources.clone());
     let mut resources = given.unwrap_or_default();
+    let quantity = |text: &str| Quantity(text.to_owned());
     let limit = resources
         .limits
         .entry("memory".to_owned())
-        .or_insert_with(|| Quantity(DEFAULT_REDIS_MEMORY.to_owned()));
+        .or_insert_with(|| quantity(DEFAULT_REDIS_MEMORY))
+        .clone();
     let bytes = limit.value().ok_or_else(|| {
         format!(
             "spec.queue.redis.managed.resources.limits.memory: {} is not a quantity",
             limit.0
         )
     })?;
+    let request = Some(quantity(REDIS_REQUEST))
+        .filter(|request| request.value() < Some(bytes))
+        .unwrap_or(limit);
+    resources
+        .requests
+        .entry("memory".to_owned())
+        .or_insert(request);
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
@@ -198,6 +217,10 @@ mod tests {
                 "spec.queue.maxRequestBytes: 4Mi is more than spec.queue.maxBytes",
             ),
             (
+                "queue: {maxBytes: 600Mi, maxRequestBytes: 257Mi}",
+                "spec.queue.maxRequestBytes: 257Mi is more than 256Mi",
+            ),
+            (
                 "queue: {maxBytes: 1Gi}",
                 "spec.queue.maxBytes: 1Gi is more than the 644245094 bytes",
             ),
@@ -216,6 +239,24 @@ mod tests {
         ] {
             let error = validate(&fixtures::with(over)).unwrap_err();
             assert!(error.contains(says), "{over}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_managed_redis_requests_little_and_no_more_than_its_limit() {
+        for (resources, request) in [
+            ("{}", "128Mi"),
+            ("{limits: {cpu: 1, memory: 4Gi}}", "128Mi"),
+            ("{limits: {memory: 100Mi}}", "100Mi"),
+            ("{limits: {memory: 4Gi}, requests: {memory: 1Gi}}", "1Gi"),
+        ] {
+            let model = fixtures::with(&format!(
+                "queue: {{maxBytes: 4Mi, redis: {{managed: {{resources: {resources}}}}}}}"
+            ));
+            let RedisPlace::Managed { resources, .. } = validate(&model).unwrap().redis else {
+                panic!("a managed Redis was asked for")
+            };
+            assert_eq!(resources.requests["memory"].0, request);
         }
     }
 

@@ -1,135 +1,7 @@
+mod world;
+
+use self::world::World;
 use super::*;
-
-/// A cluster whose nodes hold `room` workers, and a queue per revision.
-struct World {
-    room: usize,
-    view: View,
-    /// Revisions whose workers end with this problem.
-    broken: BTreeMap<String, Problem>,
-    /// Steps from being placed to being Ready or failing, left per revision.
-    loading: BTreeMap<String, u32>,
-    answered: BTreeMap<String, u64>,
-}
-
-const LOADING: u32 = 3;
-
-impl World {
-    fn new(room: usize) -> Self {
-        let view = View {
-            wanted: "a".into(),
-            switched: true,
-            ..View::default()
-        };
-        let mut world = Self {
-            room,
-            view,
-            broken: BTreeMap::new(),
-            loading: BTreeMap::new(),
-            answered: BTreeMap::new(),
-        };
-        world.run(10);
-        assert_eq!(
-            world.revision("a").workers.ready,
-            1,
-            "the first revision is up"
-        );
-        world
-    }
-
-    fn revision(&self, name: &str) -> &Revision {
-        &self.view.revisions[name]
-    }
-
-    fn queue(&mut self, name: &str, requests: u64) {
-        self.view.revisions.get_mut(name).unwrap().length = Some(requests);
-    }
-
-    fn run(&mut self, steps: u32) {
-        for _ in 0..steps {
-            self.step();
-        }
-    }
-
-    /// The operator acts, then proxies, the cluster and workers move on.
-    fn step(&mut self) {
-        let plan = plan(&self.view);
-        self.view.switched = self.view.serving.as_ref() == Some(&plan.serving);
-        self.view.serving = Some(plan.serving.clone());
-        for name in &plan.delete {
-            let gone = self.view.revisions.remove(name).unwrap();
-            assert!(
-                gone.length.unwrap_or(0) == 0 || !gone.loaded,
-                "{name} went with requests in its queue"
-            );
-        }
-        if plan.start && !self.view.revisions.contains_key(&self.view.wanted) {
-            let new = Revision {
-                replicas: 1,
-                length: Some(0),
-                ..Revision::default()
-            };
-            self.view.revisions.insert(self.view.wanted.clone(), new);
-        }
-        if let Some(wanted) = self.view.revisions.get_mut(&self.view.wanted) {
-            wanted.given_up = plan.give_up;
-        }
-        for (name, asked) in &plan.replicas {
-            let revision = self.view.revisions.get_mut(name).unwrap();
-            revision.replicas = match asked {
-                Replicas::Exactly(count) => *count,
-                Replicas::Keep => revision.replicas,
-                Replicas::Scaled => 1,
-            };
-        }
-        self.pods();
-        for (name, revision) in &mut self.view.revisions {
-            if revision.workers.ready > 0 {
-                *self.answered.entry(name.clone()).or_default() +=
-                    revision.length.replace(0).unwrap_or(0);
-            }
-        }
-    }
-
-    fn pods(&mut self) {
-        for revision in self.view.revisions.values_mut() {
-            if revision.replicas == 0 {
-                revision.workers = Workers::default();
-            }
-        }
-        let placed = |revision: &Revision| {
-            revision.workers.pods > 0 && revision.workers.unschedulable.is_none()
-        };
-        let mut free = self.room
-            - self
-                .view
-                .revisions
-                .values()
-                .filter(|revision| placed(revision))
-                .count();
-        for (name, revision) in &mut self.view.revisions {
-            if revision.replicas == 0 {
-                continue;
-            }
-            let workers = &mut revision.workers;
-            if workers.pods == 0 || workers.unschedulable.is_some() {
-                workers.pods = 1;
-                workers.unschedulable = (free == 0).then(|| "Insufficient nvidia.com/gpu".into());
-                if free > 0 {
-                    free -= 1;
-                    self.loading.insert(name.clone(), LOADING);
-                }
-                continue;
-            }
-            let left = self.loading.entry(name.clone()).or_default();
-            *left = left.saturating_sub(1);
-            if *left == 0 {
-                workers.problem = self.broken.get(name).cloned();
-                workers.ready = usize::from(workers.problem.is_none());
-                revision.loaded |= workers.ready > 0;
-            }
-        }
-    }
-}
 
 fn broken() -> Problem {
     Problem {
@@ -217,6 +89,66 @@ fn with_room_for_both_a_broken_model_may_go_on_trying() {
         Some("b"),
         "its file was repaired"
     );
+}
+
+#[test]
+fn a_model_that_no_room_can_place_leaves_the_old_one_alone() {
+    let mut world = World::new(1);
+    let refused = Problem::unschedulable("persistentvolumeclaim \"modles\" not found".into());
+    world.refused.insert("b".into(), refused.clone());
+    world.view.wanted = "b".into();
+    for _ in 0..120 {
+        world.step();
+        assert_eq!(world.revision("a").workers.ready, 1);
+    }
+    assert_eq!(world.revision("b").failing(), Some(refused));
+}
+
+#[test]
+fn a_model_that_is_too_large_has_the_old_one_leave_once() {
+    let mut world = World::new(1);
+    world.large.push("b".into());
+    world.view.wanted = "b".into();
+    let mut turns = 0;
+    for _ in 0..300 {
+        let before = world.revision("a").replicas;
+        world.step();
+        turns += u32::from(world.revision("a").replicas < before);
+    }
+    assert_eq!(turns, 1, "the room that helped nobody is not made again");
+    assert_eq!(world.view.serving.as_deref(), Some("a"));
+    assert_eq!(world.revision("a").workers.ready, 1);
+    let reason = world.revision("b").failing().unwrap().reason;
+    assert_eq!(reason, "Unschedulable");
+}
+
+#[test]
+fn room_for_one_costs_one_worker() {
+    let mut world = World::with(4, 4);
+    world.view.wanted = "b".into();
+    for _ in 0..30 {
+        world.step();
+        let serving = world.view.serving.clone().unwrap();
+        let others = world.view.revisions.values();
+        let ready: usize = others.map(|revision| revision.workers.ready).sum();
+        assert!(ready >= 3 && world.revision(&serving).workers.ready > 0);
+    }
+    assert_eq!(world.view.revisions.keys().collect::<Vec<_>>(), ["b"]);
+    assert_eq!(world.revision("b").workers.ready, 4);
+}
+
+#[test]
+fn a_request_wakes_an_idle_model_while_the_next_one_loads() {
+    let mut world = World::with(2, 0);
+    world.view.wanted = "b".into();
+    world.step();
+    world.scaled = 1;
+    world.queue("a", 8);
+    world.step();
+    assert_eq!(world.revision("b").workers.ready, 0);
+    assert_eq!(world.revision("a").workers.pods, 1);
+    world.run(10);
+    assert_eq!(world.answered["a"], 8);
 }
 
 #[test]

@@ -1,8 +1,10 @@
 //! Answering requests.
 
+use std::time::Duration;
+
 use tokio::time::Instant;
 
-use super::{Inner, PATIENCE, REPLIES_LIVE, fetch, held::Turn, millis, suspects};
+use super::{Inner, REPLIES_LIVE, fetch, millis};
 use crate::{
     FailureKind, Job, JobId, Outcome, QueueError,
     call::{Call, Reply, lost_group},
@@ -17,7 +19,10 @@ pub(super) async fn answer(
     room: usize,
 ) -> Result<Vec<Job>, QueueError> {
     let entries: Vec<_> = answers.iter().map(|(id, _)| id.entry).collect();
-    let read = room > 0 && inner.held(|held| held.ordinary_after(entries.iter()));
+    // Under a lasting backlog each read finds all that there is room for, so what is due must not wait for one that
+    // does not.
+    let read =
+        room > 0 && inner.held(|held| !held.recovery_due() && held.ordinary_after(entries.iter()));
     let result = patiently(inner, answers, if read { room } else { 0 }).await;
     inner.held(|held| {
         for entry in entries {
@@ -32,30 +37,14 @@ pub(super) async fn answer(
         }
         outcome => outcome?,
     };
-    if jobs.len() < room {
-        match next(inner, room - jobs.len()).await {
-            Ok(more) => jobs.extend(more),
+    if room > 0 && !read {
+        match fetch::next(inner, room, Duration::ZERO).await {
+            Ok(next) => jobs = next,
             // The answers are out; the next fetch meets the same trouble and sees to it.
             Err(error) => tracing::debug!(%error, "failed to fetch beside an answer"),
         }
     }
     Ok(jobs)
-}
-
-/// What reading alone does not return, if it is time to look for it, or a suspect if it is its turn.
-async fn next(inner: &Inner, room: usize) -> Result<Vec<Job>, QueueError> {
-    if inner.held(|held| held.look_due() || held.stray || held.ungrouped) {
-        let jobs = fetch::recover(inner, room).await?;
-        if !jobs.is_empty() {
-            return Ok(jobs);
-        }
-    }
-    while let Turn::Suspect(suspect) = inner.held(super::held::Held::turn) {
-        if let Some(job) = suspects::start(inner, suspect).await? {
-            return Ok(vec![job]);
-        }
-    }
-    Ok(Vec::new())
 }
 
 /// Answers without taking anything new.
@@ -73,7 +62,7 @@ async fn patiently(
     mut room: usize,
 ) -> Result<Vec<Reply>, QueueError> {
     let groups = groups(answers, |(_, outcome)| outcome.size());
-    let give_up = Instant::now() + PATIENCE;
+    let give_up = Instant::now() + inner.patience;
     loop {
         match once(inner, &groups, room).await {
             Err(error @ QueueError::Unreachable(_)) if Instant::now() < give_up => {
@@ -97,7 +86,7 @@ async fn once(inner: &Inner, groups: &[Answers], room: usize) -> Result<Vec<Repl
         call.script(&ANSWER, command(inner, group));
     }
     if room > 0 {
-        call.command(fetch::read_command(inner, room, None));
+        call.command(fetch::read_command(inner, room, Duration::ZERO));
         call.command(redis::cmd("TIME"));
     }
     let sent = call.send(&live).await;

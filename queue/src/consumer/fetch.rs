@@ -12,7 +12,7 @@ use crate::{
     connection::{Link, Live},
     id::EntryId,
     keys::GROUP,
-    scripts::{DROP, groups},
+    scripts::{drop_entries, groups},
     wire::{self, Entry, Read},
 };
 
@@ -41,7 +41,12 @@ pub(super) async fn fetch(
     }
 }
 
-async fn next(inner: &Inner, room: usize, wait: Duration) -> Result<Vec<Job>, QueueError> {
+/// Takes what may be taken now, waiting so long for it.
+pub(super) async fn next(
+    inner: &Inner,
+    room: usize,
+    wait: Duration,
+) -> Result<Vec<Job>, QueueError> {
     let jobs = recover(inner, room).await?;
     if !jobs.is_empty() {
         return Ok(jobs);
@@ -67,7 +72,7 @@ async fn next(inner: &Inner, room: usize, wait: Duration) -> Result<Vec<Job>, Qu
 
 /// Sees to what reading alone never returns: what a cut-off read was given, what others handed back, and what dead
 /// workers held.
-pub(super) async fn recover(inner: &Inner, room: usize) -> Result<Vec<Job>, QueueError> {
+async fn recover(inner: &Inner, room: usize) -> Result<Vec<Job>, QueueError> {
     if inner.held(|held| held.ungrouped) {
         inner.join().await?;
         inner.held(|held| held.ungrouped = false);
@@ -81,7 +86,10 @@ pub(super) async fn recover(inner: &Inner, room: usize) -> Result<Vec<Job>, Queu
     }
     if inner.held(|held| held.look_due()) {
         let released = suspects::take_over(inner, room).await?;
-        inner.held(super::held::Held::looked);
+        // If all the room was taken, there may be more of them.
+        if released.len() < room {
+            inner.held(super::held::Held::looked);
+        }
         return load(inner, &released).await;
     }
     Ok(Vec::new())
@@ -89,7 +97,6 @@ pub(super) async fn recover(inner: &Inner, room: usize) -> Result<Vec<Job>, Queu
 
 /// Entries that a cut-off read was given. They never ran, so they are like new.
 async fn collect_stray(inner: &Inner, room: usize) -> Result<Vec<Job>, QueueError> {
-    let live = inner.commands.get().await?;
     let held = inner.held(|held| held.all().len());
     let mut command = redis::cmd("XPENDING");
     command
@@ -99,9 +106,8 @@ async fn collect_stray(inner: &Inner, room: usize) -> Result<Vec<Job>, QueueErro
         .arg("+")
         .arg(held + room)
         .arg(&inner.name);
-    let reply = Call::of(command).last("XPENDING", &live).await;
-    let pending = wire::list(inner.commands.watch(&live, reply)?);
-    let stray: Vec<EntryId> = pending
+    let pending = inner.commands.last(&Call::of(command), "XPENDING").await?;
+    let stray: Vec<EntryId> = wire::list(pending)
         .into_iter()
         .filter_map(|pending| wire::parse(wire::list(pending).into_iter().next()?))
         .filter(|entry| !inner.held(|held| held.holds(*entry)))
@@ -121,7 +127,7 @@ async fn load(inner: &Inner, entries: &[EntryId]) -> Result<Vec<Job>, QueueError
         call.command(range(inner, *entry));
     }
     call.command(redis::cmd("TIME"));
-    let mut replies = inner.commands.watch(&live, call.send(&live).await)?;
+    let mut replies = sent(inner, &inner.commands, &live, call.send(&live).await)?;
     let now = time(replies.pop())?;
     let mut found = Vec::new();
     for reply in replies {
@@ -143,17 +149,23 @@ pub(super) fn time(reply: Option<Reply>) -> Result<u64, QueueError> {
     wire::clock(reply.ok_or(answer.clone())?.value("TIME")?).ok_or(answer)
 }
 
-/// Waits for new requests.
+/// Takes new requests, waiting for the first.
 async fn read(inner: &Inner, room: usize, wait: Duration) -> Result<Vec<Job>, QueueError> {
-    let live = inner.reads.get().await?;
+    let link = if wait.is_zero() {
+        &inner.commands
+    } else {
+        &inner.reads
+    };
+    let live = link.get().await?;
     let mut call = Call::new();
-    call.command(read_command(inner, room, Some(wait)));
+    call.command(read_command(inner, room, wait));
     call.command(redis::cmd("TIME"));
-    let replies = sent(inner, &inner.reads, &live, call.send(&live).await)?;
+    let replies = sent(inner, link, &live, call.send(&live).await)?;
     read_replies(inner, replies).await
 }
 
-/// Passes on what a call that reads has led to. If the connection broke, Redis may have handed out entries to nobody.
+/// Passes on what a call that reads has led to. If the connection broke, entries that are this consumer's in Redis may be
+/// in nobody's hands here.
 pub(super) fn sent(
     inner: &Inner,
     link: &Link,
@@ -166,7 +178,7 @@ pub(super) fn sent(
     link.watch(live, outcome)
 }
 
-pub(super) fn read_command(inner: &Inner, room: usize, block: Option<Duration>) -> Cmd {
+pub(super) fn read_command(inner: &Inner, room: usize, wait: Duration) -> Cmd {
     let mut command = redis::cmd("XREADGROUP");
     command
         .arg("GROUP")
@@ -174,9 +186,9 @@ pub(super) fn read_command(inner: &Inner, room: usize, block: Option<Duration>) 
         .arg(&inner.name)
         .arg("COUNT")
         .arg(room);
-    if let Some(block) = block {
+    if !wait.is_zero() {
         // 0 would block for ever.
-        command.arg("BLOCK").arg(millis(block).max(1));
+        command.arg("BLOCK").arg(millis(wait).max(1));
     }
     command.arg("STREAMS").arg(inner.jobs()).arg(">");
     command
@@ -234,7 +246,8 @@ async fn sort_out(inner: &Inner, entries: Vec<Entry>, now: u64) -> Result<Vec<Jo
     Ok(jobs)
 }
 
-fn unreadable(id: JobId) -> (JobId, Outcome) {
+/// The answer to a request that this worker can't read.
+pub(super) fn unreadable(id: JobId) -> (JobId, Outcome) {
     let failure = Failure {
         kind: FailureKind::Model,
         message: "the worker does not know this version of the queue's format".to_owned(),
@@ -245,17 +258,8 @@ fn unreadable(id: JobId) -> (JobId, Outcome) {
 /// Forgets entries. Those that can't be forgotten now come back when their lease is over.
 pub(super) async fn discard(inner: &Inner, entries: Vec<(EntryId, usize)>) {
     for group in groups(entries, |_| 0) {
-        let mut command = DROP.call(&[&inner.jobs(), &inner.keys.bytes()], 0);
-        command.arg(&inner.revision);
-        for (entry, size) in group {
-            command.arg(entry.to_string()).arg(size);
-        }
-        let dropped = async {
-            let live = inner.commands.get().await?;
-            let reply = Call::of_script(&DROP, command).last("a drop", &live).await;
-            inner.commands.watch(&live, reply)
-        };
-        if let Err(error) = dropped.await {
+        let call = drop_entries(&inner.keys, &inner.revision, group);
+        if let Err(error) = inner.commands.last(&call, "a drop").await {
             tracing::warn!(%error, "failed to drop entries");
         }
     }

@@ -109,6 +109,11 @@ impl Held {
         self.suspects.drain(..).collect()
     }
 
+    /// Whether there is something to see to that reading alone never returns.
+    pub(super) fn recovery_due(&self) -> bool {
+        self.ungrouped || self.stray || self.look_due()
+    }
+
     /// Whether it is time to look for the entries of dead workers.
     pub(super) fn look_due(&self) -> bool {
         self.looked

@@ -23,7 +23,7 @@ use crate::{
     call::Call,
     connection::{Backoff, Link},
     keys::Keys,
-    scripts::CONNECT,
+    scripts::{CONNECT, GONE_AFTER_MS},
 };
 use held::Held;
 pub use renew::{RenewalEnd, Renewer};
@@ -47,9 +47,6 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How long replies live without their proxy.
 const REPLIES_LIVE: Duration = Duration::from_mins(1);
 
-/// After how long a consumer that holds nothing and says nothing is forgotten.
-const FORGET_AFTER: Duration = Duration::from_mins(10);
-
 /// The worker's side of the queue. A fetch may wait while a batch is answered, so all methods take `&self`.
 pub struct Consumer {
     inner: Arc<Inner>,
@@ -60,6 +57,8 @@ struct Inner {
     revision: String,
     name: String,
     settings: RwLock<Settings>,
+    /// How long an absent Redis is waited for.
+    patience: Duration,
     /// For reads that block.
     reads: Link,
     /// For everything else.
@@ -78,7 +77,8 @@ struct Settings {
 
 impl Consumer {
     /// Joins the workers of a revision and takes back what an earlier process of this name held. `name` is this
-    /// process's alone. Waits up to 30 s for Redis.
+    /// process's alone. `max_deliveries` is how often a request may be given to a worker, the first time included.
+    /// Waits up to 30 s for Redis.
     pub async fn connect(
         connection: Connection,
         uid: &str,
@@ -86,6 +86,28 @@ impl Consumer {
         name: &str,
         lease: Duration,
         max_deliveries: u32,
+    ) -> Result<Self, QueueError> {
+        Self::connect_within(
+            connection,
+            uid,
+            revision,
+            name,
+            lease,
+            max_deliveries,
+            PATIENCE,
+        )
+        .await
+    }
+
+    /// The same, waiting up to `patience` for an absent Redis, as each [`Self::answer`] will.
+    pub async fn connect_within(
+        connection: Connection,
+        uid: &str,
+        revision: &str,
+        name: &str,
+        lease: Duration,
+        max_deliveries: u32,
+        patience: Duration,
     ) -> Result<Self, QueueError> {
         let inner = Arc::new(Inner {
             keys: Keys::new(uid)?,
@@ -95,13 +117,14 @@ impl Consumer {
                 lease,
                 max_deliveries,
             }),
+            patience,
             reads: Link::new(connection.clone(), READ_TIMEOUT),
             commands: Link::new(connection, RESPONSE_TIMEOUT),
             held: Mutex::default(),
             settled: Notify::new(),
             backoff: Mutex::new(Backoff::new()),
         });
-        let give_up = Instant::now() + PATIENCE;
+        let give_up = Instant::now() + patience;
         loop {
             match inner.join().await {
                 Ok(before) => {
@@ -141,7 +164,7 @@ impl Consumer {
         self.fetch_within(room, BLOCK).await
     }
 
-    /// The same, waiting for the first request no longer than `wait`, rounded down to milliseconds, 1 at least.
+    /// The same, waiting for the first request no longer than `wait`, which counts in milliseconds; zero does not wait.
     pub async fn fetch_within(&self, room: usize, wait: Duration) -> Result<Vec<Job>, QueueError> {
         fetch::fetch(&self.inner, room, wait).await
     }
@@ -149,7 +172,8 @@ impl Consumer {
     /// Answers requests, and takes up to `room` new ones that are there already, in one write.
     ///
     /// The first success wins, whoever holds the request by now; a failure counts only while this worker holds it.
-    /// Waits up to 30 s for Redis; after that the requests are given up here, and run again when their lease is over.
+    /// Waits for Redis as long as the connect did; after that the requests are given up here, and run again when their
+    /// lease is over.
     pub async fn answer(
         &self,
         answers: Vec<(JobId, Outcome)>,
@@ -207,16 +231,16 @@ impl Inner {
 
     /// Makes sure that stream and group are there; says what this consumer holds in them.
     async fn join(&self) -> Result<Vec<Suspect>, QueueError> {
-        let live = self.commands.get().await?;
         let mut command = CONNECT.call(&[&self.jobs(), &self.keys.bytes()], 0);
         command
             .arg(&self.revision)
             .arg(&self.name)
-            .arg(millis(FORGET_AFTER));
-        let reply = Call::of_script(&CONNECT, command)
-            .last("a worker's start", &live)
-            .await;
-        Ok(suspects::counted(self.commands.watch(&live, reply)?))
+            .arg(GONE_AFTER_MS);
+        let call = Call::of_script(&CONNECT, command);
+        self.commands
+            .last(&call, "a worker's start")
+            .await
+            .map(suspects::counted)
     }
 }
 

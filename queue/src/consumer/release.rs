@@ -8,7 +8,7 @@ use crate::{
     call::{Call, lost_group},
     id::EntryId,
     keys::{RELEASED, SUSPECTS},
-    scripts::{LEAVE, MOST_REQUESTS, RELEASE},
+    scripts::{LEAVE, MOST_REQUESTS, RELEASE, evict},
 };
 
 /// Who holds a request until another worker takes it, and how many deliveries are taken back.
@@ -40,9 +40,11 @@ pub(super) async fn leave(inner: &Inner) -> Result<(), QueueError> {
     });
     hand_over(inner, suspects).await?;
     release(inner, inner.held(|held| held.all())).await?;
-    let mut command = LEAVE.call(&[&inner.jobs(), &inner.keys.bytes()], 0);
-    command.arg(&inner.revision).arg(&inner.name);
-    patiently(inner, &Call::of_script(&LEAVE, command)).await
+    let mut command = LEAVE.call(&[&inner.jobs()], 0);
+    command.arg(&inner.name);
+    patiently(inner, &Call::of_script(&LEAVE, command)).await?;
+    // The last one to leave an empty stream takes it along.
+    patiently(inner, &evict(&inner.keys, &inner.revision)).await
 }
 
 async fn hand_over(inner: &Inner, handovers: Vec<Handover>) -> Result<(), QueueError> {
@@ -68,12 +70,7 @@ async fn hand_over(inner: &Inner, handovers: Vec<Handover>) -> Result<(), QueueE
 async fn patiently(inner: &Inner, call: &Call) -> Result<(), QueueError> {
     let give_up = Instant::now() + RESPONSE_TIMEOUT;
     loop {
-        let sent = async {
-            let live = inner.commands.get().await?;
-            let reply = call.last("a release", &live).await;
-            inner.commands.watch(&live, reply)
-        };
-        match sent.await {
+        match inner.commands.last(call, "a release").await {
             Ok(_) => return Ok(()),
             // There is nothing left to hand back or to leave.
             Err(error) if lost_group(&error) => return Ok(()),

@@ -56,14 +56,14 @@ impl Renewer {
 }
 
 async fn renew(inner: &Inner, entries: &[EntryId]) -> Result<(), QueueError> {
-    let live = inner.commands.get().await?;
     let mut command = RENEW.call(&[&inner.jobs()], 0);
     command.arg(&inner.name);
     for entry in entries {
         command.arg(entry.to_string());
     }
-    let reply = Call::of_script(&RENEW, command)
-        .last("a renewal", &live)
-        .await;
-    inner.commands.watch(&live, reply).map(drop)
+    inner
+        .commands
+        .last(&Call::of_script(&RENEW, command), "a renewal")
+        .await
+        .map(drop)
 }

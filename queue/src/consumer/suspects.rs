@@ -35,16 +35,16 @@ pub(super) fn counted(value: Value) -> Vec<Suspect> {
 /// Takes what has been handed back, up to `room`, and what dead workers held. The former is returned; the latter waits
 /// for its turn.
 pub(super) async fn take_over(inner: &Inner, room: usize) -> Result<Vec<EntryId>, QueueError> {
-    let live = inner.commands.get().await?;
     let mut command = TAKE_OVER.call(&[&inner.jobs()], 0);
     command
         .arg(&inner.name)
         .arg(millis(inner.settings().lease))
         .arg(room);
-    let reply = Call::of_script(&TAKE_OVER, command)
-        .last("a take-over", &live)
-        .await;
-    let mut values = wire::list(inner.commands.watch(&live, reply)?).into_iter();
+    let reply = inner
+        .commands
+        .last(&Call::of_script(&TAKE_OVER, command), "a take-over")
+        .await?;
+    let mut values = wire::list(reply).into_iter();
     let released = wire::list(values.next().unwrap_or(Value::Nil))
         .into_iter()
         .filter_map(wire::parse)
@@ -109,7 +109,11 @@ async fn try_start(inner: &Inner, entry: EntryId) -> Result<Option<Job>, QueueEr
             fetch::discard(inner, vec![(id.entry, id.size)]).await;
             Ok(None)
         }
-        Read::Wake | Read::Unknown(_) => {
+        Read::Unknown(Some(id)) => {
+            answer::send(inner, vec![fetch::unreadable(id)]).await;
+            Ok(None)
+        }
+        Read::Wake | Read::Unknown(None) => {
             fetch::discard(inner, vec![(entry, 0)]).await;
             Ok(None)
         }

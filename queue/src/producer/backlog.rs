@@ -8,11 +8,14 @@ use super::Shared;
 use crate::{
     Backlog, ConsumerBacklog, QueueError, RevisionBacklog,
     call::Call,
+    connection::Live,
     keys::{GROUP, RELEASED, SUSPECTS},
+    scripts::{GONE_AFTER_MS, evict},
     wire,
 };
 
-/// Asks for every revision: first which there are, then what each holds.
+/// Asks for every revision: first which there are, then what each holds. Where there are no workers left to drop what has
+/// expired, it is dropped here, or it would count against the bounds for ever.
 pub(super) async fn read(shared: &Shared) -> Result<Backlog, QueueError> {
     let live = shared.link.get().await?;
     let mut command = redis::cmd("HGETALL");
@@ -41,48 +44,62 @@ pub(super) async fn read(shared: &Shared) -> Result<Backlog, QueueError> {
     }
     let mut replies = call.send(&live).await?.into_iter();
     let mut backlog = Backlog::default();
+    let mut deserted = Vec::new();
     for (revision, bytes) in held {
         let (Some(length), Some(consumers)) = (replies.next(), replies.next()) else {
             return Err(QueueError::Answer {
                 operation: "a backlog",
             });
         };
-        let length = wire::parse(length.value("XLEN")?).unwrap_or_default();
-        let consumers = match consumers.value("XINFO CONSUMERS") {
+        let length: u64 = wire::parse(length.value("XLEN")?).unwrap_or_default();
+        let consumers: Vec<_> = match consumers.value("XINFO CONSUMERS") {
             Ok(value) => wire::list(value).into_iter().filter_map(consumer).collect(),
             // No worker has been there yet, or the stream is empty and was taken away.
             Err(QueueError::Refused { .. }) => Vec::new(),
             Err(error) => return Err(error),
         };
-        backlog
-            .revisions
-            .insert(revision, summarise(length, bytes, consumers));
+        let pending = consumers.iter().map(|(consumer, _)| consumer.pending).sum();
+        let workers = consumers.into_iter().filter(|(consumer, _)| {
+            // Those two stand for no worker.
+            consumer.name != RELEASED && consumer.name != SUSPECTS
+        });
+        let (consumers, idle_ms): (Vec<_>, Vec<_>) = workers.unzip();
+        if idle_ms.into_iter().all(|idle_ms| idle_ms > GONE_AFTER_MS) {
+            deserted.push(revision.clone());
+        }
+        let summary = RevisionBacklog {
+            length: length.max(pending),
+            pending,
+            bytes,
+            consumers,
+        };
+        backlog.revisions.insert(revision, summary);
+    }
+    if let Err(error) = clear(shared, &live, &deserted).await {
+        tracing::debug!(%error, "failed to clear up behind workers that are gone");
     }
     Ok(backlog)
 }
 
-fn summarise(length: u64, bytes: u64, consumers: Vec<ConsumerBacklog>) -> RevisionBacklog {
-    let pending = consumers.iter().map(|consumer| consumer.pending).sum();
-    RevisionBacklog {
-        length: length.max(pending),
-        pending,
-        bytes,
-        consumers: consumers
-            .into_iter()
-            .filter(|consumer| consumer.name != RELEASED && consumer.name != SUSPECTS)
-            .collect(),
+async fn clear(shared: &Shared, live: &Live, deserted: &[String]) -> Result<(), QueueError> {
+    for revision in deserted {
+        evict(&shared.keys, revision)
+            .last("an eviction", live)
+            .await?;
     }
+    Ok(())
 }
 
-fn consumer(info: Value) -> Option<ConsumerBacklog> {
+/// A consumer, and the milliseconds since it last spoke to Redis about requests.
+fn consumer(info: Value) -> Option<(ConsumerBacklog, u64)> {
     let mut values = wire::list(info).into_iter();
     let mut fields = BTreeMap::new();
     while let (Some(name), Some(value)) = (values.next(), values.next()) {
         fields.insert(wire::parse::<String>(name)?, value);
     }
-    Some(ConsumerBacklog {
+    let consumer = ConsumerBacklog {
         name: wire::parse(fields.remove("name")?)?,
         pending: wire::parse(fields.remove("pending")?)?,
-        idle_ms: wire::parse(fields.remove("idle")?)?,
-    })
+    };
+    Some((consumer, wire::parse(fields.remove("idle")?)?))
 }

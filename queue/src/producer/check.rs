@@ -2,11 +2,12 @@
 //! all look the same to a proxy: the entry is gone and there is no reply. Then it is enqueued again.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
     time::Duration,
 };
 
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{
@@ -23,86 +24,100 @@ use crate::{
     wire,
 };
 
+/// About how many bytes of bodies Redis reads in a check of what nothing was heard of for a while. The rest waits for the
+/// next one, unless something is missing.
+const BUDGET: usize = 16 << 20;
+
 /// Looks for requests that nothing was heard of for `patience` and returns those that are neither in their stream nor
-/// among the replies, oldest first.
+/// among the replies, oldest first. Without patience it looks for all.
 pub(super) async fn run(
     shared: &Shared,
     live: &Live,
     patience: Duration,
 ) -> Result<Vec<Uuid>, QueueError> {
-    let suspicions = shared.open.suspicions(patience);
-    if suspicions.is_empty() {
+    let budget = if patience.is_zero() {
+        usize::MAX
+    } else {
+        BUDGET
+    };
+    let mut missing = look(shared, live, patience, budget).await?;
+    if missing.is_empty() {
         // A connection that breaks while nothing is sent is noticed all the same.
         Call::of(redis::cmd("PING")).last("PING", live).await?;
         return Ok(Vec::new());
     }
-    let order: Vec<Uuid> = suspicions.iter().map(|suspicion| suspicion.uuid).collect();
+    if budget < usize::MAX {
+        // Where one is lost, all may be.
+        missing.append(&mut look(shared, live, patience, usize::MAX).await?);
+    }
+    // An answered entry is gone, too. Whatever is answered here leaves the map of open requests.
+    replies::read_all(shared, live).await?;
+    Ok(missing.into_iter().map(|(_, uuid)| uuid).collect())
+}
+
+/// Looks for requests that hold about `budget` bytes. Those that are not in their stream are returned with when they came.
+async fn look(
+    shared: &Shared,
+    live: &Live,
+    patience: Duration,
+    budget: usize,
+) -> Result<BTreeSet<(Instant, Uuid)>, QueueError> {
     let mut revisions: BTreeMap<Arc<str>, Vec<Suspicion>> = BTreeMap::new();
-    for suspicion in suspicions {
+    for suspicion in shared.open.suspicions(patience, budget) {
         revisions
             .entry(suspicion.revision.clone())
             .or_default()
             .push(suspicion);
     }
-    let mut missing = HashSet::new();
+    let mut missing = BTreeSet::new();
     for (revision, suspicions) in revisions {
         let jobs = shared.keys.jobs(&revision);
         let mut queued = Vec::new();
         let mut unsure = Vec::new();
-        for Suspicion {
-            uuid, size, stage, ..
-        } in suspicions
-        {
-            match stage {
-                Stage::Queued(entry) => queued.push((uuid, entry, size)),
-                Stage::Unsure => unsure.push(uuid),
+        for suspicion in suspicions {
+            match suspicion.stage {
+                Stage::Queued(entry) => queued.push((suspicion, entry)),
+                Stage::Unsure => unsure.push(suspicion),
                 Stage::Waiting | Stage::Sent | Stage::Lost => {
-                    missing.insert(uuid);
+                    missing.insert((suspicion.opened, suspicion.uuid));
                 }
             }
         }
-        for uuid in gone(live, &jobs, queued).await? {
-            missing.insert(uuid);
+        for suspicion in gone(live, &jobs, queued).await? {
+            missing.insert((suspicion.opened, suspicion.uuid));
         }
-        let found = locate(live, &jobs, &unsure).await?;
-        for uuid in unsure {
-            match found.get(&mark(uuid)) {
-                Some(entry) => shared.open.locate(uuid, *entry),
+        let marks: Vec<String> = unsure.iter().map(|unsure| mark(unsure.uuid)).collect();
+        let found = locate(live, &jobs, &marks).await?;
+        for (suspicion, mark) in unsure.into_iter().zip(marks) {
+            match found.get(&mark) {
+                Some(entry) => shared.open.locate(suspicion.uuid, *entry),
                 None => {
-                    missing.insert(uuid);
+                    missing.insert((suspicion.opened, suspicion.uuid));
                 }
             }
         }
     }
-    if missing.is_empty() {
-        return Ok(Vec::new());
-    }
-    // An answered entry is gone, too. Whatever is answered here leaves the map of open requests.
-    replies::read_all(shared, live).await?;
-    Ok(order
-        .into_iter()
-        .filter(|uuid| missing.contains(uuid))
-        .collect())
+    Ok(missing)
 }
 
-/// Those of the entries that are not in the stream.
+/// Those whose entries are not in the stream.
 async fn gone(
     live: &Live,
     jobs: &str,
-    queued: Vec<(Uuid, EntryId, usize)>,
-) -> Result<Vec<Uuid>, QueueError> {
+    queued: Vec<(Suspicion, EntryId)>,
+) -> Result<Vec<Suspicion>, QueueError> {
     let mut gone = Vec::new();
-    for group in groups(queued, |(.., size)| *size) {
+    for group in groups(queued, |(suspicion, _)| suspicion.size) {
         let mut command = CHECK.call(&[jobs], 0);
-        for (_, entry, _) in &group {
+        for (_, entry) in &group {
             command.arg(entry.to_string());
         }
         let reply = Call::of_script(&CHECK, command)
             .last("a check", live)
             .await?;
-        for ((uuid, ..), found) in group.into_iter().zip(wire::list(reply)) {
+        for ((suspicion, _), found) in group.into_iter().zip(wire::list(reply)) {
             if wire::parse::<u8>(found) == Some(0) {
-                gone.push(uuid);
+                gone.push(suspicion);
             }
         }
     }
@@ -114,17 +129,16 @@ async fn gone(
 async fn locate(
     live: &Live,
     jobs: &str,
-    unsure: &[Uuid],
+    marks: &[String],
 ) -> Result<HashMap<String, EntryId>, QueueError> {
     let mut found = HashMap::new();
-    if unsure.is_empty() {
+    if marks.is_empty() {
         return Ok(found);
     }
-    let marks: Vec<String> = unsure.iter().copied().map(mark).collect();
     let mut from = "-".to_owned();
     while !from.is_empty() {
         let mut command = LOCATE.call(&[jobs], 0);
-        command.arg(&from).arg(&marks);
+        command.arg(&from).arg(marks);
         let reply = Call::of_script(&LOCATE, command)
             .last("a search", live)
             .await?;

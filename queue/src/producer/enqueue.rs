@@ -1,7 +1,7 @@
-//! The task that writes to Redis. Requests that arrive together go in one script call, and calls are pipelined.
+//! What is written over one connection. Requests that arrive together go in one script call, and calls are pipelined.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     ops::ControlFlow,
     sync::Arc,
     time::{Duration, Instant as StdInstant},
@@ -11,24 +11,26 @@ use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered}
 use redis::Value;
 use tokio::{
     sync::mpsc::UnboundedReceiver,
-    time::{Instant, MissedTickBehavior, interval, timeout_at},
+    time::{Instant, MissedTickBehavior, interval},
 };
 use uuid::Uuid;
 
 use super::{
     Shared, check,
     open::{Cancelled, Outgoing},
+    write::{Command, unreachable},
 };
 use crate::{
     QueueError, SubmitError,
     call::{Call, Reply, out_of_memory},
-    connection::{Backoff, Live},
+    connection::Live,
     id::EntryId,
-    scripts::{DROP, ENQUEUE, MOST_REQUESTS, groups},
+    scripts::{ENQUEUE, MOST_REQUESTS, drop_entries, evict},
     wire,
 };
 
-/// Calls on their way at a time. While they are, what arrives gathers into the next one.
+/// Enqueues on their way at a time; cancellations, which are small, may come on top. While they are, what arrives gathers
+/// into the next one. Each carries about a mebibyte at most, or one request.
 const MOST_CALLS: usize = 4;
 
 /// How often open requests are looked at.
@@ -37,84 +39,19 @@ const CHECK_EVERY: Duration = Duration::from_secs(1);
 /// How often a full queue is searched for expired requests, which costs Redis more than a refusal.
 const EVICT_EVERY: Duration = Duration::from_millis(100);
 
-/// A connection that breaks sooner has done no work, so the next try waits longer.
-const SHORT_SESSION: Duration = Duration::from_secs(1);
-
-/// What a client is told to wait when Redis can't be reached.
-const RETRY_UNREACHABLE: Duration = Duration::from_secs(1);
-
-/// What is asked of the task.
-pub(super) enum Command {
-    Enqueue(Uuid),
-    Cancel(Cancelled),
-    /// Finish, take the replies stream away and end.
-    Stop,
-}
-
-/// Runs until it is stopped or every producer is gone.
-pub(super) async fn run(shared: Arc<Shared>, mut commands: UnboundedReceiver<Command>) {
-    let _finished = shared.finished.clone().drop_guard();
-    let mut backoff = Backoff::new();
-    let mut reachable = true;
-    loop {
-        match shared.link.get().await {
-            Ok(live) => {
-                if !std::mem::replace(&mut reachable, true) {
-                    tracing::info!("Redis is back");
-                }
-                let begun = StdInstant::now();
-                let session = Session::new(shared.clone(), live.clone());
-                if session.run(&mut commands).await.is_break() {
-                    return;
-                }
-                shared.link.forget(&live);
-                shared.open.lose_track();
-                if begun.elapsed() >= SHORT_SESSION {
-                    backoff.reset();
-                    continue;
-                }
-            }
-            Err(error) => {
-                if std::mem::replace(&mut reachable, false) {
-                    tracing::warn!(%error, "Redis can't be reached");
-                }
-            }
-        }
-        let until = Instant::now() + backoff.next();
-        if refuse(&shared, &mut commands, until).await.is_break() {
-            return;
-        }
-    }
-}
-
-/// Refuses what arrives until then. Entries to cancel expire by themselves.
-async fn refuse(
-    shared: &Shared,
-    commands: &mut UnboundedReceiver<Command>,
-    until: Instant,
-) -> ControlFlow<()> {
-    let unreachable = |_| SubmitError::Unreachable {
-        retry_after: RETRY_UNREACHABLE,
-    };
-    loop {
-        match timeout_at(until, commands.recv()).await {
-            Ok(Some(Command::Enqueue(uuid))) => shared.open.refuse([uuid], unreachable),
-            Ok(Some(Command::Cancel(_))) => {}
-            Ok(Some(Command::Stop) | None) => return ControlFlow::Break(()),
-            Err(_) => return ControlFlow::Continue(()),
-        }
-    }
-}
-
 /// The time from one connection to the next.
-struct Session {
+pub(super) struct Session<'a> {
     shared: Arc<Shared>,
     live: Live,
+    /// Requests to write. They outlive the session.
+    waiting: &'a mut VecDeque<Uuid>,
     work: FuturesUnordered<BoxFuture<'static, Done>>,
     calls: usize,
     /// A check is under way.
     checking: bool,
-    /// When a full queue was last searched for expired requests.
+    /// The next call is to evict first.
+    evict: bool,
+    /// When that was last decided.
     evicted: Option<StdInstant>,
     stopping: bool,
 }
@@ -123,28 +60,34 @@ struct Session {
 enum Done {
     Enqueued {
         sent: Vec<(Uuid, Arc<str>, usize)>,
-        may_evict: bool,
+        /// Expired requests were evicted just before.
+        evicted: bool,
         replies: Result<Vec<Reply>, QueueError>,
     },
     Cancelled(Result<Value, QueueError>),
     Checked(Result<Vec<Uuid>, QueueError>),
 }
 
-impl Session {
-    fn new(shared: Arc<Shared>, live: Live) -> Self {
+impl<'a> Session<'a> {
+    pub(super) fn new(shared: Arc<Shared>, live: Live, waiting: &'a mut VecDeque<Uuid>) -> Self {
         Self {
             shared,
             live,
+            waiting,
             work: FuturesUnordered::new(),
             calls: 0,
             checking: false,
+            evict: false,
             evicted: None,
             stopping: false,
         }
     }
 
     /// Serves until the connection breaks, or breaks off for good.
-    async fn run(mut self, commands: &mut UnboundedReceiver<Command>) -> ControlFlow<()> {
+    pub(super) async fn run(
+        mut self,
+        commands: &mut UnboundedReceiver<Command>,
+    ) -> ControlFlow<()> {
         let mut tick = interval(CHECK_EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         tick.tick().await;
@@ -152,6 +95,7 @@ impl Session {
         self.check(Duration::ZERO);
         let mut arrived = Vec::with_capacity(MOST_REQUESTS);
         loop {
+            self.enqueue();
             tokio::select! {
                 biased;
                 // First, so that a busy queue does not keep it waiting.
@@ -184,39 +128,29 @@ impl Session {
     }
 
     fn take(&mut self, arrived: &mut Vec<Command>) {
-        let mut uuids = Vec::with_capacity(arrived.len());
         let mut cancelled = Vec::new();
         for command in arrived.drain(..) {
             match command {
-                Command::Enqueue(uuid) => uuids.push(uuid),
+                Command::Enqueue(uuid) => self.waiting.push_back(uuid),
                 Command::Cancel(entry) => cancelled.push(entry),
                 Command::Stop => self.stopping = true,
             }
         }
-        self.enqueue(&uuids);
         self.cancel(cancelled);
     }
 
-    fn enqueue(&mut self, uuids: &[Uuid]) {
-        let mut revisions: BTreeMap<Arc<str>, Vec<Outgoing>> = BTreeMap::new();
-        for outgoing in self.shared.open.send(uuids) {
-            revisions
-                .entry(outgoing.request.revision.clone())
-                .or_default()
-                .push(outgoing);
-        }
-        for (revision, requests) in revisions {
-            for group in groups(requests, |outgoing| outgoing.request.body.len()) {
-                self.write(&revision, &group);
+    /// Writes from the front of those that wait.
+    fn enqueue(&mut self) {
+        while self.calls < MOST_CALLS && !self.waiting.is_empty() {
+            let group = self.shared.open.send(self.waiting);
+            if let Some(first) = group.first() {
+                self.write(&first.request.revision, &group);
             }
         }
     }
 
     fn write(&mut self, revision: &Arc<str>, group: &[Outgoing]) {
         let limits = self.shared.limits();
-        let may_evict = self
-            .evicted
-            .is_none_or(|evicted| evicted.elapsed() >= EVICT_EVERY);
         let size = group
             .iter()
             .map(|outgoing| outgoing.request.body.len() + 128)
@@ -227,7 +161,6 @@ impl Session {
             .arg(&**revision)
             .arg(limits.max_length)
             .arg(limits.max_bytes)
-            .arg(u8::from(may_evict))
             .arg(&self.shared.proxy);
         let now = Instant::now();
         for Outgoing { uuid, request } in group {
@@ -240,6 +173,8 @@ impl Session {
                 &request.body,
             );
         }
+        let call = Call::of_script(&ENQUEUE, command);
+        let eviction = std::mem::take(&mut self.evict).then(|| evict(keys, revision));
         let sent = group
             .iter()
             .map(|outgoing| (outgoing.uuid, revision.clone(), outgoing.request.body.len()))
@@ -248,10 +183,16 @@ impl Session {
         self.calls += 1;
         self.work.push(
             async move {
+                if let Some(eviction) = &eviction {
+                    // Not in one write with what follows: a script that Redis has forgotten runs after the others.
+                    if let Err(error) = eviction.last("an eviction", &live).await {
+                        tracing::debug!(%error, "failed to evict");
+                    }
+                }
                 Done::Enqueued {
                     sent,
-                    may_evict,
-                    replies: Call::of_script(&ENQUEUE, command).send(&live).await,
+                    evicted: eviction.is_some(),
+                    replies: call.send(&live).await,
                 }
             }
             .boxed(),
@@ -267,23 +208,12 @@ impl Session {
                 .push(entry);
         }
         for (revision, entries) in revisions {
-            let keys = &self.shared.keys;
-            let mut command = DROP.call(&[&keys.jobs(&revision), &keys.bytes()], 0);
-            command.arg(&*revision);
-            for Cancelled { entry, size, .. } in entries {
-                command.arg(entry.to_string()).arg(size);
-            }
+            let entries = entries.into_iter().map(|gone| (gone.entry, gone.size));
+            let call = drop_entries(&self.shared.keys, &revision, entries);
             let live = self.live.clone();
             self.calls += 1;
             self.work.push(
-                async move {
-                    Done::Cancelled(
-                        Call::of_script(&DROP, command)
-                            .last("a cancellation", &live)
-                            .await,
-                    )
-                }
-                .boxed(),
+                async move { Done::Cancelled(call.last("a cancellation", &live).await) }.boxed(),
             );
         }
     }
@@ -302,7 +232,7 @@ impl Session {
         match done {
             Done::Enqueued {
                 sent,
-                may_evict,
+                evicted,
                 replies,
             } => {
                 self.calls -= 1;
@@ -312,7 +242,7 @@ impl Session {
                         operation: "an enqueue",
                     })?
                     .value("an enqueue");
-                self.enqueued(sent, may_evict, reply)
+                self.enqueued(sent, evicted, reply)
             }
             Done::Cancelled(result) => {
                 self.calls -= 1;
@@ -327,7 +257,8 @@ impl Session {
                                 count = missing.len(),
                                 "Redis has lost requests; they are enqueued again"
                             );
-                            self.enqueue(&missing);
+                            self.shared.open.wait(&missing);
+                            self.waiting.extend(missing);
                         }
                         Ok(())
                     }
@@ -340,44 +271,56 @@ impl Session {
     fn enqueued(
         &mut self,
         sent: Vec<(Uuid, Arc<str>, usize)>,
-        may_evict: bool,
+        evicted: bool,
         reply: Result<Value, QueueError>,
     ) -> Result<(), QueueError> {
-        let open = &self.shared.open;
+        let uuids = sent.iter().map(|(uuid, ..)| *uuid);
         let entries = match reply {
             Ok(value) => wire::list(value),
+            // Redis did not even begin with the script.
+            Err(error) if out_of_memory(&error) => {
+                self.full(uuids.collect(), evicted);
+                return Ok(());
+            }
+            // The script may have added some before it failed; those run in vain.
             Err(error) => {
-                // Redis refused the script before it did anything.
-                let full = out_of_memory(&error);
-                let uuids = sent.iter().map(|(uuid, ..)| *uuid);
-                open.refuse(uuids, |retry_after| {
-                    if full {
-                        SubmitError::Full { retry_after }
-                    } else {
-                        SubmitError::Unreachable {
-                            retry_after: RETRY_UNREACHABLE,
-                        }
-                    }
-                });
-                return if full { Ok(()) } else { survivable(Err(error)) };
+                self.shared.open.refuse(uuids, unreachable);
+                return survivable(Err(error));
             }
         };
         let mut refused = Vec::new();
         let mut cancelled = Vec::new();
         for ((uuid, revision, size), entry) in sent.into_iter().zip(entries) {
             match wire::parse::<EntryId>(entry) {
-                Some(entry) => cancelled.extend(open.confirm(uuid, &revision, size, entry)),
+                Some(entry) => {
+                    cancelled.extend(self.shared.open.confirm(uuid, &revision, size, entry));
+                }
                 None => refused.push(uuid),
             }
         }
-        if !refused.is_empty() {
-            if may_evict {
-                self.evicted = Some(StdInstant::now());
-            }
-            open.refuse(refused, |retry_after| SubmitError::Full { retry_after });
-        }
+        self.full(refused, evicted);
         self.cancel(cancelled);
         Ok(())
+    }
+
+    /// There was no room for these. They are written once more behind an eviction if one is due.
+    fn full(&mut self, refused: Vec<Uuid>, evicted: bool) {
+        if refused.is_empty() {
+            return;
+        }
+        let due = self.evicted.is_none_or(|at| at.elapsed() >= EVICT_EVERY);
+        if evicted || !due {
+            let full = |retry_after| SubmitError::Full { retry_after };
+            self.shared.open.refuse(refused, full);
+            return;
+        }
+        self.evicted = Some(StdInstant::now());
+        self.evict = true;
+        self.shared.open.wait(&refused);
+        refused
+            .into_iter()
+            .rev()
+            .for_each(|uuid| self.waiting.push_front(uuid));
     }
 }
 

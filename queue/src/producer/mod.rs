@@ -1,8 +1,8 @@
 //! The proxy's side: requests go in, outcomes come back.
 //!
-//! One task writes requests (`enqueue`), one reads replies (`replies`). What ties them together is the map of open
-//! requests (`open`): an outcome is for whoever is still in it, so each request is answered once. Whatever Redis lost
-//! is found by `check` and written again.
+//! One task writes requests (`write`, and `enqueue` over each connection), one reads replies (`replies`). What ties them
+//! together is the map of open requests (`open`): an outcome is for whoever is still in it, so each request is answered
+//! once. Whatever Redis lost is found by `check` and written again.
 
 mod backlog;
 mod check;
@@ -10,6 +10,7 @@ mod enqueue;
 mod open;
 mod rate;
 mod replies;
+mod write;
 
 use std::{
     sync::{Arc, Mutex, PoisonError, RwLock},
@@ -27,8 +28,8 @@ use crate::{
     Answered, Backlog, Connection, Limits, QueueError, Submit, SubmitError, call::Call,
     connection::Link, id::EntryId, keys::Keys,
 };
-use enqueue::Command;
 use open::OpenRequests;
+use write::Command;
 
 /// How long Redis may take to answer. Shorter than a stalled Redis often takes, a timeout would only make many
 /// requests uncertain.
@@ -107,7 +108,7 @@ impl Producer {
             finished: CancellationToken::new(),
         });
         let (commands, receiver) = mpsc::unbounded_channel();
-        tokio::spawn(enqueue::run(shared.clone(), receiver));
+        tokio::spawn(write::run(shared.clone(), receiver));
         tokio::spawn(replies::run(shared.clone(), connection));
         Ok(Self {
             handle: Arc::new(Handle {
@@ -137,9 +138,7 @@ impl Producer {
         }
         let shared = &self.handle.shared;
         let uuid = uuid::Builder::from_random_bytes(rand::random()).into_uuid();
-        let receiver = shared
-            .open
-            .insert(uuid, request, shared.limits().max_length)?;
+        let receiver = shared.open.insert(uuid, request, shared.limits())?;
         let _ticket = Ticket {
             handle: &self.handle,
             uuid,

@@ -1,5 +1,7 @@
 //! The map of open requests. An outcome is for whoever is in it, and takes it out: that makes answers exactly-once.
 
+mod stage;
+
 use std::{
     collections::{HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
@@ -13,24 +15,10 @@ use tokio::{
 use uuid::Uuid;
 
 use super::rate::Rate;
-use crate::{Answered, Outcome, Submit, SubmitError, Timings, id::EntryId};
+use crate::{Answered, Limits, Outcome, Submit, SubmitError, id::EntryId};
+pub(super) use stage::{Outgoing, Stage, Suspicion};
 
 type Receiver = oneshot::Receiver<Result<Answered, SubmitError>>;
-
-/// Where a request is, as far as this proxy knows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stage {
-    /// About to be written.
-    Waiting,
-    /// Written, not confirmed yet.
-    Sent,
-    /// Written, but the connection broke before the confirmation.
-    Unsure,
-    /// In the stream.
-    Queued(EntryId),
-    /// Nowhere: Redis has lost it, and there was no room when it was to be written again.
-    Lost,
-}
 
 struct Open {
     request: Submit,
@@ -40,21 +28,6 @@ struct Open {
     accepted: bool,
     opened: Instant,
     checked: Instant,
-    enqueued: Option<Duration>,
-}
-
-/// A request about to be written.
-pub(super) struct Outgoing {
-    pub(super) uuid: Uuid,
-    pub(super) request: Submit,
-}
-
-/// A request to look for in Redis.
-pub(super) struct Suspicion {
-    pub(super) uuid: Uuid,
-    pub(super) revision: Arc<str>,
-    pub(super) size: usize,
-    pub(super) stage: Stage,
 }
 
 /// An entry that nobody waits for.
@@ -74,6 +47,8 @@ pub(super) struct OpenRequests {
 #[derive(Default)]
 struct State {
     requests: HashMap<Uuid, Open>,
+    /// Of their bodies together.
+    bytes: u64,
     /// Given up between writing and confirmation: to be cancelled when their entry is known.
     abandoned: HashSet<Uuid>,
     closed: bool,
@@ -85,19 +60,21 @@ impl OpenRequests {
         &self,
         uuid: Uuid,
         request: Submit,
-        most: u64,
+        limits: Limits,
     ) -> Result<Receiver, SubmitError> {
         self.with(|state| {
             if state.closed {
                 return Err(SubmitError::ShuttingDown);
             }
-            if state.requests.len() as u64 >= most {
+            let bytes = state.bytes + size(&request);
+            if state.requests.len() as u64 >= limits.max_length || bytes > limits.max_bytes {
                 return Err(SubmitError::Full {
                     retry_after: state.retry_after(),
                 });
             }
             let (outcome, receiver) = oneshot::channel();
             let now = Instant::now();
+            state.bytes = bytes;
             state.requests.insert(
                 uuid,
                 Open {
@@ -107,7 +84,6 @@ impl OpenRequests {
                     accepted: false,
                     opened: now,
                     checked: now,
-                    enqueued: None,
                 },
             );
             Ok(receiver)
@@ -118,131 +94,11 @@ impl OpenRequests {
         self.with(|state| state.requests.len())
     }
 
-    /// Takes requests to be written, in order. Those given up meanwhile are left out.
-    pub(super) fn send(&self, uuids: &[Uuid]) -> Vec<Outgoing> {
-        self.with(|state| {
-            uuids
-                .iter()
-                .filter_map(|uuid| {
-                    let open = state.requests.get_mut(uuid)?;
-                    open.stage = Stage::Sent;
-                    Some(Outgoing {
-                        uuid: *uuid,
-                        request: open.request.clone(),
-                    })
-                })
-                .collect()
-        })
-    }
-
-    /// Notes where a request is. One that was given up meanwhile is returned.
-    pub(super) fn confirm(
-        &self,
-        uuid: Uuid,
-        revision: &Arc<str>,
-        size: usize,
-        entry: EntryId,
-    ) -> Option<Cancelled> {
-        self.with(|state| {
-            if let Some(open) = state.requests.get_mut(&uuid) {
-                open.stage = Stage::Queued(entry);
-                open.accepted = true;
-                open.checked = Instant::now();
-                open.enqueued.get_or_insert_with(|| open.opened.elapsed());
-            } else if state.abandoned.remove(&uuid) {
-                return Some(Cancelled {
-                    revision: revision.clone(),
-                    entry,
-                    size,
-                });
-            }
-            None
-        })
-    }
-
-    /// Refuses requests that are not in the stream. Those that were are kept, to be tried again.
-    pub(super) fn refuse(
-        &self,
-        uuids: impl IntoIterator<Item = Uuid>,
-        why: impl Fn(Duration) -> SubmitError,
-    ) {
-        self.with(|state| {
-            let retry_after = state.retry_after();
-            for uuid in uuids {
-                state.abandoned.remove(&uuid);
-                match state.requests.get_mut(&uuid) {
-                    Some(open) if open.accepted => open.stage = Stage::Lost,
-                    Some(_) => state.settle(uuid, Err(why(retry_after))),
-                    None => {}
-                }
-            }
-        });
-        self.tell_if_drained();
-    }
-
-    /// The connection broke: nothing is known of what was not confirmed.
-    pub(super) fn lose_track(&self) {
-        self.with(|state| {
-            state.abandoned.clear();
-            for open in state.requests.values_mut() {
-                if open.stage == Stage::Sent {
-                    open.stage = Stage::Unsure;
-                }
-            }
-        });
-    }
-
-    /// Requests to look for: those that nothing was heard of for `patience`, and those that are nowhere for sure.
-    /// They come oldest first and are not due again for as long.
-    pub(super) fn suspicions(&self, patience: Duration) -> Vec<Suspicion> {
-        let now = Instant::now();
-        let mut due = self.with(|state| {
-            state
-                .requests
-                .iter_mut()
-                .filter_map(|(uuid, open)| {
-                    let due = match open.stage {
-                        Stage::Waiting | Stage::Sent => false,
-                        Stage::Queued(_) => now - open.checked >= patience,
-                        Stage::Unsure | Stage::Lost => true,
-                    };
-                    due.then(|| {
-                        open.checked = now;
-                        let suspicion = Suspicion {
-                            uuid: *uuid,
-                            revision: open.request.revision.clone(),
-                            size: open.request.body.len(),
-                            stage: open.stage,
-                        };
-                        (open.opened, suspicion)
-                    })
-                })
-                .collect::<Vec<_>>()
-        });
-        due.sort_by_key(|(opened, _)| *opened);
-        due.into_iter().map(|(_, suspicion)| suspicion).collect()
-    }
-
-    /// Notes where an uncertain request turned out to be.
-    pub(super) fn locate(&self, uuid: Uuid, entry: EntryId) {
-        self.with(|state| {
-            if let Some(open) = state.requests.get_mut(&uuid) {
-                open.stage = Stage::Queued(entry);
-                open.accepted = true;
-            }
-        });
-    }
-
     /// Brings an outcome to whoever waits for it, if anyone does.
     pub(super) fn deliver(&self, uuid: Uuid, outcome: Outcome) {
         self.with(|state| {
-            if let Some(open) = state.requests.get(&uuid) {
-                let spans = Timings {
-                    enqueued: open.enqueued,
-                    answered: open.opened.elapsed(),
-                };
+            if state.settle(uuid, Ok(Answered { outcome })) {
                 state.rate.count();
-                state.settle(uuid, Ok(Answered { outcome, spans }));
             }
         });
         self.tell_if_drained();
@@ -250,26 +106,25 @@ impl OpenRequests {
 
     /// Takes out a request whose client has stopped waiting, and says what to cancel.
     pub(super) fn abandon(&self, uuid: Uuid) -> Option<Cancelled> {
-        let cancelled = self.with(|state| {
-            let open = state.requests.remove(&uuid)?;
-            if open.stage == Stage::Sent {
-                state.abandoned.insert(uuid);
-            }
-            cancelled(&open)
-        });
+        let abandoned = self.with(|state| state.abandon(uuid));
         self.tell_if_drained();
-        cancelled
+        abandoned.and_then(|(_, cancelled)| cancelled)
     }
 
     /// Takes out everything and says what to cancel.
     pub(super) fn abandon_all(&self) -> Vec<Cancelled> {
-        let left = self.with(|state| std::mem::take(&mut state.requests));
-        let cancelled = left.values().filter_map(cancelled).collect();
-        for open in left.into_values() {
-            // The client may be gone.
-            let _ = open.outcome.send(Err(SubmitError::ShuttingDown));
-        }
-        cancelled
+        self.with(|state| {
+            let uuids: Vec<Uuid> = state.requests.keys().copied().collect();
+            uuids
+                .into_iter()
+                .filter_map(|uuid| {
+                    let (open, cancelled) = state.abandon(uuid)?;
+                    // The client may be gone.
+                    let _ = open.outcome.send(Err(SubmitError::ShuttingDown));
+                    cancelled
+                })
+                .collect()
+        })
     }
 
     /// Measures the rate of answers; to be called once a second.
@@ -305,11 +160,37 @@ impl OpenRequests {
 }
 
 impl State {
-    fn settle(&mut self, uuid: Uuid, outcome: Result<Answered, SubmitError>) {
-        if let Some(open) = self.requests.remove(&uuid) {
+    fn remove(&mut self, uuid: Uuid) -> Option<Open> {
+        let open = self.requests.remove(&uuid)?;
+        self.bytes -= size(&open.request);
+        Some(open)
+    }
+
+    /// Takes a request out with an outcome; says whether it was there.
+    fn settle(&mut self, uuid: Uuid, outcome: Result<Answered, SubmitError>) -> bool {
+        self.remove(uuid).is_some_and(|open| {
             // The client may be gone.
             let _ = open.outcome.send(outcome);
-        }
+            true
+        })
+    }
+
+    /// Takes a request out without an outcome, and says what to cancel, now or when its entry is known.
+    fn abandon(&mut self, uuid: Uuid) -> Option<(Open, Option<Cancelled>)> {
+        let open = self.remove(uuid)?;
+        let cancelled = match open.stage {
+            Stage::Queued(entry) => Some(Cancelled {
+                revision: open.request.revision.clone(),
+                entry,
+                size: open.request.body.len(),
+            }),
+            Stage::Sent => {
+                self.abandoned.insert(uuid);
+                None
+            }
+            Stage::Waiting | Stage::Unsure | Stage::Lost => None,
+        };
+        Some((open, cancelled))
     }
 
     fn retry_after(&self) -> Duration {
@@ -317,15 +198,8 @@ impl State {
     }
 }
 
-fn cancelled(open: &Open) -> Option<Cancelled> {
-    match open.stage {
-        Stage::Queued(entry) => Some(Cancelled {
-            revision: open.request.revision.clone(),
-            entry,
-            size: open.request.body.len(),
-        }),
-        Stage::Waiting | Stage::Sent | Stage::Unsure | Stage::Lost => None,
-    }
+fn size(request: &Submit) -> u64 {
+    request.body.len() as u64
 }
 
 #[cfg(test)]
@@ -334,16 +208,22 @@ mod tests {
 
     use super::*;
 
-    fn insert(open: &OpenRequests, most: u64) -> Result<(Uuid, Receiver), SubmitError> {
+    const LIMITS: Limits = Limits {
+        max_length: 1_000,
+        max_bytes: 10 << 20,
+        lease: Duration::from_secs(1),
+    };
+
+    pub(super) fn insert(open: &OpenRequests, revision: &str, size: usize) -> (Uuid, Receiver) {
         let uuid = Uuid::from_u128(rand::random());
         let request = Submit {
-            revision: "rev".into(),
-            body: Bytes::new(),
+            revision: revision.into(),
+            body: vec![0; size].into(),
             rows: 1,
             trace: None,
             deadline: Instant::now(),
         };
-        Ok((uuid, open.insert(uuid, request, most)?))
+        (uuid, open.insert(uuid, request, LIMITS).unwrap())
     }
 
     fn outcome() -> Outcome {
@@ -353,7 +233,7 @@ mod tests {
     #[test]
     fn a_second_outcome_finds_nobody() {
         let open = OpenRequests::default();
-        let (uuid, mut receiver) = insert(&open, 1).unwrap();
+        let (uuid, mut receiver) = insert(&open, "rev", 0);
         open.deliver(uuid, outcome());
         open.deliver(uuid, Outcome::Answer(Bytes::from_static(b"late")));
         assert_eq!(receiver.try_recv().unwrap().unwrap().outcome, outcome());
@@ -361,17 +241,13 @@ mod tests {
     }
 
     #[test]
-    fn what_was_accepted_is_not_refused_any_more() {
+    fn what_is_cut_off_while_it_is_written_is_cancelled_when_its_entry_is_known() {
         let open = OpenRequests::default();
-        let unreachable = |retry_after| SubmitError::Unreachable { retry_after };
-        let (fresh, mut refused) = insert(&open, 2).unwrap();
-        let (accepted, mut kept) = insert(&open, 2).unwrap();
-        open.confirm(accepted, &"rev".into(), 0, EntryId::default());
-        open.refuse([fresh, accepted], unreachable);
-        assert!(refused.try_recv().unwrap().is_err());
-        assert!(kept.try_recv().is_err(), "it got an outcome");
-        let due = open.suspicions(Duration::from_mins(1));
-        assert_eq!(due.len(), 1);
-        assert_eq!((due[0].uuid, due[0].stage), (accepted, Stage::Lost));
+        let (uuid, mut receiver) = insert(&open, "rev", 3);
+        open.send(&mut [uuid].into());
+        assert!(open.abandon_all().is_empty(), "its entry is not known yet");
+        assert_eq!(receiver.try_recv().unwrap(), Err(SubmitError::ShuttingDown));
+        let cancelled = open.confirm(uuid, &"rev".into(), 3, EntryId::default());
+        assert_eq!(cancelled.unwrap().size, 3);
     }
 }

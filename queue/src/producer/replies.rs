@@ -47,7 +47,6 @@ async fn read(
     link: &Link,
     delivered: &mut Vec<EntryId>,
 ) -> Result<(), QueueError> {
-    let live = link.get().await?;
     let key = shared.keys.replies(&shared.proxy);
     let mut call = Call::new();
     if !delivered.is_empty() {
@@ -63,7 +62,7 @@ async fn read(
         .arg(&key)
         .arg(shared.cursor().to_string());
     call.command(command);
-    let reply = link.watch(&live, call.last("XREAD", &live).await)?;
+    let reply = link.last(&call, "XREAD").await?;
     *delivered = deliver(shared, wire::read_entries(reply));
     if let Some(last) = delivered.last() {
         shared.set_cursor(*last);

@@ -1,7 +1,7 @@
 #!lua
 -- Adds requests, each within the queue's bounds or not at all.
 -- KEYS: jobs, bytes
--- ARGV: revision, most requests, most bytes, whether to evict (1 or 0), proxy,
+-- ARGV: revision, most requests, most bytes, proxy,
 --       then of each request: uuid, mark, ttl in ms, rows, trace, body
 -- Returns for each request its entry id, or an empty string where the queue was full.
 local jobs, held, revision = KEYS[1], KEYS[2], ARGV[1]
@@ -15,28 +15,6 @@ for _, size in ipairs(redis.call('HVALS', held)) do
   bytes = bytes + size
 end
 local change = 0
-
--- Looks at the oldest entries, of which reading copies the bodies: no more than about a mebibyte of them.
-local function evict()
-  local from, seen, copied = '-', 0, 0
-  while seen < 128 and copied < 1048576 do
-    local entry = redis.call('XRANGE', jobs, from, '+', 'COUNT', 1)[1]
-    if not entry then
-      return
-    end
-    local id, fields, ttl, size = entry[1], entry[2], 0, 0
-    for i = 1, #fields, 2 do
-      if fields[i] == 'ttl' then ttl = tonumber(fields[i + 1]) end
-      if fields[i] == 'body' then size = #fields[i + 1] end
-    end
-    if string.match(id, '^%d+') + ttl < now then
-      redis.call('XACK', jobs, 'workers', id)
-      redis.call('XDEL', jobs, id)
-      length, bytes, change = length - 1, bytes - size, change - size
-    end
-    from, seen, copied = '(' .. id, seen + 1, copied + size
-  end
-end
 
 -- An id is the time, then the microseconds and a count, then the mark. The clock may have been set back, and another
 -- script may have run in the same microsecond: then the last id is counted on.
@@ -60,25 +38,20 @@ local function add(mark, ...)
   return id
 end
 
-local may_evict = ARGV[4] == '1'
-local results = {}
-for i = 6, #ARGV, 6 do
+local results, failure = {}, nil
+for i = 5, #ARGV, 6 do
   local size = #ARGV[i + 5]
-  if may_evict and (length >= max_length or bytes + size > max_bytes) then
-    may_evict = false
-    evict()
-  end
   local result = ''
   if length < max_length and bytes + size <= max_bytes then
-    result = add(ARGV[i + 1], 'v', '1', 'id', ARGV[i], 'to', ARGV[5], 'ttl', ARGV[i + 2], 'rows', ARGV[i + 3],
+    result = add(ARGV[i + 1], 'v', '1', 'id', ARGV[i], 'to', ARGV[4], 'ttl', ARGV[i + 2], 'rows', ARGV[i + 3],
       'trace', ARGV[i + 4], 'body', ARGV[i + 5])
     if type(result) == 'table' then
-      redis.call('HINCRBY', held, revision, change)
-      return result
+      failure = result
+      break
     end
     length, bytes, change = length + 1, bytes + size, change + size
   end
   results[#results + 1] = result
 end
 redis.call('HINCRBY', held, revision, change)
-return results
+return failure or results

@@ -6,11 +6,8 @@
 -- hands of the silent.
 local jobs, consumer, room = KEYS[1], ARGV[1], tonumber(ARGV[3])
 
-local function claim(owner, count)
-  local ids = {}
-  for _, pending in ipairs(redis.call('XPENDING', jobs, 'workers', '-', '+', count, owner)) do
-    ids[#ids + 1] = pending[1]
-  end
+-- Claiming also forgets those that are pending but no longer in the stream.
+local function claim(ids)
   if #ids == 0 then
     return ids
   end
@@ -20,24 +17,33 @@ end
 
 local released = {}
 if room > 0 then
-  released = claim('~released', room)
+  for _, pending in ipairs(redis.call('XPENDING', jobs, 'workers', '-', '+', room, '~released')) do
+    released[#released + 1] = pending[1]
+  end
 end
 
-local suspects = claim('~suspects', 128)
-local cursor = '0-0'
+-- What was handed back is nobody's fault, however long it waits to be taken.
+local suspects, deliveries = {}, {}
+local function suspect(page)
+  for _, pending in ipairs(page) do
+    local id, owner = pending[1], pending[2]
+    if owner ~= '~released' and not deliveries[id] then
+      suspects[#suspects + 1], deliveries[id] = id, pending[4]
+    end
+  end
+end
+suspect(redis.call('XPENDING', jobs, 'workers', '-', '+', 128, '~suspects'))
+local page, from = nil, '-'
 repeat
-  local page = redis.call('XAUTOCLAIM', jobs, 'workers', consumer, ARGV[2], cursor, 'COUNT', 128, 'JUSTID')
-  cursor = page[1]
-  for _, id in ipairs(page[2]) do
-    suspects[#suspects + 1] = id
-  end
-until cursor == '0-0' or #suspects >= 128
+  page = redis.call('XPENDING', jobs, 'workers', 'IDLE', ARGV[2], from, '+', 128)
+  suspect(page)
+  from = #page > 0 and '(' .. page[#page][1]
+until #page < 128 or #suspects >= 128
 
+released = claim(released)
 local counted = {}
-for _, id in ipairs(suspects) do
-  for _, pending in ipairs(redis.call('XPENDING', jobs, 'workers', id, id, 1)) do
-    counted[#counted + 1] = id
-    counted[#counted + 1] = pending[4]
-  end
+for _, id in ipairs(claim(suspects)) do
+  counted[#counted + 1] = id
+  counted[#counted + 1] = deliveries[id]
 end
 return { released, counted }

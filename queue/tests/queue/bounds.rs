@@ -5,8 +5,10 @@ use std::time::Duration;
 use carpool_queue::{Limits, Producer, SubmitError};
 
 use crate::{
-    UID, answer, consumer, echo, eventually, fetch, limits, producer, request,
-    server::{Server, jobs, key},
+    UID, answer, consumer, echo, eventually, fetch, limits, producer,
+    relay::Relay,
+    request,
+    server::{Leftover, Server, jobs, key},
     submit,
 };
 
@@ -94,19 +96,84 @@ async fn a_queue_full_of_bytes_refuses_and_recovers() {
 #[tokio::test]
 async fn one_that_does_not_fit_leaves_its_neighbours_alone() {
     let server = Server::start();
+    let other = bounded(&server, "other", 100, 1000);
+    let before = submit(&other, request(vec![0; 500]));
     let producer = bounded(&server, "proxy", 100, 1000);
-    eventually("Redis is reached", async || producer.ping().await).await;
-    // They arrive together, so one script call carries all three.
-    let sizes = [600, 600, 300];
+    eventually("Redis is reached", async || {
+        producer.ping().await && server.bytes().await == 500
+    })
+    .await;
+    // This proxy alone would have room for all three.
+    let sizes = [300, 300, 200];
     let waiting = sizes.map(|size| submit(&producer, request(vec![0; size])));
     eventually("two of them are queued", async || {
-        server.bytes().await == 900 && producer.open() == 2
+        server.bytes().await == 1000 && producer.open() == 2
     })
     .await;
     let [first, second, third] = waiting;
     assert!(is_full(second.await.unwrap().unwrap_err()));
-    first.abort();
-    third.abort();
+    let entries: Vec<(String, redis::Value)> = server.ask(&["XRANGE", &jobs(), "-", "+"]).await;
+    let [.., (left, _), (right, _)] = &entries[..] else {
+        panic!("{entries:?}");
+    };
+    // An entry id without its last 13 digits counts on within one script call, and jumps between two.
+    let counts = [left, right].map(|id| {
+        let (millis, sequence) = id.split_once('-').unwrap();
+        let count: u64 = sequence[..sequence.len() - 13].parse().unwrap();
+        (millis.to_owned(), count)
+    });
+    assert_eq!(
+        counts[1],
+        (counts[0].0.clone(), counts[0].1 + 1),
+        "one call carried them"
+    );
+    for waiting in [before, first, third] {
+        waiting.abort();
+    }
+}
+
+#[tokio::test]
+async fn a_proxy_holds_no_more_bytes_than_the_queue_may() {
+    let server = Server::start();
+    let relay = Relay::start(server.port).await;
+    let limits = Limits {
+        max_bytes: 1000,
+        ..limits()
+    };
+    let producer = Producer::start(relay.connection(), UID, "proxy", limits).unwrap();
+    eventually("Redis is reached", async || producer.ping().await).await;
+    relay.hold();
+    let waiting = submit(&producer, request(vec![0; 600]));
+    eventually("it is open", async || producer.open() == 1).await;
+    let error = producer.submit(request(vec![0; 401])).await.unwrap_err();
+    assert!(is_full(error), "{error:?}");
+    waiting.abort();
+    eventually("it is given up", async || producer.open() == 0).await;
+    let waiting = submit(&producer, request(vec![0; 1000]));
+    eventually("there is room again", async || producer.open() == 1).await;
+    waiting.abort();
+}
+
+#[tokio::test]
+async fn what_expired_where_no_workers_are_left_makes_room() {
+    let server = Server::start();
+    let old = Leftover {
+        revision: "old",
+        ..expired()
+    };
+    old.add(&server).await;
+    let producer = bounded(&server, "proxy", 100, 5);
+    let error = producer.submit(request("1")).await.unwrap_err();
+    assert!(is_full(error), "{error:?}");
+    let backlog = producer.backlog().await.unwrap();
+    assert_eq!(backlog.revisions["old"].bytes, 5);
+    let waiting = submit(&producer, request("12345"));
+    eventually("it is queued", async || server.length().await == 1).await;
+    let backlog = producer.backlog().await.unwrap();
+    assert!(!backlog.revisions.contains_key("old"), "{backlog:?}");
+    let stream: bool = server.ask(&["EXISTS", &key("jobs:old")]).await;
+    assert!(!stream, "nobody would ever take it away");
+    waiting.abort();
 }
 
 #[tokio::test]
@@ -121,40 +188,20 @@ async fn raised_bounds_apply_at_once() {
     waiting.abort();
 }
 
-/// Adds what a proxy that died has left behind.
-async fn leave_behind(server: &Server, ttl_ms: u64) {
-    server
-        .ask::<String>(&[
-            "XADD",
-            &jobs(),
-            "*",
-            "v",
-            "1",
-            "id",
-            "01234567-89ab-4def-8123-456789abcdef",
-            "to",
-            "dead",
-            "ttl",
-            &ttl_ms.to_string(),
-            "rows",
-            "1",
-            "trace",
-            "",
-            "body",
-            "12345",
-        ])
-        .await;
-    server
-        .ask::<i64>(&["HINCRBY", &key("bytes"), crate::REVISION, "5"])
-        .await;
+/// What a proxy that died has left behind.
+fn expired() -> Leftover {
+    Leftover {
+        ttl_ms: 1,
+        ..Leftover::default()
+    }
 }
 
 #[tokio::test]
 async fn a_full_queue_first_forgets_what_has_expired() {
     let server = Server::start();
-    leave_behind(&server, 1).await;
-    leave_behind(&server, 60_000).await;
-    leave_behind(&server, 1).await;
+    expired().add(&server).await;
+    Leftover::default().add(&server).await;
+    expired().add(&server).await;
     // The clock is in milliseconds.
     tokio::time::sleep(Duration::from_millis(10)).await;
     let producer = bounded(&server, "proxy", 3, 1 << 20);
@@ -169,7 +216,7 @@ async fn a_full_queue_first_forgets_what_has_expired() {
 #[tokio::test]
 async fn workers_drop_what_has_expired() {
     let server = Server::start();
-    leave_behind(&server, 1).await;
+    expired().add(&server).await;
     tokio::time::sleep(Duration::from_millis(10)).await;
     let producer = producer(&server.connection(), "proxy");
     let consumer = consumer(&server.connection(), "worker").await;

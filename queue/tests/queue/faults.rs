@@ -43,7 +43,7 @@ async fn everything_open_is_answered_after_flushall() {
     let (waiting, running) = under_way(&producer, &consumer).await;
     eventually("all are queued", async || server.length().await == 40).await;
     server.ask::<String>(&["FLUSHALL"]).await;
-    consumer.answer(echo(running), 16).await.unwrap();
+    consumer.answer(echo(running), 0).await.unwrap();
     let worker = worker(consumer);
     all_answered(&server, &producer, waiting).await;
     worker.abort();
@@ -83,10 +83,57 @@ async fn restart(append_only: bool) {
     assert_eq!(producer.open(), 40, "what was accepted is kept");
     server.run();
     // The worker had finished meanwhile.
-    consumer.answer(echo(running), 16).await.unwrap();
+    consumer.answer(echo(running), 0).await.unwrap();
     let worker = worker(consumer);
     all_answered(&server, &producer, waiting).await;
     worker.abort();
+}
+
+#[tokio::test]
+async fn large_requests_are_answered_after_flushall() {
+    let server = Server::start();
+    let producer = producer(&server.connection(), "proxy");
+    let consumer = consumer(&server.connection(), "worker").await;
+    let waiting: Vec<_> = (0..16u8)
+        .map(|i| submit(&producer, request(vec![i; 700_000])))
+        .collect();
+    eventually("all are queued", async || server.length().await == 16).await;
+    server.ask::<String>(&["FLUSHALL"]).await;
+    eventually("all are queued again", async || {
+        server.length().await == 16 && server.bytes().await == 16 * 700_000
+    })
+    .await;
+    let mut left = 16;
+    while left > 0 {
+        let jobs = fetch(&consumer, 16).await;
+        left -= jobs.len();
+        let answers = jobs
+            .into_iter()
+            .map(|job| (job.id, answer(job.body.slice(..1))));
+        consumer.answer(answers.collect(), 0).await.unwrap();
+    }
+    all_answered(&server, &producer, waiting).await;
+}
+
+#[tokio::test]
+async fn a_redis_that_is_back_is_used_at_once() {
+    let mut server = Server::start();
+    let producer = producer(&server.connection(), "proxy");
+    for _ in 0..2 {
+        eventually("Redis is reached", async || producer.ping().await).await;
+        server.kill();
+        // By then the pauses between tries to connect are long.
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        server.run();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let waiting = submit(&producer, request("y"));
+        eventually("it is queued", async || {
+            assert!(!waiting.is_finished(), "it was refused");
+            server.length().await == 1
+        })
+        .await;
+        waiting.abort();
+    }
 }
 
 #[tokio::test]
@@ -267,7 +314,8 @@ async fn a_request_that_redis_lost_is_answered_by_its_deadline_or_not_at_all() {
 #[tokio::test]
 async fn a_worker_that_cannot_reach_redis_says_so() {
     let server = Server::stopped(false);
-    let error = Consumer::connect(server.connection(), UID, REVISION, "worker", LEASE, 3)
+    let connection = server.connection();
+    let error = Consumer::connect_within(connection, UID, REVISION, "worker", LEASE, 3, LEASE)
         .await
         .err()
         .unwrap();

@@ -38,7 +38,11 @@ fn producer(connection: &Connection, name: &str) -> Producer {
 }
 
 async fn consumer(connection: &Connection, name: &str) -> Consumer {
-    Consumer::connect(connection.clone(), UID, REVISION, name, LEASE, 3)
+    leased(connection, name, LEASE).await
+}
+
+async fn leased(connection: &Connection, name: &str, lease: Duration) -> Consumer {
+    Consumer::connect(connection.clone(), UID, REVISION, name, lease, 3)
         .await
         .unwrap()
 }

@@ -122,6 +122,48 @@ impl Drop for Server {
     }
 }
 
+/// A request of a proxy that died, `dead`, which does not wait for its answer.
+pub struct Leftover {
+    pub revision: &'static str,
+    pub version: &'static str,
+    pub ttl_ms: u64,
+}
+
+impl Default for Leftover {
+    fn default() -> Self {
+        Self {
+            revision: REVISION,
+            version: "1",
+            ttl_ms: 60_000,
+        }
+    }
+}
+
+impl Leftover {
+    /// Adds it with a body of five bytes.
+    pub async fn add(self, server: &Server) {
+        let stream = key(&format!("jobs:{}", self.revision));
+        let ttl = self.ttl_ms.to_string();
+        let uuid = "01234567-89ab-4def-8123-456789abcdef";
+        let add = [
+            "XADD",
+            &stream,
+            "*",
+            "v",
+            self.version,
+            "id",
+            uuid,
+            "to",
+            "dead",
+        ];
+        let rest = ["ttl", &ttl, "rows", "1", "trace", "", "body", "12345"];
+        server.ask::<String>(&[&add[..], &rest].concat()).await;
+        server
+            .ask::<i64>(&["HINCRBY", &key("bytes"), self.revision, "5"])
+            .await;
+    }
+}
+
 pub fn key(name: &str) -> String {
     format!("carpool:{{{UID}}}:{name}")
 }

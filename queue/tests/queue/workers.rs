@@ -13,8 +13,8 @@ use carpool_queue::{FailureKind, Outcome, RenewalEnd};
 use tokio::time::{Instant, timeout};
 
 use crate::{
-    LEASE, answer, consumer, echo, eventually, fetch, fetch_all, producer, request,
-    server::{Server, jobs, key},
+    LEASE, answer, consumer, echo, eventually, fetch, fetch_all, leased, producer, request,
+    server::{Leftover, Server, jobs, key},
     submit,
 };
 
@@ -23,20 +23,8 @@ async fn another_takes_over_from_a_dead_worker_within_two_leases() {
     let lease = LEASE * 2;
     let server = Server::start();
     let producer = producer(&server.connection(), "proxy");
-    let connect = async |name| {
-        carpool_queue::Consumer::connect(
-            server.connection(),
-            crate::UID,
-            crate::REVISION,
-            name,
-            lease,
-            3,
-        )
-        .await
-        .unwrap()
-    };
-    let doomed = connect("doomed").await;
-    let other = connect("other").await;
+    let doomed = leased(&server.connection(), "doomed", lease).await;
+    let other = leased(&server.connection(), "other", lease).await;
     let waiting: Vec<_> = (0..3u8)
         .map(|i| submit(&producer, request(vec![i])))
         .collect();
@@ -52,6 +40,39 @@ async fn another_takes_over_from_a_dead_worker_within_two_leases() {
     assert!(died.elapsed() < lease * 2, "{:?}", died.elapsed());
     for (i, waiting) in (0u8..).zip(waiting) {
         assert_eq!(waiting.await.unwrap().unwrap().outcome, answer(vec![i]));
+    }
+}
+
+#[tokio::test]
+async fn a_dead_worker_is_noticed_although_each_read_finds_more_than_there_is_room_for() {
+    let server = Server::start();
+    let producer = producer(&server.connection(), "proxy");
+    let doomed = consumer(&server.connection(), "doomed").await;
+    let lost = submit(&producer, request("lost"));
+    fetch(&doomed, 1).await;
+    drop(doomed);
+    let other = consumer(&server.connection(), "other").await;
+    let give_up = Instant::now() + LEASE * 20;
+    let mut waiting = Vec::new();
+    let mut jobs = Vec::new();
+    while !lost.is_finished() {
+        assert!(
+            Instant::now() < give_up,
+            "its requests were never taken over"
+        );
+        while producer.open() < 100 {
+            waiting.push(submit(&producer, request("more")));
+            tokio::task::yield_now().await;
+        }
+        jobs = if jobs.is_empty() {
+            fetch(&other, 4).await
+        } else {
+            other.answer(echo(jobs), 4).await.unwrap()
+        };
+    }
+    assert_eq!(lost.await.unwrap().unwrap().outcome, answer("lost"));
+    for waiting in waiting {
+        waiting.abort();
     }
 }
 
@@ -83,8 +104,10 @@ async fn nothing_else_comes_while_a_suspect_runs() {
 async fn a_renewed_lease_holds_until_the_run_thread_hangs() {
     let server = Server::start();
     let producer = producer(&server.connection(), "proxy");
-    let busy = consumer(&server.connection(), "busy").await;
-    let other = consumer(&server.connection(), "other").await;
+    // A slow machine may stall for long without letting it run out.
+    let lease = LEASE * 3;
+    let busy = leased(&server.connection(), "busy", lease).await;
+    let other = leased(&server.connection(), "other", lease).await;
     let _waiting = submit(&producer, request("x"));
     let held = fetch(&busy, 1).await;
     let moving = Arc::new(AtomicBool::new(true));
@@ -92,7 +115,7 @@ async fn a_renewed_lease_holds_until_the_run_thread_hangs() {
         let moving = moving.clone();
         move || moving.load(Ordering::Relaxed)
     }));
-    let until = Instant::now() + LEASE * 3;
+    let until = Instant::now() + lease * 2;
     while Instant::now() < until {
         assert!(other.fetch(1).await.unwrap().is_empty(), "it was stolen");
     }
@@ -154,6 +177,59 @@ async fn released_requests_reach_a_waiting_worker_at_once() {
         waiting.await.unwrap().unwrap();
     }
     eventually("nothing is left", async || server.length().await == 0).await;
+}
+
+#[tokio::test]
+async fn released_requests_may_wait_longer_than_a_lease_and_are_no_suspects() {
+    let server = Server::start();
+    let producer = producer(&server.connection(), "proxy");
+    let leaving = consumer(&server.connection(), "leaving").await;
+    let other = consumer(&server.connection(), "other").await;
+    let waiting: Vec<_> = (0..6u8)
+        .map(|i| submit(&producer, request(vec![i])))
+        .collect();
+    let held = fetch_all(&leaving, 6).await;
+    leaving
+        .release(held.into_iter().map(|job| job.id).collect())
+        .await
+        .unwrap();
+    tokio::time::sleep(LEASE + LEASE / 5).await;
+    for _ in 0..3 {
+        let jobs = fetch(&other, 2).await;
+        assert_eq!(jobs.len(), 2);
+        assert!(jobs.iter().all(|job| !job.alone), "no worker died of them");
+        other.answer(echo(jobs), 0).await.unwrap();
+    }
+    for (i, waiting) in (0u8..).zip(waiting) {
+        assert_eq!(waiting.await.unwrap().unwrap().outcome, answer(vec![i]));
+    }
+}
+
+#[tokio::test]
+async fn a_suspect_of_another_format_version_is_answered() {
+    let server = Server::start();
+    let worker = consumer(&server.connection(), "worker").await;
+    Leftover {
+        version: "2",
+        ..Leftover::default()
+    }
+    .add(&server)
+    .await;
+    let read = ["XREADGROUP", "GROUP", "workers", "doomed", "STREAMS"];
+    let read: Vec<_> = read.into_iter().map(str::to_owned).collect();
+    server
+        .ask::<redis::Value>(&[read, vec![jobs(), ">".to_owned()]].concat())
+        .await;
+    eventually("it is taken over", async || {
+        assert!(worker.fetch(1).await.unwrap().is_empty());
+        server.length().await == 0
+    })
+    .await;
+    assert_eq!(
+        server.ask::<usize>(&["XLEN", &key("replies:dead")]).await,
+        1
+    );
+    assert_eq!(server.bytes().await, 0);
 }
 
 #[tokio::test]

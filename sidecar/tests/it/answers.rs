@@ -227,17 +227,23 @@ async fn requests_are_measured() {
     rig.post(INFER, pair()).await.ok().unwrap();
     rig.post(INFER, "{").await.ok().unwrap_err();
     assert_eq!(rig.get(INFER).await.status, StatusCode::METHOD_NOT_ALLOWED);
+    assert_eq!(
+        rig.get("/v2/models/other/ready").await.status,
+        StatusCode::NOT_FOUND
+    );
     for line in [
-        r#"carpool_requests_total{route="infer",code="200"} 1"#,
-        r#"carpool_requests_total{route="infer",code="400"} 1"#,
-        r#"carpool_requests_total{route="infer",code="405"} 1"#,
-        r#"carpool_refusals_total{reason="malformed"} 1"#,
-        r#"carpool_request_duration_seconds_count{route="infer"} 3"#,
-        r#"carpool_hop_seconds_count{hop="parse"} 2"#,
-        r#"carpool_hop_seconds_count{hop="queue"} 1"#,
-        r#"carpool_hop_seconds_count{hop="respond"} 1"#,
-        "carpool_open_requests 0",
+        r#"carpool_proxy_requests_total{route="infer",code="200"} 1"#,
+        r#"carpool_proxy_requests_total{route="infer",code="400"} 1"#,
+        r#"carpool_proxy_requests_total{route="infer",code="405"} 1"#,
+        r#"carpool_proxy_refusals_total{reason="malformed"} 1"#,
+        r#"carpool_proxy_request_duration_seconds_count{route="infer"} 3"#,
+        r#"carpool_proxy_hop_seconds_count{hop="parse"} 2"#,
+        r#"carpool_proxy_hop_seconds_count{hop="queue"} 1"#,
+        r#"carpool_proxy_hop_seconds_count{hop="respond"} 1"#,
+        "carpool_proxy_open_requests 0",
     ] {
         rig.measures(line).await;
     }
+    let metrics = rig.admin("/metrics").await.body;
+    assert!(!str::from_utf8(&metrics).unwrap().contains("unknown_model"));
 }

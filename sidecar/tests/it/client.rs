@@ -15,6 +15,8 @@ use serde_json::Value;
 /// Longer than anything a test waits for.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+pub const JSON: Option<&str> = Some("application/json");
+
 /// An answer, read to its end.
 #[derive(Debug)]
 pub struct Answer {
@@ -96,7 +98,7 @@ pub fn get(address: SocketAddr, path: &str) -> Request<Full<Bytes>> {
 /// A POST of JSON.
 pub fn post(address: SocketAddr, path: &str, body: impl ToString) -> Request<Full<Bytes>> {
     let body = body.to_string();
-    request(Method::POST, address, path, Some("application/json"), body)
+    request(Method::POST, address, path, JSON, body)
 }
 
 pub fn request(

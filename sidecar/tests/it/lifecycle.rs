@@ -1,5 +1,9 @@
 //! Clients that leave, a Redis that goes and comes back, a proxy that stops.
 
+use carpool_sidecar::Args;
+use http_body_util::BodyExt;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
 use serde_json::json;
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
@@ -23,9 +27,9 @@ async fn a_client_that_leaves_takes_its_request_along() {
     rig.length("r1", 1).await;
     drop(client);
     rig.length("r1", 0).await;
-    rig.measures(r#"carpool_requests_total{route="infer",code="499"} 1"#)
+    rig.measures(r#"carpool_proxy_requests_total{route="infer",code="499"} 1"#)
         .await;
-    rig.measures("carpool_open_requests 0").await;
+    rig.measures("carpool_proxy_open_requests 0").await;
 }
 
 #[tokio::test]
@@ -37,7 +41,7 @@ async fn a_stream_that_is_reset_takes_its_request_along() {
     rig.length("r1", 1).await;
     open.abort();
     rig.length("r1", 0).await;
-    rig.measures(r#"carpool_requests_total{route="infer",code="499"} 1"#)
+    rig.measures(r#"carpool_proxy_requests_total{route="infer",code="499"} 1"#)
         .await;
 }
 
@@ -83,11 +87,54 @@ async fn what_was_open_when_redis_went_is_answered_when_it_is_back() {
     rig.length("r1", 1).await;
     // It keeps nothing on disk, so the request is lost with it.
     rig.redis = None;
-    until(async || (rig.admin("/readyz").await.status == 503).then_some(())).await;
+    until(async || (rig.get("/v2/health/ready").await.status == 503).then_some(())).await;
     rig.redis = Some(Redis::start(rig.port));
     rig.echo();
     let answer = open.await.unwrap().ok().unwrap();
     assert_eq!(answer["outputs"][0]["data"], json!([1.5, -2.0]));
+}
+
+#[tokio::test]
+async fn a_redis_that_is_away_is_told_to_clients_and_not_to_load_balancers() {
+    let mut rig = Rig::start(config(&pairs())).await;
+    rig.redis = None;
+    until(async || (rig.get("/v2/health/ready").await.status == 503).then_some(())).await;
+    assert_eq!(rig.admin("/readyz").await.status, 200);
+    let answer = rig.post(INFER, pair()).await;
+    assert_eq!(answer.status, 503);
+    assert!(answer.retry_after() >= Some(1), "{answer:?}");
+}
+
+#[tokio::test]
+async fn a_lame_duck_serves_as_before_and_asks_for_goodbye() {
+    let args = Args {
+        lame_duck: Some("1h".to_owned()),
+        ..Args::default()
+    };
+    let mut rig = Rig::start_with(config(&pairs()), args).await;
+    rig.echo();
+    let stream = TcpStream::connect(rig.address).await.unwrap();
+    let (mut old, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let address = rig.address;
+    let request = || post(address, INFER, pair());
+    let answer = old.send_request(request()).await.unwrap();
+    assert_eq!(answer.status(), 200);
+    assert!(!answer.headers().contains_key("connection"));
+    answer.collect().await.unwrap();
+    let multiplexed = http2();
+    send_with(&multiplexed, request()).await.ok().unwrap();
+
+    rig.stop();
+    until(async || (rig.admin("/readyz").await.status == 503).then_some(())).await;
+    old.ready().await.unwrap();
+    let answer = old.send_request(request()).await.unwrap();
+    assert_eq!(answer.status(), 200);
+    assert_eq!(answer.headers()["connection"], "close");
+    send_with(&multiplexed, request()).await.ok().unwrap();
+    let new = rig.post(INFER, pair()).await;
+    assert_eq!(new.headers["connection"], "close");
+    new.ok().unwrap();
 }
 
 #[tokio::test]

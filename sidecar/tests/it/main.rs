@@ -9,6 +9,7 @@
 )]
 
 mod answers;
+mod bodies;
 mod client;
 mod lifecycle;
 mod process;

@@ -2,24 +2,16 @@
 
 use bytes::Bytes;
 use carpool_queue::FailureKind;
-use futures::stream;
-use http::{Method, Request};
-use http_body_util::StreamBody;
-use hyper::body::Frame;
+use http::Method;
 use serde_json::{Value, json};
-use tokio::{
-    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
-    net::TcpStream,
-};
 
 use crate::{
-    client::{request, send, until},
+    client::{JSON, post, request, send, until},
     redis::free_port,
     rig::{INFER, Rig, config, pair, pairs, texts},
     worker,
 };
 
-const JSON: Option<&str> = Some("application/json");
 const PREDICT: &str = "/predict";
 
 /// One row for [`pairs`], with one field of its input changed.
@@ -76,10 +68,15 @@ async fn what_is_not_served_is_told() {
         ("/v2/models/other/infer", model),
         ("/v2/models/m/versions/7/infer", version),
         ("/predict", text),
-        ("/nothing", "nothing is served at /nothing"),
     ] {
         let answer = rig.post(path, pair()).await;
         assert_eq!(answer.ok(), Err((404, sentence.to_owned())), "{path}");
+    }
+    let answer = rig.post("/v1/models/m:predict", pair()).await;
+    assert_eq!(answer.status, 404);
+    let sentence = answer.error();
+    for part in ["/v1/models/m:predict;", "/infer", "/predict"] {
+        assert!(sentence.contains(part), "{sentence}");
     }
     for (path, sentence) in [
         ("/v2/models/other", model),
@@ -196,62 +193,21 @@ async fn binary_tensors_are_refused_by_name() {
 }
 
 #[tokio::test]
-async fn a_body_over_the_limit_is_refused_however_it_comes() {
-    let rig = Rig::start(config(&pairs())).await;
+async fn an_answer_for_later_is_refused_by_name() {
+    let rig = Rig::start(config(&texts())).await;
     rig.echo();
-    let sentence = "the body is larger than the 1048576 bytes that a request may have";
-    // The client writes it all before it reads, so that the proxy must not close on it.
-    let spaces = |bytes: usize| Bytes::from(" ".repeat(bytes));
-    for bytes in [(1 << 20) + 1, 8 << 20] {
-        let answer = send(request(
-            Method::POST,
-            rig.address,
-            INFER,
-            JSON,
-            spaces(bytes),
-        ))
-        .await;
-        assert_eq!(answer.ok(), Err((413, sentence.to_owned())), "{bytes}");
-    }
-    let chunks = (0..64).map(move |_| Ok::<_, std::io::Error>(Frame::data(spaces(32 << 10))));
-    let chunked = Request::post(format!("http://{}{INFER}", rig.address))
-        .body(StreamBody::new(stream::iter(chunks)))
-        .unwrap();
-    assert_eq!(send(chunked).await.ok(), Err((413, sentence.to_owned())));
+    let body = json!({"text": "love"});
+    let mut request = post(rig.address, PREDICT, &body);
+    let prefer = "handling=strict, Respond-Async; wait=10".parse().unwrap();
+    request.headers_mut().insert("prefer", prefer);
+    let sentence =
+        "asynchronous requests are not built yet: remove the header Prefer: respond-async";
+    assert_eq!(send(request).await.ok(), Err((501, sentence.to_owned())));
 
-    let pair = pair().to_string();
-    let just_right = " ".repeat((1 << 20) - pair.len()) + &pair;
-    rig.post(INFER, just_right).await.ok().unwrap();
-}
-
-/// Sends the head of a request and what there is of its body, and gives the first line of what comes back.
-async fn first_line(rig: &Rig, headers: &str, body: &str) -> String {
-    let stream = TcpStream::connect(rig.address).await.unwrap();
-    let mut stream = BufReader::new(stream);
-    let request = format!("POST {INFER} HTTP/1.1\r\nhost: m\r\n{headers}\r\n\r\n{body}");
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let mut line = String::new();
-    stream.read_line(&mut line).await.unwrap();
-    line
-}
-
-#[tokio::test]
-async fn a_client_that_asks_before_it_sends_is_told() {
-    let rig = Rig::start(config(&pairs())).await;
-    let headers = "expect: 100-continue\r\ncontent-length: ";
-    let told = first_line(&rig, &format!("{headers}{}", 1 << 30), "").await;
-    assert_eq!(told, "HTTP/1.1 413 Payload Too Large\r\n");
-    let told = first_line(&rig, &format!("{headers}10"), "").await;
-    assert_eq!(told, "HTTP/1.1 100 Continue\r\n");
-}
-
-#[tokio::test]
-async fn a_body_that_never_ends_ends_at_the_deadline() {
-    let mut config = config(&pairs());
-    config["queue"]["timeout"] = json!("200ms");
-    let rig = Rig::start(config).await;
-    let told = first_line(&rig, "content-length: 10", "{").await;
-    assert_eq!(told, "HTTP/1.1 504 Gateway Timeout\r\n");
+    let mut request = post(rig.address, PREDICT, &body);
+    let prefer = "return=minimal".parse().unwrap();
+    request.headers_mut().insert("prefer", prefer);
+    send(request).await.ok().unwrap();
 }
 
 #[tokio::test]

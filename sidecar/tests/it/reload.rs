@@ -56,17 +56,17 @@ async fn limits_change_and_mistakes_do_not() {
     let rig = Rig::start(config.clone()).await;
     rig.echo();
     rig.configure("serving: [");
-    rig.measures(r#"carpool_config_reloads_total{result="refused"} 1"#)
+    rig.measures(r#"carpool_proxy_config_reloads_total{result="refused"} 1"#)
         .await;
     config["queue"]["maxRequestBytes"] = json!(16);
     let mut foreign = config.clone();
     foreign["uid"] = json!("another");
     rig.configure(&foreign);
-    rig.measures(r#"carpool_config_reloads_total{result="refused"} 2"#)
+    rig.measures(r#"carpool_proxy_config_reloads_total{result="refused"} 2"#)
         .await;
     rig.post(INFER, pair()).await.ok().unwrap();
     rig.configure(&config);
-    rig.measures(r#"carpool_config_reloads_total{result="applied"} 1"#)
+    rig.measures(r#"carpool_proxy_config_reloads_total{result="applied"} 1"#)
         .await;
     assert_eq!(rig.post(INFER, pair()).await.status, 413);
 }

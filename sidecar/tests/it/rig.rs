@@ -74,11 +74,16 @@ pub struct Rig {
 impl Rig {
     /// With a Redis that runs.
     pub async fn start(config: Value) -> Self {
+        Self::start_with(config, Args::default()).await
+    }
+
+    /// With a Redis that runs and some arguments of the test's own.
+    pub async fn start_with(config: Value, args: Args) -> Self {
         let redis = Redis::start(free_port());
         let port = redis.port;
         let rig = Self {
             redis: Some(redis),
-            ..Self::without_redis(config, port).await
+            ..Self::launch(config, port, args).await
         };
         rig.is_ready().await;
         rig
@@ -86,6 +91,10 @@ impl Rig {
 
     /// With a Redis that isn't there, or not yet.
     pub async fn without_redis(config: Value, port: u16) -> Self {
+        Self::launch(config, port, Args::default()).await
+    }
+
+    async fn launch(config: Value, port: u16, args: Args) -> Self {
         let folder = TempDir::new().unwrap();
         let config_file = folder.path().join("config.yaml");
         std::fs::write(&config_file, config.to_string()).unwrap();
@@ -95,7 +104,7 @@ impl Rig {
             listen: Some("127.0.0.1:0".to_owned()),
             admin_listen: Some("127.0.0.1:0".to_owned()),
             name: Some("p1".to_owned()),
-            ..Args::default()
+            ..args
         });
         let server = Server::bind(settings.unwrap()).await.unwrap();
         let (stop, stopped) = oneshot::channel();

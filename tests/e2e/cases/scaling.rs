@@ -37,6 +37,12 @@ fn reversals(sequence: &[(Instant, i64)]) -> usize {
     rises.windows(2).filter(|pair| pair[0] != pair[1]).count()
 }
 
+/// What a user sees.
+fn show(namespace: &Namespace, when: &str) {
+    let seen = namespace.kubectl(&["get", "bm,deploy,sts,pods"]);
+    println!("{when}:\n{seen}");
+}
+
 /// At zero a request is held and answered; under load the formula holds; after the cooldown the workers go again.
 pub fn zero_to_many_and_back() {
     let namespace = Namespace::create("scaling");
@@ -56,6 +62,7 @@ pub fn zero_to_many_and_back() {
         }
     });
 
+    show(&namespace, "at zero");
     let first = pod(
         "first",
         &["--url", "http://affine", "--model", MODEL, "--count", "1"],
@@ -83,10 +90,12 @@ pub fn zero_to_many_and_back() {
         "24 open requests, 8 to a worker: {under_load:?}"
     );
     assert!(reversals(&under_load) <= 1, "{under_load:?}");
+    show(&namespace, "under load");
     let stopped = Instant::now();
     check(&load.stop(), |answer| Affine::FIRST.gave(answer));
 
     model::no_workers(&namespace, MODEL, Duration::from_secs(90));
+    show(&namespace, "after it");
     let whole = wanted(&deployments);
     assert!(reversals(&whole) <= 1, "{whole:?}");
     assert_eq!(whole.last().map(|(_, count)| *count), Some(0), "{whole:?}");

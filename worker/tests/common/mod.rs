@@ -66,6 +66,15 @@ pub fn write_mlp(folder: &Path, rounds: usize) {
     );
 }
 
+/// Writes a model of [`MLP`]'s tensors that was traced for one row and takes no other number of them.
+pub fn write_single(folder: &Path) {
+    let weights = patterned(&[4, 3]);
+    let example = tch::Tensor::zeros([1, 4], (Kind::Float, Device::Cpu));
+    trace(folder, &[example], &|inputs| {
+        inputs[0].reshape([1, 4]).matmul(&weights)
+    });
+}
+
 /// Writes the model of [`WORDS`].
 pub fn write_words(folder: &Path) {
     let (table, head) = (patterned(&[50, 4]), patterned(&[4, 2]));

@@ -10,10 +10,12 @@ use std::{
     time::Duration,
 };
 
+use carpool_crds::Config;
 use carpool_protocol::{InferRequest, InferResponse};
-use carpool_queue::{Connection, Failure, Limits, Outcome, Producer, Submit};
+use carpool_queue::{Connection, Failure, Limits, Outcome, Producer, RevisionBacklog, Submit};
+use futures::future::join_all;
 use serde_json::Value;
-use tokio::time::Instant;
+use tokio::{sync::mpsc as channel, task::JoinHandle, time::Instant};
 
 const REVISION: &str = "r1";
 
@@ -83,7 +85,7 @@ pub struct Served {
     pub config: PathBuf,
 }
 
-/// Writes a configuration; `model` and `rest` are YAML.
+/// Writes a configuration as the operator does, whose strings are quoted where they must be; `model` and `rest` are YAML.
 pub fn served(model: &str, rest: &str, write: impl Fn(&Path)) -> Served {
     let folder = tempfile::tempdir().unwrap();
     let artifact = folder.path().join("artifact");
@@ -94,7 +96,8 @@ pub fn served(model: &str, rest: &str, write: impl Fn(&Path)) -> Served {
     let text = format!(
         "name: m\nnamespace: n\nuid: uid\nserving: {REVISION}\ndevice: cpu\nmodels:\n  {REVISION}:\n    {indented}\n{rest}\n"
     );
-    std::fs::write(&config, text).unwrap();
+    let parsed: Config = serde_yaml::from_str(&text).unwrap();
+    std::fs::write(&config, serde_yaml::to_string(&parsed).unwrap()).unwrap();
     Served { folder, config }
 }
 
@@ -252,5 +255,71 @@ pub async fn submit(producer: &Producer, request: &InferRequest) -> Result<Infer
     match producer.submit(submit).await.unwrap().outcome {
         Outcome::Answer(answer) => Ok(InferResponse::decode(answer).unwrap()),
         Outcome::Failure(failure) => Err(failure),
+    }
+}
+
+/// Waits until the queue is in a state.
+async fn backlog(producer: &Producer, reached: impl Fn(&RevisionBacklog) -> bool) {
+    let there = async || {
+        producer
+            .backlog()
+            .await
+            .unwrap()
+            .revisions
+            .get(REVISION)
+            .is_some_and(&reached)
+    };
+    while !there().await {}
+}
+
+/// Waits until workers hold so many requests.
+pub async fn held(producer: &Producer, count: u64) {
+    backlog(producer, |queued| queued.pending >= count).await;
+}
+
+/// Requests that are not yet answered.
+pub struct Open {
+    pub tasks: Vec<JoinHandle<Result<InferResponse, Failure>>>,
+    answered: channel::UnboundedReceiver<()>,
+}
+
+impl Open {
+    pub fn submit(producer: &Producer, requests: &[InferRequest]) -> Self {
+        let (done, answered) = channel::unbounded_channel();
+        let tasks = requests
+            .iter()
+            .cloned()
+            .map(|request| {
+                let (producer, done) = (producer.clone(), done.clone());
+                tokio::spawn(async move {
+                    let answer = submit(&producer, &request).await;
+                    done.send(()).unwrap();
+                    answer
+                })
+            })
+            .collect();
+        Self { tasks, answered }
+    }
+
+    /// Submits requests and makes sure that they are in the queue. No worker must run.
+    pub async fn queued(producer: &Producer, requests: &[InferRequest]) -> Self {
+        let open = Self::submit(producer, requests);
+        let count = u64::try_from(requests.len()).unwrap();
+        backlog(producer, |queued| queued.length >= count).await;
+        open
+    }
+
+    /// Waits until one is answered.
+    pub async fn first(&mut self) {
+        self.answered.recv().await.unwrap();
+    }
+
+    /// Waits until all are answered.
+    pub async fn all(self) -> Vec<Result<InferResponse, Failure>> {
+        join_all(self.tasks)
+            .await
+            .into_iter()
+            .map(Result::unwrap)
+            .collect()
     }
 }

@@ -42,16 +42,17 @@ pub fn budget(valid: &Valid, component: Component) -> PodDisruptionBudget {
     }
 }
 
-/// Who may reach a component.
-pub fn policy(valid: &Valid, component: Component, operator_namespace: &str) -> NetworkPolicy {
-    let operator = NetworkPolicyIngressRule {
-        from: Some(vec![NetworkPolicyPeer {
-            namespace_selector: Some(selector(BTreeMap::from([(
-                "kubernetes.io/metadata.name".to_owned(),
-                operator_namespace.to_owned(),
-            )]))),
-            ..NetworkPolicyPeer::default()
-        }]),
+/// Who may reach a component. Admin ports are for the namespaces `asking`.
+pub fn policy(valid: &Valid, component: Component, asking: &[String]) -> NetworkPolicy {
+    let namespace = |name: &String| NetworkPolicyPeer {
+        namespace_selector: Some(selector(BTreeMap::from([(
+            "kubernetes.io/metadata.name".to_owned(),
+            name.clone(),
+        )]))),
+        ..NetworkPolicyPeer::default()
+    };
+    let admin = NetworkPolicyIngressRule {
+        from: Some(asking.iter().map(namespace).collect()),
         ports: Some(vec![tcp(names::ADMIN_PORT)]),
     };
     let ingress = match component {
@@ -61,9 +62,9 @@ pub fn policy(valid: &Valid, component: Component, operator_namespace: &str) -> 
                 from: None,
                 ports: Some(vec![tcp(names::DATA_PORT)]),
             },
-            operator,
+            admin,
         ],
-        Component::Worker => vec![operator],
+        Component::Worker => vec![admin],
         // Proxies, workers and pods with an injected sidecar: all that carry the model's label.
         Component::Redis => vec![NetworkPolicyIngressRule {
             from: Some(vec![NetworkPolicyPeer {

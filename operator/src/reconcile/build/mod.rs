@@ -87,12 +87,12 @@ pub enum BuildError {
     Model(#[from] serde_json::Error),
 }
 
-/// The children of a resource.
+/// The children of a resource. The namespaces `asking` may reach the admin ports of proxies and workers.
 pub fn build(
     valid: &Valid,
     circumstances: &Circumstances,
     images: &Images,
-    operator_namespace: &str,
+    asking: &[String],
 ) -> Result<Children, BuildError> {
     let (secret, redis) = match &valid.redis {
         RedisPlace::Managed {
@@ -116,7 +116,7 @@ pub fn build(
             .collect(),
         config: config::config_map(valid, &circumstances.serving, &circumstances.models)?,
         policies: components(managed)
-            .map(|component| guard::policy(valid, component, operator_namespace))
+            .map(|component| guard::policy(valid, component, asking))
             .collect(),
         budgets: components(false)
             .map(|component| guard::budget(valid, component))

@@ -16,7 +16,7 @@ use k8s_openapi::{
 use crate::names;
 
 /// The volume of the configuration and the Redis URL.
-const CONFIG_VOLUME: &str = "carpool";
+const CONFIG_VOLUME: &str = "carpool-config";
 
 /// The pod half of the `restricted` standard. No fixed user: some clusters give each namespace its own range.
 pub fn pod_security() -> PodSecurityContext {

@@ -5,8 +5,8 @@ use k8s_openapi::{
     api::{
         apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment},
         core::v1::{
-            Container, Lifecycle, LifecycleHandler, PodSpec, PodTemplateSpec, Service, ServicePort,
-            ServiceSpec, SleepAction, TopologySpreadConstraint,
+            Container, PodSpec, PodTemplateSpec, Service, ServicePort, ServiceSpec,
+            TopologySpreadConstraint,
         },
     },
     apimachinery::pkg::{
@@ -109,6 +109,7 @@ fn container(valid: &Valid, images: &Images) -> Container {
     let mut args = pod::config_args();
     args.push(format!("--listen=0.0.0.0:{}", names::DATA_PORT));
     args.push(format!("--admin-listen=0.0.0.0:{}", names::ADMIN_PORT));
+    args.push(format!("--lame-duck={LAME_DUCK_SECONDS}s"));
     container.args = Some(args);
     container.env = Some(vec![pod::pod_name()]);
     container.ports = Some(vec![
@@ -117,15 +118,6 @@ fn container(valid: &Valid, images: &Images) -> Container {
     ]);
     container.readiness_probe = Some(pod::probe("/readyz", names::ADMIN_PORT, 2, 2));
     container.liveness_probe = Some(pod::probe("/livez", names::ADMIN_PORT, 10, 3));
-    container.lifecycle = Some(Lifecycle {
-        pre_stop: Some(LifecycleHandler {
-            sleep: Some(SleepAction {
-                seconds: LAME_DUCK_SECONDS,
-            }),
-            ..LifecycleHandler::default()
-        }),
-        ..Lifecycle::default()
-    });
     container.resources = Some(pod::resources(
         valid.spec.proxy.resources.as_ref(),
         &[("cpu", "50m"), ("memory", "64Mi")],

@@ -84,6 +84,8 @@ pub fn stateful_set(
         metadata: metadata(valid, name.clone(), Some(Component::Redis)),
         spec: StatefulSetSpec {
             replicas: Some(1),
+            // In order, a pod that never gets Ready would keep the one with a corrected spec from replacing it.
+            pod_management_policy: Some("Parallel".to_owned()),
             service_name: Some(name),
             selector: LabelSelector {
                 match_labels: Some(names::selector(&valid.name, Component::Redis)),
@@ -163,16 +165,6 @@ fn container(images: &Images, resources: &Resources, max_memory: u64) -> Contain
     container.readiness_probe = Some(probe(2));
     container.liveness_probe = Some(probe(15));
     container.resources = Some(pod::resources(Some(resources), &[("cpu", "50m")]));
-    if let Some(requests) = container
-        .resources
-        .as_mut()
-        .and_then(|resources| resources.requests.as_mut())
-    {
-        // Below the limit, which is for the worst case: an idle queue holds next to nothing.
-        requests.entry("memory".to_owned()).or_insert_with(|| {
-            k8s_openapi::apimachinery::pkg::api::resource::Quantity("128Mi".to_owned())
-        });
-    }
     if let Some(mounts) = &mut container.volume_mounts {
         mounts.push(pod::mount("data", DATA_DIRECTORY));
         mounts.push(k8s_openapi::api::core::v1::VolumeMount {

@@ -20,7 +20,13 @@ fn children(over: &str) -> Children {
         models: BTreeMap::from([(valid.revision.clone(), valid.spec.model.clone())]),
         worker: Some(Marks::default()),
     };
-    build(&valid, &circumstances, &images(), "carpool-system").unwrap()
+    build(
+        &valid,
+        &circumstances,
+        &images(),
+        &["carpool-system".into(), "monitoring".into()],
+    )
+    .unwrap()
 }
 
 fn worker(children: &Children) -> &PodSpec {
@@ -235,6 +241,21 @@ fn a_redis_of_the_users_has_no_children() {
 }
 
 #[test]
+fn admin_ports_are_open_to_whoever_may_ask_and_data_ports_to_all() {
+    let children = children("{}");
+    for (policy, rules) in children.policies.iter().zip([2, 1]) {
+        let ingress = policy.spec.as_ref().unwrap().ingress.as_ref().unwrap();
+        assert_eq!(ingress.len(), rules);
+        let admin = ingress.last().unwrap();
+        let peers = admin.from.iter().flatten().map(|peer| {
+            let selector = peer.namespace_selector.as_ref().unwrap();
+            selector.match_labels.as_ref().unwrap()["kubernetes.io/metadata.name"].as_str()
+        });
+        assert_eq!(peers.collect::<Vec<_>>(), ["carpool-system", "monitoring"]);
+    }
+}
+
+#[test]
 fn redis_holds_what_its_memory_allows_and_refuses_more() {
     let children = children("queue: {redis: {managed: {resources: {limits: {memory: 2Gi}}}}}");
     let args = redis(&children).containers[0]
@@ -247,6 +268,8 @@ fn redis_holds_what_its_memory_allows_and_refuses_more() {
         args.contains("--maxmemory 1288490188 --maxmemory-policy noeviction --appendonly yes"),
         "{args}"
     );
+    let set = &children.redis.as_ref().unwrap().spec;
+    assert_eq!(set.pod_management_policy.as_deref(), Some("Parallel"));
     let secret = redis_secret(&fixtures::valid("{}"), "pass");
     let data = secret.string_data.unwrap();
     assert_eq!(secret.metadata.name.unwrap(), "sentiment-redis-0c5b5a3e");

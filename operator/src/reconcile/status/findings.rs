@@ -6,7 +6,7 @@ use k8s_openapi::api::apps::v1::Deployment;
 use crate::{
     names::{self, Component},
     reconcile::{
-        fetch::Observed,
+        fetch::{self, Observed},
         validate::{RedisPlace, Valid},
     },
     rollout::{Plan, Replicas, Revision},
@@ -72,13 +72,8 @@ fn trouble(observed: &Observed, component: Component) -> Option<Problem> {
         .pods
         .iter()
         .filter(|pod| workers::is(pod, component));
-    pods.filter(|pod| !workers::is_ready(pod)).find_map(|pod| {
-        let unschedulable = workers::unschedulable(pod).map(|message| Problem {
-            reason: "Unschedulable".to_owned(),
-            message,
-        });
-        unschedulable.or_else(|| workers::problem(pod))
-    })
+    pods.filter(|pod| !workers::is_ready(pod))
+        .find_map(|pod| workers::problem(pod))
 }
 
 fn proxy_ready(observed: &Observed) -> Finding {
@@ -91,7 +86,8 @@ fn proxy_ready(observed: &Observed) -> Finding {
             "proxies take requests",
         );
     }
-    match trouble(observed, Component::Proxy) {
+    let refused = || observed.proxy.as_deref().and_then(fetch::stalled);
+    match trouble(observed, Component::Proxy).or_else(refused) {
         Some(problem) => Finding::new(
             condition::PROXY_READY,
             false,
@@ -225,14 +221,8 @@ fn ready(plan: &Plan, observed: &Observed, needed: [&Finding; 2]) -> Finding {
         let message = "no worker runs; the next request wakes one";
         return Finding::new(condition::READY, true, "ScaledToZero", message);
     }
-    let unschedulable = serving
-        .workers
-        .unschedulable
-        .clone()
-        .map(|message| Problem {
-            reason: "Unschedulable".to_owned(),
-            message,
-        });
+    let unschedulable = serving.workers.unschedulable.clone();
+    let unschedulable = unschedulable.map(Problem::unschedulable);
     match serving.failing().or(unschedulable) {
         Some(problem) => Finding::new(condition::READY, false, problem.reason, problem.message),
         None => Finding::new(

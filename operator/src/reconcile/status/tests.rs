@@ -240,16 +240,19 @@ fn a_rejected_resource_keeps_what_is_known_of_the_rest() {
         reason: "NameConflict",
         message: "Service sentiment".into(),
     };
-    let status = status(
-        &model,
-        &Observed::default(),
-        &outcome,
-        Timestamp::UNIX_EPOCH,
-    );
+    let seen = Observed {
+        queue_length: Some(7),
+        ..Observed::default()
+    };
+    let status = status(&model, &seen, &outcome, Timestamp::UNIX_EPOCH);
     assert!(summary(&status).starts_with(
         "Ready=False/NameConflict Progressing=False/NameConflict ModelLoaded=True/Loaded"
     ));
     assert_eq!(status.observed_generation, Some(2));
+    assert_eq!(
+        status.queue_length, 7,
+        "shown late, it is asked for again each second"
+    );
     assert_eq!(status.ready_replicas, 1);
 }
 

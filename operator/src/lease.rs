@@ -1,0 +1,137 @@
+//! Which of several operators leads: the one that holds the Lease.
+
+use std::time::Duration;
+
+use k8s_openapi::{api::coordination::v1::Lease, jiff::Timestamp};
+use kube::{Api, Client, Config};
+use kube_lease_manager::{LeaseManager, LeaseManagerBuilder, LeaseManagerError};
+use tokio::{
+    sync::watch,
+    task::JoinHandle,
+    time::{Instant, sleep, sleep_until, timeout},
+};
+
+use crate::run::RunError;
+
+/// The Lease that operators of one namespace contend for.
+pub const LEASE: &str = "carpool-operator";
+/// Another takes over this long after the leader was last heard of.
+const LENGTH: Duration = Duration::from_secs(15);
+/// The leader renews this long before that: soon enough to try again when it fails.
+const GRACE: Duration = Duration::from_secs(10);
+/// A call about the Lease that takes longer is tried anew, for the Lease runs out meanwhile.
+const CALL: Duration = Duration::from_secs(3);
+/// How often a leader looks whether it still is one.
+const LOOK: Duration = Duration::from_secs(5);
+/// How long giving the Lease back may take.
+const RELEASE: Duration = Duration::from_secs(10);
+
+/// This process' part in the contention.
+pub struct Leadership {
+    api: Api<Lease>,
+    identity: String,
+    leading: watch::Receiver<bool>,
+    task: JoinHandle<Result<LeaseManager, LeaseManagerError>>,
+}
+
+impl Leadership {
+    /// Begins to contend, as `identity`, for the Lease of a namespace.
+    pub async fn contend(namespace: &str, identity: &str) -> Result<Self, RunError> {
+        let mut config = Config::infer().await.map_err(kube::Error::InferConfig)?;
+        config.connect_timeout = Some(CALL);
+        config.read_timeout = Some(CALL);
+        // Tried again here, with what is known by then; the client's own tries go on for longer than the Lease.
+        config.default_retry = false;
+        let client = Client::try_from(config)?;
+        let manager = LeaseManagerBuilder::new(client.clone(), LEASE)
+            .with_namespace(namespace)
+            .with_identity(identity)
+            .with_duration(LENGTH.as_secs())
+            .with_grace(GRACE.as_secs())
+            .build()
+            .await?;
+        let (leading, task) = manager.watch().await;
+        Ok(Self {
+            api: Api::namespaced(client, namespace),
+            identity: identity.to_owned(),
+            leading,
+            task,
+        })
+    }
+
+    /// Resolves once this process leads, or can't any more because its part in the contention has ended.
+    pub async fn gained(&mut self) -> Result<(), RunError> {
+        let gained = self.leading.wait_for(|leads| *leads).await;
+        gained.map(drop).map_err(|_| RunError::Lost)
+    }
+
+    /// Resolves once another leads, or may: the task that renews the Lease may hang or fail without a word.
+    pub async fn lost(&mut self) {
+        let Self {
+            api,
+            identity,
+            leading,
+            ..
+        } = self;
+        let mut until = Instant::now() + LENGTH;
+        loop {
+            let look = async {
+                sleep(LOOK).await;
+                api.get(LEASE).await
+            };
+            tokio::select! {
+                _ = leading.wait_for(|leads| !leads) => return,
+                () = sleep_until(until) => return,
+                lease = look => match lease {
+                    Ok(lease) => match left(&lease, identity, Timestamp::now()) {
+                        Some(left) => until = Instant::now() + left,
+                        None => return,
+                    },
+                    Err(error) => tracing::warn!(%error, "failed to look at the Lease {LEASE}"),
+                },
+            }
+        }
+    }
+
+    /// Gives the Lease back, so that another operator need not wait for it to run out.
+    pub async fn release(self) {
+        drop(self.leading);
+        if !matches!(timeout(RELEASE, self.task).await, Ok(Ok(Ok(_)))) {
+            tracing::warn!("failed to give the Lease {LEASE} back; it runs out by itself");
+        }
+    }
+}
+
+/// For how long a Lease is still `identity`'s; `None` once it has run out or is another's.
+fn left(lease: &Lease, identity: &str, now: Timestamp) -> Option<Duration> {
+    let spec = lease.spec.as_ref()?;
+    if spec.holder_identity.as_deref() != Some(identity) {
+        return None;
+    }
+    let renewed = spec.renew_time.as_ref()?.0;
+    // A clock that was set back leaves no more than the whole length.
+    let since = Duration::try_from(now.duration_since(renewed)).unwrap_or_default();
+    LENGTH.checked_sub(since)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_is_held_until_it_runs_out_or_another_has_it() {
+        let lease = |holder: &str| -> Lease {
+            let spec = serde_json::json!({"holderIdentity": holder, "renewTime": "2026-01-01T00:00:10.000000Z"});
+            serde_json::from_value(serde_json::json!({"metadata": {}, "spec": spec})).unwrap()
+        };
+        let at =
+            |second: &str| -> Timestamp { format!("2026-01-01T00:00:{second}Z").parse().unwrap() };
+        let seconds = |lease: &Lease, now| left(lease, "me", now).map(|left| left.as_secs());
+        let mine = lease("me");
+        assert_eq!(seconds(&mine, at("12")), Some(13));
+        assert_eq!(seconds(&mine, at("05")), Some(15));
+        assert_eq!(seconds(&mine, at("26")), None);
+        assert_eq!(seconds(&lease("another"), at("12")), None);
+        assert_eq!(seconds(&Lease::default(), at("12")), None);
+    }
+}

@@ -1,0 +1,177 @@
+//! A cluster to plan for.
+
+use std::time::{Duration, Instant};
+
+use super::super::*;
+
+/// A cluster whose nodes hold `room` workers, and a queue per revision. A step takes a second.
+pub struct World {
+    room: usize,
+    pub view: View,
+    /// Workers that the scaler wants of a revision that serves.
+    pub scaled: i32,
+    /// Revisions whose workers end with this problem, once they have a node.
+    pub broken: BTreeMap<String, Problem>,
+    /// Revisions that no node takes, whoever leaves.
+    pub refused: BTreeMap<String, Problem>,
+    /// Revisions that need more room than there is.
+    pub large: Vec<String>,
+    /// Workers that have a node.
+    placed: BTreeMap<String, usize>,
+    /// Those of them that were told to leave.
+    leaving: BTreeMap<String, usize>,
+    /// Steps from being placed to being Ready or failing, left per revision.
+    loading: BTreeMap<String, u32>,
+    pub answered: BTreeMap<String, u64>,
+    patience: Patience,
+    now: Instant,
+}
+
+const LOADING: u32 = 3;
+
+impl World {
+    pub fn new(room: usize) -> Self {
+        Self::with(room, 1)
+    }
+
+    /// A first revision that has `scaled` workers.
+    pub fn with(room: usize, scaled: i32) -> Self {
+        let view = View {
+            wanted: "a".into(),
+            switched: true,
+            ..View::default()
+        };
+        let mut world = Self {
+            room,
+            view,
+            scaled,
+            broken: BTreeMap::new(),
+            refused: BTreeMap::new(),
+            large: Vec::new(),
+            placed: BTreeMap::new(),
+            leaving: BTreeMap::new(),
+            loading: BTreeMap::new(),
+            answered: BTreeMap::new(),
+            patience: Patience::default(),
+            now: Instant::now(),
+        };
+        world.run(10);
+        assert_eq!(
+            i32::try_from(world.revision("a").workers.ready),
+            Ok(scaled),
+            "the first revision is up"
+        );
+        world
+    }
+
+    pub fn revision(&self, name: &str) -> &Revision {
+        &self.view.revisions[name]
+    }
+
+    pub fn queue(&mut self, name: &str, requests: u64) {
+        self.view.revisions.get_mut(name).unwrap().length = Some(requests);
+    }
+
+    pub fn run(&mut self, steps: u32) {
+        for _ in 0..steps {
+            self.step();
+        }
+    }
+
+    /// The operator acts, then proxies, the cluster and workers move on.
+    pub fn step(&mut self) {
+        let plan = plan(&self.view);
+        self.view.switched = self.view.serving.as_ref() == Some(&plan.serving);
+        self.view.serving = Some(plan.serving.clone());
+        for name in &plan.delete {
+            let gone = self.view.revisions.remove(name).unwrap();
+            assert!(
+                gone.length.unwrap_or(0) == 0 || !gone.loaded,
+                "{name} went with requests in its queue"
+            );
+        }
+        if plan.start && !self.view.revisions.contains_key(&self.view.wanted) {
+            let new = Revision {
+                replicas: 1,
+                length: Some(0),
+                ..Revision::default()
+            };
+            self.view.revisions.insert(self.view.wanted.clone(), new);
+        }
+        if let Some(wanted) = self.view.revisions.get_mut(&self.view.wanted) {
+            wanted.given_up = plan.give_up;
+        }
+        for (name, asked) in &plan.replicas {
+            let revision = self.view.revisions.get_mut(name).unwrap();
+            revision.replicas = match asked {
+                Replicas::Exactly(count) => *count,
+                Replicas::Keep => revision.replicas,
+                Replicas::Scaled if revision.loaded => self.scaled,
+                Replicas::Scaled => 1,
+            };
+        }
+        self.pods();
+        for (name, revision) in &mut self.view.revisions {
+            if revision.workers.ready > 0 {
+                *self.answered.entry(name.clone()).or_default() +=
+                    revision.length.replace(0).unwrap_or(0);
+            }
+            revision.stalled = None;
+        }
+        self.now += Duration::from_secs(1);
+        self.patience.look(&mut self.view, self.now);
+    }
+
+    /// Workers that were told to leave in one step have left in the next.
+    fn pods(&mut self) {
+        let revisions = &self.view.revisions;
+        self.placed.retain(|name, _| revisions.contains_key(name));
+        self.leaving.retain(|name, _| revisions.contains_key(name));
+        for (name, revision) in &self.view.revisions {
+            let placed = self.placed.entry(name.clone()).or_default();
+            *placed -= self.leaving.remove(name).unwrap_or(0);
+            let leaving = placed.saturating_sub(usize::try_from(revision.replicas).unwrap());
+            self.leaving.insert(name.clone(), leaving);
+        }
+        let mut free = self.room - self.placed.values().sum::<usize>();
+        for (name, revision) in &mut self.view.revisions {
+            let placed = self.placed.get_mut(name).unwrap();
+            let staying = *placed - self.leaving[name];
+            let missing = usize::try_from(revision.replicas).unwrap() - staying;
+            let fit = match (&self.refused.get(name), self.large.contains(name)) {
+                (None, false) => missing.min(free),
+                _ => 0,
+            };
+            if fit > 0 && staying == 0 {
+                self.loading.insert(name.clone(), LOADING + 1);
+            }
+            free -= fit;
+            *placed += fit;
+            let mut workers = Workers {
+                pods: *placed + missing - fit,
+                ..Workers::default()
+            };
+            if missing > fit {
+                workers.problem = self.refused.get(name).cloned();
+                workers.unschedulable = workers
+                    .problem
+                    .is_none()
+                    .then(|| "Insufficient nvidia.com/gpu".into());
+            }
+            if staying + fit > 0 {
+                let left = self.loading.entry(name.clone()).or_default();
+                *left = left.saturating_sub(1);
+                if *left == 0 {
+                    workers.problem = self.broken.get(name).cloned();
+                    workers.ready = if workers.problem.is_none() {
+                        staying + fit
+                    } else {
+                        0
+                    };
+                    revision.loaded |= workers.ready > 0;
+                }
+            }
+            revision.workers = workers;
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! The task that writes to Redis, over one connection after another.
+
+use std::{
+    collections::VecDeque,
+    ops::ControlFlow,
+    sync::Arc,
+    time::{Duration, Instant as StdInstant},
+};
+
+use tokio::{
+    sync::mpsc::UnboundedReceiver,
+    time::{Instant, timeout_at},
+};
+use uuid::Uuid;
+
+use super::{Shared, enqueue::Session, open::Cancelled};
+use crate::{
+    SubmitError,
+    connection::{Backoff, FIRST_PAUSE},
+};
+
+/// A connection that breaks sooner has done no work, so the next try waits longer.
+const SHORT_SESSION: Duration = Duration::from_secs(1);
+
+/// What a client is told to wait when Redis can't be reached.
+const RETRY_UNREACHABLE: Duration = Duration::from_secs(1);
+
+/// What is asked of the task.
+pub(super) enum Command {
+    Enqueue(Uuid),
+    Cancel(Cancelled),
+    /// Finish, take the replies stream away and end.
+    Stop,
+}
+
+/// Runs until it is stopped or every producer is gone.
+pub(super) async fn run(shared: Arc<Shared>, mut commands: UnboundedReceiver<Command>) {
+    let _finished = shared.finished.clone().drop_guard();
+    let mut backoff = Backoff::new();
+    let mut reachable = true;
+    let mut waiting = VecDeque::new();
+    loop {
+        match shared.link.get().await {
+            Ok(live) => {
+                if !std::mem::replace(&mut reachable, true) {
+                    tracing::info!("Redis is back");
+                }
+                let begun = StdInstant::now();
+                let session = Session::new(shared.clone(), live.clone(), &mut waiting);
+                if session.run(&mut commands).await.is_break() {
+                    return;
+                }
+                shared.link.forget(&live);
+                shared.open.lose_track();
+                if begun.elapsed() >= SHORT_SESSION {
+                    backoff.reset();
+                    continue;
+                }
+            }
+            Err(error) => {
+                if std::mem::replace(&mut reachable, false) {
+                    tracing::warn!(%error, "Redis can't be reached");
+                }
+            }
+        }
+        shared.open.refuse(waiting.drain(..), unreachable);
+        match pause(&shared, &mut commands, backoff.next()).await {
+            ControlFlow::Break(()) => return,
+            ControlFlow::Continue(knocker) => waiting.extend(knocker),
+        }
+    }
+}
+
+/// Waits before Redis is tried again, and refuses what arrives meanwhile. But one that comes when the last try is not
+/// quite new ends the wait and shares the next try's fate: nobody is refused for long by a Redis that is back. Entries to
+/// cancel expire by themselves.
+async fn pause(
+    shared: &Shared,
+    commands: &mut UnboundedReceiver<Command>,
+    pause: Duration,
+) -> ControlFlow<(), Option<Uuid>> {
+    let begun = Instant::now();
+    loop {
+        match timeout_at(begun + pause, commands.recv()).await {
+            Ok(Some(Command::Enqueue(uuid))) if begun.elapsed() >= FIRST_PAUSE => {
+                return ControlFlow::Continue(Some(uuid));
+            }
+            Ok(Some(Command::Enqueue(uuid))) => shared.open.refuse([uuid], unreachable),
+            Ok(Some(Command::Cancel(_))) => {}
+            Ok(Some(Command::Stop) | None) => return ControlFlow::Break(()),
+            Err(_) => return ControlFlow::Continue(None),
+        }
+    }
+}
+
+pub(super) fn unreachable(_: Duration) -> SubmitError {
+    SubmitError::Unreachable {
+        retry_after: RETRY_UNREACHABLE,
+    }
+}
