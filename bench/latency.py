@@ -17,12 +17,17 @@ from server import Local
 NAME = "digits"
 # Asked before anything is measured: the first answers of a process pay for pages and connections.
 WARM_UP = 200
-# Metrics of a histogram each, by what they are of.
+# A request's way: what each part is called, the histogram that measures it and its labels.
 PARTS = {
-    "proxy": "carpool_proxy_hop_seconds",
-    "worker": "carpool_worker_hop_seconds",
-    "in the queue": "carpool_queue_wait_seconds",
-    "forward pass": "carpool_forward_seconds",
+    "proxy: parse, check, encode": ("carpool_proxy_hop_seconds", 'hop="parse"'),
+    "proxy: from there to the worker's answer": ("carpool_proxy_hop_seconds", 'hop="queue"'),
+    "  in the queue": ("carpool_queue_wait_seconds", ""),
+    "  worker: assemble the batch": ("carpool_worker_hop_seconds", 'hop="assemble"'),
+    "  worker: run it": ("carpool_worker_hop_seconds", 'hop="run"'),
+    "    the forward pass itself": ("carpool_forward_seconds", ""),
+    "  worker: encode the answers": ("carpool_worker_hop_seconds", 'hop="encode"'),
+    "  worker: answer and fetch": ("carpool_worker_hop_seconds", 'hop="exchange"'),
+    "proxy: respond": ("carpool_proxy_hop_seconds", 'hop="respond"'),
 }
 
 
@@ -30,18 +35,17 @@ class Means:
     """Sums and counts of the histograms, to take means between two looks."""
 
     def __init__(self, local: Local) -> None:
-        self._sums = {part: local.series(f"{name}_sum") for part, name in PARTS.items()}
-        self._counts = {part: local.series(f"{name}_count") for part, name in PARTS.items()}
+        metrics = {name for name, _ in PARTS.values()}
+        self._sums = {name: local.series(f"{name}_sum") for name in metrics}
+        self._counts = {name: local.series(f"{name}_count") for name in metrics}
 
     def since(self, before: "Means") -> dict[str, float]:
         """Microseconds of each part."""
         means = {}
-        for part, counts in self._counts.items():
-            for labels, count in counts.items():
-                more = count - before._counts[part].get(labels, 0.0)
-                spent = self._sums[part][labels] - before._sums[part].get(labels, 0.0)
-                if more > 0:
-                    means[f"{part} {labels}".strip()] = round(spent / more * 1e6, 1)
+        for part, (name, labels) in PARTS.items():
+            count = self._counts[name][labels] - before._counts[name][labels]
+            spent = self._sums[name][labels] - before._sums[name][labels]
+            means[part] = round(spent / count * 1e6, 1)
         return means
 
 

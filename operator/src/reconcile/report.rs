@@ -21,7 +21,7 @@ use crate::{
     names,
 };
 
-/// Tools that keep objects in Git look at every write, so the queue's length is not worth one more often.
+/// Tools that keep objects in Git look at every write, so the queue's length by itself is not worth one more often.
 pub const LENGTH_EVERY: Duration = Duration::from_secs(30);
 
 /// Writes a status and its Events, if there is something new in it.
@@ -29,7 +29,7 @@ pub async fn report(
     client: &Client,
     recorder: &Recorder,
     model: &BatchedModel,
-    mut status: BatchedModelStatus,
+    status: BatchedModelStatus,
     remembered: &Mutex<Remembered>,
 ) -> Result<(), CallError> {
     let before = model.status.clone().unwrap_or_default();
@@ -37,13 +37,11 @@ pub async fn report(
     let written = lock(remembered).length_written;
     let length_is_due =
         written.is_none_or(|written| now.saturating_duration_since(written) >= LENGTH_EVERY);
-    if !length_is_due {
-        status.queue_length = before.queue_length;
-    }
-    if says_the_same(&before, &status) && before.queue_length == status.queue_length {
+    let length_changed = before.queue_length != status.queue_length;
+    if says_the_same(&before, &status) && !(length_changed && length_is_due) {
         return Ok(());
     }
-    if before.queue_length != status.queue_length {
+    if length_changed {
         lock(remembered).length_written = Some(now);
     }
     let name = model.name_any();
