@@ -9,7 +9,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -21,7 +21,12 @@ use hyper_util::{
     rt::TokioExecutor,
 };
 use serde_json::{Value, json};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::sleep,
+};
+
+const ROUTED_WITHIN: Duration = Duration::from_secs(30);
 
 #[derive(Parser)]
 struct Args {
@@ -72,6 +77,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         terminate.recv().await;
         stopper.stopped.store(true, Ordering::Relaxed);
     });
+    load.routed(&args.url).await?;
     let clients: Vec<_> = (0..args.clients)
         .map(|_| tokio::spawn(Arc::clone(&load).client()))
         .collect();
@@ -82,6 +88,19 @@ async fn main() -> Result<(), Box<dyn Error>> {
 }
 
 impl Load {
+    /// Waits until the URL takes connections: nodes learn of a Service's endpoints a moment after they are Ready.
+    async fn routed(&self, url: &str) -> Result<(), Box<dyn Error>> {
+        let uri: Uri = format!("{url}/v2/health/live").parse()?;
+        let give_up = Instant::now() + ROUTED_WITHIN;
+        while let Err(error) = self.client.get(uri.clone()).await {
+            if Instant::now() > give_up {
+                return Err(error.into());
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+        Ok(())
+    }
+
     async fn client(self: Arc<Self>) {
         while !self.stopped.load(Ordering::Relaxed) {
             let number = self.next.fetch_add(1, Ordering::Relaxed);
