@@ -21,6 +21,5 @@ pub use error::{QueueError, SubmitError};
 pub use id::JobId;
 pub use producer::Producer;
 pub use types::{
-    Answered, Backlog, ConsumerBacklog, Failure, FailureKind, Job, Limits, Outcome,
-    RevisionBacklog, Submit,
+    Backlog, ConsumerBacklog, Failure, FailureKind, Job, Limits, Outcome, RevisionBacklog, Submit,
 };

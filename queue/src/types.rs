@@ -64,13 +64,6 @@ pub struct Submit {
     pub deadline: Instant,
 }
 
-/// What a request led to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answered {
-    /// What the worker said.
-    pub outcome: Outcome,
-}
-
 /// A request in a worker's hands.
 #[derive(Debug, Clone)]
 pub struct Job {

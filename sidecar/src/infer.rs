@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use carpool_protocol::{DecodeError, InferRequest, InferResponse, Parameter, json};
-use carpool_queue::{Answered, Outcome, Submit};
+use carpool_queue::{Outcome, Submit};
 use http::{HeaderMap, Request};
 use hyper::body::Incoming;
 use tokio::time::Instant;
@@ -122,7 +122,7 @@ pub async fn ask(
     caller: Caller,
 ) -> Result<Bytes, Error> {
     let _queueing = proxy.metrics.hop(Hop::Queue);
-    let Answered { outcome, .. } = proxy
+    let outcome = proxy
         .producer
         .submit(Submit {
             revision: Arc::clone(&served.revision),

@@ -7,6 +7,7 @@ use std::{
         Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use carpool_queue::{Consumer, RenewalEnd};
@@ -38,6 +39,9 @@ use crate::{
 
 /// The exit code for settings that can't be used: `EX_USAGE`.
 pub const BAD_SETTINGS: u8 = 64;
+
+/// How long an absent Redis is waited for: giving up costs a start of the process and of its model.
+const REDIS_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Why the process ends other than as it was told.
 #[derive(Debug, thiserror::Error)]
@@ -185,6 +189,7 @@ async fn start(
         &args.name,
         live.lease,
         live.max_deliveries,
+        REDIS_PATIENCE,
     )
     .await
     .map_err(|error| Fatal::new(Reason::RedisUnreachable, error.to_string()))?;

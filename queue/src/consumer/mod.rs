@@ -41,9 +41,6 @@ const READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often the entries of dead workers are looked for.
 const TAKE_OVER_EVERY: Duration = Duration::from_secs(1);
 
-/// How long an absent Redis is waited for where giving up would cost work.
-const PATIENCE: Duration = Duration::from_secs(30);
-
 /// How long replies live without their proxy.
 const REPLIES_LIVE: Duration = Duration::from_mins(1);
 
@@ -78,29 +75,8 @@ struct Settings {
 impl Consumer {
     /// Joins the workers of a revision and takes back what an earlier process of this name held. `name` is this
     /// process's alone. `max_deliveries` is how often a request may be given to a worker, the first time included.
-    /// Waits up to 30 s for Redis.
+    /// Waits up to `patience` for an absent Redis, as each [`Self::answer`] will.
     pub async fn connect(
-        connection: Connection,
-        uid: &str,
-        revision: &str,
-        name: &str,
-        lease: Duration,
-        max_deliveries: u32,
-    ) -> Result<Self, QueueError> {
-        Self::connect_within(
-            connection,
-            uid,
-            revision,
-            name,
-            lease,
-            max_deliveries,
-            PATIENCE,
-        )
-        .await
-    }
-
-    /// The same, waiting up to `patience` for an absent Redis, as each [`Self::answer`] will.
-    pub async fn connect_within(
         connection: Connection,
         uid: &str,
         revision: &str,

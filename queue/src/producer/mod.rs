@@ -25,7 +25,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
 use crate::{
-    Answered, Backlog, Connection, Limits, QueueError, Submit, SubmitError, call::Call,
+    Backlog, Connection, Limits, Outcome, QueueError, Submit, SubmitError, call::Call,
     connection::Link, id::EntryId, keys::Keys,
 };
 use open::OpenRequests;
@@ -131,7 +131,7 @@ impl Producer {
 
     /// Queues a request and waits for its outcome, which comes once and by the request's deadline. Dropping the future
     /// cancels the request.
-    pub async fn submit(&self, request: Submit) -> Result<Answered, SubmitError> {
+    pub async fn submit(&self, request: Submit) -> Result<Outcome, SubmitError> {
         let deadline = request.deadline;
         if deadline <= Instant::now() {
             return Err(SubmitError::DeadlineExceeded);

@@ -15,14 +15,14 @@ use tokio::{
 use uuid::Uuid;
 
 use super::rate::Rate;
-use crate::{Answered, Limits, Outcome, Submit, SubmitError, id::EntryId};
+use crate::{Limits, Outcome, Submit, SubmitError, id::EntryId};
 pub(super) use stage::{Outgoing, Stage, Suspicion};
 
-type Receiver = oneshot::Receiver<Result<Answered, SubmitError>>;
+type Receiver = oneshot::Receiver<Result<Outcome, SubmitError>>;
 
 struct Open {
     request: Submit,
-    outcome: oneshot::Sender<Result<Answered, SubmitError>>,
+    outcome: oneshot::Sender<Result<Outcome, SubmitError>>,
     stage: Stage,
     /// It was in the stream once, so it is no longer refused.
     accepted: bool,
@@ -97,7 +97,7 @@ impl OpenRequests {
     /// Brings an outcome to whoever waits for it, if anyone does.
     pub(super) fn deliver(&self, uuid: Uuid, outcome: Outcome) {
         self.with(|state| {
-            if state.settle(uuid, Ok(Answered { outcome })) {
+            if state.settle(uuid, Ok(outcome)) {
                 state.rate.count();
             }
         });
@@ -167,7 +167,7 @@ impl State {
     }
 
     /// Takes a request out with an outcome; says whether it was there.
-    fn settle(&mut self, uuid: Uuid, outcome: Result<Answered, SubmitError>) -> bool {
+    fn settle(&mut self, uuid: Uuid, outcome: Result<Outcome, SubmitError>) -> bool {
         self.remove(uuid).is_some_and(|open| {
             // The client may be gone.
             let _ = open.outcome.send(outcome);
@@ -236,7 +236,7 @@ mod tests {
         let (uuid, mut receiver) = insert(&open, "rev", 0);
         open.deliver(uuid, outcome());
         open.deliver(uuid, Outcome::Answer(Bytes::from_static(b"late")));
-        assert_eq!(receiver.try_recv().unwrap().unwrap().outcome, outcome());
+        assert_eq!(receiver.try_recv().unwrap().unwrap(), outcome());
         assert_eq!(open.len(), 0);
     }
 

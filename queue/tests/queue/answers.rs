@@ -41,7 +41,7 @@ async fn a_request_arrives_whole_and_its_answer_comes_back() {
         .await
         .unwrap();
     let answered = waiting.await.unwrap().unwrap();
-    assert_eq!(answered.outcome, answer("logits"));
+    assert_eq!(answered, answer("logits"));
     assert_eq!((producer.open(), server.bytes().await), (0, 0));
     assert_eq!((server.length().await, server.pending().await), (0, vec![]));
     let ttl: i64 = server.ask(&["PTTL", &key("replies:proxy")]).await;
@@ -68,7 +68,7 @@ async fn failures_come_back_with_their_kind() {
             .answer(vec![(job.id, failure.clone())], 0)
             .await
             .unwrap();
-        assert_eq!(waiting.await.unwrap().unwrap().outcome, failure);
+        assert_eq!(waiting.await.unwrap().unwrap(), failure);
     }
 }
 
@@ -84,7 +84,7 @@ async fn a_batch_is_one_reply_entry_per_proxy() {
     let jobs = fetch_all(&consumer, 6).await;
     consumer.answer(crate::echo(jobs), 0).await.unwrap();
     for (i, waiting) in (0u8..).zip(waiting) {
-        assert_eq!(waiting.await.unwrap().unwrap().outcome, answer(vec![i]));
+        assert_eq!(waiting.await.unwrap().unwrap(), answer(vec![i]));
     }
     for proxy in ["left", "right"] {
         assert_eq!(added(&server, &key(&format!("replies:{proxy}"))).await, 1);
@@ -101,10 +101,10 @@ async fn an_answer_brings_the_next_batch() {
     let second = submit(&producer, request("second"));
     eventually("both are queued", async || server.length().await == 2).await;
     let next = consumer.answer(crate::echo(jobs), 4).await.unwrap();
-    assert_eq!(first.await.unwrap().unwrap().outcome, answer("first"));
+    assert_eq!(first.await.unwrap().unwrap(), answer("first"));
     assert_eq!(&*next[0].body, b"second");
     consumer.answer(crate::echo(next), 4).await.unwrap();
-    assert_eq!(second.await.unwrap().unwrap().outcome, answer("second"));
+    assert_eq!(second.await.unwrap().unwrap(), answer("second"));
 }
 
 #[tokio::test]
@@ -125,7 +125,7 @@ async fn two_workers_answer_one_request_and_one_answer_arrives() {
     slow.answer(vec![(late.id, answer("slow"))], 0)
         .await
         .unwrap();
-    assert_eq!(waiting.await.unwrap().unwrap().outcome, answer("fast"));
+    assert_eq!(waiting.await.unwrap().unwrap(), answer("fast"));
     assert_eq!(added(&server, &key("replies:proxy")).await, 1);
     assert_eq!(server.bytes().await, 0);
 }
@@ -154,7 +154,7 @@ async fn a_worker_that_lost_a_request_may_still_succeed_but_not_fail() {
             .await
             .unwrap();
         let expected = if success { "first" } else { "second" };
-        assert_eq!(waiting.await.unwrap().unwrap().outcome, answer(expected));
+        assert_eq!(waiting.await.unwrap().unwrap(), answer(expected));
     }
 }
 
@@ -284,7 +284,7 @@ async fn shutting_down_waits_for_answers_and_leaves_nothing() {
         SubmitError::ShuttingDown
     );
     consumer.answer(crate::echo(jobs), 0).await.unwrap();
-    assert_eq!(waiting.await.unwrap().unwrap().outcome, answer("x"));
+    assert_eq!(waiting.await.unwrap().unwrap(), answer("x"));
     closing.await.unwrap();
     let replies: bool = server.ask(&["EXISTS", &key("replies:proxy")]).await;
     assert!(!replies);

@@ -13,7 +13,7 @@ use crate::{
     submit, worker,
 };
 
-type Waiting = Vec<JoinHandle<Result<carpool_queue::Answered, SubmitError>>>;
+type Waiting = Vec<JoinHandle<Result<carpool_queue::Outcome, SubmitError>>>;
 
 /// Many numbered requests, some of them in a worker's hands.
 async fn under_way(producer: &Producer, consumer: &Consumer) -> (Waiting, Vec<carpool_queue::Job>) {
@@ -26,7 +26,7 @@ async fn under_way(producer: &Producer, consumer: &Consumer) -> (Waiting, Vec<ca
 /// All are answered, each with its own number.
 async fn all_answered(server: &Server, producer: &Producer, waiting: Waiting) {
     for (i, waiting) in (0..).zip(waiting) {
-        assert_eq!(waiting.await.unwrap().unwrap().outcome, answer(vec![i]));
+        assert_eq!(waiting.await.unwrap().unwrap(), answer(vec![i]));
     }
     assert_eq!(producer.open(), 0);
     eventually("nothing is left", async || {
@@ -190,7 +190,7 @@ async fn replies_are_found_although_the_clock_was_set_back() {
     let waiting = submit(&producer, request("x"));
     let jobs = fetch(&consumer, 1).await;
     consumer.answer(echo(jobs), 0).await.unwrap();
-    assert_eq!(waiting.await.unwrap().unwrap().outcome, answer("x"));
+    assert_eq!(waiting.await.unwrap().unwrap(), answer("x"));
     assert_eq!(server.length().await, 0, "it ran once");
     let begun = Instant::now();
     let waiting = submit(&producer, request("y"));
@@ -238,7 +238,7 @@ async fn an_enqueue_without_confirmation_is_not_repeated() {
     let jobs = fetch(&consumer, 8).await;
     assert_eq!(jobs.len(), 1);
     consumer.answer(echo(jobs), 0).await.unwrap();
-    assert_eq!(waiting.await.unwrap().unwrap().outcome, answer("x"));
+    assert_eq!(waiting.await.unwrap().unwrap(), answer("x"));
     assert_eq!(server.length().await, 0, "there was a second copy");
 }
 
@@ -260,7 +260,7 @@ async fn an_enqueue_that_never_arrived_is_repeated() {
     let jobs = fetch(&consumer, 8).await;
     assert_eq!(jobs.len(), 1);
     consumer.answer(echo(jobs), 0).await.unwrap();
-    assert_eq!(waiting.await.unwrap().unwrap().outcome, answer("x"));
+    assert_eq!(waiting.await.unwrap().unwrap(), answer("x"));
 }
 
 #[tokio::test]
@@ -287,7 +287,7 @@ async fn what_a_cut_off_read_was_given_is_taken_back() {
     assert_eq!(jobs.len(), 1);
     assert!(!jobs[0].alone, "it never ran");
     consumer.answer(echo(jobs), 0).await.unwrap();
-    assert_eq!(waiting.await.unwrap().unwrap().outcome, answer("x"));
+    assert_eq!(waiting.await.unwrap().unwrap(), answer("x"));
 }
 
 #[tokio::test]
@@ -315,7 +315,7 @@ async fn a_request_that_redis_lost_is_answered_by_its_deadline_or_not_at_all() {
 async fn a_worker_that_cannot_reach_redis_says_so() {
     let server = Server::stopped(false);
     let connection = server.connection();
-    let error = Consumer::connect_within(connection, UID, REVISION, "worker", LEASE, 3, LEASE)
+    let error = Consumer::connect(connection, UID, REVISION, "worker", LEASE, 3, LEASE)
         .await
         .err()
         .unwrap();

@@ -17,13 +17,14 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use carpool_queue::{
-    Answered, Connection, Consumer, Job, JobId, Limits, Outcome, Producer, Submit, SubmitError,
+    Connection, Consumer, Job, JobId, Limits, Outcome, Producer, Submit, SubmitError,
 };
 use tokio::{task::JoinHandle, time::Instant};
 
 const UID: &str = "6f1c1d5e-uid";
 const REVISION: &str = "rev1";
 const LEASE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 fn limits() -> Limits {
     Limits {
@@ -42,7 +43,7 @@ async fn consumer(connection: &Connection, name: &str) -> Consumer {
 }
 
 async fn leased(connection: &Connection, name: &str, lease: Duration) -> Consumer {
-    Consumer::connect(connection.clone(), UID, REVISION, name, lease, 3)
+    Consumer::connect(connection.clone(), UID, REVISION, name, lease, 3, PATIENCE)
         .await
         .unwrap()
 }
@@ -58,7 +59,7 @@ fn request(body: impl Into<Bytes>) -> Submit {
 }
 
 /// Submits in a task of its own; aborting it drops the future.
-fn submit(producer: &Producer, request: Submit) -> JoinHandle<Result<Answered, SubmitError>> {
+fn submit(producer: &Producer, request: Submit) -> JoinHandle<Result<Outcome, SubmitError>> {
     let producer = producer.clone();
     tokio::spawn(async move { producer.submit(request).await })
 }

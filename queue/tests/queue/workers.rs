@@ -39,7 +39,7 @@ async fn another_takes_over_from_a_dead_worker_within_two_leases() {
     }
     assert!(died.elapsed() < lease * 2, "{:?}", died.elapsed());
     for (i, waiting) in (0u8..).zip(waiting) {
-        assert_eq!(waiting.await.unwrap().unwrap().outcome, answer(vec![i]));
+        assert_eq!(waiting.await.unwrap().unwrap(), answer(vec![i]));
     }
 }
 
@@ -70,7 +70,7 @@ async fn a_dead_worker_is_noticed_although_each_read_finds_more_than_there_is_ro
             other.answer(echo(jobs), 4).await.unwrap()
         };
     }
-    assert_eq!(lost.await.unwrap().unwrap().outcome, answer("lost"));
+    assert_eq!(lost.await.unwrap().unwrap(), answer("lost"));
     for waiting in waiting {
         waiting.abort();
     }
@@ -201,7 +201,7 @@ async fn released_requests_may_wait_longer_than_a_lease_and_are_no_suspects() {
         other.answer(echo(jobs), 0).await.unwrap();
     }
     for (i, waiting) in (0u8..).zip(waiting) {
-        assert_eq!(waiting.await.unwrap().unwrap().outcome, answer(vec![i]));
+        assert_eq!(waiting.await.unwrap().unwrap(), answer(vec![i]));
     }
 }
 
@@ -322,7 +322,7 @@ async fn poison_is_given_up_and_its_neighbours_are_answered() {
     }
     assert_eq!(deaths, 3, "it was run as often as it may, no more");
     for (body, waiting) in bodies.into_iter().zip(waiting) {
-        let outcome = waiting.await.unwrap().unwrap().outcome;
+        let outcome = waiting.await.unwrap().unwrap();
         if body == "poison" {
             assert!(
                 matches!(&outcome, Outcome::Failure(failure)

@@ -29,10 +29,18 @@ pub async fn work(
 }
 
 pub async fn connect(connection: Connection, revision: &str) -> Consumer {
-    let lease = Duration::from_secs(1);
-    Consumer::connect(connection, crate::rig::UID, revision, "w1", lease, 3)
-        .await
-        .unwrap()
+    let (lease, patience) = (Duration::from_secs(1), Duration::from_secs(30));
+    Consumer::connect(
+        connection,
+        crate::rig::UID,
+        revision,
+        "w1",
+        lease,
+        3,
+        patience,
+    )
+    .await
+    .unwrap()
 }
 
 /// The inputs, as outputs; for a text its label and score.

@@ -252,7 +252,7 @@ pub async fn submit(producer: &Producer, request: &InferRequest) -> Result<Infer
         trace: None,
         deadline: Instant::now() + Duration::from_mins(1),
     };
-    match producer.submit(submit).await.unwrap().outcome {
+    match producer.submit(submit).await.unwrap() {
         Outcome::Answer(answer) => Ok(InferResponse::decode(answer).unwrap()),
         Outcome::Failure(failure) => Err(failure),
     }
