@@ -92,24 +92,21 @@ async fn send(
 pub(crate) struct Reply(Value);
 
 impl Reply {
-    /// Its value. A Redis that can't serve now is as good as none: it is loading, or no longer the primary.
+    /// Its value. A Redis that is loading or no longer the primary is as good as none: another connection may lead to
+    /// one that serves.
     pub(crate) fn value(self, operation: &'static str) -> Result<Value, QueueError> {
-        match self.0 {
-            Value::ServerError(error) => match error.kind() {
-                Some(
-                    ServerErrorKind::BusyLoading
-                    | ServerErrorKind::ReadOnly
-                    | ServerErrorKind::MasterDown
-                    | ServerErrorKind::ClusterDown
-                    | ServerErrorKind::TryAgain,
-                ) => Err(QueueError::Unreachable(text(&error))),
-                _ => Err(QueueError::Refused {
-                    operation,
-                    message: text(&error),
-                }),
-            },
-            value => Ok(value),
-        }
+        let error = match self.0 {
+            Value::ServerError(error) => error,
+            value => return Ok(value),
+        };
+        let message = text(&error);
+        Err(match error.code() {
+            "LOADING" | "READONLY" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN" => {
+                QueueError::Unreachable(message)
+            }
+            "MISCONF" | "NOREPLICAS" | "BUSY" => QueueError::Unready { operation, message },
+            _ => QueueError::Refused { operation, message },
+        })
     }
 }
 
@@ -127,4 +124,40 @@ pub(crate) fn lost_group(error: &QueueError) -> bool {
 /// Whether Redis refused for want of memory.
 pub(crate) fn out_of_memory(error: &QueueError) -> bool {
     matches!(error, QueueError::Refused { message, .. } if message.starts_with("OOM"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(line: &str) -> QueueError {
+        let value = redis::parse_redis_value(format!("-{line}\r\n").as_bytes()).unwrap();
+        Reply(value).value("a test").unwrap_err()
+    }
+
+    #[test]
+    fn what_passes_is_told_from_a_refusal() {
+        for line in [
+            "LOADING Redis is loading the dataset in memory",
+            "READONLY You can't write against a read only replica.",
+            "MASTERDOWN Link with MASTER is down",
+            "CLUSTERDOWN The cluster is down",
+            "TRYAGAIN Multiple keys request during rehashing of slot",
+        ] {
+            assert!(matches!(said(line), QueueError::Unreachable(_)), "{line}");
+        }
+        for line in [
+            "MISCONF Errors writing to the AOF file: No space left on device",
+            "NOREPLICAS Not enough good replicas to write.",
+            "BUSY Redis is busy running a script.",
+        ] {
+            assert!(matches!(said(line), QueueError::Unready { .. }), "{line}");
+        }
+        for line in [
+            "BUSYGROUP Consumer Group name already exists",
+            "ERR syntax error",
+        ] {
+            assert!(matches!(said(line), QueueError::Refused { .. }), "{line}");
+        }
+    }
 }

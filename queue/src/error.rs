@@ -22,6 +22,14 @@ pub enum QueueError {
     /// Redis did not answer, or the connection broke.
     #[error("failed to reach Redis: {0}")]
     Unreachable(String),
+    /// Redis is there but can't serve now: its disk or its replicas fail it, or a script keeps it busy.
+    #[error("Redis can't serve {operation} now: {message}")]
+    Unready {
+        /// What was asked of it.
+        operation: &'static str,
+        /// Its words.
+        message: String,
+    },
     /// Redis answered with an error.
     #[error("Redis refused {operation}: {message}")]
     Refused {
@@ -36,6 +44,13 @@ pub enum QueueError {
         /// What was asked of it.
         operation: &'static str,
     },
+}
+
+impl QueueError {
+    /// Whether the same may succeed a little later.
+    pub(crate) fn passes(&self) -> bool {
+        matches!(self, Self::Unreachable(_) | Self::Unready { .. })
+    }
 }
 
 /// Why a request got no outcome.

@@ -30,21 +30,20 @@ pub(super) async fn answer(
         }
     });
     inner.settled.notify_waiters();
-    let mut jobs = match fetch::read_replies(inner, result?).await {
-        Err(error) if lost_group(&error) => {
-            inner.held(|held| held.ungrouped = true);
-            Vec::new()
-        }
-        outcome => outcome?,
+    let replies = result?;
+    let next = if room > 0 && !read {
+        fetch::next(inner, room, Duration::ZERO).await
+    } else {
+        fetch::read_replies(inner, replies).await
     };
-    if room > 0 && !read {
-        match fetch::next(inner, room, Duration::ZERO).await {
-            Ok(next) => jobs = next,
-            // The answers are out; the next fetch meets the same trouble and sees to it.
-            Err(error) => tracing::debug!(%error, "failed to fetch beside an answer"),
+    Ok(next.unwrap_or_else(|error| {
+        // The answers are out; the next fetch meets the same trouble and sees to it.
+        tracing::debug!(%error, "failed to fetch beside an answer");
+        if lost_group(&error) {
+            inner.held(|held| held.ungrouped = true);
         }
-    }
-    Ok(jobs)
+        Vec::new()
+    }))
 }
 
 /// Answers without taking anything new.
@@ -65,7 +64,7 @@ async fn patiently(
     let give_up = Instant::now() + inner.patience;
     loop {
         match once(inner, &groups, room).await {
-            Err(error @ QueueError::Unreachable(_)) if Instant::now() < give_up => {
+            Err(error) if error.passes() && Instant::now() < give_up => {
                 tracing::debug!(%error, "waiting for Redis to answer requests");
                 room = 0;
                 inner.pause().await;
@@ -103,7 +102,11 @@ async fn once(inner: &Inner, groups: &[Answers], room: usize) -> Result<Vec<Repl
                 // The requests are gone; their proxies find out and enqueue them again.
                 inner.held(|held| held.ungrouped = true);
             }
-            Err(error @ QueueError::Unreachable(_)) => return Err(error),
+            Err(error) if error.passes() => {
+                // What the read beside it was given is in nobody's hands.
+                inner.held(|held| held.stray |= room > 0);
+                return Err(error);
+            }
             Err(error) => tracing::warn!(%error, "failed to answer"),
         }
     }

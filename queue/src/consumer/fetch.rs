@@ -77,17 +77,26 @@ async fn recover(inner: &Inner, room: usize) -> Result<Vec<Job>, QueueError> {
         inner.join().await?;
         inner.held(|held| held.ungrouped = false);
     }
-    if inner.held(|held| held.stray) {
-        let jobs = collect_stray(inner, room).await?;
-        if jobs.len() < room {
+    // Requests that are no suspects must not come beside one: they would die with it.
+    let room = if inner.held(|held| held.ordinary()) {
+        room
+    } else {
+        0
+    };
+    if room > 0 && inner.held(|held| held.stray) {
+        let stray = find_stray(inner, room).await?;
+        let jobs = load(inner, &stray).await?;
+        // If there was no room for more, there may be more of them.
+        if stray.len() < room {
             inner.held(|held| held.stray = false);
         }
-        return Ok(jobs);
+        if !jobs.is_empty() {
+            return Ok(jobs);
+        }
     }
     if inner.held(|held| held.look_due()) {
         let released = suspects::take_over(inner, room).await?;
-        // If all the room was taken, there may be more of them.
-        if released.len() < room {
+        if room == 0 || released.len() < room {
             inner.held(super::held::Held::looked);
         }
         return load(inner, &released).await;
@@ -95,8 +104,8 @@ async fn recover(inner: &Inner, room: usize) -> Result<Vec<Job>, QueueError> {
     Ok(Vec::new())
 }
 
-/// Entries that a cut-off read was given. They never ran, so they are like new.
-async fn collect_stray(inner: &Inner, room: usize) -> Result<Vec<Job>, QueueError> {
+/// Entries that a cut-off read was given, up to `room`. They never ran, so they are like new.
+async fn find_stray(inner: &Inner, room: usize) -> Result<Vec<EntryId>, QueueError> {
     let held = inner.held(|held| held.all().len());
     let mut command = redis::cmd("XPENDING");
     command
@@ -107,13 +116,12 @@ async fn collect_stray(inner: &Inner, room: usize) -> Result<Vec<Job>, QueueErro
         .arg(held + room)
         .arg(&inner.name);
     let pending = inner.commands.last(&Call::of(command), "XPENDING").await?;
-    let stray: Vec<EntryId> = wire::list(pending)
+    Ok(wire::list(pending)
         .into_iter()
         .filter_map(|pending| wire::parse(wire::list(pending).into_iter().next()?))
         .filter(|entry| !inner.held(|held| held.holds(*entry)))
         .take(room)
-        .collect();
-    load(inner, &stray).await
+        .collect())
 }
 
 /// Reads entries that this consumer holds already.
@@ -207,7 +215,9 @@ pub(super) async fn read_replies(
         Some(reply) => reply.value("XREADGROUP")?,
         None => Value::Nil,
     };
-    sort_out(inner, wire::read_entries(value), now?).await
+    // Without the time, what was read is in nobody's hands.
+    let now = now.inspect_err(|_| inner.held(|held| held.stray = true))?;
+    sort_out(inner, wire::read_entries(value), now).await
 }
 
 /// Hands out what is to run and clears away the rest.

@@ -76,6 +76,11 @@ impl Held {
         self.suspects.push_front(suspect);
     }
 
+    /// Whether it is ordinary requests' turn.
+    pub(super) fn ordinary(&self) -> bool {
+        self.ordinary_after(std::iter::empty())
+    }
+
     /// Whether it will be ordinary requests' turn once those are answered.
     pub(super) fn ordinary_after<'a>(
         &self,
@@ -152,14 +157,17 @@ mod tests {
     fn a_suspect_waits_for_all_others_and_all_others_for_it() {
         let mut held = Held::default();
         held.hand_out(entry(1));
+        assert!(held.ordinary());
         held.suspect(vec![suspect(2, 1)]);
         assert!(matches!(held.turn(), Turn::Nobody));
+        assert!(!held.ordinary());
         assert!(!held.ordinary_after([entry(1)].iter()));
 
         held.settle(entry(1));
         assert!(matches!(held.turn(), Turn::Suspect(turn) if turn.entry == entry(2)));
         assert!(matches!(held.turn(), Turn::Nobody));
         assert!(held.is_alone(entry(2)));
+        assert!(!held.ordinary());
         assert!(held.ordinary_after([entry(2)].iter()));
 
         held.settle(entry(2));

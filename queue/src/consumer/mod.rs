@@ -75,7 +75,7 @@ struct Settings {
 impl Consumer {
     /// Joins the workers of a revision and takes back what an earlier process of this name held. `name` is this
     /// process's alone. `max_deliveries` is how often a request may be given to a worker, the first time included.
-    /// Waits up to `patience` for an absent Redis, as each [`Self::answer`] will.
+    /// Waits up to `patience` for a Redis that is absent or can't serve now, as each [`Self::answer`] will.
     pub async fn connect(
         connection: Connection,
         uid: &str,
@@ -108,7 +108,7 @@ impl Consumer {
                     inner.held(|held| held.suspect(before));
                     return Ok(Self { inner });
                 }
-                Err(error @ QueueError::Unreachable(_)) if Instant::now() < give_up => {
+                Err(error) if error.passes() && Instant::now() < give_up => {
                     tracing::debug!(%error, "waiting for Redis");
                     inner.pause().await;
                 }
@@ -134,7 +134,8 @@ impl Consumer {
     /// A job with `alone` comes by itself, and only once everything handed out before has been answered or released;
     /// until it is, nothing else comes.
     ///
-    /// An error means that Redis can't be reached now. The pause before the next try is inside, so just call again.
+    /// An error means that Redis can't be reached or can't serve now. The pause before the next try is inside, so just
+    /// call again.
     /// The future must be driven to its end: what a dropped one has read is run only when its lease is over.
     pub async fn fetch(&self, room: usize) -> Result<Vec<Job>, QueueError> {
         self.fetch_within(room, BLOCK).await

@@ -74,7 +74,7 @@ async fn patiently(inner: &Inner, call: &Call) -> Result<(), QueueError> {
             Ok(_) => return Ok(()),
             // There is nothing left to hand back or to leave.
             Err(error) if lost_group(&error) => return Ok(()),
-            Err(QueueError::Unreachable(_)) if Instant::now() < give_up => inner.pause().await,
+            Err(error) if error.passes() && Instant::now() < give_up => inner.pause().await,
             Err(error) => return Err(error),
         }
     }

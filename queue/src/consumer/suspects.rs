@@ -62,7 +62,7 @@ pub(super) async fn take_over(inner: &Inner, room: usize) -> Result<Vec<EntryId>
 
 /// Begins a suspect's turn; none if there is nothing to run.
 pub(super) async fn start(inner: &Inner, suspect: Suspect) -> Result<Option<Job>, QueueError> {
-    let started = try_start(inner, suspect.entry).await;
+    let started = try_start(inner, suspect).await;
     match &started {
         Ok(Some(_)) => {}
         Ok(None) => {
@@ -74,11 +74,16 @@ pub(super) async fn start(inner: &Inner, suspect: Suspect) -> Result<Option<Job>
     started
 }
 
-async fn try_start(inner: &Inner, entry: EntryId) -> Result<Option<Job>, QueueError> {
+async fn try_start(inner: &Inner, suspect: Suspect) -> Result<Option<Job>, QueueError> {
+    let Suspect { entry, deliveries } = suspect;
     let live = inner.commands.get().await?;
     let most = inner.settings().max_deliveries;
     let mut count = SUSPECT.call(&[&inner.jobs()], 0);
-    count.arg(&inner.name).arg(entry.to_string()).arg(most);
+    count
+        .arg(&inner.name)
+        .arg(entry.to_string())
+        .arg(deliveries + 1)
+        .arg(most);
     let mut call = Call::new();
     call.command(fetch::range(inner, entry));
     call.command(redis::cmd("TIME"));

@@ -58,18 +58,18 @@ pub(super) async fn read(shared: &Shared) -> Result<Backlog, QueueError> {
             Err(QueueError::Refused { .. }) => Vec::new(),
             Err(error) => return Err(error),
         };
-        let pending = consumers.iter().map(|(consumer, _)| consumer.pending).sum();
+        let unanswered: u64 = consumers.iter().map(|(consumer, _)| consumer.pending).sum();
         let workers = consumers.into_iter().filter(|(consumer, _)| {
             // Those two stand for no worker.
             consumer.name != RELEASED && consumer.name != SUSPECTS
         });
-        let (consumers, idle_ms): (Vec<_>, Vec<_>) = workers.unzip();
+        let (consumers, idle_ms): (Vec<ConsumerBacklog>, Vec<_>) = workers.unzip();
         if idle_ms.into_iter().all(|idle_ms| idle_ms > GONE_AFTER_MS) {
             deserted.push(revision.clone());
         }
         let summary = RevisionBacklog {
-            length: length.max(pending),
-            pending,
+            length: length.max(unanswered),
+            pending: consumers.iter().map(|consumer| consumer.pending).sum(),
             bytes,
             consumers,
         };

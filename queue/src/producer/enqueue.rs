@@ -327,7 +327,7 @@ impl<'a> Session<'a> {
 /// A refusal leaves the connection as it was.
 fn survivable(result: Result<(), QueueError>) -> Result<(), QueueError> {
     match result {
-        Err(error @ (QueueError::Refused { .. } | QueueError::Answer { .. })) => {
+        Err(error) if !matches!(error, QueueError::Unreachable(_)) => {
             tracing::warn!(%error, "the queue met an error");
             Ok(())
         }

@@ -256,7 +256,9 @@ async fn the_backlog_counts_per_revision_and_worker() {
         .await
         .unwrap();
     let backlog = producer.backlog().await.unwrap();
-    let names: Vec<_> = backlog.revisions[REVISION]
+    let here = &backlog.revisions[REVISION];
+    assert_eq!((here.length, here.pending), (5, 0), "no worker holds any");
+    let names: Vec<_> = here
         .consumers
         .iter()
         .map(|consumer| &*consumer.name)

@@ -9,7 +9,7 @@ use crate::{
     LEASE, REVISION, UID, answer, consumer, echo, eventually, fetch, fetch_all, producer,
     relay::Relay,
     request,
-    server::{Server, jobs, key},
+    server::{Leftover, Server, jobs, key},
     submit, worker,
 };
 
@@ -288,6 +288,45 @@ async fn what_a_cut_off_read_was_given_is_taken_back() {
     assert!(!jobs[0].alone, "it never ran");
     consumer.answer(echo(jobs), 0).await.unwrap();
     assert_eq!(waiting.await.unwrap().unwrap(), answer("x"));
+}
+
+#[tokio::test]
+async fn all_that_a_cut_off_read_was_given_is_taken_back_although_some_has_expired() {
+    let server = Server::start();
+    let relay = Relay::start(server.port).await;
+    let producer = producer(&server.connection(), "proxy");
+    let consumer = consumer(&relay.connection(), "worker").await;
+    for _ in 0..3 {
+        let expired = Leftover {
+            ttl_ms: 1,
+            ..Leftover::default()
+        };
+        expired.add(&server).await;
+    }
+    let waiting: Waiting = (0..5u8)
+        .map(|i| submit(&producer, request(vec![i])))
+        .collect();
+    eventually("all are queued", async || server.length().await == 8).await;
+    relay.hold_from("XREADGROUP");
+    let reading = tokio::spawn(async move {
+        let first = consumer.fetch(8).await;
+        (consumer, first)
+    });
+    eventually("Redis gave them to the worker", async || {
+        server.pending().await.len() == 8
+    })
+    .await;
+    relay.cut();
+    let (consumer, first) = reading.await.unwrap();
+    assert!(first.is_err(), "the read was cut off");
+    let mut left = 5;
+    while left > 0 {
+        let jobs = fetch(&consumer, 5).await;
+        assert!(jobs.iter().all(|job| !job.alone), "none of them ever ran");
+        left -= jobs.len();
+        consumer.answer(echo(jobs), 0).await.unwrap();
+    }
+    all_answered(&server, &producer, waiting).await;
 }
 
 #[tokio::test]

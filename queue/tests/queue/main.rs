@@ -7,6 +7,7 @@
 
 mod answers;
 mod bounds;
+mod denied;
 mod faults;
 mod relay;
 mod server;

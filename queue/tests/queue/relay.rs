@@ -1,11 +1,11 @@
 //! A relay between a client and Redis that can hold back what Redis says and cut connections: what happens between a
 //! command and its reply.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use carpool_queue::Connection;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, copy},
+    io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::watch,
 };
@@ -14,6 +14,8 @@ pub struct Relay {
     port: u16,
     held: Arc<watch::Sender<bool>>,
     cuts: Arc<watch::Sender<u32>>,
+    /// Once a client says this, Redis is not heard any more.
+    last_words: Arc<Mutex<Option<&'static str>>>,
 }
 
 impl Relay {
@@ -23,18 +25,20 @@ impl Relay {
             port: listener.local_addr().unwrap().port(),
             held: Arc::new(watch::Sender::new(false)),
             cuts: Arc::new(watch::Sender::new(0)),
+            last_words: Arc::default(),
         };
         let (held, cuts) = (relay.held.clone(), relay.cuts.clone());
+        let last_words = relay.last_words.clone();
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let server = TcpStream::connect(("127.0.0.1", upstream)).await.unwrap();
                 let mut cut = cuts.subscribe();
-                let held = held.subscribe();
+                let (held, last_words) = (held.clone(), last_words.clone());
                 tokio::spawn(async move {
                     tokio::select! {
                         biased;
                         _ = cut.changed() => {}
-                        () = pass(client, server, held) => {}
+                        () = pass(client, server, &held, &last_words) => {}
                     }
                 });
             }
@@ -51,6 +55,11 @@ impl Relay {
         self.held.send_replace(true);
     }
 
+    /// The same, from when a client says this.
+    pub fn hold_from(&self, words: &'static str) {
+        *self.last_words.lock().unwrap() = Some(words);
+    }
+
     /// What Redis has said meanwhile arrives now.
     pub fn let_go(&self) {
         self.held.send_replace(false);
@@ -63,10 +72,32 @@ impl Relay {
     }
 }
 
-async fn pass(client: TcpStream, server: TcpStream, mut held: watch::Receiver<bool>) {
+async fn pass(
+    client: TcpStream,
+    server: TcpStream,
+    held: &watch::Sender<bool>,
+    last_words: &Mutex<Option<&'static str>>,
+) {
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = server.into_split();
+    let there = async {
+        let mut buffer = vec![0; 65_536];
+        while let Ok(count @ 1..) = from_client.read(&mut buffer).await {
+            let said = String::from_utf8_lossy(&buffer[..count]);
+            let heard = last_words
+                .lock()
+                .unwrap()
+                .take_if(|words| said.contains(*words));
+            if heard.is_some() {
+                held.send_replace(true);
+            }
+            if to_server.write_all(&buffer[..count]).await.is_err() {
+                return;
+            }
+        }
+    };
     let back = async {
+        let mut held = held.subscribe();
         let mut buffer = vec![0; 65_536];
         while let Ok(count @ 1..) = from_server.read(&mut buffer).await {
             let free = held.wait_for(|held| !held).await.is_ok();
@@ -76,7 +107,7 @@ async fn pass(client: TcpStream, server: TcpStream, mut held: watch::Receiver<bo
         }
     };
     tokio::select! {
-        _ = copy(&mut from_client, &mut to_server) => {}
+        () = there => {}
         () = back => {}
     }
 }

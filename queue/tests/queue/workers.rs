@@ -13,7 +13,9 @@ use carpool_queue::{FailureKind, Outcome, RenewalEnd};
 use tokio::time::{Instant, timeout};
 
 use crate::{
-    LEASE, answer, consumer, echo, eventually, fetch, fetch_all, leased, producer, request,
+    LEASE, PATIENCE, answer, consumer, echo, eventually, fetch, fetch_all, leased, producer,
+    relay::Relay,
+    request,
     server::{Leftover, Server, jobs, key},
     submit,
 };
@@ -87,17 +89,60 @@ async fn nothing_else_comes_while_a_suspect_runs() {
     let other = consumer(&server.connection(), "other").await;
     let suspect = fetch(&other, 8).await;
     assert!(suspect[0].alone);
+    let handed_back = submit(&producer, request("handed back"));
+    // One that takes nothing over.
+    let leaving = leased(&server.connection(), "leaving", PATIENCE).await;
+    let held = fetch(&leaving, 1).await;
+    leaving
+        .release(held.into_iter().map(|job| job.id).collect())
+        .await
+        .unwrap();
     let next = submit(&producer, request("next"));
-    eventually("both are queued", async || server.length().await == 2).await;
-    assert!(other.fetch(8).await.unwrap().is_empty());
+    eventually("all are queued", async || server.length().await == 4).await;
+    // What was handed back is looked for once a second, and so long does a fetch wait.
+    for _ in 0..2 {
+        assert!(other.fetch(8).await.unwrap().is_empty());
+    }
 
     // A fetch that waits goes on as soon as the suspect is answered.
-    let (jobs, _) = tokio::join!(fetch(&other, 8), other.answer(echo(suspect), 0));
-    assert_eq!(&*jobs[0].body, b"next");
-    assert!(!jobs[0].alone);
+    let (jobs, _) = tokio::join!(fetch_all(&other, 2), other.answer(echo(suspect), 0));
+    let bodies: BTreeSet<_> = jobs.iter().map(|job| &*job.body).collect();
+    assert_eq!(bodies, BTreeSet::from([&b"handed back"[..], b"next"]));
+    assert!(jobs.iter().all(|job| !job.alone));
     other.answer(echo(jobs), 0).await.unwrap();
-    waiting.await.unwrap().unwrap();
-    next.await.unwrap().unwrap();
+    for waiting in [waiting, handed_back, next] {
+        waiting.await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_turn_counts_once_although_the_reply_was_lost() {
+    let server = Server::start();
+    let relay = Relay::start(server.port).await;
+    let producer = producer(&server.connection(), "proxy");
+    let doomed = consumer(&server.connection(), "doomed").await;
+    let _waiting = ["first", "second"].map(|body| submit(&producer, request(body)));
+    fetch_all(&doomed, 2).await;
+    drop(doomed);
+    let other = consumer(&relay.connection(), "other").await;
+    // The first turn also loads the script.
+    let first = fetch(&other, 1).await;
+    other.answer(echo(first), 0).await.unwrap();
+    // A turn begins with reading the entry.
+    relay.hold_from("XRANGE");
+    let turn = tokio::spawn(async move {
+        while other.fetch(1).await.is_ok() {}
+        other
+    });
+    eventually("the turn is counted", async || {
+        let pending = server.pending().await;
+        pending.len() == 1 && pending[0].3 == 2
+    })
+    .await;
+    relay.cut();
+    let other = turn.await.unwrap();
+    assert!(fetch(&other, 1).await[0].alone);
+    assert_eq!(server.pending().await[0].3, 2, "one death, one turn");
 }
 
 #[tokio::test]
