@@ -11,7 +11,7 @@ use std::{
 
 use http::{
     HeaderMap,
-    header::{CONTENT_TYPE, EXPECT},
+    header::{CONTENT_ENCODING, CONTENT_TYPE, EXPECT},
 };
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
@@ -22,8 +22,7 @@ use crate::{error::Error, proxy::Proxy};
 /// From this size on a body is read and written by another thread, so that it holds no other request up.
 const OFF_REACTOR: usize = 64 << 10;
 
-/// How long the rest of a body that is refused is read: a client that is still writing, and whose
-/// connection is closed on it, never sees why.
+/// How long the rest of a body that is refused is read.
 const LINGER: Duration = Duration::from_secs(2);
 
 /// All bodies that are being read may hold as many bytes as this many of the largest allowed,
@@ -92,28 +91,61 @@ impl Drop for Body {
     }
 }
 
+/// A body on its way here.
+pub struct Arriving {
+    incoming: Incoming,
+    /// The client asked whether to send it, and waits for an answer: a read gives that.
+    held_back: bool,
+}
+
+impl Arriving {
+    /// The body of the request with these headers.
+    pub fn new(headers: &HeaderMap, incoming: Incoming) -> Self {
+        Self {
+            incoming,
+            held_back: headers.contains_key(EXPECT),
+        }
+    }
+
+    /// Reads what is left of a body that nobody wants, for a while: a client that is still writing, and whose
+    /// connection is closed on it, never sees why.
+    pub async fn discard(mut self) {
+        if self.held_back {
+            return;
+        }
+        // Neither the end of the time nor of the connection changes the answer.
+        let _ = timeout(LINGER, async {
+            while let Some(Ok(_)) = self.incoming.frame().await {}
+        })
+        .await;
+    }
+}
+
 /// Reads the whole body of a request that came at `arrival`.
 pub async fn read(
     proxy: &Proxy,
     headers: &HeaderMap,
-    mut incoming: Incoming,
+    arriving: &mut Arriving,
     arrival: Instant,
 ) -> Result<Body, Error> {
+    if let Some(given) = headers.get(CONTENT_ENCODING)
+        && !given.as_bytes().eq_ignore_ascii_case(b"identity")
+    {
+        let given = String::from_utf8_lossy(given.as_bytes()).into_owned();
+        return Err(Error::ContentEncoding { given });
+    }
     // What is served is not kept: a slow body may outlast a revision.
     let (limit, deadline) = {
         let served = proxy.served();
         (served.max_request_bytes, arrival + served.timeout)
     };
-    if incoming.size_hint().lower() > limit {
-        // A client that asked first hasn't begun, and a read would tell it to.
-        if !headers.contains_key(EXPECT) {
-            discard(incoming).await;
-        }
+    if arriving.incoming.size_hint().lower() > limit {
         return Err(Error::TooLarge { limit });
     }
+    arriving.held_back = false;
     let mut body = Body::new(&proxy.held);
     let whole = async {
-        while let Some(frame) = incoming.frame().await {
+        while let Some(frame) = arriving.incoming.frame().await {
             let frame = frame
                 .map_err(|error| Error::Malformed(format!("failed to read the body: {error}")))?;
             // Trailers are no part of it.
@@ -123,24 +155,10 @@ pub async fn read(
         }
         Ok(())
     };
-    match timeout_at(deadline, whole).await {
-        Ok(Ok(())) => Ok(body),
-        Ok(Err(refusal @ (Error::TooLarge { .. } | Error::Busy))) => {
-            drop(body);
-            discard(incoming).await;
-            Err(refusal)
-        }
-        Ok(Err(error)) => Err(error),
-        Err(_) => Err(Error::Deadline),
-    }
-}
-
-async fn discard(mut body: Incoming) {
-    // Neither the end of the time nor of the connection changes the answer.
-    let _ = timeout(LINGER, async {
-        while let Some(Ok(_)) = body.frame().await {}
-    })
-    .await;
+    timeout_at(deadline, whole)
+        .await
+        .unwrap_or(Err(Error::Deadline))?;
+    Ok(body)
 }
 
 /// Does what takes long for many bytes: here if they are few, else on another thread.

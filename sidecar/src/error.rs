@@ -6,7 +6,7 @@ use bytes::Bytes;
 use carpool_queue::{Failure, FailureKind, SubmitError};
 use http::{
     HeaderValue, Response, StatusCode,
-    header::{ALLOW, CONTENT_TYPE, RETRY_AFTER},
+    header::{ACCEPT_ENCODING, ALLOW, CONTENT_TYPE, RETRY_AFTER},
 };
 use http_body_util::Full;
 use serde_json::json;
@@ -74,6 +74,12 @@ pub enum Error {
         /// The type given.
         given: String,
     },
+    /// Its body is compressed.
+    #[error("the body must not be compressed, its content-encoding is {given}")]
+    ContentEncoding {
+        /// The codings given.
+        given: String,
+    },
     /// It is not what the model takes.
     #[error("{0}")]
     Invalid(String),
@@ -127,7 +133,9 @@ impl Error {
             Self::Asynchronous => (StatusCode::NOT_IMPLEMENTED, "not_built"),
             Self::Method { .. } => (StatusCode::METHOD_NOT_ALLOWED, "method"),
             Self::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "too_large"),
-            Self::MediaType { .. } => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "media_type"),
+            Self::MediaType { .. } | Self::ContentEncoding { .. } => {
+                (StatusCode::UNSUPPORTED_MEDIA_TYPE, "media_type")
+            }
             Self::Invalid(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid"),
             Self::Full { .. } => (StatusCode::TOO_MANY_REQUESTS, "full"),
             Self::Busy => (StatusCode::TOO_MANY_REQUESTS, "busy"),
@@ -149,6 +157,10 @@ impl Error {
         match self {
             Self::Method { allow } => {
                 headers.insert(ALLOW, HeaderValue::from_static(allow));
+            }
+            // RFC 9110, section 15.5.16.
+            Self::ContentEncoding { .. } => {
+                headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
             }
             Self::Full { retry_after } | Self::Unreachable { retry_after } => {
                 headers.insert(RETRY_AFTER, whole_seconds(*retry_after));

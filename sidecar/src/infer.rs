@@ -5,12 +5,11 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use carpool_protocol::{DecodeError, InferRequest, InferResponse, Parameter, json};
 use carpool_queue::{Outcome, Submit};
-use http::{HeaderMap, Request};
-use hyper::body::Incoming;
+use http::{HeaderMap, request::Parts};
 use tokio::time::Instant;
 
 use crate::{
-    body,
+    body::{self, Arriving},
     error::Error,
     metrics::Hop,
     proxy::{Proxy, Served},
@@ -63,10 +62,10 @@ impl Caller {
 /// Answers one request with the protocol's JSON.
 pub async fn serve(
     proxy: &Proxy,
-    request: Request<Incoming>,
+    head: &Parts,
+    body: &mut Arriving,
     version: Option<&str>,
 ) -> Result<Vec<u8>, Error> {
-    let (head, body) = request.into_parts();
     let caller = Caller::of(&head.headers);
     let media_type = |given: String| Error::MediaType {
         expected: "application/json",
@@ -94,13 +93,13 @@ pub async fn serve(
         })
         .await?
     };
-    drop(parsing);
+    parsing.done();
 
     let id = question.id.clone();
     let answer = ask(proxy, &served, question, caller).await?;
 
-    let _responding = proxy.metrics.hop(Hop::Respond);
-    body::off_reactor(answer.len(), move || {
+    let responding = proxy.metrics.hop(Hop::Respond);
+    let response = body::off_reactor(answer.len(), move || {
         let response = InferResponse {
             model_name: served.name.clone(),
             model_version: served.revision.to_string(),
@@ -110,7 +109,9 @@ pub async fn serve(
         json::encode_response(&response)
             .map_err(|error| Error::Internal(format!("failed to write the answer: {error}")))
     })
-    .await
+    .await?;
+    responding.done();
+    Ok(response)
 }
 
 /// Puts a request into the queue and waits for the model's answer, an encoded `ModelInferResponse`.
@@ -121,7 +122,7 @@ pub async fn ask(
     question: Question,
     caller: Caller,
 ) -> Result<Bytes, Error> {
-    let _queueing = proxy.metrics.hop(Hop::Queue);
+    let queueing = proxy.metrics.hop(Hop::Queue);
     let outcome = proxy
         .producer
         .submit(Submit {
@@ -132,6 +133,7 @@ pub async fn ask(
             deadline: caller.arrival + question.timeout,
         })
         .await?;
+    queueing.done();
     match outcome {
         Outcome::Answer(answer) => Ok(answer),
         Outcome::Failure(failure) => Err(failure.into()),

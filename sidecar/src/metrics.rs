@@ -1,4 +1,4 @@
-//! What the proxy measures of itself, for Prometheus. Drop guards count, so no way out is forgotten.
+//! What the proxy measures of itself, for Prometheus. A drop guard counts requests, so no way out is forgotten.
 
 use std::time::Instant;
 
@@ -49,11 +49,6 @@ struct RequestLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct RouteLabel {
-    route: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReasonLabel {
     reason: &'static str,
 }
@@ -71,7 +66,7 @@ pub struct Metrics {
     registry: Registry,
     requests: Family<RequestLabels, Counter>,
     refusals: Family<ReasonLabel, Counter>,
-    duration: Histograms<RouteLabel>,
+    duration: Histograms<RequestLabels>,
     hops: Histograms<HopLabel>,
     open: Gauge,
     reloads: Family<ResultLabel, Counter>,
@@ -95,7 +90,7 @@ impl Default for Metrics {
         let duration = Histograms::new_with_constructor(seconds);
         registry.register_with_unit(
             "request_duration",
-            "From a request's head to its answer",
+            "From a request's head to its answer, by what served it and the status it ended with",
             Unit::Seconds,
             duration.clone(),
         );
@@ -144,7 +139,6 @@ impl Metrics {
     }
 
     /// A part of the way begins.
-    #[must_use]
     pub fn hop(&self, hop: Hop) -> OpenHop<'_> {
         OpenHop {
             metrics: self,
@@ -197,27 +191,27 @@ impl Drop for OpenRequest<'_> {
             code,
         } = *self;
         metrics.open.dec();
-        metrics
-            .requests
-            .get_or_create(&RequestLabels { route, code })
-            .inc();
+        let labels = RequestLabels { route, code };
+        metrics.requests.get_or_create(&labels).inc();
         metrics
             .duration
-            .get_or_create(&RouteLabel { route })
+            .get_or_create(&labels)
             .observe(since.elapsed().as_secs_f64());
     }
 }
 
-/// A part of the way, until it is dropped.
+/// A part of the way. Dropped before it is done, it counts as nothing: refusals take no time.
 #[derive(Debug)]
+#[must_use]
 pub struct OpenHop<'a> {
     metrics: &'a Metrics,
     hop: Hop,
     since: Instant,
 }
 
-impl Drop for OpenHop<'_> {
-    fn drop(&mut self) {
+impl OpenHop<'_> {
+    /// The request has come to its end.
+    pub fn done(self) {
         let hop = self.hop.label();
         self.metrics
             .hops

@@ -4,14 +4,12 @@ use std::{borrow::Cow, sync::Arc};
 
 use bytes::Bytes;
 use carpool_protocol::{InferRequest, InferResponse, RequestedOutput, Tensor};
-use http::Request;
-use hyper::body::Incoming;
-use serde::Deserialize;
-use serde_json::json;
+use http::request::Parts;
+use serde_json::{Map, Value, json};
 use url::form_urlencoded;
 
 use crate::{
-    body,
+    body::{self, Arriving},
     error::Error,
     infer::{self, Caller, Question},
     metrics::Hop,
@@ -27,8 +25,7 @@ enum Form {
 }
 
 /// Answers one request.
-pub async fn serve(proxy: &Proxy, request: Request<Incoming>) -> Result<Vec<u8>, Error> {
-    let (head, body) = request.into_parts();
+pub async fn serve(proxy: &Proxy, head: &Parts, body: &mut Arriving) -> Result<Vec<u8>, Error> {
     let caller = Caller::of(&head.headers);
     let form = match body::media_type(&head.headers).as_deref() {
         Some("application/json") => Form::Json,
@@ -50,10 +47,12 @@ pub async fn serve(proxy: &Proxy, request: Request<Incoming>) -> Result<Vec<u8>,
         let served = Arc::clone(&served);
         body::off_reactor(body.len(), move || question(&served, form, &body)).await?
     };
-    drop(parsing);
+    parsing.done();
     let answer = infer::ask(proxy, &served, question, caller).await?;
-    let _responding = proxy.metrics.hop(Hop::Respond);
-    respond(answer)
+    let responding = proxy.metrics.hop(Hop::Respond);
+    let response = respond(answer)?;
+    responding.done();
+    Ok(response)
 }
 
 fn check_takes_text(served: &Served) -> Result<(), Error> {
@@ -84,22 +83,36 @@ fn question(served: &Served, form: Form, body: &[u8]) -> Result<Question, Error>
     Question::new(served, &request)
 }
 
-#[derive(Deserialize)]
-struct Body<'a> {
-    #[serde(borrow)]
-    text: Cow<'a, str>,
-}
-
 fn text(form: Form, body: &[u8]) -> Result<Cow<'_, str>, Error> {
     match form {
-        Form::Json => match serde_json::from_slice(body) {
-            Ok(Body { text }) => Ok(text),
-            Err(error) if error.is_data() => Err(Error::Invalid(error.to_string())),
-            Err(error) => Err(Error::Malformed(format!("failed to parse JSON: {error}"))),
-        },
+        Form::Json => {
+            let mut fields: Map<String, Value> = serde_json::from_slice(body)
+                .map_err(|error| Error::Malformed(format!("failed to parse JSON: {error}")))?;
+            match fields.remove("text") {
+                Some(Value::String(text)) => Ok(text.into()),
+                Some(other) => {
+                    let given = kind(&other);
+                    Err(Error::Invalid(format!(
+                        "text: expected a string, given {given}"
+                    )))
+                }
+                None => Err(Error::Invalid("text: missing".to_owned())),
+            }
+        }
         Form::UrlEncoded => form_urlencoded::parse(body)
             .find_map(|(name, value)| (name == "text").then_some(value))
-            .ok_or_else(|| Error::Invalid("the form has no field `text`".to_owned())),
+            .ok_or_else(|| Error::Invalid("text: missing".to_owned())),
+    }
+}
+
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "an array",
+        Value::Object(_) => "an object",
     }
 }
 

@@ -6,11 +6,13 @@ use bytes::Bytes;
 use http::{
     HeaderMap, HeaderValue, Request, Response, Version,
     header::{CONNECTION, CONTENT_TYPE},
+    request::Parts,
 };
 use http_body_util::Full;
 use hyper::body::Incoming;
 
 use crate::{
+    body::Arriving,
     error::Error,
     infer, metadata, predict,
     proxy::{Proxy, Served},
@@ -95,23 +97,28 @@ pub async fn serve(
     proxy: Arc<Proxy>,
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
-    let uri = request.uri().clone();
-    let route = Route::of(uri.path());
+    let (head, body) = request.into_parts();
+    let mut body = Arriving::new(&head.headers, body);
+    let route = Route::of(head.uri.path());
     let label = route.as_ref().map_or("unknown", Route::label);
     let inference = route.as_ref().is_some_and(Route::is_inference);
-    let version = request.version();
     let mut open = proxy.metrics.open(label);
-    let mut response = dispatch(&proxy, route, request)
-        .await
-        .unwrap_or_else(|error| {
+    let mut response = match dispatch(&proxy, route, &head, &mut body).await {
+        Ok(response) => response,
+        Err(error) => {
             if inference {
                 proxy.metrics.refused(error.status().1);
             }
+            // Whose time is over has waited long enough.
+            if !matches!(error, Error::Deadline) {
+                body.discard().await;
+            }
             error.response()
-        });
+        }
+    };
     open.answered(response.status());
     // HTTP/2 says it of all streams at once, when the connection ends.
-    if version < Version::HTTP_2 && proxy.not_draining().is_err() {
+    if head.version < Version::HTTP_2 && proxy.not_draining().is_err() {
         let headers = response.headers_mut();
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
@@ -121,20 +128,21 @@ pub async fn serve(
 async fn dispatch(
     proxy: &Proxy,
     route: Option<Route<'_>>,
-    request: Request<Incoming>,
+    head: &Parts,
+    body: &mut Arriving,
 ) -> Result<Response<Full<Bytes>>, Error> {
     let route = route.ok_or_else(|| Error::UnknownPath {
-        given: request.uri().path().to_owned(),
+        given: head.uri.path().to_owned(),
         served: PATHS,
     })?;
     let allow = route.method();
-    if request.method() != allow {
+    if head.method != allow {
         return Err(Error::Method { allow });
     }
-    if route.is_inference() && is_asynchronous(request.headers()) {
+    if route.is_inference() && is_asynchronous(&head.headers) {
         return Err(Error::Asynchronous);
     }
-    let body: Bytes = match route {
+    let answer: Bytes = match route {
         Route::Server => metadata::server().into(),
         Route::Live => metadata::live().into(),
         Route::Ready => {
@@ -149,11 +157,13 @@ async fn dispatch(
         }
         Route::Infer(target) => {
             target.check_name(&proxy.served().name)?;
-            infer::serve(proxy, request, target.version).await?.into()
+            infer::serve(proxy, head, body, target.version)
+                .await?
+                .into()
         }
-        Route::Predict => predict::serve(proxy, request).await?.into(),
+        Route::Predict => predict::serve(proxy, head, body).await?.into(),
     };
-    Ok(json(body))
+    Ok(json(answer))
 }
 
 /// Whether the client would rather come back for its answer (RFC 7240).

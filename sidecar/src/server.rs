@@ -15,6 +15,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::{conn::auto, graceful::GracefulShutdown},
 };
+use socket2::SockRef;
 use tokio::{
     net::{TcpListener, TcpStream},
     signal::unix::{SignalKind, signal},
@@ -30,8 +31,15 @@ use crate::{
     settings::Settings,
 };
 
-/// How long a client may take to send a request's head, the first one counted from when it connected.
+/// How long a client may take from its connection to its first request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long an HTTP/1 connection is kept between requests. Whoever pools connections should be the one who closes them,
+/// or a request crosses the closing on its way; the longest that the known load balancers wait is 600 s.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(620);
+
+/// How long a client may leave what was sent to it unread or unacknowledged.
+const WRITE_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// How often an HTTP/2 client that is silent is asked whether it is still there.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
@@ -209,14 +217,15 @@ where
     let mut http = auto::Builder::new(TokioExecutor::new());
     http.http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(head_timeout);
+        .header_read_timeout(IDLE_TIMEOUT);
     http.http2()
         .timer(TokioTimer::new())
         .keep_alive_interval(KEEP_ALIVE);
     let connections = GracefulShutdown::new();
     let serve = |stream: TcpStream| {
-        // Fails only on a connection that is already gone.
+        // These fail only on a connection that is already gone.
         let _ = stream.set_nodelay(true);
+        let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(WRITE_TIMEOUT));
         let spoken = Arc::new(Notify::new());
         let service = {
             let (service, spoken) = (service.clone(), Arc::clone(&spoken));
@@ -229,7 +238,7 @@ where
         let connection = connections.watch(connection.into_owned());
         tokio::spawn(async move {
             let mut connection = pin!(connection);
-            // HTTP/1's own timer starts only once the client has chosen between HTTP/1 and HTTP/2.
+            // HTTP/1's own timer starts only once the client has chosen between HTTP/1 and HTTP/2, and is for idle ones.
             let ended = tokio::select! {
                 biased;
                 ended = &mut connection => ended,

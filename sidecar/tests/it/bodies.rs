@@ -79,6 +79,25 @@ async fn first_line(rig: &Rig, headers: &str, body: &str) -> String {
 }
 
 #[tokio::test]
+async fn a_client_that_writes_it_all_before_it_reads_is_told() {
+    let rig = Rig::start(config(&pairs())).await;
+    let body = " ".repeat(8 << 20);
+    for (header, told) in [
+        ("content-type: text/plain", "415 Unsupported Media Type"),
+        ("content-encoding: gzip", "415 Unsupported Media Type"),
+        (
+            "inference-header-content-length: 9",
+            "415 Unsupported Media Type",
+        ),
+        ("prefer: respond-async", "501 Not Implemented"),
+    ] {
+        let headers = format!("{header}\r\ncontent-length: {}", body.len());
+        let line = first_line(&rig, &headers, &body).await;
+        assert_eq!(line, format!("HTTP/1.1 {told}\r\n"), "{header}");
+    }
+}
+
+#[tokio::test]
 async fn a_client_that_asks_before_it_sends_is_told() {
     let rig = Rig::start(config(&pairs())).await;
     let headers = "expect: 100-continue\r\ncontent-length: ";
