@@ -19,6 +19,10 @@ use crate::defaults;
     validation = ("self.inputs.all(t, self.inputs.exists_one(o, o.name == t.name))", "inputs: every name must be given once"),
     validation = ("self.outputs.all(t, self.outputs.exists_one(o, o.name == t.name))", "outputs: every name must be given once"),
     validation = (
+        "self.inputs.all(t, !(t.datatype in ['FP16', 'BF16']))",
+        "inputs: FP16 and BF16 are not allowed: they have no JSON form, and binary tensors are not built yet"
+    ),
+    validation = (
         "!has(self.text) || self.inputs.all(t, t.name in ['input_ids', 'attention_mask', 'token_type_ids'] && t.datatype == 'INT64')",
         "inputs: with text they are what the tokenizer makes: input_ids, attention_mask and token_type_ids, all of datatype INT64"
     ),

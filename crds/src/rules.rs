@@ -47,6 +47,8 @@ fn good_ones_are_accepted() {
         json!({"queue": {"lease": "10s", "timeout": "30s"}}),
         json!({"queue": {"redis": {"external": {"urlSecretName": "mine"}}}}),
         json!({"worker": {"rollout": {"maxSurge": 1, "maxUnavailable": 0}}}),
+        json!({"replicas": 1}),
+        json!({"model": {"outputs": [{"name": "y", "datatype": "BF16", "shape": [2]}]}}),
     ] {
         assert_eq!(refusal("sentiment", &spec), None, "{spec}");
     }
@@ -91,6 +93,22 @@ fn bad_ones_are_refused_by_the_fields_name() {
         (
             json!({"model": {"text": text, "inputs": [tensor("x", json!([-1]))]}}),
             "inputs: with text they are what the tokenizer makes",
+        ),
+        (
+            json!({"model": {"inputs": [tensor("x", json!([1])), {"name": "y", "datatype": "FP16", "shape": [1]}]}}),
+            "inputs: FP16 and BF16 are not allowed",
+        ),
+        (
+            json!({"model": {"inputs": [{"name": "x", "datatype": "BF16", "shape": [1]}]}}),
+            "inputs: FP16 and BF16 are not allowed",
+        ),
+        (
+            json!({"replicas": 3}),
+            "replicas: allowed is 1; the queue decides",
+        ),
+        (
+            json!({"replicas": 0}),
+            "replicas: allowed is 1; the queue decides",
         ),
         (
             json!({"scaling": {"minReplicas": 5, "maxReplicas": 2}}),

@@ -47,9 +47,13 @@ pub struct BatchedModelSpec {
     /// The model: its artifact, and the tensors it takes and gives. A change makes a new revision.
     pub model: Model,
 
-    /// The scale subresource's path. With `scaling.mode: Builtin` the queue decides and this has no effect.
-    #[serde(default = "defaults::replicas")]
+    /// The scale subresource's path. It is 1 as long as `scaling.mode` is `Builtin`, where the queue decides.
     #[cfg_attr(feature = "kube", schemars(range(max = 1000)))]
+    #[cfg_attr(feature = "kube", x_kube(validation = (
+        "self == 1",
+        "replicas: allowed is 1; the queue decides how many workers run, and scaling.mode External is not built yet"
+    )))]
+    #[serde(default = "defaults::replicas")]
     pub replicas: u32,
 
     /// How the number of workers follows the queue.

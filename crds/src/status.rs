@@ -22,7 +22,7 @@ pub struct BatchedModelStatus {
     /// Workers that are Ready.
     #[serde(default)]
     pub ready_replicas: i32,
-    /// Requests waiting and in flight, written at most every 30 s.
+    /// Requests waiting and in flight: written with every other change and, by itself, at most every 30 s.
     #[serde(default)]
     pub queue_length: i64,
     /// The revision that the proxies feed.

@@ -23,7 +23,7 @@ use crate::{
     backlog::Asker,
     cluster::Stored,
     memory::{Remembered, Told, lock},
-    metrics::ModelLabels,
+    metrics::{Metrics, ModelLabels},
     reconcile::{
         Context,
         fetch::{self, Observed},
@@ -73,15 +73,27 @@ pub async fn run(context: Arc<Context>, reconcile: UnboundedSender<ObjectRef<Sto
                 });
             }
         }
-        scaled.retain(|uid, state| {
-            let stays = present.contains(uid);
-            if !stays && let Ok(state) = state.try_lock() {
-                context.metrics.forget(&state.labels);
-            }
-            stays
-        });
+        forget(&mut scaled, &present, &context.metrics);
         context.memory.retain(&present);
     }
+}
+
+/// Forgets resources that are gone, each once its last turn is over: until then it is measured.
+fn forget(
+    scaled: &mut HashMap<String, Arc<Mutex<Scaled>>>,
+    present: &BTreeSet<String>,
+    metrics: &Metrics,
+) {
+    scaled.retain(|uid, state| {
+        if present.contains(uid) {
+            return true;
+        }
+        let Ok(state) = state.try_lock() else {
+            return true;
+        };
+        metrics.forget(&state.labels);
+        false
+    });
 }
 
 /// What is kept between the turns of one resource.
@@ -222,5 +234,32 @@ impl Turn {
                 .get_or_create(&state.labels)
                 .set(length);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_resource_that_goes_during_its_turn_leaves_no_metrics() {
+        let metrics = Metrics::new();
+        let labels = ModelLabels {
+            namespace: "nlp".into(),
+            name: "sentiment".into(),
+        };
+        let state = Arc::new(Mutex::new(Scaled {
+            labels: labels.clone(),
+            scalers: BTreeMap::new(),
+            notified: None,
+        }));
+        let mut scaled = HashMap::from([("uid".to_owned(), Arc::clone(&state))]);
+        let turn = state.try_lock().unwrap();
+        forget(&mut scaled, &BTreeSet::new(), &metrics);
+        metrics.wanted.get_or_create(&labels).set(1);
+        drop(turn);
+        forget(&mut scaled, &BTreeSet::new(), &metrics);
+        assert!(scaled.is_empty());
+        assert!(!metrics.encode().unwrap().contains("sentiment"));
     }
 }

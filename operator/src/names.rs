@@ -7,7 +7,7 @@ pub const MANAGER: &str = "carpool";
 
 /// The label that says whose an object is. Pods with an injected sidecar carry it too.
 pub const MODEL: &str = "carpool.dev/model";
-/// The label of a worker's revision.
+/// The label of a revision: on its workers, their Deployment and its disruption budget.
 pub const REVISION: &str = "carpool.dev/revision";
 
 /// On a worker Deployment: the model of its revision, as JSON. The spec forgets a model when it gets another.
@@ -114,6 +114,16 @@ pub fn component_labels(model: &str, component: Component) -> BTreeMap<String, S
 pub fn selector(model: &str, component: Component) -> BTreeMap<String, String> {
     let mut labels = component_labels(model, component);
     labels.retain(|key, _| key != MODEL && key != "app.kubernetes.io/managed-by");
+    labels
+}
+
+/// Labels or a selector, narrowed down to one revision.
+#[must_use]
+pub fn of_revision(
+    mut labels: BTreeMap<String, String>,
+    revision: &str,
+) -> BTreeMap<String, String> {
+    labels.insert(REVISION.to_owned(), revision.to_owned());
     labels
 }
 

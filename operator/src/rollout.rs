@@ -142,8 +142,9 @@ pub fn plan(view: &View) -> Plan {
         .then(|| view.revisions.get(&view.wanted))
         .flatten();
     let give_up = candidate.and_then(|candidate| give_up(candidate, incumbent));
-    if candidate.is_some() {
-        let asked = i32::from(give_up.is_none());
+    if let Some(candidate) = candidate {
+        // Its pods are what shows that it fails, so they stay until that is written down.
+        let asked = i32::from(candidate.given_up.is_none());
         replicas.insert(view.wanted.clone(), Replicas::Exactly(asked));
     }
     if let Some(incumbent) = incumbent {
@@ -182,16 +183,17 @@ fn serving(view: &View) -> String {
     }
 }
 
-/// A candidate that fails is given up once it keeps the incumbent from coming back; else it may go on trying.
+/// A candidate that fails is given up once it keeps the incumbent's workers from coming back; else it may go on trying.
 fn give_up(candidate: &Revision, incumbent: Option<&Revision>) -> Option<Problem> {
     if candidate.given_up.is_some() {
         return candidate.given_up.clone();
     }
     let problem = candidate.failing()?;
-    let incumbent = incumbent.filter(|incumbent| incumbent.workers.ready == 0)?;
+    let incumbent = incumbent?;
     // One that has waited for room in vain would take what the incumbent needs to come back.
     let waits_in_vain = candidate.stalled.is_some() && candidate.workers.unschedulable.is_some();
-    let wanted = incumbent.replicas > 0 || incumbent.has_requests();
-    let in_the_way = incumbent.workers.unschedulable.is_some() || (waits_in_vain && wanted);
+    let comes_back =
+        incumbent.workers.ready == 0 && (incumbent.replicas > 0 || incumbent.has_requests());
+    let in_the_way = incumbent.workers.unschedulable.is_some() || (waits_in_vain && comes_back);
     in_the_way.then_some(problem)
 }

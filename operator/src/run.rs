@@ -114,6 +114,9 @@ pub enum RunError {
     /// Another operator leads or may lead now, and two must not write.
     #[error("lost the Lease {LEASE}: another operator leads, or may")]
     Lost,
+    /// The scaler has ended, which it never should.
+    #[error("the scaler has ended, and no model would be scaled any more")]
+    Scaler,
 }
 
 /// Runs the operator until SIGTERM or SIGINT.
@@ -166,18 +169,21 @@ pub async fn run(args: Args) -> Result<(), RunError> {
         metrics,
     });
     let (ask, asked) = mpsc::unbounded();
-    let scaler = tokio::spawn(autoscale::run(Arc::clone(&context), ask));
+    let mut scaler = tokio::spawn(autoscale::run(Arc::clone(&context), ask));
     let controller = controller::run(context, watches, asked, stop.clone().cancelled_owned());
     let result = tokio::select! {
         () = controller => Ok(()),
         () = leadership.lost() => Err(RunError::Lost),
+        // A task ends without a word, and this process would go on leading.
+        _ = &mut scaler => Err(RunError::Scaler),
         // Reconciles that hang in a call would keep the process from ending.
         () = async { stop.cancelled().await; tokio::time::sleep(SHUTDOWN).await } => Ok(()),
     };
     scaler.abort();
-    result?;
-    leadership.release().await;
-    Ok(())
+    if !matches!(result, Err(RunError::Lost)) {
+        leadership.release().await;
+    }
+    result
 }
 
 fn stop_on_signal() -> std::io::Result<CancellationToken> {

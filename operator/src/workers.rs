@@ -159,22 +159,29 @@ fn container_problem(status: &ContainerStatus) -> Option<Problem> {
         });
     }
     let waiting = state.waiting.as_ref()?;
-    let reason = waiting.reason.as_deref()?;
-    // The others are steps on the way.
-    let stuck = [
-        "ErrImagePull",
-        "ImagePullBackOff",
-        "InvalidImageName",
-        "ErrImageNeverPull",
-        "CreateContainerConfigError",
-        "CreateContainerError",
-    ];
-    stuck.contains(&reason).then(|| Problem {
+    let said = waiting.message.clone();
+    let (reason, message) = match waiting.reason.as_deref()? {
+        // The kubelet goes to and fro between the two, each time in other words.
+        "ErrImagePull" | "ImagePullBackOff" => (
+            "ImagePullBackOff",
+            format!(
+                "the image {} of the container {} can't be pulled; the pod's events say why",
+                status.image, status.name
+            ),
+        ),
+        stuck @ ("InvalidImageName"
+        | "ErrImageNeverPull"
+        | "CreateContainerConfigError"
+        | "CreateContainerError") => (
+            stuck,
+            said.unwrap_or_else(|| format!("the container {} can't be started", status.name)),
+        ),
+        // The others are steps on the way.
+        _ => return None,
+    };
+    Some(Problem {
         reason: reason.to_owned(),
-        message: waiting
-            .message
-            .clone()
-            .unwrap_or_else(|| format!("the container {} can't be started", status.name)),
+        message,
     })
 }
 
@@ -267,9 +274,14 @@ containerStatuses:
                 "exit code 1: last line",
             ),
             (
-                "waiting: {reason: ImagePullBackOff, message: no such image}",
-                "ImagePullBackOff",
-                "no such image",
+                "waiting: {reason: CreateContainerConfigError, message: no such Secret}",
+                "CreateContainerConfigError",
+                "no such Secret",
+            ),
+            (
+                "waiting: {reason: InvalidImageName}",
+                "InvalidImageName",
+                "can't be started",
             ),
         ] {
             let pod = pod(&format!(
@@ -283,5 +295,26 @@ containerStatuses:
             "containerStatuses: [{name: worker, ready: false, image: x, imageID: x, restartCount: 0, state: {waiting: {reason: ContainerCreating}}}]",
         );
         assert_eq!(Workers::of([&creating]).problem, None);
+    }
+
+    #[test]
+    fn an_image_that_cannot_be_pulled_is_one_problem_however_often_it_is_tried() {
+        let problem = |waiting: &str| {
+            let pod = pod(&format!(
+                "containerStatuses: [{{name: worker, ready: false, image: 'carpool/wroker:1', imageID: '', restartCount: 0, state: {{waiting: {waiting}}}}}]"
+            ));
+            Workers::of([&pod]).problem.unwrap()
+        };
+        let first = problem("{reason: ErrImagePull, message: not found}");
+        assert_eq!(first.reason, "ImagePullBackOff");
+        assert!(
+            first.message.contains("carpool/wroker:1"),
+            "{}",
+            first.message
+        );
+        assert_eq!(
+            problem("{reason: ImagePullBackOff, message: Back-off pulling image}"),
+            first
+        );
     }
 }

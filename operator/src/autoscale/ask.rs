@@ -12,7 +12,7 @@ use crate::{
     workers,
 };
 
-/// Proxies that are tried for an answer, one after another.
+/// Proxies, and then sidecars, that are tried for an answer, one after another.
 const ATTEMPTS: usize = 2;
 
 /// What proxies and injected sidecars said.
@@ -28,20 +28,13 @@ pub struct Heard {
 
 /// Asks for the queue. One proxy knows the whole queue. Whom each of them feeds matters only between two revisions: `all` are asked then.
 pub async fn queue(asker: &Asker, observed: &Observed, all: bool) -> Option<Heard> {
+    let feeding = observed.pods.iter().map(AsRef::as_ref);
+    let feeding: Vec<&Pod> = feeding.filter(|pod| feeds(pod)).collect();
     let answers = if all {
-        let pods: Vec<&Pod> = observed
-            .pods
-            .iter()
-            .map(AsRef::as_ref)
-            .filter(|pod| feeds(pod))
-            .collect();
-        join_all(pods.iter().map(|pod| ask(asker, pod))).await
+        join_all(feeding.iter().map(|pod| ask(asker, pod))).await
     } else {
-        let ready = observed.pods.iter().map(AsRef::as_ref);
-        let ready =
-            ready.filter(|pod| workers::is(pod, Component::Proxy) && workers::is_ready(pod));
         let mut answers = Vec::new();
-        for pod in ready.take(ATTEMPTS) {
+        for pod in in_turn(&feeding) {
             answers.push(ask(asker, pod).await);
             if matches!(answers.last(), Some(Asked::Answer(_))) {
                 break;
@@ -50,6 +43,20 @@ pub async fn queue(asker: &Asker, observed: &Observed, all: bool) -> Option<Hear
         answers
     };
     merge(answers)
+}
+
+/// Whom to ask until one answers: Ready proxies and, where none does, sidecars of apps, whose requests wake a model, too.
+fn in_turn<'a>(feeding: &[&'a Pod]) -> Vec<&'a Pod> {
+    let (proxies, sidecars): (Vec<&Pod>, Vec<&Pod>) = feeding
+        .iter()
+        .copied()
+        .partition(|pod| workers::is(pod, Component::Proxy));
+    let proxies = proxies.into_iter().filter(|pod| workers::is_ready(pod));
+    let sidecars = sidecars.into_iter().filter(|pod| address(pod).is_some());
+    proxies
+        .take(ATTEMPTS)
+        .chain(sidecars.take(ATTEMPTS))
+        .collect()
 }
 
 /// What became of a question.
@@ -140,6 +147,8 @@ pub async fn sha256(
 
 #[cfg(test)]
 mod tests {
+    use kube::ResourceExt;
+
     use super::*;
 
     fn answer(serving: &str, lengths: &[(&str, u64)]) -> Asked {
@@ -154,6 +163,38 @@ mod tests {
                 .map(|(name, length)| ((*name).to_owned(), queued(*length)))
                 .collect(),
         })
+    }
+
+    fn pod(name: &str, component: Option<&str>, ready: &str, phase: &str) -> Pod {
+        let mut pod = serde_json::json!({
+            "metadata": {"name": name, "labels": {"app.kubernetes.io/name": "app"}},
+            "status": {"phase": phase, "podIP": "10.0.0.1", "conditions": [{"type": "Ready", "status": ready}]}
+        });
+        if let Some(component) = component {
+            pod["metadata"]["labels"] = serde_json::json!({
+                "app.kubernetes.io/name": "carpool", "app.kubernetes.io/component": component
+            });
+        }
+        serde_json::from_value(pod).unwrap()
+    }
+
+    #[test]
+    fn sidecars_are_asked_where_no_proxy_answers() {
+        let pods = [
+            pod("done", None, "False", "Succeeded"),
+            pod("app-1", None, "True", "Running"),
+            pod("app-2", None, "False", "Running"),
+            pod("app-3", None, "True", "Running"),
+            pod("proxy-1", Some("proxy"), "False", "Running"),
+            pod("proxy-2", Some("proxy"), "True", "Running"),
+        ];
+        let names = |pods: &[Pod]| -> Vec<String> {
+            let pods: Vec<&Pod> = pods.iter().collect();
+            let asked = in_turn(&pods).into_iter();
+            asked.map(ResourceExt::name_any).collect()
+        };
+        assert_eq!(names(&pods), ["proxy-2", "app-1", "app-2"]);
+        assert_eq!(names(&pods[..5]), ["app-1", "app-2"]);
     }
 
     #[test]

@@ -48,13 +48,10 @@ impl Turn {
             if wanted == now {
                 continue;
             }
-            let busy = queued.get(revision).map(|queued| &queued.workers);
-            let is_busy = |pod: &str| {
-                busy.and_then(|busy| busy.get(pod))
-                    .is_some_and(|worker| worker.pending > 0)
-            };
+            let queued = queued.get(revision);
+            let is_idle = |pod: &str| queued.is_none_or(|queued| queued.is_idle(pod));
             if let Err(error) = self
-                .write(deployment, observed, revision, now, wanted, is_busy)
+                .write(deployment, observed, revision, now, wanted, is_idle)
                 .await
             {
                 tracing::warn!(%error, revision, wanted, "failed to scale");
@@ -94,12 +91,12 @@ impl Turn {
         revision: &str,
         now: i32,
         wanted: i32,
-        is_busy: impl Fn(&str) -> bool,
+        is_idle: impl Fn(&str) -> bool,
     ) -> Result<(), CallError> {
         if wanted < now {
             let pods = observed.pods.iter().map(AsRef::as_ref);
             for pod in pods.filter(|pod| workers::is_worker(pod, revision)) {
-                self.price(pod, if is_busy(&pod.name_any()) { BUSY } else { IDLE })
+                self.price(pod, if is_idle(&pod.name_any()) { IDLE } else { BUSY })
                     .await;
             }
         }

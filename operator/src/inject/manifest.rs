@@ -128,7 +128,8 @@ impl Sidecar {
         for list in ["initContainers", "containers"] {
             let containers = spec.get_mut(list).and_then(Value::as_array_mut);
             for container in containers.into_iter().flatten() {
-                put(entry(container, "env", json!([])), url.clone(), false);
+                // First, so that the app's own variables can refer to it.
+                put(entry(container, "env", json!([])), url.clone(), true);
             }
         }
         let as_root = spec["securityContext"]["runAsUser"] == 0;
@@ -200,15 +201,19 @@ fn entry<'a>(object: &'a mut Value, field: &str, default: Value) -> &'a mut Valu
     value
 }
 
-/// Puts an item into a list in place of the one of its name, else at the front or at the end.
+/// Puts an item into a list: first, or else in place of the one of its name or at the end.
 fn put(list: &mut Value, item: Value, first: bool) {
     if !list.is_array() {
         *list = Value::Array(Vec::new());
     }
     if let Value::Array(items) = list {
+        if first {
+            items.retain(|other| other["name"] != item["name"]);
+            items.insert(0, item);
+            return;
+        }
         match items.iter_mut().find(|other| other["name"] == item["name"]) {
             Some(other) => *other = item,
-            None if first => items.insert(0, item),
             None => items.push(item),
         }
     }
@@ -289,7 +294,7 @@ spec: {jobTemplate: {spec: {template: {metadata: {annotations: {carpool.dev/mode
         let url = json!({"name": "CARPOOL_URL", "value": "http://127.0.0.1:18080"});
         assert_eq!(
             template["spec"]["containers"][0]["env"],
-            json!([{"name": "A", "value": "b"}, url])
+            json!([url, {"name": "A", "value": "b"}])
         );
         assert_eq!(template["spec"]["containers"][1]["env"], json!([url]));
         assert_eq!(init[1]["env"], json!([url]));
@@ -340,8 +345,21 @@ spec: {containers: [{name: c, env: [{name: MODE, value: '0400'}, {name: ON, valu
             .as_array()
             .unwrap();
         assert_eq!(
-            (&env[0]["value"], &env[1]["value"]),
+            (&env[1]["value"], &env[2]["value"]),
             (&json!("0400"), &json!("yes"))
+        );
+    }
+
+    #[test]
+    fn the_url_comes_before_what_refers_to_it() {
+        let pod = "kind: Pod\nspec: {containers: [{name: c, env: [{name: INFER, value: $(CARPOOL_URL)/v2}, {name: CARPOOL_URL, value: old}]}]}";
+        let injected = split(&inject(pod)).unwrap();
+        assert_eq!(
+            injected[0].value["spec"]["containers"][0]["env"],
+            json!([
+                {"name": "CARPOOL_URL", "value": "http://127.0.0.1:18080"},
+                {"name": "INFER", "value": "$(CARPOOL_URL)/v2"}
+            ])
         );
     }
 

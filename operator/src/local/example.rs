@@ -17,12 +17,6 @@ pub fn curl(name: &str, url: &str, model: &Model, file: &Path) -> std::io::Resul
             "curl {url}/predict --json '{{\"text\": \"I love you\"}}'"
         ));
     }
-    let has_json =
-        |tensor: &TensorSpec| !matches!(tensor.datatype, Datatype::Fp16 | Datatype::Bf16);
-    if !model.inputs.iter().all(has_json) {
-        // Half precision has no JSON form.
-        return Ok(format!("curl {url}/v2/models/{name}"));
-    }
     let body = zeros(&model.inputs).to_string();
     let infer = format!("curl {url}/v2/models/{name}/infer --json");
     if body.len() <= MAX_INLINE_BYTES {
@@ -101,18 +95,13 @@ mod tests {
     }
 
     #[test]
-    fn text_models_take_text_and_half_precision_has_no_json() {
+    fn text_models_take_text() {
         let mut text = model(&json!([{"name": "input_ids", "datatype": "INT64", "shape": [-1]}]));
         text.text =
             serde_json::from_value(json!({"tokenizer": "t.json", "labels": ["a", "b"]})).unwrap();
         assert_eq!(
             curl("m", "http://h:1", &text, Path::new("unused")).unwrap(),
             "curl http://h:1/predict --json '{\"text\": \"I love you\"}'"
-        );
-        let half = model(&json!([{"name": "x", "datatype": "FP16", "shape": [2]}]));
-        assert_eq!(
-            curl("m", "http://h:1", &half, Path::new("unused")).unwrap(),
-            "curl http://h:1/v2/models/m"
         );
     }
 }

@@ -58,10 +58,12 @@ impl Meter {
         let requests = self
             .requests
             .growth(proxies, "carpool_proxy_requests_total");
-        let rows = self.rows.growth(workers, "carpool_batch_size_rows_sum");
+        let rows = self
+            .rows
+            .growth(workers, "carpool_worker_batch_size_rows_sum");
         let batches = self
             .batches
-            .growth(workers, "carpool_batch_size_rows_count");
+            .growth(workers, "carpool_worker_batch_size_rows_count");
         let seconds = self
             .last
             .replace(now)
@@ -107,7 +109,7 @@ carpool_proxy_open_requests 1
         };
         let worker = |name: &str, rows: u32, batches: u32| {
             let text = format!(
-                "carpool_batch_size_rows_sum {rows}.0\ncarpool_batch_size_rows_count {batches}\n"
+                "carpool_worker_batch_size_rows_sum {rows}.0\ncarpool_worker_batch_size_rows_count {batches}\n"
             );
             (name.to_owned(), text)
         };

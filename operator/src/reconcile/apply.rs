@@ -213,7 +213,7 @@ impl Applier<'_> {
         }
     }
 
-    /// Removes children that the spec no longer asks for, and the workers of revisions that are done.
+    /// Removes children that the spec no longer asks for, and what belongs to revisions that are done.
     async fn prune(
         &self,
         wanted: &[Key],
@@ -227,8 +227,8 @@ impl Applier<'_> {
                 .as_ref()
                 .and_then(|labels| labels.get(names::REVISION));
             let keep = match revision {
-                Some(revision) if kind == "Deployment" => stays(revision, observed, retire),
-                _ => wanted.contains(key),
+                Some(revision) => stays(revision, observed, retire),
+                None => wanted.contains(key),
             };
             if keep || !is_controlled_by(live, &self.valid.uid) || live.deletion_timestamp.is_some()
             {
@@ -259,7 +259,7 @@ impl Applier<'_> {
     }
 }
 
-/// Whether the workers of a revision stay.
+/// Whether the workers of a revision stay, and their disruption budget.
 fn stays(revision: &String, observed: &Observed, retire: &[String]) -> bool {
     let view = &observed.view;
     if observed.workers.contains_key(revision) || *revision == view.wanted {
@@ -312,12 +312,15 @@ pub async fn touch_pods(client: &Client, valid: &Valid, children: &Children, obs
 
 /// The kinds of children that a change of the spec can make superfluous.
 fn resource_of(kind: &str) -> Option<ApiResource> {
-    use k8s_openapi::api::{apps::v1 as apps, core::v1 as core, networking::v1 as networking};
+    use k8s_openapi::api::{
+        apps::v1 as apps, core::v1 as core, networking::v1 as networking, policy::v1 as policy,
+    };
     match kind {
         "Deployment" => Some(ApiResource::erase::<apps::Deployment>(&())),
         "StatefulSet" => Some(ApiResource::erase::<apps::StatefulSet>(&())),
         "Service" => Some(ApiResource::erase::<core::Service>(&())),
         "NetworkPolicy" => Some(ApiResource::erase::<networking::NetworkPolicy>(&())),
+        "PodDisruptionBudget" => Some(ApiResource::erase::<policy::PodDisruptionBudget>(&())),
         _ => None,
     }
 }

@@ -11,7 +11,7 @@ use k8s_openapi::{
     jiff::Timestamp,
 };
 
-use self::findings::{Finding, findings};
+use self::findings::{Finding, findings, rejected};
 use super::{fetch::Observed, validate::Valid};
 use crate::{
     names::{self, Component},
@@ -48,10 +48,7 @@ pub fn status(
     let generation = model.metadata.generation;
     let findings = match outcome {
         Outcome::Applied { valid, plan } => findings(valid, plan, observed),
-        Outcome::Rejected { reason, message } => vec![
-            Finding::new(condition::READY, false, *reason, message),
-            Finding::new(condition::PROGRESSING, false, *reason, message),
-        ],
+        Outcome::Rejected { reason, message } => rejected(observed, reason, message),
     };
     let mut status = BatchedModelStatus {
         // What a reconcile that was given up could not look at stays as it was.
@@ -85,16 +82,16 @@ pub fn status(
         .iter()
         .position(|type_| *type_ == condition.type_)
     });
+    let count = |counts: fn(&Deployment) -> Option<i32>| {
+        observed
+            .workers
+            .values()
+            .filter_map(|deployment| counts(deployment))
+            .sum()
+    };
+    status.replicas = count(|deployment| deployment.status.as_ref()?.replicas);
+    status.ready_replicas = count(|deployment| deployment.status.as_ref()?.ready_replicas);
     if let Outcome::Applied { valid, plan } = outcome {
-        let count = |counts: fn(&Deployment) -> Option<i32>| {
-            observed
-                .workers
-                .values()
-                .filter_map(|deployment| counts(deployment))
-                .sum()
-        };
-        status.replicas = count(|deployment| deployment.status.as_ref()?.replicas);
-        status.ready_replicas = count(|deployment| deployment.status.as_ref()?.ready_replicas);
         status.sha256 = observed.sha256.get(&plan.serving).cloned().or_else(|| {
             // What a pod said before the operator started still holds for the same revision.
             before

@@ -123,6 +123,33 @@ fn a_model_that_is_too_large_has_the_old_one_leave_once() {
 }
 
 #[test]
+fn a_model_that_is_too_large_gives_way_to_requests_for_the_old_one() {
+    let mut world = World::new(1);
+    world.large.push("b".into());
+    world.view.wanted = "b".into();
+    world.run(3);
+    world.queue("a", 8);
+    world.run(300);
+    assert_eq!(world.answered["a"], 8);
+    assert_eq!(world.revision("a").workers.ready, 1);
+    let b = world.revision("b");
+    assert_eq!(b.replicas, 0);
+    assert_eq!(b.given_up.as_ref().unwrap().reason, "Unschedulable");
+}
+
+#[test]
+fn a_broken_model_gives_the_one_workers_room_back() {
+    let mut world = World::with(4, 4);
+    world.broken.insert("b".into(), broken());
+    world.view.wanted = "b".into();
+    world.run(40);
+    assert_eq!(world.view.serving.as_deref(), Some("a"));
+    assert_eq!(world.revision("a").workers.ready, 4);
+    let b = world.revision("b");
+    assert_eq!((b.replicas, &b.given_up), (0, &Some(broken())));
+}
+
+#[test]
 fn room_for_one_costs_one_worker() {
     let mut world = World::with(4, 4);
     world.view.wanted = "b".into();

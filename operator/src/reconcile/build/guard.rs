@@ -11,7 +11,10 @@ use k8s_openapi::{
         },
         policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec},
     },
-    apimachinery::pkg::{apis::meta::v1::LabelSelector, util::intstr::IntOrString},
+    apimachinery::pkg::{
+        apis::meta::v1::{LabelSelector, ObjectMeta},
+        util::intstr::IntOrString,
+    },
 };
 
 use super::metadata;
@@ -29,13 +32,33 @@ pub fn account(valid: &Valid, component: Component) -> ServiceAccount {
     }
 }
 
-/// Nodes are drained one pod at a time. Not a minimum: with one pod, that would stop a drain for ever.
-pub fn budget(valid: &Valid, component: Component) -> PodDisruptionBudget {
+/// The proxies' budget.
+pub fn proxy_budget(valid: &Valid) -> PodDisruptionBudget {
+    let name = names::child(&valid.name, Component::Proxy);
+    let pods = names::selector(&valid.name, Component::Proxy);
+    budget(metadata(valid, name, Some(Component::Proxy)), pods)
+}
+
+/// The budget of one revision's workers: those of another that fail leave it whole.
+pub fn worker_budget(valid: &Valid, revision: &str) -> PodDisruptionBudget {
+    let name = names::worker(&valid.name, revision);
+    let mut metadata = metadata(valid, name, Some(Component::Worker));
+    metadata.labels = metadata
+        .labels
+        .map(|labels| names::of_revision(labels, revision));
+    let pods = names::selector(&valid.name, Component::Worker);
+    budget(metadata, names::of_revision(pods, revision))
+}
+
+/// Nodes are drained one pod at a time. Not a minimum: with one pod, that would stop a drain for ever, as would a pod
+/// that never gets Ready if it needed leave to go.
+fn budget(metadata: ObjectMeta, pods: BTreeMap<String, String>) -> PodDisruptionBudget {
     PodDisruptionBudget {
-        metadata: metadata(valid, names::child(&valid.name, component), Some(component)),
+        metadata,
         spec: Some(PodDisruptionBudgetSpec {
             max_unavailable: Some(IntOrString::Int(1)),
-            selector: Some(selector(names::selector(&valid.name, component))),
+            selector: Some(selector(pods)),
+            unhealthy_pod_eviction_policy: Some("AlwaysAllow".to_owned()),
             ..PodDisruptionBudgetSpec::default()
         }),
         ..PodDisruptionBudget::default()

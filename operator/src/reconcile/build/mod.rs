@@ -62,7 +62,7 @@ pub struct Children {
     pub config: ConfigMap,
     /// Who may reach whom.
     pub policies: Vec<NetworkPolicy>,
-    /// How many of a component may be drained at once.
+    /// How many proxies, and how many workers of each revision, may be drained at once.
     pub budgets: Vec<PodDisruptionBudget>,
     /// The model's, and its Redis'.
     pub services: Vec<Service>,
@@ -110,6 +110,7 @@ pub fn build(
             .into_iter()
             .chain(with_redis.then_some(Component::Redis))
     };
+    let revisions = circumstances.models.keys();
     Ok(Children {
         accounts: components(false)
             .map(|component| guard::account(valid, component))
@@ -118,8 +119,8 @@ pub fn build(
         policies: components(managed)
             .map(|component| guard::policy(valid, component, asking))
             .collect(),
-        budgets: components(false)
-            .map(|component| guard::budget(valid, component))
+        budgets: std::iter::once(guard::proxy_budget(valid))
+            .chain(revisions.map(|revision| guard::worker_budget(valid, revision)))
             .collect(),
         services: std::iter::once(proxy::service(valid))
             .chain(managed.then(|| redis::service(valid)))

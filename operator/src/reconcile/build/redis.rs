@@ -137,7 +137,7 @@ fn container(images: &Images, resources: &Resources, max_memory: u64) -> Contain
         ("port", &PORT.to_string()),
         ("dir", DATA_DIRECTORY),
         ("maxmemory", &max_memory.to_string()),
-        // A queue that forgets is none: a full Redis refuses, and the proxies say 503.
+        // A queue that forgets is none: a full Redis refuses, and the proxies say 429.
         ("maxmemory-policy", "noeviction"),
         ("appendonly", "yes"),
         // The log grows by two bytes for each byte queued, whatever the queue holds: rewritten at the default of 64mb,

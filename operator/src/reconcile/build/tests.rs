@@ -14,10 +14,18 @@ fn images() -> Images {
 }
 
 fn children(over: &str) -> Children {
+    children_of(over, &[])
+}
+
+/// The same where workers of other revisions are left.
+fn children_of(over: &str, others: &[&str]) -> Children {
     let valid = fixtures::valid(over);
+    let revisions = others.iter().copied().chain([valid.revision.as_str()]);
     let circumstances = Circumstances {
         serving: valid.revision.clone(),
-        models: BTreeMap::from([(valid.revision.clone(), valid.spec.model.clone())]),
+        models: revisions
+            .map(|revision| (revision.to_owned(), valid.spec.model.clone()))
+            .collect(),
         worker: Some(Marks::default()),
     };
     build(
@@ -85,7 +93,7 @@ fn the_smallest_resource_has_these_children() {
             "NetworkPolicy/sentiment-worker",
             "NetworkPolicy/sentiment-redis",
             "PodDisruptionBudget/sentiment-proxy",
-            "PodDisruptionBudget/sentiment-worker",
+            &format!("PodDisruptionBudget/sentiment-worker-{revision}"),
             "Service/sentiment",
             "Service/sentiment-redis",
             "StatefulSet/sentiment-redis",
@@ -253,6 +261,37 @@ fn admin_ports_are_open_to_whoever_may_ask_and_data_ports_to_all() {
         });
         assert_eq!(peers.collect::<Vec<_>>(), ["carpool-system", "monitoring"]);
     }
+}
+
+#[test]
+fn workers_that_fail_keep_none_of_another_revision_on_a_node() {
+    let children = children_of("{}", &["old"]);
+    let wanted = fixtures::valid("{}").revision;
+    let mut revisions = Vec::new();
+    for budget in &children.budgets {
+        let spec = budget.spec.as_ref().unwrap();
+        assert_eq!(
+            spec.unhealthy_pod_eviction_policy.as_deref(),
+            Some("AlwaysAllow")
+        );
+        let selector = spec.selector.as_ref().unwrap();
+        let revision = selector.match_labels.as_ref().unwrap().get(names::REVISION);
+        assert_eq!(
+            budget
+                .metadata
+                .labels
+                .as_ref()
+                .unwrap()
+                .get(names::REVISION),
+            revision,
+            "it goes with its revision"
+        );
+        revisions.extend(revision.cloned());
+    }
+    revisions.sort();
+    let mut expected = vec!["old".to_owned(), wanted];
+    expected.sort();
+    assert_eq!(revisions, expected);
 }
 
 #[test]

@@ -48,12 +48,9 @@ pub fn deployment(
     marks: &Marks,
 ) -> Result<Deployment, serde_json::Error> {
     let revision = &valid.revision;
-    let with_revision = |mut labels: BTreeMap<String, String>| {
-        labels.insert(names::REVISION.to_owned(), revision.clone());
-        labels
-    };
-    let labels = with_revision(names::component_labels(&valid.name, Component::Worker));
-    let selector = with_revision(names::selector(&valid.name, Component::Worker));
+    let labels = names::component_labels(&valid.name, Component::Worker);
+    let labels = names::of_revision(labels, revision);
+    let selector = names::of_revision(names::selector(&valid.name, Component::Worker), revision);
 
     let mut metadata = metadata(
         valid,

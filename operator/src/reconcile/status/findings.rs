@@ -10,7 +10,7 @@ use crate::{
         validate::{RedisPlace, Valid},
     },
     rollout::{Plan, Replicas, Revision},
-    workers::{self, Problem},
+    workers::{self, Problem, Workers},
 };
 
 /// A condition without its bookkeeping: status, reason, message.
@@ -49,11 +49,25 @@ impl Finding {
 /// All conditions of a resource whose children are as they should be.
 pub fn findings(valid: &Valid, plan: &Plan, observed: &Observed) -> Vec<Finding> {
     let proxy = proxy_ready(observed);
-    let redis = redis_ready(valid, observed, &proxy);
+    let redis = redis_ready(Some(&valid.redis), observed, &proxy);
     let loaded = model_loaded(valid, observed);
     let ready = ready(plan, observed, [&redis, &proxy]);
     let progressing = progressing(valid, plan, observed, &loaded);
     let mut findings = vec![ready, progressing, loaded, proxy, redis];
+    findings.extend(scaling_active(observed));
+    findings
+}
+
+/// The conditions of a resource whose children could not be made as it asks for: what is there may well run.
+pub fn rejected(observed: &Observed, reason: &str, message: &str) -> Vec<Finding> {
+    let proxy = proxy_ready(observed);
+    let redis = redis_ready(None, observed, &proxy);
+    let mut findings = vec![
+        Finding::new(condition::READY, false, reason, message),
+        Finding::new(condition::PROGRESSING, false, reason, message),
+        proxy,
+        redis,
+    ];
     findings.extend(scaling_active(observed));
     findings
 }
@@ -103,20 +117,31 @@ fn proxy_ready(observed: &Observed) -> Finding {
     }
 }
 
-fn redis_ready(valid: &Valid, observed: &Observed, proxy: &Finding) -> Finding {
-    if let RedisPlace::External { secret } = &valid.redis {
-        // A proxy is Ready only while it reaches Redis, and the operator itself has no way to.
-        return if proxy.holds() {
-            Finding::new(
-                condition::REDIS_READY,
-                true,
-                "Reachable",
-                "proxies reach the Redis of the Secret",
-            )
-        } else {
-            let message = format!("no proxy has reached the Redis of the Secret {secret} yet");
-            Finding::new(condition::REDIS_READY, None, "NotReached", message)
+/// Where Redis is, the spec may leave open: one that was refused does not say what runs.
+fn redis_ready(place: Option<&RedisPlace>, observed: &Observed, proxy: &Finding) -> Finding {
+    let external = match place {
+        Some(RedisPlace::External { secret }) => Some(format!("the Redis of the Secret {secret}")),
+        Some(RedisPlace::Managed { .. }) => None,
+        None => observed.redis.is_none().then(|| "Redis".to_owned()),
+    };
+    if let Some(redis) = external {
+        // The operator has no way to it. A proxy gets Ready once it has reached it and stays so while it is away, but
+        // then tells no length of the queue.
+        let lost = observed.asked && observed.queue_length.is_none();
+        let (status, reason, message) = match (proxy.holds(), lost) {
+            (false, _) => (
+                None,
+                "NotReached",
+                format!("no proxy has reached {redis} yet"),
+            ),
+            (true, true) => (
+                Some(false),
+                "NotReached",
+                format!("proxies don't reach {redis}, or can't be asked for the queue's length"),
+            ),
+            (true, false) => (Some(true), "Reachable", format!("proxies reach {redis}")),
         };
+        return Finding::new(condition::REDIS_READY, status, reason, message);
     }
     let status = observed
         .redis
@@ -255,11 +280,26 @@ fn progressing(valid: &Valid, plan: &Plan, observed: &Observed, loaded: &Finding
         let message = format!("revision {} finishes its requests", retired.join(", "));
         return Finding::new(condition::PROGRESSING, true, "Draining", message);
     }
-    let deployments = observed.workers.values().chain(&observed.proxy);
-    if deployments
+    let proxies = observed.pods.iter().map(AsRef::as_ref);
+    let proxies = Workers::of(proxies.filter(|pod| workers::is(pod, Component::Proxy)));
+    let revision = observed.view.revisions.get(wanted);
+    let of_workers = observed
+        .workers
+        .get(wanted)
+        .zip(revision.map(|revision| &revision.workers));
+    let of_proxies = observed.proxy.as_ref().map(|proxy| (proxy, &proxies));
+    let updating: Vec<_> = [of_workers, of_proxies]
         .into_iter()
-        .any(|deployment| is_updating(deployment))
-    {
+        .flatten()
+        .filter(|(deployment, _)| is_updating(deployment))
+        .collect();
+    let failure = updating
+        .iter()
+        .find_map(|(deployment, pods)| update_failure(deployment, pods));
+    if let Some(Problem { message, .. }) = failure {
+        return Finding::new(condition::PROGRESSING, false, "Failed", message);
+    }
+    if !updating.is_empty() {
         return Finding::new(
             condition::PROGRESSING,
             true,
@@ -278,8 +318,19 @@ fn progressing(valid: &Valid, plan: &Plan, observed: &Observed, loaded: &Finding
 /// Whether pods of an older template are left. Pods that come and go with the queue are no update.
 fn is_updating(deployment: &Deployment) -> bool {
     let status = deployment.status.clone().unwrap_or_default();
-    status.observed_generation < deployment.metadata.generation
-        || status.updated_replicas.unwrap_or(0) < status.replicas.unwrap_or(0)
+    let replicas = status.replicas.unwrap_or(0);
+    // What Kubernetes has not looked at yet is another template, unless it is another number.
+    let unseen = status.observed_generation < deployment.metadata.generation
+        && replicas == fetch::replicas(deployment);
+    unseen || status.updated_replicas.unwrap_or(0) < replicas
+}
+
+/// Why an update gets no further. One whose pod fits nowhere goes on once an older pod has left, until Kubernetes itself
+/// calls it stalled.
+fn update_failure(deployment: &Deployment, pods: &Workers) -> Option<Problem> {
+    let unplaced = || pods.unschedulable.clone().map(Problem::unschedulable);
+    let stalled = || fetch::stalled(deployment).map(|stalled| unplaced().unwrap_or(stalled));
+    pods.problem.clone().or_else(stalled)
 }
 
 fn scaling_active(observed: &Observed) -> Option<Finding> {

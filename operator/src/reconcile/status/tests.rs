@@ -60,7 +60,12 @@ fn loaded(replicas: i32, ready: usize) -> Revision {
 }
 
 fn status_of(observed: &Observed) -> BatchedModelStatus {
-    let valid = fixtures::valid("{}");
+    status_with("{}", observed)
+}
+
+/// The same, of a resource with parts of a spec laid over.
+fn status_with(over: &str, observed: &Observed) -> BatchedModelStatus {
+    let valid = fixtures::valid(over);
     let plan = rollout::plan(&observed.view);
     let outcome = Outcome::Applied {
         valid: &valid,
@@ -232,28 +237,138 @@ fn a_redis_that_fits_nowhere_says_why() {
 }
 
 #[test]
-fn a_rejected_resource_keeps_what_is_known_of_the_rest() {
+fn a_rejected_resource_tells_what_is_seen_and_keeps_the_rest() {
     let mut model = fixtures::sentiment();
     model.status = Some(status_of(&observed(loaded(1, 1))));
     model.metadata.generation = Some(2);
     let outcome = Outcome::Rejected {
-        reason: "NameConflict",
-        message: "Service sentiment".into(),
+        reason: "InvalidSpec",
+        message: "spec.queue.maxBytes".into(),
     };
-    let seen = Observed {
-        queue_length: Some(7),
-        ..Observed::default()
-    };
-    let status = status(&model, &seen, &outcome, Timestamp::UNIX_EPOCH);
-    assert!(summary(&status).starts_with(
-        "Ready=False/NameConflict Progressing=False/NameConflict ModelLoaded=True/Loaded"
-    ));
-    assert_eq!(status.observed_generation, Some(2));
+    let mut seen = observed(loaded(3, 3));
+    seen.queue_length = Some(7);
+    let rejected = status(&model, &seen, &outcome, Timestamp::UNIX_EPOCH);
     assert_eq!(
-        status.queue_length, 7,
+        summary(&rejected),
+        "Ready=False/InvalidSpec Progressing=False/InvalidSpec ModelLoaded=True/Loaded ProxyReady=True/Ready RedisReady=True/Ready ScalingActive=True/FollowsQueue"
+    );
+    assert_eq!(rejected.observed_generation, Some(2));
+    assert_eq!(
+        rejected.queue_length, 7,
         "shown late, it is asked for again each second"
     );
-    assert_eq!(status.ready_replicas, 1);
+    assert_eq!((rejected.replicas, rejected.ready_replicas), (3, 3));
+    assert_eq!(rejected.revision, Some(revision()));
+
+    (seen.proxy, seen.queue_length) = (None, None);
+    let without_proxies = status(&model, &seen, &outcome, Timestamp::UNIX_EPOCH);
+    assert!(
+        summary(&without_proxies).ends_with(
+            "ProxyReady=False/Starting RedisReady=True/Ready ScalingActive=False/QueueUnknown"
+        ),
+        "{}",
+        summary(&without_proxies)
+    );
+}
+
+#[test]
+fn a_redis_of_the_users_is_ready_while_proxies_tell_the_queue() {
+    let external = "queue: {redis: {external: {urlSecretName: mine}}}";
+    let mut seen = observed(loaded(1, 1));
+    seen.redis = None;
+    assert!(summary(&status_with(external, &seen)).contains("RedisReady=True/Reachable"));
+
+    seen.queue_length = None;
+    let lost = status_with(external, &seen);
+    assert!(summary(&lost).starts_with("Ready=False/RedisNotReady"));
+    assert!(summary(&lost).contains("ProxyReady=True/Ready RedisReady=False/NotReached"));
+    assert!(message(&lost, condition::READY).contains("the Redis of the Secret mine"));
+
+    seen.asked = false;
+    assert!(
+        summary(&status_with(external, &seen)).contains("RedisReady=True/Reachable"),
+        "an operator that has just started has not asked yet"
+    );
+    seen.proxy = None;
+    assert!(summary(&status_with(external, &seen)).contains("RedisReady=Unknown/NotReached"));
+}
+
+/// A Deployment that has been asked for three pods.
+fn updating(generation: i64, status: &serde_json::Value) -> Arc<Deployment> {
+    let object = json!({
+        "metadata": {"name": "d", "generation": generation},
+        "spec": {"selector": {}, "template": {}, "replicas": 3},
+        "status": status
+    });
+    Arc::new(serde_json::from_value(object).unwrap())
+}
+
+#[test]
+fn an_update_that_fails_says_why() {
+    let progressing = |workers: Workers, conditions: serde_json::Value| {
+        let mut seen = observed(Revision {
+            workers,
+            ..loaded(3, 2)
+        });
+        let status = json!({
+            "observedGeneration": 2, "replicas": 3, "updatedReplicas": 1, "readyReplicas": 2, "conditions": conditions
+        });
+        seen.workers.insert(revision(), updating(2, &status));
+        let status = status_of(&seen);
+        let told = message(&status, condition::PROGRESSING);
+        (summary(&status), told)
+    };
+    let pods = |problem, unschedulable| Workers {
+        pods: 3,
+        ready: 2,
+        problem,
+        unschedulable,
+    };
+    let stalled = json!([{"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded", "message": "has timed out"}]);
+    let pull = Problem {
+        reason: "ImagePullBackOff".into(),
+        message: "the image can't be pulled".into(),
+    };
+    let (failed, why) = progressing(pods(Some(pull), None), json!([]));
+    assert!(
+        failed.starts_with("Ready=True/Serving Progressing=False/Failed"),
+        "{failed}"
+    );
+    assert_eq!(why, "the image can't be pulled");
+    let (failed, why) = progressing(pods(None, None), stalled.clone());
+    assert!(failed.contains("Progressing=False/Failed"), "{failed}");
+    assert_eq!(why, "has timed out");
+
+    let room = || Some("Insufficient nvidia.com/gpu".to_owned());
+    let (waits, _) = progressing(pods(None, room()), json!([]));
+    assert!(
+        waits.contains("Progressing=True/Updating"),
+        "an older pod may leave: {waits}"
+    );
+    let (_, why) = progressing(pods(None, room()), stalled);
+    assert_eq!(why, "Insufficient nvidia.com/gpu");
+}
+
+#[test]
+fn another_number_of_workers_is_no_update() {
+    let progressing = |status: &serde_json::Value| {
+        let mut seen = observed(loaded(3, 2));
+        seen.workers.insert(revision(), updating(3, status));
+        summary(&status_of(&seen))
+    };
+    let seen = |generation: i64, replicas: i32| json!({"observedGeneration": generation, "replicas": replicas, "updatedReplicas": replicas});
+    for same in [seen(2, 2), seen(3, 2), seen(3, 3)] {
+        let told = progressing(&same);
+        assert!(
+            told.contains("Progressing=False/Complete"),
+            "{same}: {told}"
+        );
+    }
+    let told = progressing(&seen(2, 3));
+    assert!(
+        told.contains("Progressing=True/Updating"),
+        "another template, not looked at yet: {told}"
+    );
 }
 
 #[test]

@@ -80,17 +80,17 @@ impl World {
 
     /// The operator acts, then proxies, the cluster and workers move on.
     pub fn step(&mut self) {
-        let plan = plan(&self.view);
-        self.view.switched = self.view.serving.as_ref() == Some(&plan.serving);
-        self.view.serving = Some(plan.serving.clone());
-        for name in &plan.delete {
+        let decided = plan(&self.view);
+        self.view.switched = self.view.serving.as_ref() == Some(&decided.serving);
+        self.view.serving = Some(decided.serving.clone());
+        for name in &decided.delete {
             let gone = self.view.revisions.remove(name).unwrap();
             assert!(
                 gone.length.unwrap_or(0) == 0 || !gone.loaded,
                 "{name} went with requests in its queue"
             );
         }
-        if plan.start && !self.view.revisions.contains_key(&self.view.wanted) {
+        if decided.start && !self.view.revisions.contains_key(&self.view.wanted) {
             let new = Revision {
                 replicas: 1,
                 length: Some(0),
@@ -98,10 +98,7 @@ impl World {
             };
             self.view.revisions.insert(self.view.wanted.clone(), new);
         }
-        if let Some(wanted) = self.view.revisions.get_mut(&self.view.wanted) {
-            wanted.given_up = plan.give_up;
-        }
-        for (name, asked) in &plan.replicas {
+        for (name, asked) in &decided.replicas {
             let revision = self.view.revisions.get_mut(name).unwrap();
             revision.replicas = match asked {
                 Replicas::Exactly(count) => *count,
@@ -120,6 +117,15 @@ impl World {
         }
         self.now += Duration::from_secs(1);
         self.patience.look(&mut self.view, self.now);
+        self.mark(decided.give_up.is_some());
+    }
+
+    /// A reconcile writes the mark. The scaler asks for it when it has acted, and it looks anew.
+    fn mark(&mut self, asked: bool) {
+        let give_up = plan(&self.view).give_up.filter(|_| asked);
+        if let Some(wanted) = self.view.revisions.get_mut(&self.view.wanted) {
+            wanted.given_up = give_up;
+        }
     }
 
     /// Workers that were told to leave in one step have left in the next.
