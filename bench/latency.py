@@ -21,10 +21,10 @@ WARM_UP = 200
 PARTS = {
     "proxy: parse, check, encode": ("carpool_proxy_hop_seconds", 'hop="parse"'),
     "proxy: from there to the worker's answer": ("carpool_proxy_hop_seconds", 'hop="queue"'),
-    "  in the queue": ("carpool_queue_wait_seconds", ""),
+    "  in the queue": ("carpool_worker_queue_wait_seconds", ""),
     "  worker: assemble the batch": ("carpool_worker_hop_seconds", 'hop="assemble"'),
     "  worker: run it": ("carpool_worker_hop_seconds", 'hop="run"'),
-    "    the forward pass itself": ("carpool_forward_seconds", ""),
+    "    the forward pass itself": ("carpool_worker_forward_seconds", ""),
     "  worker: encode the answers": ("carpool_worker_hop_seconds", 'hop="encode"'),
     "  worker: answer and fetch": ("carpool_worker_hop_seconds", 'hop="exchange"'),
     "proxy: respond": ("carpool_proxy_hop_seconds", 'hop="respond"'),

@@ -33,16 +33,21 @@ def free_port() -> int:
 
 
 class Local:
-    """Serves one manifest. Use it in a `with`: the processes are gone after it, whatever happened."""
+    """Serves one manifest. Use it in a `with`: the processes are gone after it, whatever happened.
+
+    They also end, soon after, where this one is killed. To the kernel that is the thread that made it, so the main one
+    must.
+    """
 
     def __init__(self, carpool: pathlib.Path, manifest: pathlib.Path, name: str, log: pathlib.Path) -> None:
         self.port = free_port()
         self._name = name
         self._log = log
         with log.open("wb") as output:
-            # A session of its own, so that a Ctrl-C meant for the benchmark leaves the shutdown to `__exit__`.
+            # A session of its own, so that a Ctrl-C meant for the benchmark leaves the shutdown to `__exit__`. Where
+            # that never runs, the kernel sends the signal: setpriv asks for it and becomes carpool, which ends its own.
             self._process = subprocess.Popen(
-                [carpool, "local", manifest, "--http", f"127.0.0.1:{self.port}"],
+                ["setpriv", "--pdeathsig", "TERM", carpool, "local", manifest, "--http", f"127.0.0.1:{self.port}"],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -64,8 +69,8 @@ class Local:
         """The batches that the workers have run so far."""
         texts = [_metrics(worker) for worker in self._status().get("workers", [])]
         return Batches(
-            rows=sum(sum(_series(text, "carpool_batch_size_rows_sum").values()) for text in texts),
-            runs=sum(sum(_series(text, "carpool_batch_size_rows_count").values()) for text in texts),
+            rows=sum(sum(_series(text, "carpool_worker_batch_size_rows_sum").values()) for text in texts),
+            runs=sum(sum(_series(text, "carpool_worker_batch_size_rows_count").values()) for text in texts),
         )
 
     def series(self, name: str) -> dict[str, float]:

@@ -9,12 +9,30 @@ bin=$CARGO_TARGET_DIR/release
 
 say() { printf '\033[1m==>\033[0m %s\n' "$*" >&2; }
 
-# packages NAME...: Debian packages, installed if one is missing.
+# packages NAME...: Debian packages, installed if one is missing. A second apt-get at a time fails, so they take turns.
 packages() {
   dpkg -s "$@" >/dev/null 2>&1 && return
   say "installing Debian packages: $*"
-  apt-get update -qq
-  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+  flock --close /run/carpool-packages apt-get update -qq
+  DEBIAN_FRONTEND=noninteractive flock --close /run/carpool-packages \
+    apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+}
+
+# at_least NAME VERSION FOUND SOURCE: whether what was found is that version or a later one; says so where it isn't.
+at_least() {
+  if [[ -n $3 ]] && printf '%s\n' "$2" "$3" | sort -VC; then return; fi
+  say "$1 $2 or later is needed, ${3:-none} was found; $4"
+  return 1
+}
+
+# has_rust, has_go: whether the toolchain builds this. Debian 12's own do not.
+has_rust() {
+  at_least Rust "$(awk -F'"' '/^channel/ {print $2}' rust-toolchain.toml)" \
+    "$(cargo --version | awk '{print $2}')" "rustup brings it: https://rustup.rs"
+}
+has_go() {
+  at_least Go 1.21 "$(go version | sed -E 's/.*go([0-9.]+).*/\1/')" \
+    "from there on it brings what each go.mod names: https://go.dev/dl"
 }
 
 # stamp FILE KEY: whether the work that FILE stands for was done for this very KEY.

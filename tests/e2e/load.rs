@@ -97,7 +97,7 @@ impl<'a> Load<'a> {
 
     /// Waits until at least this many have been answered.
     pub fn answered(&self, count: usize) {
-        eventually(Duration::from_mins(1), || match self.log() {
+        eventually(Duration::from_mins(5), || match self.log() {
             Ok(log) if log.lines().count() >= count => Ok(()),
             Ok(log) => Err(format!("{} answers of {count}", log.lines().count())),
             Err(error) => Err(error),

@@ -50,8 +50,8 @@ fn main() {
         ("kills::a_workers_pod", cases::kills::pod),
         ("kills::the_operator", cases::kills::operator),
         (
-            "revisions::a_changed_model_on_one_gpu",
-            cases::revisions::one_gpu,
+            "revisions::a_changed_model_where_one_worker_fits",
+            cases::revisions::one_slot,
         ),
     ]
     .into_iter()

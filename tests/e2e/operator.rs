@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde_json::json;
+
 use crate::cluster::{eventually, root, run};
 
 pub const NAMESPACE: &str = "carpool-system";
@@ -35,13 +37,19 @@ impl Operator {
                     crd.trim()
                 ));
             }
-            run("kubectl", &["create", "namespace", NAMESPACE], b"")?;
+            // At once, so that no namespace is left without its label; created, not applied, so that somebody's own of
+            // this name is not taken for ours.
+            let namespace = json!({
+                "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": {OURS: ""}}
+            });
             run(
                 "kubectl",
-                &["label", "namespace", NAMESPACE, &format!("{OURS}=")],
-                b"",
+                &["create", "-f", "-"],
+                namespace.to_string().as_bytes(),
             )?;
         }
+        // From here on whatever is there goes with it, also when the rest fails.
+        let operator = Self;
         let chart = root().join("charts/carpool");
         let chart = chart.to_str().expect("a path in UTF-8");
         run(
@@ -60,8 +68,13 @@ impl Operator {
                 "120s",
             ],
             b"",
-        )?;
-        Ok(Self)
+        )
+        .map_err(|error| {
+            let looked = ["--namespace", NAMESPACE, "get", "pods,events"];
+            let seen = run("kubectl", &looked, b"").unwrap_or_else(|error| error);
+            format!("{error}\n{seen}")
+        })?;
+        Ok(operator)
     }
 }
 
@@ -70,7 +83,14 @@ impl Drop for Operator {
         for (program, arguments) in [
             (
                 "helm",
-                &["uninstall", RELEASE, "--namespace", NAMESPACE, "--wait"][..],
+                &[
+                    "uninstall",
+                    RELEASE,
+                    "--namespace",
+                    NAMESPACE,
+                    "--ignore-not-found",
+                    "--wait",
+                ][..],
             ),
             // The chart keeps it, so that uninstalling loses no model.
             ("kubectl", &["delete", "crd", CRD, "--ignore-not-found"]),

@@ -13,6 +13,9 @@ use crate::fatal::{Fatal, Reason};
 pub trait Backend {
     /// One forward pass: the model's inputs in its order, its outputs in its order.
     fn forward(&mut self, inputs: &[Tensor]) -> Result<Vec<Tensor>, RunError>;
+
+    /// So many threads work within a forward pass from now on, where it is this process's threads that do.
+    fn set_threads(&mut self, threads: usize);
 }
 
 /// Why a forward pass failed.

@@ -138,35 +138,59 @@ impl Batch {
     }
 }
 
+/// The elements of all inputs of a batch, padding included; `None` for more than can be counted.
+pub fn padded_elements(model: &Model, slices: &[Slice]) -> Option<usize> {
+    let rows = rows(slices);
+    let input = |(index, spec)| {
+        let longest = longest(spec, index, slices);
+        let sizes = longest.iter().map(|size| extent(*size));
+        sizes.fold(Some(rows), |product, size| product?.checked_mul(size))
+    };
+    let mut inputs = model.inputs.iter().enumerate().map(input);
+    inputs.try_fold(0, |sum: usize, elements| sum.checked_add(elements?))
+}
+
+/// The size of a batch's rows of an input: in each dimension that of the longest.
+fn longest(spec: &TensorSpec, index: usize, slices: &[Slice]) -> Vec<i64> {
+    let mut longest = vec![0; spec.shape.len()];
+    for slice in slices {
+        for (longest, size) in longest.iter_mut().zip(slice.shape(index)) {
+            *longest = (*longest).max(*size);
+        }
+    }
+    longest
+}
+
 fn stack_input(
     spec: &TensorSpec,
     index: usize,
     rows: usize,
     slices: &[Slice],
 ) -> Result<Tensor, String> {
-    let mut longest = vec![0; spec.shape.len()];
-    for slice in slices {
-        for (longest, size) in longest.iter_mut().zip(slice.input(index).0) {
-            *longest = (*longest).max(*size);
-        }
-    }
+    let longest = longest(spec, index, slices);
     let kind = datatype(spec.datatype);
     let shape = with_rows(rows, &longest)?;
     let data = if let [slice] = slices {
-        slice.input(index).1
+        slice.data(index)
     } else {
         let pad = element(spec.datatype, spec.pad.unwrap_or(0));
         let row = elements(&longest) * pad.len();
         let mut data = filled(&pad, rows * elements(&longest));
         let mut start = 0;
         for slice in slices {
-            let (own, bytes) = slice.input(index);
+            let own = slice.shape(index);
             let end = start + slice.rows.len() * row;
             let (from, to) = (
                 with_rows(slice.rows.len(), own)?,
                 with_rows(slice.rows.len(), &longest)?,
             );
-            copy_common(&bytes, &from, &mut data[start..end], &to, pad.len());
+            copy_common(
+                &slice.data(index),
+                &from,
+                &mut data[start..end],
+                &to,
+                pad.len(),
+            );
             start = end;
         }
         data.freeze()
@@ -353,11 +377,11 @@ mod tests {
         let parts = batch.split(&model, &slices, &[expected]).unwrap();
         assert_eq!(
             (&parts[0][0].shape, &parts[0][0].data),
-            (&vec![1, 1, 2], &slices[0].input(0).1)
+            (&vec![1, 1, 2], &slices[0].data(0))
         );
         assert_eq!(
             (&parts[1][0].shape, &parts[1][0].data),
-            (&vec![1, 2, 2], &slices[1].input(0).1)
+            (&vec![1, 2, 2], &slices[1].data(0))
         );
         assert_eq!(parts[1][0].name, "y");
     }

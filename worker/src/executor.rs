@@ -9,11 +9,16 @@ use carpool_queue::Failure;
 use crate::{
     assemble::failed,
     backend::{Backend, RunError},
-    batch::{Batch, concatenate},
+    batch::{Batch, concatenate, padded_elements},
     item::{Slice, rows},
     metrics::Metrics,
     progress::Progress,
 };
+
+/// A batch may have so many times the elements of its requests,
+const MOST_PADDING: usize = 16;
+/// and so many in any case.
+const MOST_PADDED: usize = 1 << 20;
 
 /// What a slice's rows became: the model's outputs for them, or its failure.
 pub type Outputs = Result<Vec<Tensor>, Failure>;
@@ -27,8 +32,12 @@ pub struct Lost(pub String);
 pub struct Executor {
     backend: Box<dyn Backend>,
     model: Model,
-    /// Batches of more padded elements than this ran out of memory.
+    /// Batches of more padded elements than this are halved: twice as many ran out of memory.
     ceiling: usize,
+    /// Threads that may work within a forward pass.
+    threads: usize,
+    /// Batches of up to this many padded elements run on one thread.
+    serial: usize,
     progress: Arc<Progress>,
     metrics: Arc<Metrics>,
 }
@@ -36,11 +45,13 @@ pub struct Executor {
 impl Executor {
     /// An executor that has learnt nothing yet and reports to nobody: warming up is nobody's request.
     #[must_use]
-    pub fn new(backend: Box<dyn Backend>, model: Model) -> Self {
+    pub fn new(backend: Box<dyn Backend>, model: Model, threads: usize) -> Self {
         Self {
             backend,
             model,
             ceiling: usize::MAX,
+            threads,
+            serial: 0,
             progress: Arc::default(),
             metrics: Arc::default(),
         }
@@ -50,6 +61,17 @@ impl Executor {
     pub fn report_to(&mut self, progress: Arc<Progress>, metrics: Arc<Metrics>) {
         self.progress = progress;
         self.metrics = metrics;
+    }
+
+    /// The threads that may work within a forward pass.
+    #[must_use]
+    pub fn threads(&self) -> usize {
+        self.threads
+    }
+
+    /// From now on batches of up to so many padded elements run on one thread, larger ones on all.
+    pub fn one_thread_up_to(&mut self, elements: usize) {
+        self.serial = elements;
     }
 
     /// Runs slices as one batch; a result for each, in their order.
@@ -96,14 +118,27 @@ impl Executor {
         Ok(concatenate(parts).map_err(failed))
     }
 
+    /// Whether a batch is known to be too large, or is nearly all padding: the longest of a few requests in one
+    /// dimension and the longest in another are, side by side, as large as their product.
+    fn is_too_large(&self, slices: &[Slice]) -> bool {
+        let real: usize = slices.iter().map(Slice::elements).sum();
+        let most = self
+            .ceiling
+            .min(MOST_PADDED.max(real.saturating_mul(MOST_PADDING)));
+        padded_elements(&self.model, slices).is_none_or(|elements| elements > most)
+    }
+
     /// One forward pass, or none for a batch that is known to be too large; the model's outputs for each slice.
     pub fn forward(&mut self, slices: &[Slice]) -> Result<Vec<Vec<Tensor>>, RunError> {
-        let batch = Batch::stack(&self.model, slices).map_err(RunError::Model)?;
-        if batch.elements > self.ceiling && rows(slices) > 1 {
+        if rows(slices) > 1 && self.is_too_large(slices) {
             return Err(RunError::OutOfMemory(
                 "larger than what the device holds".to_owned(),
             ));
         }
+        let batch = Batch::stack(&self.model, slices).map_err(RunError::Model)?;
+        let serial = batch.elements <= self.serial;
+        self.backend
+            .set_threads(if serial { 1 } else { self.threads });
         let started = Instant::now();
         let outputs = self.backend.forward(&batch.inputs);
         self.progress.step();
@@ -117,5 +152,56 @@ impl Executor {
         batch
             .split(&self.model, slices, &outputs)
             .map_err(RunError::Model)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use bytes::Bytes;
+    use carpool_protocol::Datatype;
+
+    use super::*;
+    use crate::item::Item;
+
+    /// Gives a zero for each row, and keeps how many there were.
+    struct Zeros(Arc<Mutex<Vec<i64>>>);
+
+    impl Backend for Zeros {
+        fn forward(&mut self, inputs: &[Tensor]) -> Result<Vec<Tensor>, RunError> {
+            let rows = inputs[0].shape[0];
+            self.0.lock().unwrap().push(rows);
+            Ok(vec![zeros("y", vec![rows, 1])])
+        }
+
+        fn set_threads(&mut self, _: usize) {}
+    }
+
+    fn zeros(name: &str, shape: Vec<i64>) -> Tensor {
+        let elements: i64 = shape.iter().product();
+        let data = vec![0; usize::try_from(elements).unwrap()];
+        Tensor::new(name, Datatype::Uint8, shape, Bytes::from(data)).unwrap()
+    }
+
+    #[test]
+    fn requests_that_would_be_nearly_all_padding_run_apart() {
+        let yaml = "{uri: file://m, inputs: [{name: x, datatype: UINT8, shape: [-1, -1]}],
+            outputs: [{name: y, datatype: UINT8, shape: [1]}]}";
+        let model = serde_yaml::from_str(yaml).unwrap();
+        let runs = Arc::<Mutex<Vec<_>>>::default();
+        let mut executor = Executor::new(Box::new(Zeros(Arc::clone(&runs))), model, 1);
+        let slices = [[1, 1, 64], [1, 1, 1 << 20], [1, 1 << 20, 1], [1, 64, 1]].map(|shape| {
+            Slice::whole(Arc::new(Item {
+                id: String::new(),
+                rows: 1,
+                inputs: vec![zeros("x", shape.to_vec())],
+                outputs: Vec::new(),
+                length: 1,
+            }))
+        });
+        let outputs = executor.run(&slices).unwrap();
+        assert!(outputs.iter().all(Result::is_ok));
+        assert_eq!(*runs.lock().unwrap(), [2, 2]);
     }
 }

@@ -38,15 +38,20 @@ impl Slice {
         Self { item, rows }
     }
 
-    /// The shape of one row of an input, and the bytes of this slice's rows of it.
+    /// The shape of one row of an input.
     #[must_use]
-    pub fn input(&self, index: usize) -> (&[i64], bytes::Bytes) {
+    pub fn shape(&self, index: usize) -> &[i64] {
+        &self.item.inputs[index].shape[1..]
+    }
+
+    /// The bytes of this slice's rows of an input.
+    #[must_use]
+    pub fn data(&self, index: usize) -> bytes::Bytes {
         let tensor = &self.item.inputs[index];
         let row = tensor.data.len() / self.item.rows;
-        let bytes = tensor
+        tensor
             .data
-            .slice(self.rows.start * row..self.rows.end * row);
-        (&tensor.shape[1..], bytes)
+            .slice(self.rows.start * row..self.rows.end * row)
     }
 
     /// The elements of its inputs, padding not counted.

@@ -14,7 +14,7 @@ pub struct Live {
     pub max_delay: Duration,
     /// How long the worker may be silent.
     pub lease: Duration,
-    /// How often a request may be taken over before it is given up.
+    /// How often a request is given to a worker, the first time included, before it is given up.
     pub max_deliveries: u32,
 }
 

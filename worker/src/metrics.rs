@@ -39,7 +39,7 @@ struct ResultLabel {
     result: &'static str,
 }
 
-/// The worker's metrics, all prefixed `carpool_`.
+/// The worker's metrics, all prefixed `carpool_worker_`.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
@@ -55,7 +55,7 @@ pub struct Metrics {
 
 impl Default for Metrics {
     fn default() -> Self {
-        let mut registry = Registry::with_prefix("carpool");
+        let mut registry = Registry::with_prefix("carpool_worker");
         let batch_size = Histogram::new(exponential_buckets(1.0, 2.0, 11));
         registry.register_with_unit(
             "batch_size",
@@ -81,14 +81,14 @@ impl Default for Metrics {
         );
         let hops = Family::<HopLabel, Histogram, fn() -> Histogram>::new_with_constructor(seconds);
         registry.register_with_unit(
-            "worker_hop",
+            "hop",
             "The parts of a batch's way through the worker",
             Unit::Seconds,
             hops.clone(),
         );
         let requests = Family::<ResultLabel, Counter>::default();
         registry.register(
-            "worker_requests",
+            "requests",
             "Requests by what became of them",
             requests.clone(),
         );

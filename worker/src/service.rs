@@ -71,11 +71,13 @@ impl Service {
     /// Serves until it is told to stop, then hands back what has not started and signs off.
     pub async fn serve(mut self) -> Result<(), Fatal> {
         let ended = self.rides().await;
+        if ended.is_ok() {
+            self.exchange(0).await?;
+        }
         let waiting = self.line.drain().into_iter().map(|open| open.id).collect();
         self.consumer.release(waiting).await.map_err(unreachable)?;
         // What ran when the device failed stays pending: it may be what broke it, and whoever takes it over runs it alone.
         ended?;
-        self.exchange(0).await?;
         self.consumer.leave().await.map_err(unreachable)?;
         self.runner.finish();
         Ok(())

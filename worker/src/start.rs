@@ -80,7 +80,11 @@ pub fn run(cli: &Cli) -> ExitCode {
 fn run_serve(args: &ServeArgs) -> Result<(), Error> {
     let settings = args.settings()?;
     log(&args.common);
-    runtime()?.block_on(serve(args, settings))
+    let runtime = runtime()?;
+    let result = runtime.block_on(serve(args, settings));
+    // A large artifact that is still being read would be waited for.
+    runtime.shutdown_background();
+    result
 }
 
 fn run_fetch(args: &FetchArgs) -> Result<(), Error> {
@@ -173,8 +177,8 @@ async fn start(
         );
         let (file, device) = (artifact.model, config.device);
         Runner::start(Arc::clone(&admin.progress), move || {
-            let backend = TorchScript::load(&file, &model, device, threads)?;
-            let mut executor = Executor::new(Box::new(backend), model.clone());
+            let backend = TorchScript::load(&file, &model, device)?;
+            let mut executor = Executor::new(Box::new(backend), model.clone(), threads);
             warm_up(&mut executor, &assembler, &model, live.max_batch_size)?;
             executor.report_to(Arc::clone(&admin.progress), Arc::clone(&admin.metrics));
             Ok(executor)

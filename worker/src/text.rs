@@ -76,7 +76,8 @@ impl TextModel {
             .collect()
     }
 
-    /// The labels and scores of some rows of logits: softmax over each row, and the name of its largest value.
+    /// The labels and scores of some rows of logits: softmax over each row, and the name of its largest value. An error
+    /// where a row has none, as a text without tokens may do to a model.
     pub fn classify(&self, logits: &Tensor) -> Result<[Tensor; 2], String> {
         let values: Vec<f32> = logits
             .data
@@ -87,6 +88,9 @@ impl TextModel {
             .chunks_exact(self.labels.len())
             .map(most_probable)
             .collect();
+        if best.iter().any(|(_, score)| !score.is_finite()) {
+            return Err("the model gave no finite score".to_owned());
+        }
         let rows = i64::try_from(best.len()).map_err(|error| error.to_string())?;
         let labels = best.iter().map(|(index, _)| self.labels[*index].as_str());
         let labels = Tensor::from_strings(LABEL, vec![rows, 1], labels)
@@ -148,5 +152,7 @@ mod tests {
         assert!((score - 0.880_797).abs() < 1e-6, "{score}");
         // Without the largest subtracted this would be infinity over infinity.
         assert_eq!(most_probable(&[1000.0, 0.0]), (0, 1.0));
+        assert!(!most_probable(&[f32::NAN, f32::NAN]).1.is_finite());
+        assert!(!most_probable(&[1.0, f32::NAN]).1.is_finite());
     }
 }

@@ -47,7 +47,7 @@ fn load(yaml: &str, write: impl FnOnce(&Path)) -> Loaded {
     let model = declared(yaml);
     let assembler = Assembler::load("m", "r", &model, folder.path()).unwrap();
     let backend = torch_script(&folder, &model).unwrap();
-    let executor = Executor::new(Box::new(backend), model.clone());
+    let executor = Executor::new(Box::new(backend), model.clone(), 1);
     Loaded {
         assembler,
         executor,
@@ -57,7 +57,7 @@ fn load(yaml: &str, write: impl FnOnce(&Path)) -> Loaded {
 }
 
 fn torch_script(folder: &tempfile::TempDir, model: &Model) -> Result<TorchScript, Fatal> {
-    TorchScript::load(&folder.path().join("model.pt"), model, Device::Cpu, 1)
+    TorchScript::load(&folder.path().join("model.pt"), model, Device::Cpu)
 }
 
 fn mlp(folder: &Path) {
@@ -137,7 +137,7 @@ fn poison_fails_alone() {
         metrics
             .encode()
             .unwrap()
-            .contains("carpool_batch_size_rows_count 3")
+            .contains("carpool_worker_batch_size_rows_count 3")
     );
 }
 
@@ -298,6 +298,8 @@ impl Backend for Small {
         }
         self.model.forward(inputs)
     }
+
+    fn set_threads(&mut self, _: usize) {}
 }
 
 fn small(rows: i64) -> (Loaded, Arc<std::sync::Mutex<Vec<i64>>>) {
@@ -309,7 +311,7 @@ fn small(rows: i64) -> (Loaded, Arc<std::sync::Mutex<Vec<i64>>>) {
         rows,
         sizes: Arc::clone(&sizes),
     };
-    loaded.executor = Executor::new(Box::new(backend), loaded.model.clone());
+    loaded.executor = Executor::new(Box::new(backend), loaded.model.clone(), 1);
     (loaded, sizes)
 }
 
@@ -356,6 +358,8 @@ impl Backend for Stuck {
         self.0.recv().unwrap();
         Err(RunError::Model("let go".to_owned()))
     }
+
+    fn set_threads(&mut self, _: usize) {}
 }
 
 #[tokio::test]
@@ -378,7 +382,7 @@ async fn a_run_that_hangs_is_noticed() {
     };
     let (let_go, stuck) = mpsc::channel();
     let runner = Runner::start(Arc::clone(&progress), move || {
-        let mut executor = Executor::new(Box::new(Stuck(stuck)), loaded.model);
+        let mut executor = Executor::new(Box::new(Stuck(stuck)), loaded.model, 1);
         executor.report_to(progress, Arc::default());
         Ok(executor)
     })

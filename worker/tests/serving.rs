@@ -27,14 +27,9 @@ fn alone(served: &Served, model: &str, requests: &[InferRequest]) -> Vec<InferRe
     let model = declared(model);
     let folder = served.artifact();
     let assembler = Assembler::load("m", "r1", &model, &folder).unwrap();
-    let backend = TorchScript::load(
-        &folder.join("model.pt"),
-        &model,
-        carpool_crds::Device::Cpu,
-        1,
-    )
-    .unwrap();
-    let mut executor = Executor::new(Box::new(backend), model);
+    let backend =
+        TorchScript::load(&folder.join("model.pt"), &model, carpool_crds::Device::Cpu).unwrap();
+    let mut executor = Executor::new(Box::new(backend), model, 1);
     requests
         .iter()
         .map(|request| {
@@ -84,8 +79,8 @@ async fn what_waits_runs_in_batches_and_is_answered_as_if_alone() {
         assert_same(&answer.unwrap(), &expected);
     }
     // 32 and 8, and warming up doesn't count.
-    assert!((worker.metric("carpool_batch_size_rows_sum") - 40.0).abs() < 0.1);
-    assert!(worker.metric("carpool_batch_size_rows_count") <= 3.0);
+    assert!((worker.metric("carpool_worker_batch_size_rows_sum") - 40.0).abs() < 0.1);
+    assert!(worker.metric("carpool_worker_batch_size_rows_count") <= 3.0);
     assert!(
         (worker.metric("carpool_worker_requests_total{result=\"answered\"}") - 40.0).abs() < 0.1
     );
@@ -110,7 +105,8 @@ async fn a_bad_request_hurts_only_itself() {
     let _worker = served.worker(&redis, "w");
     for (index, answer) in open.all().await.into_iter().enumerate() {
         match (index, answer) {
-            (3, Err(failure)) => {
+            (3, answer) => {
+                let failure = answer.unwrap_err();
                 assert_eq!(failure.kind, FailureKind::Model);
                 assert!(
                     failure.message.contains("index out of range"),
@@ -118,7 +114,7 @@ async fn a_bad_request_hurts_only_itself() {
                     failure.message
                 );
             }
-            (7, Err(failure)) => assert_eq!(failure.kind, FailureKind::Invalid),
+            (7, answer) => assert_eq!(answer.unwrap_err().kind, FailureKind::Invalid),
             (_, answer) => assert_eq!(answer.unwrap().outputs[0].shape, [1, 2]),
         }
     }
@@ -143,8 +139,8 @@ async fn a_request_larger_than_a_batch_is_answered_whole() {
         assert_same(&answer.unwrap(), &expected);
     }
     let (runs, full) = (
-        worker.metric("carpool_batch_size_rows_count"),
-        worker.metric("carpool_batch_size_rows_bucket{le=\"8.0\"}"),
+        worker.metric("carpool_worker_batch_size_rows_count"),
+        worker.metric("carpool_worker_batch_size_rows_bucket{le=\"8.0\"}"),
     );
     assert!(
         (runs - full).abs() < 0.1 && runs >= 25.0,

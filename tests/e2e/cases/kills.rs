@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::{
-    cluster::Namespace,
+    cluster::{Namespace, eventually},
     load::{Load, check},
     model::{self, Affine},
     operator,
@@ -29,6 +29,13 @@ fn start(name: &str, spec: &Value) -> Namespace {
     namespace
 }
 
+/// How often a worker's process has been started again.
+fn restarts(namespace: &Namespace, pod: &str) -> u64 {
+    let path = "jsonpath={.status.containerStatuses[?(@.name==\"worker\")].restartCount}";
+    let count = namespace.kubectl(&["get", "pod", pod, "-o", path]);
+    count.parse().expect("a number")
+}
+
 /// SIGKILL of a worker's process, five times, each with requests in hand.
 pub fn process() {
     // A process of one's own container can't be killed as process 1; with a shared namespace it is another.
@@ -39,6 +46,7 @@ pub fn process() {
         let pods = model::workers(&namespace, MODEL, 2, Duration::from_mins(1));
         load.answered(load.so_far() + 50);
         let victim = model::name(&pods[round % 2]).to_owned();
+        let before = restarts(&namespace, &victim);
         let kill = "for comm in /proc/[0-9]*/comm; do [[ $(<$comm) == carpool-worker* ]] && pid=${comm#/proc/} && kill -KILL ${pid%/comm} && exit; done; exit 1";
         namespace.kubectl(&[
             "exec",
@@ -50,6 +58,15 @@ pub fn process() {
             kill,
         ]);
         load.answered(load.so_far() + 50);
+        // Until then its status may be from before its death, and the next round would take the only worker left.
+        eventually(Duration::from_mins(1), || {
+            let now = restarts(&namespace, &victim);
+            if now > before {
+                Ok(())
+            } else {
+                Err(format!("{victim} has been started again {now} times"))
+            }
+        });
     }
     check(&load.stop(), |answer| Affine::FIRST.gave(answer));
 }

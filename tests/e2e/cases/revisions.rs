@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     cluster::{Namespace, eventually, run},
@@ -12,32 +12,37 @@ use crate::{
 
 const MODEL: &str = "affine";
 
-/// An extended resource of one on a node, taken back at the end.
-struct OneGpu {
+/// Room for one worker: an extended resource of one on a node, taken back at the end. It stands for a GPU, under a name
+/// of its own: a cluster's real GPUs are counted by their device plugin.
+struct OneSlot {
     node: String,
 }
 
-const RESOURCE: &str = "/status/capacity/nvidia.com~1gpu";
+const RESOURCE: &str = "carpool.dev/test-slot";
+/// Where it stands on a node, as a JSON pointer.
+const CAPACITY: &str = "/status/capacity/carpool.dev~1test-slot";
 
-impl OneGpu {
+impl OneSlot {
     fn create() -> Self {
-        let node = run(
-            "kubectl",
-            &["get", "nodes", "-o", "jsonpath={.items[0].metadata.name}"],
-            b"",
-        )
-        .unwrap();
-        let gpu = Self { node };
-        gpu.patch(&json!([{"op": "add", "path": RESOURCE, "value": "1"}]).to_string())
+        let nodes = run("kubectl", &["get", "nodes", "-o", "json"], b"").unwrap();
+        let nodes: Value = serde_json::from_str(&nodes).unwrap();
+        let node = nodes["items"]
+            .as_array()
+            .and_then(|nodes| nodes.iter().find(|node| takes_pods(node)))
+            .expect("a node takes pods");
+        let slot = Self {
+            node: model::name(node).to_owned(),
+        };
+        slot.patch(&json!([{"op": "add", "path": CAPACITY, "value": "1"}]).to_string())
             .unwrap();
         eventually(Duration::from_secs(30), || {
-            let path = "jsonpath={.status.allocatable.nvidia\\.com/gpu}";
-            match run("kubectl", &["get", "node", &gpu.node, "-o", path], b"") {
+            let path = "jsonpath={.status.allocatable.carpool\\.dev/test-slot}";
+            match run("kubectl", &["get", "node", &slot.node, "-o", path], b"") {
                 Ok(count) if count == "1" => Ok(()),
                 other => Err(format!("{other:?}")),
             }
         });
-        gpu
+        slot
     }
 
     fn patch(&self, patch: &str) -> Result<String, String> {
@@ -57,16 +62,24 @@ impl OneGpu {
     }
 }
 
-impl Drop for OneGpu {
+impl Drop for OneSlot {
     fn drop(&mut self) {
-        let _ = self.patch(&json!([{"op": "remove", "path": RESOURCE}]).to_string());
+        let _ = self.patch(&json!([{"op": "remove", "path": CAPACITY}]).to_string());
     }
+}
+
+/// Whether a pod without tolerations may run on a node. One that is not Ready, or cordoned, has a taint that says so.
+fn takes_pods(node: &Value) -> bool {
+    let only_discourages = |taint: &Value| taint["effect"] == "PreferNoSchedule";
+    node["spec"]["taints"]
+        .as_array()
+        .is_none_or(|taints| taints.iter().all(only_discourages))
 }
 
 /// Where only one worker fits, the old revision makes room, the queue holds requests meanwhile, and no request is
 /// lost or answered by a model other than the one that its answer names.
-pub fn one_gpu() {
-    let gpu = OneGpu::create();
+pub fn one_slot() {
+    let slot = OneSlot::create();
     let namespace = Namespace::create("revision");
     let (first, second) = (
         Affine::FIRST.publish(&namespace),
@@ -75,8 +88,7 @@ pub fn one_gpu() {
     let spec = json!({
         "scaling": {"minReplicas": 1, "maxReplicas": 1},
         "queue": {"timeout": "60s"},
-        // The resource is only counted; there is no such device.
-        "worker": {"device": "cpu", "resources": {"limits": {"nvidia.com/gpu": 1}}}
+        "worker": {"resources": {"limits": {RESOURCE: 1}}}
     });
     namespace.apply(&Affine::manifest(MODEL, &first, &spec).to_string());
     namespace.wait("bm/affine", "condition=Ready", "120s");
@@ -125,5 +137,5 @@ pub fn one_gpu() {
         }
     });
     model::workers(&namespace, MODEL, 1, Duration::from_secs(30));
-    drop(gpu);
+    drop(slot);
 }

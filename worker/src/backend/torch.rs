@@ -14,14 +14,13 @@ use crate::fatal::{Fatal, Reason};
 pub struct TorchScript {
     module: CModule,
     device: tch::Device,
+    threads: usize,
     outputs: Vec<String>,
 }
 
 impl TorchScript {
-    /// Loads a model from a file. Must be called on the thread that will run it: that is where the number of threads
-    /// within a forward pass is set.
-    pub fn load(file: &Path, model: &Model, device: Device, threads: usize) -> Result<Self, Fatal> {
-        tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
+    /// Loads a model from a file.
+    pub fn load(file: &Path, model: &Model, device: Device) -> Result<Self, Fatal> {
         let device = match device {
             Device::Cpu => tch::Device::Cpu,
             Device::Cuda => {
@@ -42,6 +41,7 @@ impl TorchScript {
         Ok(Self {
             module,
             device,
+            threads: usize::MAX,
             outputs: model.outputs.iter().map(name).collect(),
         })
     }
@@ -70,6 +70,14 @@ impl TorchScript {
 impl Backend for TorchScript {
     fn forward(&mut self, inputs: &[Tensor]) -> Result<Vec<Tensor>, RunError> {
         tch::no_grad(|| self.run(inputs)).map_err(|error| run_error(&error))
+    }
+
+    fn set_threads(&mut self, threads: usize) {
+        // libtorch keeps the number for the process and for the calling thread, and a change costs it a thread pool.
+        if self.device == tch::Device::Cpu && self.threads != threads {
+            tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
+            self.threads = threads;
+        }
     }
 }
 
