@@ -139,12 +139,13 @@ impl Batch {
 }
 
 /// The elements of all inputs of a batch, padding included; `None` for more than can be counted.
+#[must_use]
 pub fn padded_elements(model: &Model, slices: &[Slice]) -> Option<usize> {
     let rows = rows(slices);
     let input = |(index, spec)| {
         let longest = longest(spec, index, slices);
-        let sizes = longest.iter().map(|size| extent(*size));
-        sizes.fold(Some(rows), |product, size| product?.checked_mul(size))
+        let mut sizes = longest.iter().map(|size| extent(*size));
+        sizes.try_fold(rows, usize::checked_mul)
     };
     let mut inputs = model.inputs.iter().enumerate().map(input);
     inputs.try_fold(0, |sum: usize, elements| sum.checked_add(elements?))
