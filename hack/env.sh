@@ -37,3 +37,11 @@ has_go() {
 
 # stamp FILE KEY: whether the work that FILE stands for was done for this very KEY.
 stamp() { [[ -f $1 && $(<"$1") == "$2" ]]; }
+
+# Cargo tells changed sources by their age alone: those of another checkout, built later, would pass for these.
+checkout=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+if ! stamp "$CARGO_TARGET_DIR/checkout" "$checkout"; then
+  find "$checkout" -name '*.rs' -exec touch {} +
+  mkdir -p "$CARGO_TARGET_DIR"
+  echo "$checkout" >"$CARGO_TARGET_DIR/checkout"
+fi
