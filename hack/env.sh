@@ -1,5 +1,6 @@
 # Where everything that outlives a checkout is kept; sourced by the Makefile's scripts.
 # One target folder and one libtorch path: torch-sys compiles its C++ once for each.
+[ -n "${BASH_VERSION-}" ] || { echo "hack/env.sh is for bash" >&2; exit 2; }
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/carpool
 export CARGO_TARGET_DIR=$cache/target
 export LIBTORCH=$cache/libtorch
