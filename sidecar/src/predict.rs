@@ -5,7 +5,7 @@ use std::{borrow::Cow, sync::Arc};
 use bytes::Bytes;
 use carpool_protocol::{InferRequest, InferResponse, RequestedOutput, Tensor};
 use http::request::Parts;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use url::form_urlencoded;
 
 use crate::{
@@ -86,8 +86,14 @@ fn question(served: &Served, form: Form, body: &[u8]) -> Result<Question, Error>
 fn text(form: Form, body: &[u8]) -> Result<Cow<'_, str>, Error> {
     match form {
         Form::Json => {
-            let mut fields: Map<String, Value> = serde_json::from_slice(body)
+            let body: Value = serde_json::from_slice(body)
                 .map_err(|error| Error::Malformed(format!("failed to parse JSON: {error}")))?;
+            let Value::Object(mut fields) = body else {
+                let given = kind(&body);
+                return Err(Error::Malformed(format!(
+                    "expected an object, given {given}"
+                )));
+            };
             match fields.remove("text") {
                 Some(Value::String(text)) => Ok(text.into()),
                 Some(other) => {

@@ -35,7 +35,7 @@ use crate::{
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long an HTTP/1 connection is kept between requests. Whoever pools connections should be the one who closes them,
-/// or a request crosses the closing on its way; the longest that the known load balancers wait is 600 s.
+/// or a request crosses the closing on its way; Google Cloud's load balancers keep them longest, 600 s.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(620);
 
 /// How long a client may leave what was sent to it unread or unacknowledged.

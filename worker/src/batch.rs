@@ -7,39 +7,26 @@ use carpool_protocol::Tensor;
 use crate::{
     assemble::{datatype, element, fits},
     block::{copy_common, elements, extent},
-    item::{Slice, rows},
+    item::Slice,
+    size::Size,
 };
 
 /// A batch as the model takes it.
 pub struct Batch {
     /// One tensor for each of the model's inputs, in its order, of shape `[rows, …]`.
     pub inputs: Vec<Tensor>,
-    /// The rows.
-    pub rows: usize,
-    /// The elements of all inputs, padding included.
-    pub elements: usize,
-    /// The elements of all inputs that are padding.
-    pub padding: usize,
+    /// Its size.
+    pub size: Size,
 }
 
 impl Batch {
     /// Puts slices side by side. Dimensions in which they differ are padded to the longest with the input's `pad`.
-    pub fn stack(model: &Model, slices: &[Slice]) -> Result<Self, String> {
-        let rows = rows(slices);
-        let inputs = model
-            .inputs
-            .iter()
-            .enumerate()
-            .map(|(index, spec)| stack_input(spec, index, rows, slices))
+    pub fn stack(model: &Model, slices: &[Slice], size: Size) -> Result<Self, String> {
+        let inputs = model.inputs.iter().zip(&size.row_shapes).enumerate();
+        let inputs = inputs
+            .map(|(index, (spec, longest))| stack_input(spec, index, size.rows, longest, slices))
             .collect::<Result<Vec<_>, _>>()?;
-        let all: usize = inputs.iter().map(|input| elements(&input.shape)).sum();
-        let real: usize = slices.iter().map(Slice::elements).sum();
-        Ok(Self {
-            inputs,
-            rows,
-            elements: all,
-            padding: all - real,
-        })
+        Ok(Self { inputs, size })
     }
 
     /// Checks the model's outputs against what it declares and cuts out what belongs to each slice, in the slices'
@@ -65,7 +52,7 @@ impl Batch {
                 let range = start..start + slice.rows.len();
                 start = range.end;
                 let shape = self.own_shape(model, spec, slice, &output.shape)?;
-                let row = output.data.len() / self.rows;
+                let row = output.data.len() / self.size.rows;
                 let data = output.data.slice(range.start * row..range.end * row);
                 part.push(cut(spec, &data, range.len(), &output.shape[1..], &shape)?);
             }
@@ -76,14 +63,14 @@ impl Batch {
     fn check(&self, spec: &TensorSpec, output: &Tensor) -> Result<(), String> {
         let rows = output.shape.first().map(|rows| extent(*rows));
         if output.datatype == datatype(spec.datatype)
-            && rows == Some(self.rows)
+            && rows == Some(self.size.rows)
             && fits(spec, &output.shape)
         {
             return Ok(());
         }
         Err(format!(
             "the output {} is {} of shape {:?} for {} rows, declared is {} of shape {:?} for each",
-            spec.name, output.datatype, output.shape, self.rows, spec.datatype, spec.shape
+            spec.name, output.datatype, output.shape, self.size.rows, spec.datatype, spec.shape
         ))
     }
 
@@ -138,52 +125,28 @@ impl Batch {
     }
 }
 
-/// The elements of all inputs of a batch, padding included; `None` for more than can be counted.
-#[must_use]
-pub fn padded_elements(model: &Model, slices: &[Slice]) -> Option<usize> {
-    let rows = rows(slices);
-    let input = |(index, spec)| {
-        let longest = longest(spec, index, slices);
-        let mut sizes = longest.iter().map(|size| extent(*size));
-        sizes.try_fold(rows, usize::checked_mul)
-    };
-    let mut inputs = model.inputs.iter().enumerate().map(input);
-    inputs.try_fold(0, |sum: usize, elements| sum.checked_add(elements?))
-}
-
-/// The size of a batch's rows of an input: in each dimension that of the longest.
-fn longest(spec: &TensorSpec, index: usize, slices: &[Slice]) -> Vec<i64> {
-    let mut longest = vec![0; spec.shape.len()];
-    for slice in slices {
-        for (longest, size) in longest.iter_mut().zip(slice.shape(index)) {
-            *longest = (*longest).max(*size);
-        }
-    }
-    longest
-}
-
 fn stack_input(
     spec: &TensorSpec,
     index: usize,
     rows: usize,
+    longest: &[i64],
     slices: &[Slice],
 ) -> Result<Tensor, String> {
-    let longest = longest(spec, index, slices);
     let kind = datatype(spec.datatype);
-    let shape = with_rows(rows, &longest)?;
+    let shape = with_rows(rows, longest)?;
     let data = if let [slice] = slices {
         slice.data(index)
     } else {
         let pad = element(spec.datatype, spec.pad.unwrap_or(0));
-        let row = elements(&longest) * pad.len();
-        let mut data = filled(&pad, rows * elements(&longest));
+        let row = elements(longest) * pad.len();
+        let mut data = filled(&pad, rows * elements(longest));
         let mut start = 0;
         for slice in slices {
             let own = slice.shape(index);
             let end = start + slice.rows.len() * row;
             let (from, to) = (
                 with_rows(slice.rows.len(), own)?,
-                with_rows(slice.rows.len(), &longest)?,
+                with_rows(slice.rows.len(), longest)?,
             );
             copy_common(
                 &slice.data(index),
@@ -322,6 +285,11 @@ mod tests {
         }
     }
 
+    fn stack(model: &Model, slices: &[Slice]) -> Batch {
+        let size = Size::of(model, slices).unwrap();
+        Batch::stack(model, slices, size).unwrap()
+    }
+
     /// The shapes that an output of one variable dimension is cut to for a batch of requests of one row, each given
     /// by the lengths of its inputs.
     fn cut_to<const N: usize>(requests: &[[i64; N]], output: i64) -> Result<Vec<Vec<i64>>, String> {
@@ -331,7 +299,7 @@ mod tests {
             .iter()
             .map(|lengths| slice(lengths.map(|length| zeros([1, length])).to_vec(), 0..1))
             .collect();
-        let batch = Batch::stack(&model, &slices).unwrap();
+        let batch = stack(&model, &slices);
         let rows = i64::try_from(requests.len()).unwrap();
         let parts = batch.split(&model, &slices, &[zeros([rows, output])])?;
         Ok(parts
@@ -370,10 +338,16 @@ mod tests {
             slice(vec![tensor(&[2, 1, 2], &[1, 2, 3, 4])], 1..2),
             slice(vec![tensor(&[1, 2, 2], &[5, 6, 7, 8])], 0..1),
         ];
-        let batch = Batch::stack(&model, &slices).unwrap();
+        let batch = stack(&model, &slices);
         let expected = tensor(&[2, 2, 2], &[3, 4, -1, -1, 5, 6, 7, 8]);
         assert_eq!(batch.inputs, std::slice::from_ref(&expected));
-        assert_eq!((batch.rows, batch.elements, batch.padding), (2, 8, 2));
+        let Size {
+            rows,
+            elements,
+            padding,
+            ..
+        } = batch.size;
+        assert_eq!((rows, elements, padding), (2, 8, 2));
 
         let parts = batch.split(&model, &slices, &[expected]).unwrap();
         assert_eq!(
@@ -390,7 +364,7 @@ mod tests {
     #[test]
     fn a_lone_slice_is_not_copied() {
         let slices = [slice(vec![tensor(&[3, 1, 2], &[1, 2, 3, 4, 5, 6])], 1..3)];
-        let batch = Batch::stack(&model(None), &slices).unwrap();
+        let batch = stack(&model(None), &slices);
         let whole = &slices[0].item.inputs[0].data;
         assert_eq!(batch.inputs[0].data.as_ptr(), whole[4..].as_ptr());
     }

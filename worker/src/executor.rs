@@ -9,10 +9,11 @@ use carpool_queue::Failure;
 use crate::{
     assemble::failed,
     backend::{Backend, RunError},
-    batch::{Batch, concatenate, padded_elements},
-    item::{Slice, rows},
+    batch::{Batch, concatenate},
+    item::Slice,
     metrics::Metrics,
     progress::Progress,
+    size::Size,
 };
 
 /// A batch may have so many times the elements of its requests,
@@ -118,25 +119,20 @@ impl Executor {
         Ok(concatenate(parts).map_err(failed))
     }
 
-    /// Whether a batch is known to be too large, or is nearly all padding: the longest of a few requests in one
-    /// dimension and the longest in another are, side by side, as large as their product.
-    fn is_too_large(&self, slices: &[Slice]) -> bool {
-        let real: usize = slices.iter().map(Slice::elements).sum();
-        let most = self
-            .ceiling
-            .min(MOST_PADDED.max(real.saturating_mul(MOST_PADDING)));
-        padded_elements(&self.model, slices).is_none_or(|elements| elements > most)
+    /// Whether a batch is to be tried: it isn't known to be too large, nor nearly all padding. A single row always is.
+    fn admits(&self, size: &Size) -> bool {
+        let real = size.elements - size.padding;
+        let most = MOST_PADDED.max(real.saturating_mul(MOST_PADDING));
+        size.rows == 1 || size.elements <= self.ceiling.min(most)
     }
 
     /// One forward pass, or none for a batch that is known to be too large; the model's outputs for each slice.
     pub fn forward(&mut self, slices: &[Slice]) -> Result<Vec<Vec<Tensor>>, RunError> {
-        if rows(slices) > 1 && self.is_too_large(slices) {
-            return Err(RunError::OutOfMemory(
-                "larger than what the device holds".to_owned(),
-            ));
-        }
-        let batch = Batch::stack(&self.model, slices).map_err(RunError::Model)?;
-        let serial = batch.elements <= self.serial;
+        let size = Size::of(&self.model, slices)
+            .filter(|size| self.admits(size))
+            .ok_or_else(|| RunError::OutOfMemory("larger than what the device holds".to_owned()))?;
+        let batch = Batch::stack(&self.model, slices, size).map_err(RunError::Model)?;
+        let serial = batch.size.elements <= self.serial;
         self.backend
             .set_threads(if serial { 1 } else { self.threads });
         let started = Instant::now();
@@ -144,11 +140,11 @@ impl Executor {
         self.progress.step();
         let outputs = outputs.inspect_err(|error| {
             if matches!(error, RunError::OutOfMemory(_)) {
-                self.ceiling = self.ceiling.min(batch.elements / 2);
-                tracing::warn!(rows = batch.rows, elements = batch.elements, %error, "a batch ran out of memory");
+                self.ceiling = self.ceiling.min(batch.size.elements / 2);
+                tracing::warn!(rows = batch.size.rows, elements = batch.size.elements, %error, "a batch ran out of memory");
             }
         })?;
-        self.metrics.forward(&batch, started.elapsed());
+        self.metrics.forward(&batch.size, started.elapsed());
         batch
             .split(&self.model, slices, &outputs)
             .map_err(RunError::Model)

@@ -30,6 +30,7 @@ pub mod progress;
 pub mod runner;
 pub mod service;
 pub mod settings;
+pub mod size;
 pub mod start;
 mod text;
 pub mod warmup;

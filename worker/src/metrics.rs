@@ -14,7 +14,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use crate::batch::Batch;
+use crate::size::Size;
 
 /// A part of a request's way through the worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,11 +117,11 @@ impl Default for Metrics {
 impl Metrics {
     /// A forward pass took this long.
     #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
-    pub fn forward(&self, batch: &Batch, took: Duration) {
-        self.batch_size.observe(batch.rows as f64);
+    pub fn forward(&self, size: &Size, took: Duration) {
+        self.batch_size.observe(size.rows as f64);
         self.forward.observe(took.as_secs_f64());
         self.padding
-            .observe(batch.padding as f64 / batch.elements.max(1) as f64);
+            .observe(size.padding as f64 / size.elements.max(1) as f64);
     }
 
     /// A request waited this long for its first batch.

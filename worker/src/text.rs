@@ -152,7 +152,5 @@ mod tests {
         assert!((score - 0.880_797).abs() < 1e-6, "{score}");
         // Without the largest subtracted this would be infinity over infinity.
         assert_eq!(most_probable(&[1000.0, 0.0]), (0, 1.0));
-        assert!(!most_probable(&[f32::NAN, f32::NAN]).1.is_finite());
-        assert!(!most_probable(&[1.0, f32::NAN]).1.is_finite());
     }
 }

@@ -149,6 +149,20 @@ async fn a_request_larger_than_a_batch_is_answered_whole() {
 }
 
 #[tokio::test]
+async fn a_text_of_which_the_model_says_nothing_fails_alone() {
+    let (redis, served) = (Redis::start(), served(TEXT, DEFAULTS, common::write_text));
+    let producer = redis.producer();
+    // A mean over no tokens is not a number.
+    let open = Open::queued(&producer, &[texts(&[""], &[]), texts(&["w1"], &[])]).await;
+    let _worker = served.worker(&redis, "w");
+    let [nothing, word] = open.all().await.try_into().unwrap();
+    let failure = nothing.unwrap_err();
+    assert_eq!(failure.kind, FailureKind::Model);
+    assert_eq!(failure.message, "the model gave no finite score");
+    word.unwrap();
+}
+
+#[tokio::test]
 async fn text_is_labelled() {
     let (redis, served) = (Redis::start(), served(TEXT, DEFAULTS, common::write_text));
     let producer = redis.producer();

@@ -150,7 +150,7 @@ async fn a_text_must_be_one() {
             JSON,
             r#"["love"]"#,
             400,
-            "failed to parse JSON: invalid type: sequence, expected a map at line 1 column 0",
+            "expected an object, given an array",
         ),
         (JSON, "{}", 422, "text: missing"),
         (
