@@ -14,15 +14,17 @@ mod resources;
 #[cfg(test)]
 #[cfg(feature = "kube")]
 mod rules;
+mod shape;
 mod spec;
 mod status;
 
 pub use config::{Config, ConfigError};
 #[cfg(feature = "kube")]
 pub use manifest::manifest;
-pub use model::{Datatype, Format, Model, TensorSpec, Text};
+pub use model::{ATTENTION_MASK, Datatype, Example, Format, Model, TensorSpec, Text};
 pub use quantity::{Bytes, Duration, ParseError};
 pub use resources::{Quantity, Resources};
+pub use shape::Dimension;
 #[cfg(feature = "kube")]
 pub use spec::BatchedModel;
 pub use spec::{

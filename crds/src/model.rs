@@ -1,15 +1,19 @@
 //! `spec.model`: the artifact, and the tensors it takes and gives.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 #[cfg(feature = "kube")]
 use kube::KubeSchema;
 #[cfg(feature = "kube")]
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::defaults;
+use crate::{Dimension, defaults};
+
+/// The input that says which tokens of a padded text are real.
+pub const ATTENTION_MASK: &str = "attention_mask";
 
 /// The model: its artifact, and the tensors it takes and gives. A change makes a new revision.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -70,9 +74,26 @@ pub struct Model {
     /// Text in, labels out: a tokenizer in front of the model and softmax with labels behind it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text: Option<Text>,
+
+    /// A request that the model takes, with which it is warmed up and proved: that it gives what is declared, and that its
+    /// answers don't depend on who else is in a batch. Best of two rows or more that differ. Without one, made-up numbers are
+    /// used, which not every model takes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub example: Option<Example>,
 }
 
 impl Model {
+    /// The value that fills an input's variable dimensions where shorter and longer items share a batch, `None` where
+    /// nothing says that they may.
+    #[must_use]
+    pub fn padding(&self, input: &TensorSpec) -> Option<i64> {
+        let masked = || {
+            let mut inputs = self.inputs.iter();
+            self.text.is_some() && inputs.any(|input| input.name == ATTENTION_MASK)
+        };
+        input.pad.or_else(|| masked().then_some(0))
+    }
+
     /// The revision: ten hex digits of the hash of this model. Each revision has its own jobs stream and workers.
     #[must_use]
     pub fn revision(&self) -> String {
@@ -80,6 +101,30 @@ impl Model {
         let json = serde_json::to_vec(self).unwrap_or_default();
         hex::encode(&Sha256::digest(&json)[..5])
     }
+}
+
+/// A request that the model takes, in the artifact or in the manifest.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[cfg_attr(feature = "kube", derive(KubeSchema))]
+#[cfg_attr(feature = "kube", x_kube(validation = (
+    "has(self.file) != has(self.request)",
+    "example: either file or request"
+)))]
+pub struct Example {
+    /// A file in the artifact's folder that holds the request as the body of an Open Inference Protocol `infer` call:
+    /// `{"inputs": [{"name": …, "datatype": …, "shape": …, "data": …}]}`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "kube", schemars(length(min = 1, max = 256)))]
+    pub file: Option<String>,
+
+    /// The request itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(
+        feature = "kube",
+        schemars(schema_with = "crate::spec::preserve_unknown")
+    )]
+    pub request: Option<BTreeMap<String, Value>>,
 }
 
 /// How an artifact is stored.
@@ -103,24 +148,43 @@ pub struct TensorSpec {
     /// Its element type, as the Open Inference Protocol names it.
     pub datatype: Datatype,
 
-    /// Its shape for one item, without the batch dimension. -1 is variable: items of a batch are padded to the longest. An
-    /// output's -1 follows the input's -1 of the same length in the batch; one that doesn't vary must be declared with its
-    /// size. Where it can't be told which input it follows, requests run one by one.
+    /// Its shape for one item, without the batch dimension. A dimension is a size; -1, which is variable; or a name such
+    /// as `seq`, which is variable, too, and of one size wherever it stands in a request. An output's dimension that has an
+    /// input dimension's name is as long as that, and is cut to it where the input was padded; one with a name that no input
+    /// has is of a length that the inputs' shapes alone decide. An output's -1 may depend on anything, so it makes every row
+    /// run alone.
     #[cfg_attr(feature = "kube", schemars(length(max = 8)))]
-    #[cfg_attr(feature = "kube", x_kube(validation = ("self.all(d, d == -1 || d > 0)", "shape: a dimension is -1 (variable) or at least 1")))]
-    pub shape: Vec<i64>,
+    #[cfg_attr(feature = "kube", x_kube(validation = (
+        "self.all(d, type(d) == string || d == -1 || d > 0)",
+        "shape: a dimension is -1 (variable), a name such as seq, or a size of at least 1"
+    )))]
+    pub shape: Vec<Dimension>,
 
-    /// The value that fills the rest of a shorter item. Default 0.
+    /// For an input: the value that fills its variable dimensions where shorter and longer items share a batch. Without it
+    /// only items of equal shape do; a model that takes text and has an `attention_mask` is padded with 0 in any case.
     // Not a schema default: GitOps tools see drift where list items are filled in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pad: Option<i64>,
 }
 
 impl TensorSpec {
-    /// The axis of the first variable dimension, batch dimension not counted.
+    /// Whether an item's shape is one that this declares.
     #[must_use]
-    pub fn variable_axis(&self) -> Option<usize> {
-        self.shape.iter().position(|size| *size == -1)
+    pub fn allows(&self, item: &[i64]) -> bool {
+        self.shape.len() == item.len()
+            && self
+                .shape
+                .iter()
+                .zip(item)
+                .all(|(dimension, size)| dimension.allows(*size))
+    }
+
+    /// The shape of a batch as the Open Inference Protocol writes it: -1 for the rows, then the item's.
+    #[must_use]
+    pub fn protocol_shape(&self) -> Vec<i64> {
+        std::iter::once(-1)
+            .chain(self.shape.iter().map(Dimension::as_protocol))
+            .collect()
     }
 }
 

@@ -49,6 +49,9 @@ fn good_ones_are_accepted() {
         json!({"worker": {"rollout": {"maxSurge": 1, "maxUnavailable": 0}}}),
         json!({"replicas": 1}),
         json!({"model": {"outputs": [{"name": "y", "datatype": "BF16", "shape": [2]}]}}),
+        json!({"model": {"outputs": [{"name": "y", "datatype": "FP32", "shape": ["seq", -1, 2]}]}}),
+        json!({"model": {"example": {"file": "example.json"}}}),
+        json!({"model": {"example": {"request": {"inputs": []}}}}),
     ] {
         assert_eq!(refusal("sentiment", &spec), None, "{spec}");
     }
@@ -85,6 +88,14 @@ fn bad_ones_are_refused_by_the_fields_name() {
         (
             json!({"model": {"inputs": [tensor("x", json!([-2]))]}}),
             "shape: a dimension is -1",
+        ),
+        (
+            json!({"model": {"example": {}}}),
+            "example: either file or request",
+        ),
+        (
+            json!({"model": {"example": {"file": "example.json", "request": {}}}}),
+            "example: either file or request",
         ),
         (
             json!({"model": {"text": text}}),

@@ -371,6 +371,6 @@ impl Default for Rollout {
 
 /// A PodTemplateSpec's schema is some 600 KB and Helm's release Secret holds 1 MiB, so it is parsed at reconcile instead.
 #[cfg(feature = "kube")]
-fn preserve_unknown(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+pub(crate) fn preserve_unknown(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     schemars::json_schema!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})
 }

@@ -57,10 +57,11 @@ fn tensors(specs: &[TensorSpec]) -> Value {
     specs
         .iter()
         .map(|spec| {
-            let shape: Vec<i64> = std::iter::once(-1)
-                .chain(spec.shape.iter().copied())
-                .collect();
-            json!({"name": spec.name, "datatype": spec.datatype.to_string(), "shape": shape})
+            json!({
+                "name": spec.name,
+                "datatype": spec.datatype.to_string(),
+                "shape": spec.protocol_shape(),
+            })
         })
         .collect()
 }

@@ -183,27 +183,10 @@ fn rows_of_tensors(model: &Model, inputs: &[Tensor]) -> Result<u32, Invalid> {
 /// The rows of a tensor whose other dimensions are the model's.
 fn rows_of_tensor(spec: &TensorSpec, input: &Tensor) -> Result<u32, Invalid> {
     let rows = match input.shape[..] {
-        [rows, ref item @ ..] if fits(&spec.shape, item) => positive(rows),
+        [rows, ref item @ ..] if spec.allows(item) => positive(rows),
         _ => None,
     };
-    rows.ok_or_else(|| {
-        let expected: Vec<i64> = std::iter::once(-1)
-            .chain(spec.shape.iter().copied())
-            .collect();
-        shape(input, &format!("{expected:?}"))
-    })
-}
-
-/// Whether an item's shape is one that the model allows; a variable dimension is at least 1.
-fn fits(allowed: &[i64], given: &[i64]) -> bool {
-    allowed.len() == given.len()
-        && allowed.iter().zip(given).all(|(allowed, given)| {
-            if *allowed == -1 {
-                *given >= 1
-            } else {
-                allowed == given
-            }
-        })
+    rows.ok_or_else(|| shape(input, &format!("{:?}", spec.protocol_shape())))
 }
 
 fn positive(rows: i64) -> Option<u32> {

@@ -8,9 +8,9 @@ use carpool_protocol::{Datatype, InferRequest, InferResponse, Tensor};
 use carpool_queue::{Failure, FailureKind};
 
 use crate::{
-    block::{elements, extent},
     fatal::Fatal,
     item::{Item, tensor_rows},
+    sharing::is_variable,
     text::{LABEL, SCORE, TEXT, TextModel},
 };
 
@@ -44,13 +44,19 @@ impl Assembler {
         self.text.is_some()
     }
 
+    /// How many tokens a text model knows.
+    #[must_use]
+    pub fn vocabulary(&self) -> Option<i64> {
+        let text = self.text.as_ref()?;
+        i64::try_from(text.vocabulary())
+            .ok()
+            .filter(|known| *known > 0)
+    }
+
     /// Whether requests differ in length, so that it matters which of them share a batch.
     #[must_use]
     pub fn groups(&self) -> bool {
-        self.model
-            .inputs
-            .iter()
-            .any(|input| input.variable_axis().is_some())
+        self.model.inputs.iter().any(is_variable)
     }
 
     /// Decodes a request.
@@ -86,6 +92,20 @@ impl Assembler {
                 .map(|spec| find(spec, &inputs))
                 .collect::<Result<_, _>>()?,
         };
+        self.checked(id, inputs, outputs)
+    }
+
+    /// An item of tensors that no client sent, one for each of the model's inputs in its order.
+    pub fn made(&self, inputs: Vec<Tensor>) -> Result<Item, Failure> {
+        self.checked(String::new(), inputs, Vec::new())
+    }
+
+    fn checked(
+        &self,
+        id: String,
+        inputs: Vec<Tensor>,
+        outputs: Vec<String>,
+    ) -> Result<Item, Failure> {
         let rows = inputs.first().map_or(0, tensor_rows);
         if inputs
             .iter()
@@ -95,40 +115,41 @@ impl Assembler {
                 "all inputs must have the same number of rows, and no dimension may be 0",
             ));
         }
-        Ok(Item {
+        let mut item = Item {
             id,
             rows,
-            length: self.length(&inputs),
             inputs,
             outputs,
-        })
-    }
-
-    /// An item as no client sends it: zeros, attended to, of a given size. For warming up.
-    pub fn blank(&self, rows: i64, length: i64) -> Result<Item, String> {
-        let inputs = self
-            .model
-            .inputs
-            .iter()
-            .map(|spec| {
-                let row = spec
-                    .shape
-                    .iter()
-                    .map(|size| if *size == -1 { length } else { *size });
-                let shape: Vec<i64> = std::iter::once(rows).chain(row).collect();
-                let value = i64::from(spec.name == "attention_mask");
-                let data = element(spec.datatype, value).repeat(elements(&shape));
-                Tensor::new(&spec.name, datatype(spec.datatype), shape, data)
-            })
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|error| error.to_string())?;
-        Ok(Item {
-            id: String::new(),
-            rows: extent(rows),
-            length: self.length(&inputs),
-            inputs,
-            outputs: Vec::new(),
-        })
+            lengths: Vec::new(),
+            unpadded: Vec::new(),
+        };
+        let mut named: Vec<(&str, i64)> = Vec::new();
+        for (spec, input) in self.model.inputs.iter().zip(&item.inputs) {
+            let padded = self.model.padding(spec).is_some();
+            for (dimension, size) in spec.shape.iter().zip(&input.shape[1..]) {
+                if dimension.fixed().is_some() {
+                    continue;
+                }
+                item.lengths.push(*size);
+                if !padded {
+                    item.unpadded.push(*size);
+                }
+                let Some(name) = dimension.name() else {
+                    continue;
+                };
+                match named.iter().find(|(other, _)| *other == name) {
+                    Some((_, other)) if other != size => {
+                        return Err(invalid(format!(
+                            "the dimension {name} is {other} in one input and {size} in {}",
+                            spec.name
+                        )));
+                    }
+                    Some(_) => {}
+                    None => named.push((name, *size)),
+                }
+            }
+        }
+        Ok(item)
     }
 
     /// Encodes the answer to a request from the model's outputs, which are all there, in the model's order.
@@ -171,15 +192,6 @@ impl Assembler {
         self.model.outputs.iter().any(|output| output.name == name)
             || (self.text.is_some() && (name == LABEL || name == SCORE))
     }
-
-    fn length(&self, inputs: &[Tensor]) -> usize {
-        self.model
-            .inputs
-            .iter()
-            .zip(inputs)
-            .find_map(|(spec, input)| Some(extent(input.shape[spec.variable_axis()? + 1])))
-            .unwrap_or(0)
-    }
 }
 
 /// The tensor of this name, checked against what the model takes.
@@ -190,21 +202,19 @@ fn find(spec: &TensorSpec, inputs: &[Tensor]) -> Result<Tensor, Failure> {
         .ok_or_else(|| invalid(format!("the input {} is missing", spec.name)))?;
     let fits = tensor.datatype == datatype(spec.datatype) && fits(spec, &tensor.shape);
     if !fits {
-        let TensorSpec {
-            name,
-            datatype,
-            shape,
-            ..
-        } = spec;
+        let TensorSpec { name, datatype, .. } = spec;
         return Err(invalid(format!(
-            "the input {name} must be {datatype} of shape [rows, …{shape:?}], it is {} of shape {:?}",
-            tensor.datatype, tensor.shape
+            "the input {name} must be {datatype} of shape {} for each row, it is {} of shape {:?}",
+            item_shape(spec),
+            tensor.datatype,
+            tensor.shape
         )));
     }
     Ok(tensor.clone())
 }
 
-/// Whether a shape, batch dimension first, is one that a declaration allows.
+/// Whether a shape, batch dimension first, is one that a declaration allows. What a model gives may be empty where it is
+/// variable.
 #[must_use]
 pub fn fits(spec: &TensorSpec, shape: &[i64]) -> bool {
     shape.len() == spec.shape.len() + 1
@@ -212,7 +222,13 @@ pub fn fits(spec: &TensorSpec, shape: &[i64]) -> bool {
             .shape
             .iter()
             .zip(&shape[1..])
-            .all(|(allowed, size)| *allowed == -1 || allowed == size)
+            .all(|(dimension, size)| dimension.fixed().is_none_or(|fixed| fixed == *size))
+}
+
+/// An item's shape as the manifest writes it.
+pub fn item_shape(spec: &TensorSpec) -> String {
+    let dimensions: Vec<String> = spec.shape.iter().map(ToString::to_string).collect();
+    format!("[{}]", dimensions.join(", "))
 }
 
 /// The protocol's name for an element type.

@@ -24,6 +24,9 @@ pub enum RunError {
     /// The model doesn't take this input. Others aren't affected.
     #[error("the model failed: {0}")]
     Model(String),
+    /// The model ran, and gave something else than it declares.
+    #[error("the model's outputs are not what spec.model.outputs declares: {0}")]
+    Outputs(String),
     /// The device's memory holds no batch of this size.
     #[error("out of memory: {0}")]
     OutOfMemory(String),
@@ -36,7 +39,7 @@ pub enum RunError {
 impl From<RunError> for Fatal {
     fn from(error: RunError) -> Self {
         let reason = match error {
-            RunError::Model(_) => Reason::ModelInvalid,
+            RunError::Model(_) | RunError::Outputs(_) => Reason::ModelInvalid,
             RunError::OutOfMemory(_) => Reason::OutOfMemory,
             RunError::Lost(_) => Reason::DeviceUnavailable,
         };

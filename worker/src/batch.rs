@@ -5,9 +5,10 @@ use carpool_crds::{Model, TensorSpec};
 use carpool_protocol::Tensor;
 
 use crate::{
-    assemble::{datatype, element, fits},
+    assemble::{datatype, element, fits, item_shape},
     block::{copy_common, elements, extent},
     item::Slice,
+    sharing::axis,
     size::Size,
 };
 
@@ -20,11 +21,14 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Puts slices side by side. Dimensions in which they differ are padded to the longest with the input's `pad`.
+    /// Puts slices side by side. Dimensions in which they differ are padded to the longest, where the model says with what.
     pub fn stack(model: &Model, slices: &[Slice], size: Size) -> Result<Self, String> {
         let inputs = model.inputs.iter().zip(&size.row_shapes).enumerate();
         let inputs = inputs
-            .map(|(index, (spec, longest))| stack_input(spec, index, size.rows, longest, slices))
+            .map(|(index, (spec, longest))| {
+                let padding = model.padding(spec);
+                stack_input(spec, padding, index, size.rows, longest, slices)
+            })
             .collect::<Result<Vec<_>, _>>()?;
         Ok(Self { inputs, size })
     }
@@ -69,16 +73,21 @@ impl Batch {
             return Ok(());
         }
         Err(format!(
-            "the output {} is {} of shape {:?} for {} rows, declared is {} of shape {:?} for each",
-            spec.name, output.datatype, output.shape, self.size.rows, spec.datatype, spec.shape
+            "the output {} is {} of shape {:?} for {} rows, declared is {} of shape {} for each",
+            spec.name,
+            output.datatype,
+            output.shape,
+            self.size.rows,
+            spec.datatype,
+            item_shape(spec)
         ))
     }
 
-    /// The shape of a row of an output as the slice would have got it alone.
+    /// The shape of a row of an output as the slice would have got it alone: a dimension with the name of an input's is as
+    /// long as the slice's own, any other as long as the model made it.
     ///
-    /// An output's variable dimension is as long as the inputs' variable dimensions that it follows, known by their
-    /// size in this batch. An error where the slice was padded and those are none, or of several lengths in the slice's
-    /// own inputs: how much of the output is padding can't be told then, and the slice must run without.
+    /// An error where the model made it of another length than it declares, or made a length that nothing says how to cut
+    /// from rows that were padded.
     fn own_shape(
         &self,
         model: &Model,
@@ -86,40 +95,32 @@ impl Batch {
         slice: &Slice,
         shape: &[i64],
     ) -> Result<Vec<i64>, String> {
-        let tensors = self.inputs.iter().zip(&slice.item.inputs);
-        let lengths: Vec<(i64, i64)> = model
-            .inputs
-            .iter()
-            .zip(tensors)
-            .flat_map(|(spec, (padded, own))| {
-                let sizes = padded.shape[1..].iter().zip(&own.shape[1..]);
-                spec.shape.iter().zip(sizes)
-            })
-            .filter(|(declared, _)| **declared == -1)
-            .map(|(_, (padded, own))| (*padded, *own))
-            .collect();
-        let is_padded = lengths.iter().any(|(padded, own)| padded != own);
-        let own_length = |size: i64| {
-            let mut own = lengths
-                .iter()
-                .filter(|(padded, _)| *padded == size)
-                .map(|(_, own)| *own);
-            let first = own.next()?;
-            own.all(|other| other == first).then_some(first)
+        let is_padded = || {
+            let mut rows = self.size.row_shapes.iter().enumerate();
+            rows.any(|(index, padded)| slice.shape(index) != padded)
         };
         spec.shape
             .iter()
             .zip(&shape[1..])
-            .map(|(declared, size)| {
-                if *declared != -1 || !is_padded {
+            .map(|(dimension, size)| {
+                let followed = dimension.name().and_then(|name| axis(model, name));
+                let Some((input, axis)) = followed else {
+                    if dimension.fixed().is_none() && is_padded() {
+                        return Err(format!(
+                            "the output {} has a dimension {dimension}, off which padding can't be cut",
+                            spec.name
+                        ));
+                    }
                     return Ok(*size);
-                }
-                own_length(*size).ok_or_else(|| {
-                    format!(
-                        "the output {} is of shape {shape:?}, in which padding can't be told from the rest",
+                };
+                let padded = self.size.row_shapes[input][axis];
+                if padded != *size {
+                    return Err(format!(
+                        "the output {} is of shape {shape:?}, in which {dimension} is {size}; in the inputs it is {padded}",
                         spec.name
-                    )
-                })
+                    ));
+                }
+                Ok(slice.shape(input)[axis])
             })
             .collect()
     }
@@ -127,6 +128,7 @@ impl Batch {
 
 fn stack_input(
     spec: &TensorSpec,
+    padding: Option<i64>,
     index: usize,
     rows: usize,
     longest: &[i64],
@@ -137,7 +139,14 @@ fn stack_input(
     let data = if let [slice] = slices {
         slice.data(index)
     } else {
-        let pad = element(spec.datatype, spec.pad.unwrap_or(0));
+        let equal = || slices.iter().all(|slice| slice.shape(index) == longest);
+        if padding.is_none() && !equal() {
+            return Err(format!(
+                "the input {} differs in shape, and nothing says how to pad it",
+                spec.name
+            ));
+        }
+        let pad = element(spec.datatype, padding.unwrap_or(0));
         let row = elements(longest) * pad.len();
         let mut data = filled(&pad, rows * elements(longest));
         let mut start = 0;
@@ -196,7 +205,7 @@ pub fn concatenate(mut parts: Vec<Vec<Tensor>>) -> Result<Vec<Tensor>, String> {
                 .any(|part| part[index].shape[1..] != first.shape[1..])
             {
                 return Err(format!(
-                    "the slices of the output {} differ in shape",
+                    "the output {} is of one shape for some rows and of another for others; send them one by one",
                     first.name
                 ));
             }
@@ -234,21 +243,26 @@ fn filled(element: &[u8], count: usize) -> BytesMut {
 mod tests {
     use std::sync::Arc;
 
+    use carpool_crds::Dimension;
     use carpool_protocol::Datatype;
 
     use super::*;
     use crate::item::Item;
 
-    fn spec(name: &str, shape: &[i64], pad: Option<i64>) -> TensorSpec {
+    fn spec(name: &str, shape: &[&str], pad: Option<i64>) -> TensorSpec {
+        let dimension = |text: &&str| {
+            text.parse()
+                .map_or_else(|_| (*text).into(), Dimension::Size)
+        };
         TensorSpec {
             name: name.to_owned(),
             datatype: carpool_crds::Datatype::Int16,
-            shape: shape.to_vec(),
+            shape: shape.iter().map(dimension).collect(),
             pad,
         }
     }
 
-    fn declared(inputs: Vec<TensorSpec>, output: &[i64]) -> Model {
+    fn declared(inputs: Vec<TensorSpec>, output: &[&str]) -> Model {
         Model {
             uri: String::new(),
             sha256: None,
@@ -256,11 +270,12 @@ mod tests {
             inputs,
             outputs: vec![spec("y", output, None)],
             text: None,
+            example: None,
         }
     }
 
     fn model(pad: Option<i64>) -> Model {
-        declared(vec![spec("x", &[-1, 2], pad)], &[-1, 2])
+        declared(vec![spec("x", &["seq", "2"], pad)], &["seq", "2"])
     }
 
     fn tensor(shape: &[i64], values: &[i16]) -> Tensor {
@@ -275,7 +290,8 @@ mod tests {
         let item = Item {
             id: String::new(),
             rows: extent(inputs[0].shape[0]),
-            length: extent(inputs[0].shape[1]),
+            lengths: inputs.iter().map(|input| input.shape[1]).collect(),
+            unpadded: Vec::new(),
             inputs,
             outputs: Vec::new(),
         };
@@ -290,10 +306,11 @@ mod tests {
         Batch::stack(model, slices, size).unwrap()
     }
 
-    /// The shapes that an output of one variable dimension is cut to for a batch of requests of one row, each given
-    /// by the lengths of its inputs.
-    fn cut_to<const N: usize>(requests: &[[i64; N]], output: i64) -> Result<Vec<Vec<i64>>, String> {
-        let model = declared(vec![spec("x", &[-1], None); N], &[-1]);
+    /// The shapes that an output of one variable dimension is cut to for requests of one row, each given by the lengths of
+    /// its inputs `a` and `b`, in a batch for which the model makes it of a length.
+    fn cut_to(requests: &[[i64; 2]], output: &str, length: i64) -> Result<Vec<Vec<i64>>, String> {
+        let inputs = ["a", "b"].map(|name| spec(name, &[name], Some(0)));
+        let model = declared(inputs.to_vec(), &[output]);
         let zeros = |shape: [i64; 2]| tensor(&shape, &vec![0; elements(&shape)]);
         let slices: Vec<Slice> = requests
             .iter()
@@ -301,7 +318,7 @@ mod tests {
             .collect();
         let batch = stack(&model, &slices);
         let rows = i64::try_from(requests.len()).unwrap();
-        let parts = batch.split(&model, &slices, &[zeros([rows, output])])?;
+        let parts = batch.split(&model, &slices, &[zeros([rows, length])])?;
         Ok(parts
             .into_iter()
             .map(|part| part[0].shape.clone())
@@ -309,26 +326,51 @@ mod tests {
     }
 
     #[test]
-    fn an_output_follows_the_inputs_of_its_length() {
-        // The second of the inputs, which isn't the first that was padded.
-        let shapes = cut_to(&[[3, 10], [6, 12]], 12).unwrap();
-        assert_eq!(shapes, [[1, 10], [1, 12]]);
-        // Two that are always of one length, as ids and mask are.
-        let shapes = cut_to(&[[3, 3], [6, 6]], 6).unwrap();
-        assert_eq!(shapes, [[1, 3], [1, 6]]);
+    fn an_output_follows_the_input_dimension_of_its_name() {
+        let requests = [[2, 5], [3, 6]];
+        assert_eq!(cut_to(&requests, "a", 3).unwrap(), [[1, 2], [1, 3]]);
+        assert_eq!(cut_to(&requests, "b", 6).unwrap(), [[1, 5], [1, 6]]);
+        // Their names tell apart what chance made of one length.
+        let crossed = [[3, 10], [10, 4]];
+        assert_eq!(cut_to(&crossed, "a", 10).unwrap(), [[1, 3], [1, 10]]);
+        assert_eq!(cut_to(&crossed, "b", 10).unwrap(), [[1, 10], [1, 4]]);
     }
 
     #[test]
-    fn an_output_that_may_follow_either_input_is_not_cut_by_chance() {
-        let error = cut_to(&[[3, 10], [10, 4]], 10).unwrap_err();
-        assert!(error.contains("output y"), "{error}");
+    fn an_output_must_be_as_long_as_what_it_follows() {
+        for requests in [&[[2, 5], [3, 6]][..], &[[3, 6]]] {
+            let error = cut_to(requests, "a", 6).unwrap_err();
+            assert!(
+                error.contains("in which a is 6; in the inputs it is 3"),
+                "{error}"
+            );
+        }
     }
 
     #[test]
-    fn an_output_of_a_length_of_its_own_stays_whole_where_nothing_was_padded() {
-        assert!(cut_to(&[[6], [8]], 4).is_err());
-        assert_eq!(cut_to(&[[8], [8]], 4).unwrap(), [[1, 4], [1, 4]]);
-        assert_eq!(cut_to(&[[6]], 3).unwrap(), [[1, 3]]);
+    fn an_output_of_a_length_of_its_own_is_never_cut() {
+        for output in ["-1", "own"] {
+            // By chance it is as long as the second input was padded to.
+            let error = cut_to(&[[2, 5], [3, 6]], output, 6).unwrap_err();
+            assert!(error.contains("padding can't be cut"), "{error}");
+            assert_eq!(
+                cut_to(&[[3, 6], [3, 6]], output, 6).unwrap(),
+                [[1, 6], [1, 6]]
+            );
+            assert_eq!(cut_to(&[[3, 6]], output, 0).unwrap(), [[1, 0]]);
+        }
+    }
+
+    #[test]
+    fn what_nothing_says_how_to_pad_shares_no_batch() {
+        let model = model(None);
+        let slices = [
+            slice(vec![tensor(&[1, 1, 2], &[1, 2])], 0..1),
+            slice(vec![tensor(&[1, 2, 2], &[5, 6, 7, 8])], 0..1),
+        ];
+        let size = Size::of(&model, &slices).unwrap();
+        let error = Batch::stack(&model, &slices, size).err().unwrap();
+        assert!(error.contains("the input x differs in shape"), "{error}");
     }
 
     #[test]
@@ -380,6 +422,10 @@ mod tests {
             [tensor(&[3, 2], &[1, 2, 3, 4, 5, 6])]
         );
         let parts = vec![vec![tensor(&[1, 2], &[1, 2])], vec![tensor(&[1, 1], &[3])]];
-        assert!(concatenate(parts).unwrap_err().contains("differ in shape"));
+        assert!(
+            concatenate(parts)
+                .unwrap_err()
+                .contains("send them one by one")
+        );
     }
 }

@@ -1,18 +1,20 @@
 //! Runs a batch and sees to it that what is wrong with one request, or too large for the device, hurts nothing else.
 
-use std::{sync::Arc, time::Instant};
+use std::{ops::Range, sync::Arc, time::Instant};
 
 use carpool_crds::Model;
 use carpool_protocol::Tensor;
 use carpool_queue::Failure;
+use tokio::sync::watch;
 
 use crate::{
     assemble::failed,
     backend::{Backend, RunError},
     batch::{Batch, concatenate},
-    item::Slice,
+    item::{self, Slice, rows},
     metrics::Metrics,
     progress::Progress,
+    sharing::{Limit, Sharing},
     size::Size,
 };
 
@@ -29,10 +31,12 @@ pub type Outputs = Result<Vec<Tensor>, Failure>;
 #[error("the device failed: {0}")]
 pub struct Lost(pub String);
 
-/// A model and what was learnt about its device.
+/// A model and what was learnt about it and its device.
 pub struct Executor {
     backend: Box<dyn Backend>,
     model: Model,
+    /// Which rows may share a batch.
+    sharing: watch::Sender<Sharing>,
     /// Batches of more padded elements than this are halved: twice as many ran out of memory.
     ceiling: usize,
     /// Threads that may work within a forward pass.
@@ -49,6 +53,7 @@ impl Executor {
     pub fn new(backend: Box<dyn Backend>, model: Model, threads: usize) -> Self {
         Self {
             backend,
+            sharing: watch::Sender::new(Sharing::declared(&model)),
             model,
             ceiling: usize::MAX,
             threads,
@@ -64,6 +69,18 @@ impl Executor {
         self.metrics = metrics;
     }
 
+    /// Which rows may share a batch, now and as more is learnt.
+    #[must_use]
+    pub fn sharing(&self) -> watch::Receiver<Sharing> {
+        self.sharing.subscribe()
+    }
+
+    /// Less may be shared from now on.
+    pub fn limit(&mut self, limit: impl FnOnce(Sharing) -> Sharing) {
+        self.sharing
+            .send_modify(|sharing| *sharing = limit(sharing.clone()));
+    }
+
     /// The threads that may work within a forward pass.
     #[must_use]
     pub fn threads(&self) -> usize {
@@ -77,39 +94,80 @@ impl Executor {
 
     /// Runs slices as one batch; a result for each, in their order.
     ///
-    /// A batch that fails is halved and its halves are run, down to the slice that fails alone. A batch that is too
-    /// large for the device is halved too, down to one row, and later ones are kept below its size.
+    /// A batch that fails is halved and its halves are run, down to the slice that fails alone. One that is too large for
+    /// the device is halved too, down to one row, and later ones are kept below its size. One that runs, and then gives
+    /// what can't be cut apart, is run again in parts that can. Where parts pass and the whole did not, later batches are
+    /// no larger than they were.
     pub fn run(&mut self, slices: &[Slice]) -> Result<Vec<Outputs>, Lost> {
         let failure = match self.forward(slices) {
             Ok(outputs) => return Ok(outputs.into_iter().map(Ok).collect()),
             Err(RunError::Lost(message)) => return Err(Lost(message)),
             Err(failure) => failure,
         };
-        if let [slice] = slices {
-            let divisible = matches!(failure, RunError::OutOfMemory(_)) && slice.rows.len() > 1;
-            let outputs = if divisible {
-                self.by_rows(slice)?
-            } else {
-                Err(failed(failure.to_string()))
-            };
-            return Ok(vec![outputs]);
+        match (&failure, slices) {
+            (RunError::Outputs(_), _) if rows(slices) > 1 => self.run_apart(slices, &failure),
+            (RunError::OutOfMemory(_), [slice]) if slice.rows.len() > 1 => {
+                let middle = slice.rows.start + slice.rows.len() / 2;
+                let halves = [slice.rows.start..middle, middle..slice.rows.end];
+                Ok(vec![self.by_rows(slice, halves)?])
+            }
+            (_, [_]) => Ok(vec![Err(failed(failure.to_string()))]),
+            _ => {
+                let (first, second) = slices.split_at(slices.len() / 2);
+                let mut outputs = self.run(first)?;
+                outputs.extend(self.run(second)?);
+                if matches!(failure, RunError::Model(_)) && outputs.iter().all(Result::is_ok) {
+                    self.learn(slices, rows(first).max(rows(second)), &failure);
+                }
+                Ok(outputs)
+            }
         }
-        let (first, second) = slices.split_at(slices.len() / 2);
-        let mut outputs = self.run(first)?;
-        outputs.extend(self.run(second)?);
+    }
+
+    /// Runs a batch whose outputs can't be cut apart in parts whose outputs can: those of equal shape together, or every
+    /// row alone.
+    fn run_apart(&mut self, slices: &[Slice], failure: &RunError) -> Result<Vec<Outputs>, Lost> {
+        let mut outputs: Vec<Option<Outputs>> = slices.iter().map(|_| None).collect();
+        if are_alike(slices) {
+            for (slice, outputs) in slices.iter().zip(&mut outputs) {
+                let singles = slice.rows.clone().map(|row| row..row + 1);
+                *outputs = Some(self.by_rows(slice, singles)?);
+            }
+        } else {
+            for (first, slice) in slices.iter().enumerate() {
+                let alike: Vec<usize> = (first..slices.len())
+                    .filter(|index| outputs[*index].is_none())
+                    .filter(|index| slices[*index].item.lengths == slice.item.lengths)
+                    .collect();
+                let group: Vec<Slice> = alike.iter().map(|index| slices[*index].clone()).collect();
+                if group.is_empty() || outputs[first].is_some() {
+                    continue;
+                }
+                for (index, output) in alike.into_iter().zip(self.run(&group)?) {
+                    outputs[index] = Some(output);
+                }
+            }
+        }
+        let outputs: Vec<Outputs> = outputs
+            .into_iter()
+            .map(|outputs| outputs.unwrap_or_else(|| Err(failed(failure.to_string()))))
+            .collect();
+        if outputs.iter().any(Result::is_ok) {
+            self.learn(slices, 1, failure);
+        }
         Ok(outputs)
     }
 
-    /// Runs the two halves of one slice.
-    fn by_rows(&mut self, slice: &Slice) -> Result<Outputs, Lost> {
-        let middle = slice.rows.start + slice.rows.len() / 2;
-        let mut parts = Vec::with_capacity(2);
-        for rows in [slice.rows.start..middle, middle..slice.rows.end] {
-            let half = Slice {
-                item: Arc::clone(&slice.item),
-                rows,
-            };
-            for outputs in self.run(&[half])? {
+    /// Runs ranges of a slice's rows, up to the first that fails.
+    fn by_rows(
+        &mut self,
+        slice: &Slice,
+        ranges: impl IntoIterator<Item = Range<usize>>,
+    ) -> Result<Outputs, Lost> {
+        let mut parts = Vec::new();
+        for rows in ranges {
+            let item = Arc::clone(&slice.item);
+            for outputs in self.run(&[Slice { item, rows }])? {
                 match outputs {
                     Ok(outputs) => parts.push(outputs),
                     Err(failure) => return Ok(Err(failure)),
@@ -117,6 +175,33 @@ impl Executor {
             }
         }
         Ok(concatenate(parts).map_err(failed))
+    }
+
+    /// Remembers a batch that failed though its parts pass: nothing is padded any more if that is how they differ, else no
+    /// more than `rows` run together.
+    fn learn(&mut self, slices: &[Slice], rows: usize, failure: &RunError) {
+        let sharing = self.sharing.borrow().clone();
+        let limited = if !are_alike(slices) {
+            sharing.unpadded(&format!("a padded batch failed: {failure}"))
+        } else if rows == 1 {
+            sharing.unbatched(
+                Limit::Unbatched,
+                &format!("a batch failed whose rows pass alone: {failure}"),
+            )
+        } else {
+            Sharing {
+                max_rows: rows.min(sharing.max_rows),
+                ..sharing
+            }
+        };
+        tracing::warn!(
+            rows = item::rows(slices),
+            %failure,
+            padded = limited.padded,
+            max_rows = limited.max_rows,
+            "a batch failed whose parts pass; less is run together from now on"
+        );
+        self.sharing.send_replace(limited);
     }
 
     /// Whether a batch is to be tried: it isn't known to be too large, nor nearly all padding. A single row always is.
@@ -147,8 +232,15 @@ impl Executor {
         self.metrics.forward(&batch.size, started.elapsed());
         batch
             .split(&self.model, slices, &outputs)
-            .map_err(RunError::Model)
+            .map_err(RunError::Outputs)
     }
+}
+
+/// Whether nothing is padded when these share a batch.
+fn are_alike(slices: &[Slice]) -> bool {
+    slices
+        .windows(2)
+        .all(|pair| pair[0].item.lengths == pair[1].item.lengths)
 }
 
 #[cfg(test)]
@@ -182,7 +274,7 @@ mod tests {
 
     #[test]
     fn requests_that_would_be_nearly_all_padding_run_apart() {
-        let yaml = "{uri: file://m, inputs: [{name: x, datatype: UINT8, shape: [-1, -1]}],
+        let yaml = "{uri: file://m, inputs: [{name: x, datatype: UINT8, shape: [-1, -1], pad: 0}],
             outputs: [{name: y, datatype: UINT8, shape: [1]}]}";
         let model = serde_yaml::from_str(yaml).unwrap();
         let runs = Arc::<Mutex<Vec<_>>>::default();
@@ -193,7 +285,8 @@ mod tests {
                 rows: 1,
                 inputs: vec![zeros("x", shape.to_vec())],
                 outputs: Vec::new(),
-                length: 1,
+                lengths: shape[1..].to_vec(),
+                unpadded: Vec::new(),
             }))
         });
         let outputs = executor.run(&slices).unwrap();

@@ -17,8 +17,28 @@ pub struct Item {
     pub inputs: Vec<Tensor>,
     /// The names of the tensors that the client wants back, in its order.
     pub outputs: Vec<String>,
-    /// Its size along the model's first variable dimension, which is what batches are grouped by; 0 where there is none.
-    pub length: usize,
+    /// The sizes of all its variable dimensions, in the model's order.
+    pub lengths: Vec<i64>,
+    /// Those of them that nothing says how to pad: only items that agree in these share a batch.
+    pub unpadded: Vec<i64>,
+}
+
+impl Item {
+    /// Its first variable size, which is what padded batches are grouped by; 0 where there is none.
+    #[must_use]
+    pub fn length(&self) -> i64 {
+        self.lengths.first().copied().unwrap_or(0)
+    }
+
+    /// Whether it may share a batch with another.
+    #[must_use]
+    pub fn joins(&self, other: &Self, padded: bool) -> bool {
+        if padded {
+            self.unpadded == other.unpadded
+        } else {
+            self.lengths == other.lengths
+        }
+    }
 }
 
 /// Some rows of a request: its share of one batch.

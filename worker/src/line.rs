@@ -111,10 +111,11 @@ impl<I> Line<I> {
         self.waiting.drain(..).collect()
     }
 
-    /// Takes out the next batch of at most `max` rows: the head of the line, then those nearest to it in length.
+    /// Takes out the next batch of at most `max` rows: the head of the line, then those that may join it, nearest in length
+    /// first; who is of another length joins only where batches are `padded`.
     /// Nobody starves, since whoever is at the head goes next. Who must run by itself rides only as the head, and then
     /// with nobody.
-    pub fn ride(&mut self, max: usize) -> Ride<I> {
+    pub fn ride(&mut self, max: usize, padded: bool) -> Ride<I> {
         let mut ride = Ride {
             riders: Vec::new(),
             slices: Vec::new(),
@@ -122,12 +123,13 @@ impl<I> Line<I> {
         let Some(head) = self.waiting.front() else {
             return ride;
         };
-        let length = head.item.length;
+        let joins = |open: &Open<I>| !open.alone && open.item.joins(&head.item, padded);
         let mut others: Vec<usize> = (1..self.waiting.len())
-            .filter(|index| !head.alone && !self.waiting[*index].alone)
+            .filter(|index| !head.alone && joins(&self.waiting[*index]))
             .collect();
+        let length = head.item.length();
         // The sort is stable: among equally near ones the older goes first.
-        others.sort_by_key(|index| self.waiting[*index].item.length.abs_diff(length));
+        others.sort_by_key(|index| self.waiting[*index].item.length().abs_diff(length));
         let mut room = max;
         let mut chosen = vec![0; self.waiting.len()];
         for index in std::iter::once(0).chain(others) {
@@ -157,7 +159,7 @@ mod tests {
 
     use super::*;
 
-    fn open(name: &'static str, rows: usize, length: usize) -> Open<&'static str> {
+    fn open(name: &'static str, rows: usize, length: i64) -> Open<&'static str> {
         let now = Instant::now();
         Open {
             id: name,
@@ -166,7 +168,8 @@ mod tests {
                 rows,
                 inputs: Vec::new(),
                 outputs: Vec::new(),
-                length,
+                lengths: vec![length],
+                unpadded: Vec::new(),
             }),
             arrived: now,
             expires: now + Duration::from_secs(30),
@@ -198,32 +201,54 @@ mod tests {
             open("d", 1, 11),
         ]);
         assert_eq!(
-            names(&line.ride(3)),
+            names(&line.ride(3, true)),
             [("a", 0..1), ("c", 0..1), ("d", 0..1)]
         );
-        assert_eq!(names(&line.ride(3)), [("b", 0..1)]);
+        assert_eq!(names(&line.ride(3, true)), [("b", 0..1)]);
         assert!(line.is_empty());
+    }
+
+    #[test]
+    fn only_equal_lengths_ride_where_nothing_is_padded() {
+        let mut line = line([open("a", 1, 10), open("b", 1, 11), open("c", 1, 10)]);
+        assert_eq!(names(&line.ride(3, false)), [("a", 0..1), ("c", 0..1)]);
+        assert_eq!(names(&line.ride(3, false)), [("b", 0..1)]);
+    }
+
+    #[test]
+    fn a_length_that_nothing_pads_is_equal_for_all_who_ride() {
+        let with = |name, length, unpadded| {
+            let mut open = open(name, 1, length);
+            Arc::get_mut(&mut open.item).unwrap().unpadded = vec![unpadded];
+            open
+        };
+        let mut line = line([with("a", 10, 2), with("b", 10, 3), with("c", 12, 2)]);
+        assert_eq!(names(&line.ride(3, true)), [("a", 0..1), ("c", 0..1)]);
+        assert_eq!(names(&line.ride(3, true)), [("b", 0..1)]);
     }
 
     #[test]
     fn a_long_one_waits_for_one_batch_at_most() {
         let mut line = line([open("short", 1, 1), open("long", 1, 100)]);
-        line.ride(1);
+        line.ride(1, true);
         for _ in 0..5 {
             line.push(open("short", 1, 1));
         }
-        assert_eq!(names(&line.ride(1)), [("long", 0..1)]);
+        assert_eq!(names(&line.ride(1, true)), [("long", 0..1)]);
     }
 
     #[test]
     fn a_large_one_rides_in_slices_between_others() {
         let mut line = line([open("large", 5, 0), open("small", 1, 0)]);
-        let mut ride = line.ride(4);
+        let mut ride = line.ride(4, true);
         assert_eq!(names(&ride), [("large", 0..4)]);
         let mut large = ride.riders.remove(0);
         large.done = 4;
         line.push(large);
-        assert_eq!(names(&line.ride(4)), [("small", 0..1), ("large", 4..5)]);
+        assert_eq!(
+            names(&line.ride(4, true)),
+            [("small", 0..1), ("large", 4..5)]
+        );
     }
 
     #[test]
@@ -234,11 +259,11 @@ mod tests {
         };
         let mut line = line([open("a", 1, 0), suspect, open("b", 1, 0)]);
         assert!(line.holds_suspect());
-        assert_eq!(names(&line.ride(8)), [("a", 0..1), ("b", 0..1)]);
+        assert_eq!(names(&line.ride(8, true)), [("a", 0..1), ("b", 0..1)]);
         line.push(open("c", 1, 0));
-        assert_eq!(names(&line.ride(8)), [("suspect", 0..3)]);
+        assert_eq!(names(&line.ride(8, true)), [("suspect", 0..3)]);
         assert!(!line.holds_suspect());
-        assert_eq!(names(&line.ride(8)), [("c", 0..1)]);
+        assert_eq!(names(&line.ride(8, true)), [("c", 0..1)]);
     }
 
     #[test]
@@ -248,6 +273,6 @@ mod tests {
         line.waiting[0].expires = now;
         let expired = line.expired(now);
         assert_eq!(expired.len(), 1);
-        assert_eq!(names(&line.ride(4)), [("b", 0..1)]);
+        assert_eq!(names(&line.ride(4, true)), [("b", 0..1)]);
     }
 }

@@ -5,13 +5,14 @@ use std::{
     thread,
 };
 
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use crate::{
     executor::{Executor, Lost, Outputs},
     fatal::{Fatal, Reason},
     item::Slice,
     progress::Progress,
+    sharing::Sharing,
 };
 
 /// A batch on its way to the run thread.
@@ -23,6 +24,7 @@ struct Work {
 /// Gives batches to the run thread.
 pub struct Runner {
     work: mpsc::Sender<Work>,
+    sharing: watch::Receiver<Sharing>,
     thread: thread::JoinHandle<()>,
 }
 
@@ -36,7 +38,7 @@ impl Runner {
         let (loaded, ready) = oneshot::channel();
         let body = move || match make() {
             Ok(executor) => {
-                if loaded.send(Ok(())).is_ok() {
+                if loaded.send(Ok(executor.sharing())).is_ok() {
                     serve(executor, &progress, &batches);
                 }
             }
@@ -52,13 +54,23 @@ impl Runner {
                     format!("failed to start the run thread: {error}"),
                 )
             })?;
-        ready.await.unwrap_or_else(|_| {
+        let sharing = ready.await.unwrap_or_else(|_| {
             Err(Fatal::new(
                 Reason::ModelInvalid,
                 "the run thread ended while loading the model",
             ))
         })?;
-        Ok(Self { work, thread })
+        Ok(Self {
+            work,
+            sharing,
+            thread,
+        })
+    }
+
+    /// Which rows may share a batch, now and as more is learnt.
+    #[must_use]
+    pub fn sharing(&self) -> watch::Receiver<Sharing> {
+        self.sharing.clone()
     }
 
     /// Hands a batch to the thread at once; the receiver gets a result for each slice, in their order.

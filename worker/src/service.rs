@@ -22,6 +22,7 @@ use crate::{
     metrics::{Hop, Metrics},
     pace::Pace,
     runner::Runner,
+    sharing::Sharing,
 };
 
 /// Bytes of bodies that are assembled here rather than on a thread of their own: handing them over takes as long.
@@ -38,6 +39,7 @@ pub struct Service {
     runner: Runner,
     assembler: Arc<Assembler>,
     live: watch::Receiver<Live>,
+    sharing: watch::Receiver<Sharing>,
     metrics: Arc<Metrics>,
     stop: CancellationToken,
     line: Line,
@@ -56,6 +58,7 @@ impl Service {
         stop: CancellationToken,
     ) -> Self {
         Self {
+            sharing: runner.sharing(),
             consumer,
             runner,
             assembler,
@@ -91,8 +94,9 @@ impl Service {
             }
             self.linger().await?;
             self.drop_expired();
-            let max = self.live.borrow().max_batch_size;
-            let ride = self.line.ride(max);
+            let max = self.max_rows();
+            let padded = self.sharing.borrow().padded;
+            let ride = self.line.ride(max, padded);
             if ride.riders.is_empty() {
                 continue;
             }
@@ -123,13 +127,9 @@ impl Service {
 
     /// Gives a batch that is not full the time that the resource allows, counted from its oldest request's arrival.
     async fn linger(&mut self) -> Result<(), Fatal> {
-        let Live {
-            max_batch_size,
-            max_delay,
-            ..
-        } = *self.live.borrow();
+        let max_delay = self.live.borrow().max_delay;
         match self.line.head().map(|head| head.arrived + max_delay) {
-            Some(until) => self.fill(max_batch_size, until).await,
+            Some(until) => self.fill(self.max_rows(), until).await,
             None => Ok(()),
         }
     }
@@ -312,13 +312,19 @@ impl Service {
         Ok(())
     }
 
+    /// The most rows of a batch: what the settings say, or less where the model's answers would depend on it.
+    fn max_rows(&self) -> usize {
+        let max = self.live.borrow().max_batch_size;
+        max.min(self.sharing.borrow().max_rows)
+    }
+
     /// How many requests to ask for: those that fill the next batch and, where it matters who rides together, some to
     /// choose from. None once the service is to end, or while a suspect waits to run by itself.
     fn room(&self) -> usize {
         if self.stop.is_cancelled() || self.line.holds_suspect() {
             return 0;
         }
-        let max = self.live.borrow().max_batch_size;
+        let max = self.max_rows();
         let window = if self.assembler.groups() {
             self.pace.window(max)
         } else {

@@ -28,6 +28,7 @@ use crate::{
     fetch,
     live::{self, Live},
     metrics::Metrics,
+    probe,
     progress::Progress,
     runner::Runner,
     service::Service,
@@ -175,11 +176,18 @@ async fn start(
             Arc::clone(&assembler),
             *admin.live.borrow(),
         );
-        let (file, device) = (artifact.model, config.device);
+        let (file, folder, device) = (artifact.model, artifact.folder, config.device);
         Runner::start(Arc::clone(&admin.progress), move || {
             let backend = TorchScript::load(&file, &model, device)?;
             let mut executor = Executor::new(Box::new(backend), model.clone(), threads);
-            warm_up(&mut executor, &assembler, &model, live.max_batch_size)?;
+            let examples = probe::examples(&assembler, &model, &folder)?;
+            warm_up(
+                &mut executor,
+                &assembler,
+                &model,
+                &examples,
+                live.max_batch_size,
+            )?;
             executor.report_to(Arc::clone(&admin.progress), Arc::clone(&admin.metrics));
             Ok(executor)
         })

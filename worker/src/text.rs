@@ -56,6 +56,11 @@ impl TextModel {
         })
     }
 
+    /// How many tokens the tokenizer knows.
+    pub fn vocabulary(&self) -> usize {
+        self.tokenizer.get_vocab_size(true)
+    }
+
     /// The model's inputs for some texts, one row each, shorter rows padded with the input's `pad`. The error is the client's.
     pub fn tokenize(&self, texts: &[&str]) -> Result<Vec<Tensor>, String> {
         let encodings = texts

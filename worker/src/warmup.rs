@@ -1,18 +1,22 @@
-//! The runs before the first request: they prove that the model gives what it declares, and make it fast.
+//! The runs before the first request: they prove that the model gives what it declares and that no answer depends on who
+//! else is in a batch, and make it fast.
 
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use carpool_crds::Model;
+use carpool_crds::{Dimension, Model};
 
 use crate::{
     assemble::Assembler,
     backend::RunError,
     executor::Executor,
     fatal::{Fatal, Reason},
-    item::Slice,
+    item::{Item, Slice},
+    probe::{Fill, Probe},
+    proof::prove,
+    sharing::Limit,
 };
 
 /// The most time that warming up may take once the model has proved itself.
@@ -23,44 +27,133 @@ const PROOF_RUNS: usize = 3;
 const TRIAL_RUNS: usize = 5;
 /// The time after which no further one is begun.
 const TRIAL_BUDGET: Duration = Duration::from_millis(100);
-/// The longest blank items where no bound is declared: what is too long for a model can cost its GPU.
-const UNBOUNDED: i64 = 8;
+/// The lengths of made-up items where no bound is declared: the first that the model takes. What is too long for it can
+/// cost its GPU.
+const UNBOUNDED: [i64; 3] = [8, 64, 512];
 
-/// Runs blank batches: first a single row, which must succeed, and two, which must not fail for any reason but memory;
-/// then every power of two of rows up to the largest batch at every power of two of length, smallest first. libtorch
-/// prepares memory and kernels for what it has seen.
+/// Finds rows that the model takes: those of its `examples`, which must succeed, or made-up ones. With them it is proved
+/// ([`prove`]), and then run with every power of two of rows up to the largest batch at every power of two of length,
+/// smallest first: libtorch prepares memory and kernels for what it has seen.
+///
+/// A model that takes no made-up row at all is served nonetheless, each row alone, since nothing could be proved.
 pub fn warm_up(
     executor: &mut Executor,
     assembler: &Assembler,
     model: &Model,
+    examples: &[Arc<Item>],
     max_batch_size: usize,
 ) -> Result<(), Fatal> {
-    let lengths = lengths(model, assembler.groups());
-    let rows = powers(1, i64::try_from(max_batch_size).unwrap_or(i64::MAX));
+    let started = Instant::now();
+    let (mut probe, length) = match find(executor, assembler, model, examples)? {
+        Ok(found) => found,
+        Err(error) => {
+            let reason = format!(
+                "the model takes none of the numbers made up to try it ({error}); give spec.model.example a request that it takes"
+            );
+            executor.limit(|sharing| sharing.unbatched(Limit::Unproven, &reason));
+            return Ok(());
+        }
+    };
+    for _ in 1..PROOF_RUNS {
+        run(executor, &mut probe, 1, length)?;
+    }
+    let lengths = lengths(model, length);
+    // Texts of this length will come.
+    if let (Some(text), Some(longest)) = (&model.text, lengths.last())
+        && let Err(error @ RunError::Model(_)) = run(executor, &mut probe, 1, *longest)
+    {
+        let message = format!(
+            "the model fails on a text of spec.model.text.maxLength, {} tokens: {error}; lower maxLength to what it takes",
+            text.max_length
+        );
+        return Err(Fatal::new(Reason::ModelInvalid, message));
+    }
+    // Two lengths that differ, for rows beside longer ones.
+    let pair = match lengths[..] {
+        [only] if model.text.is_none() => (only, only * 2),
+        [only] => ((only + 1) / 2, only),
+        [first, second, ..] => (first, second),
+        [] => (length, length),
+    };
+    prove(executor, &mut probe, model, pair, examples, max_batch_size)?;
+    let proved = started.elapsed();
+    prepare(executor, &mut probe, &lengths, max_batch_size)?;
+    tracing::info!(?proved, took = ?started.elapsed(), "warmed up");
+    Ok(())
+}
+
+/// What the model can be run with, and its length; the error that it gave where nothing is.
+fn find<'a>(
+    executor: &mut Executor,
+    assembler: &'a Assembler,
+    model: &'a Model,
+    examples: &[Arc<Item>],
+) -> Result<Result<(Probe<'a>, i64), RunError>, Fatal> {
+    for item in examples {
+        let slice = Slice::whole(Arc::clone(item));
+        executor.forward(&[slice]).map_err(|error| {
+            let message = format!("spec.model.example: {error}");
+            Fatal::new(Fatal::from(error).reason, message)
+        })?;
+    }
+    // Texts of every length can be made up, and must be.
+    if model.text.is_none()
+        && let Some(probe) = Probe::given(assembler, model, examples)
+    {
+        let length = examples.first().map_or(0, |item| item.length());
+        return Ok(Ok((probe, length)));
+    }
+    let lengths = match &model.text {
+        _ if !assembler.groups() => vec![1],
+        Some(text) => vec![UNBOUNDED[0].min(text.max_length.into())],
+        None => UNBOUNDED.to_vec(),
+    };
+    let mut first_error = None;
+    for length in lengths {
+        for fill in Fill::ALL {
+            let mut probe = Probe::made(assembler, model, fill);
+            match run(executor, &mut probe, 1, length) {
+                Ok(()) => return Ok(Ok((probe, length))),
+                Err(error @ RunError::Model(_)) => {
+                    first_error.get_or_insert(error);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+    let none = RunError::Model("it has no inputs".to_owned());
+    Ok(Err(first_error.unwrap_or(none)))
+}
+
+/// Runs every size that is likely to come.
+fn prepare(
+    executor: &mut Executor,
+    probe: &mut Probe<'_>,
+    lengths: &[i64],
+    max_batch_size: usize,
+) -> Result<(), Fatal> {
+    let most = max_batch_size.min(executor.sharing().borrow().max_rows);
+    let rows = powers(1, i64::try_from(most).unwrap_or(i64::MAX));
+    let lengths = if probe.is_given() {
+        &lengths[..1]
+    } else {
+        lengths
+    };
     let mut sizes: Vec<(i64, i64)> = lengths
         .iter()
         .flat_map(|length| rows.iter().map(|rows| (*rows, *length)))
         .collect();
     sizes.sort_by_key(|(rows, length)| rows.saturating_mul(*length));
-    let shortest = lengths[0];
-    for _ in 0..PROOF_RUNS {
-        run(executor, assembler, 1, shortest)?;
-    }
-    choose_threads(executor, assembler, &sizes);
+    choose_threads(executor, probe, &sizes);
     let started = Instant::now();
     for (rows, length) in sizes.into_iter().skip(1) {
         if started.elapsed() > BUDGET {
             tracing::info!(rows, length, "stopped warming up: it takes too long");
             break;
         }
-        match run(executor, assembler, rows, length) {
+        match run(executor, probe, rows, length) {
             Ok(()) => {}
             Err(error @ RunError::Lost(_)) => return Err(error.into()),
-            // What is known to run alone doesn't run in batches, so every batch would be halved down to single rows.
-            Err(RunError::Model(error)) if (rows, length) == (2, shortest) => {
-                let message = format!("the model fails for two rows: {error}");
-                return Err(Fatal::new(Reason::ModelInvalid, message));
-            }
             // A model may well refuse a length that nobody will send, and a batch too large for memory will be halved.
             Err(error) => tracing::info!(rows, length, %error, "skipped a size in warming up"),
         }
@@ -71,25 +164,24 @@ pub fn warm_up(
 /// Finds out up to which size one thread runs a batch sooner than all do: threads that must not spin are woken for each
 /// operator, which on a small batch takes longer than their help saves. Ends at the first size for which they are worth
 /// it, or which fails; whoever warms up is told that soon enough.
-fn choose_threads(executor: &mut Executor, assembler: &Assembler, sizes: &[(i64, i64)]) {
+fn choose_threads(executor: &mut Executor, probe: &mut Probe<'_>, sizes: &[(i64, i64)]) {
     if executor.threads() == 1 {
         return;
     }
     let mut serial = 0;
     for (rows, length) in sizes {
-        let Ok(item) = assembler.blank(*rows, *length) else {
+        let Ok(slices) = probe.batch(*rows, *length) else {
             break;
         };
-        let slice = Slice::whole(Arc::new(item));
         executor.one_thread_up_to(usize::MAX);
-        let one = fastest(executor, &slice);
+        let one = fastest(executor, &slices);
         executor.one_thread_up_to(0);
-        let all = fastest(executor, &slice);
+        let all = fastest(executor, &slices);
         // Less than a tenth may be chance.
         if !matches!((one, all), (Ok(one), Ok(all)) if one * 10 < all * 9) {
             break;
         }
-        serial = slice.elements();
+        serial = slices.iter().map(Slice::elements).sum();
     }
     executor.one_thread_up_to(serial);
     tracing::info!(
@@ -99,12 +191,12 @@ fn choose_threads(executor: &mut Executor, assembler: &Assembler, sizes: &[(i64,
 }
 
 /// The time of the fastest of some runs: whatever else the machine does only ever slows one down.
-fn fastest(executor: &mut Executor, slice: &Slice) -> Result<Duration, RunError> {
+fn fastest(executor: &mut Executor, slices: &[Slice]) -> Result<Duration, RunError> {
     let begun = Instant::now();
     let mut fastest = Duration::MAX;
     for _ in 0..TRIAL_RUNS {
         let started = Instant::now();
-        executor.forward(std::slice::from_ref(slice))?;
+        executor.forward(slices)?;
         fastest = fastest.min(started.elapsed());
         if begun.elapsed() > TRIAL_BUDGET {
             break;
@@ -115,24 +207,23 @@ fn fastest(executor: &mut Executor, slice: &Slice) -> Result<Duration, RunError>
 
 fn run(
     executor: &mut Executor,
-    assembler: &Assembler,
+    probe: &mut Probe<'_>,
     rows: i64,
     length: i64,
 ) -> Result<(), RunError> {
-    let item = assembler.blank(rows, length).map_err(RunError::Model)?;
-    executor.forward(&[Slice::whole(Arc::new(item))]).map(drop)
+    let slices = probe.batch(rows, length).map_err(RunError::Model)?;
+    executor.forward(&slices).map(drop)
 }
 
-/// The lengths to run: one, where nothing is variable.
-fn lengths(model: &Model, variable: bool) -> Vec<i64> {
-    if !variable {
-        return vec![1];
+/// The lengths to run, beginning with the one that is known to work.
+fn lengths(model: &Model, shortest: i64) -> Vec<i64> {
+    let is_variable = |dimension: &Dimension| dimension.fixed().is_none();
+    match &model.text {
+        Some(text) if model.inputs[0].shape.iter().any(is_variable) => {
+            powers(shortest, text.max_length.into())
+        }
+        _ => vec![shortest],
     }
-    let longest = model
-        .text
-        .as_ref()
-        .map_or(UNBOUNDED, |text| i64::from(text.max_length));
-    powers(UNBOUNDED.min(longest), longest)
 }
 
 /// Powers of two times `first`, up to `last`, which ends the list in any case.
@@ -165,9 +256,9 @@ mod tests {
             let yaml = "{uri: file://m, inputs: [{name: input_ids, datatype: INT64, shape: [-1]}], outputs: []";
             serde_yaml::from_str::<Model>(&format!("{yaml}{text}}}")).unwrap()
         };
-        assert_eq!(lengths(&model(""), true), [8]);
+        assert_eq!(lengths(&model(""), 64), [64]);
         let text = ", text: {tokenizer: t.json, maxLength: 20, labels: [A, B]}";
-        assert_eq!(lengths(&model(text), true), [8, 16, 20]);
+        assert_eq!(lengths(&model(text), 8), [8, 16, 20]);
     }
 
     /// Alone it takes a millisecond for the square of the rows; together they take ten for any.
@@ -203,10 +294,11 @@ mod tests {
             runs: Arc::clone(&runs),
         };
         let mut executor = Executor::new(Box::new(backend), model.clone(), 4);
-        warm_up(&mut executor, &assembler, &model, 8).unwrap();
+        warm_up(&mut executor, &assembler, &model, &[], 8).unwrap();
         runs.lock().unwrap().clear();
+        let mut probe = Probe::made(&assembler, &model, Fill::Varied);
         for rows in [1, 2, 4, 8] {
-            run(&mut executor, &assembler, rows, 1).unwrap();
+            run(&mut executor, &mut probe, rows, 1).unwrap();
         }
         assert_eq!(*runs.lock().unwrap(), [(1, 1), (2, 1), (4, 4), (8, 4)]);
     }

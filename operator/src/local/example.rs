@@ -34,7 +34,7 @@ fn zeros(inputs: &[TensorSpec]) -> Value {
             let item = input
                 .shape
                 .iter()
-                .map(|size| if *size == -1 { VARIABLE } else { *size });
+                .map(|dimension| dimension.fixed().unwrap_or(VARIABLE));
             let shape: Vec<i64> = std::iter::once(1).chain(item).collect();
             let elements = shape.iter().product::<i64>().unsigned_abs();
             let zero = match input.datatype {

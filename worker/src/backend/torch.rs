@@ -46,7 +46,7 @@ impl TorchScript {
         })
     }
 
-    fn run(&self, inputs: &[Tensor]) -> Result<Vec<Tensor>, TchError> {
+    fn run(&self, inputs: &[Tensor]) -> Result<Vec<Tensor>, RunError> {
         let inputs = inputs
             .iter()
             .map(|input| {
@@ -55,13 +55,16 @@ impl TorchScript {
                     .f_to_device(self.device)
                     .map(IValue::Tensor)
             })
-            .collect::<Result<Vec<_>, _>>()?;
-        tensors(self.module.forward_is(&inputs)?)?
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|error| run_error(&error))?;
+        let value = self.module.forward_is(&inputs);
+        let value = value.map_err(|error| run_error(&error))?;
+        tensors(value, &self.outputs)?
             .iter()
             .enumerate()
             .map(|(index, tensor)| {
                 let name = self.outputs.get(index).map_or("", String::as_str);
-                output(name, tensor)
+                output(name, tensor).map_err(|error| run_error(&error))
             })
             .collect()
     }
@@ -69,7 +72,7 @@ impl TorchScript {
 
 impl Backend for TorchScript {
     fn forward(&mut self, inputs: &[Tensor]) -> Result<Vec<Tensor>, RunError> {
-        tch::no_grad(|| self.run(inputs)).map_err(|error| run_error(&error))
+        tch::no_grad(|| self.run(inputs))
     }
 
     fn set_threads(&mut self, threads: usize) {
@@ -81,18 +84,75 @@ impl Backend for TorchScript {
     }
 }
 
-/// The tensors that a model gives: one, or a tuple or a list of several.
-fn tensors(value: IValue) -> Result<Vec<tch::Tensor>, TchError> {
+/// The tensors that a model gives, in the order of their declared `names`: of a dictionary those of these names, else one
+/// tensor, or a tuple or a list of several, in their own order.
+fn tensors(value: IValue, names: &[String]) -> Result<Vec<tch::Tensor>, RunError> {
+    match value {
+        IValue::GenericDict(entries) => by_name(entries, names),
+        other => by_position(other),
+    }
+}
+
+fn by_position(value: IValue) -> Result<Vec<tch::Tensor>, RunError> {
     match value {
         IValue::Tensor(tensor) => Ok(vec![tensor]),
         IValue::TensorList(tensors) => Ok(tensors),
         IValue::Tuple(values) | IValue::GenericList(values) => {
-            let nested: Vec<_> = values.into_iter().map(tensors).collect::<Result<_, _>>()?;
+            let nested: Vec<_> = values
+                .into_iter()
+                .map(by_position)
+                .collect::<Result<_, _>>()?;
             Ok(nested.into_iter().flatten().collect())
         }
-        other => Err(TchError::Convert(format!(
-            "it gives {other:?}, which is neither a tensor nor a tuple or a list of tensors"
+        other => Err(RunError::Outputs(format!(
+            "it gives {}, which is neither a tensor, a dictionary of tensors, nor a tuple or a list of tensors",
+            kind_of(&other)
         ))),
+    }
+}
+
+/// What else a dictionary holds is nobody's concern.
+fn by_name(entries: Vec<(IValue, IValue)>, names: &[String]) -> Result<Vec<tch::Tensor>, RunError> {
+    let mut tensors = Vec::new();
+    for (key, value) in entries {
+        if let (IValue::String(name), IValue::Tensor(tensor)) = (key, value) {
+            tensors.push((name, tensor));
+        }
+    }
+    names
+        .iter()
+        .map(|name| {
+            let given = tensors.iter().position(|(given, _)| given == name);
+            given
+                .map(|index| tensors[index].1.shallow_clone())
+                .ok_or_else(|| {
+                    let given: Vec<String> = tensors
+                        .iter()
+                        .map(|(name, _)| format!("{name:?}"))
+                        .collect();
+                    RunError::Outputs(format!(
+                        "it gives no tensor of the name {name:?}; it gives {}",
+                        given.join(", ")
+                    ))
+                })
+        })
+        .collect()
+}
+
+/// The kind of a value, without the megabytes that it may hold.
+fn kind_of(value: &IValue) -> &'static str {
+    match value {
+        IValue::None => "None",
+        IValue::Tensor(_) => "a tensor",
+        IValue::Double(_) => "a float",
+        IValue::Int(_) => "an int",
+        IValue::Bool(_) => "a bool",
+        IValue::Tuple(_) => "a tuple",
+        IValue::IntList(_) | IValue::DoubleList(_) | IValue::BoolList(_) => "a list of numbers",
+        IValue::String(_) | IValue::StringList(_) => "text",
+        IValue::TensorList(_) | IValue::GenericList(_) => "a list",
+        IValue::GenericDict(_) => "a dictionary within a tuple or a list",
+        _ => "an object",
     }
 }
 
@@ -177,13 +237,36 @@ mod tests {
             tensor(1),
             IValue::TensorList(vec![2.into(), 3.into()]),
         ]);
-        let values: Vec<i64> = tensors(nested)
-            .unwrap()
+        assert_eq!(values(nested, &[]).unwrap(), [1, 2, 3]);
+        assert!(tensors(IValue::Int(1), &[]).is_err());
+    }
+
+    fn values(value: IValue, names: &[&str]) -> Result<Vec<i64>, RunError> {
+        let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+        let tensors = tensors(value, &names)?;
+        Ok(tensors
             .iter()
             .map(|tensor| tensor.int64_value(&[]))
-            .collect();
-        assert_eq!(values, [1, 2, 3]);
-        assert!(tensors(IValue::Int(1)).is_err());
+            .collect())
+    }
+
+    #[test]
+    fn a_dictionarys_outputs_are_found_by_name() {
+        let entry = |name: &str, value| (IValue::String(name.to_owned()), value);
+        let dictionary = || {
+            IValue::GenericDict(vec![
+                entry("hidden", IValue::Tensor(1.into())),
+                entry("loss", IValue::None),
+                entry("logits", IValue::Tensor(2.into())),
+            ])
+        };
+        assert_eq!(values(dictionary(), &["logits", "hidden"]).unwrap(), [2, 1]);
+        assert_eq!(values(dictionary(), &["logits"]).unwrap(), [2]);
+        let error = values(dictionary(), &["logit"]).unwrap_err().to_string();
+        assert!(
+            error.ends_with(r#"no tensor of the name "logit"; it gives "hidden", "logits""#),
+            "{error}"
+        );
     }
 
     #[test]

@@ -21,16 +21,16 @@ outputs: [{name: y, datatype: FP32, shape: [3]}]
 pub const WORDS: &str = "
 uri: file://words
 inputs:
-- {name: input_ids, datatype: INT64, shape: [-1]}
-- {name: attention_mask, datatype: INT64, shape: [-1]}
+- {name: input_ids, datatype: INT64, shape: [-1], pad: 0}
+- {name: attention_mask, datatype: INT64, shape: [-1], pad: 0}
 outputs: [{name: logits, datatype: FP32, shape: [2]}]
 ";
 
 /// The embeddings themselves.
 pub const HIDDEN: &str = "
 uri: file://hidden
-inputs: [{name: input_ids, datatype: INT64, shape: [-1]}]
-outputs: [{name: hidden, datatype: FP32, shape: [-1, 4]}]
+inputs: [{name: input_ids, datatype: INT64, shape: [seq], pad: 0}]
+outputs: [{name: hidden, datatype: FP32, shape: [seq, 4]}]
 ";
 
 /// [`WORDS`] with text in front.

@@ -1,0 +1,120 @@
+//! The dimensions of a tensor's shape.
+
+use std::fmt;
+
+#[cfg(feature = "kube")]
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// One dimension of an item's shape: its size, `-1` where it is variable, or a name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Dimension {
+    /// A size of at least 1, or -1: variable, and of unknown origin in an output.
+    Size(i64),
+    /// Variable, and equal to every other dimension of this name in the same request.
+    Name(String),
+}
+
+impl Dimension {
+    /// Its size, where it is fixed.
+    #[must_use]
+    pub fn fixed(&self) -> Option<i64> {
+        match self {
+            Self::Size(size) if *size != -1 => Some(*size),
+            Self::Size(_) | Self::Name(_) => None,
+        }
+    }
+
+    /// Its name, where it has one.
+    #[must_use]
+    pub fn name(&self) -> Option<&str> {
+        match self {
+            Self::Size(_) => None,
+            Self::Name(name) => Some(name),
+        }
+    }
+
+    /// As the Open Inference Protocol writes it in metadata: the size, -1 where it is variable.
+    #[must_use]
+    pub fn as_protocol(&self) -> i64 {
+        self.fixed().unwrap_or(-1)
+    }
+
+    /// Whether an item may have this size here. A variable dimension is at least 1.
+    #[must_use]
+    pub fn allows(&self, size: i64) -> bool {
+        self.fixed().map_or(size >= 1, |fixed| fixed == size)
+    }
+}
+
+impl fmt::Display for Dimension {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Size(size) => write!(f, "{size}"),
+            Self::Name(name) => f.write_str(name),
+        }
+    }
+}
+
+impl From<i64> for Dimension {
+    fn from(size: i64) -> Self {
+        Self::Size(size)
+    }
+}
+
+impl From<&str> for Dimension {
+    fn from(name: &str) -> Self {
+        Self::Name(name.to_owned())
+    }
+}
+
+#[cfg(feature = "kube")]
+impl JsonSchema for Dimension {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Dimension".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    // A pattern rather than a CEL rule for names: the API server takes a string here to be as long as a whole request
+    // and refuses the rule's cost.
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "x-kubernetes-int-or-string": true,
+            "maxLength": 63,
+            "pattern": "^[A-Za-z_][A-Za-z0-9_]*$"
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shape_is_read_and_written_as_users_write_it() {
+        let json = r#"[3,-1,"seq"]"#;
+        let shape: Vec<Dimension> = serde_json::from_str(json).unwrap();
+        assert_eq!(shape, [3.into(), (-1).into(), "seq".into()]);
+        assert_eq!(serde_json::to_string(&shape).unwrap(), json);
+        let metadata: Vec<i64> = shape.iter().map(Dimension::as_protocol).collect();
+        assert_eq!(metadata, [3, -1, -1]);
+    }
+
+    #[test]
+    fn a_variable_dimension_is_at_least_1() {
+        for (dimension, size, allowed) in [
+            (Dimension::from(3), 3, true),
+            (3.into(), 4, false),
+            ((-1).into(), 1, true),
+            ((-1).into(), 0, false),
+            ("seq".into(), 9, true),
+            ("seq".into(), 0, false),
+        ] {
+            assert_eq!(dimension.allows(size), allowed, "{dimension} {size}");
+        }
+    }
+}

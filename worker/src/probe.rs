@@ -1,0 +1,351 @@
+//! Items that no client sent: made up, or of the model's example. With them a model is warmed up and proved.
+
+use std::{path::Path, sync::Arc};
+
+use bytes::Bytes;
+use carpool_crds::{ATTENTION_MASK, Datatype, Example, Model, TensorSpec};
+use carpool_protocol::{InferRequest, Tensor, json};
+use half::{bf16, f16};
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+
+use crate::{
+    assemble::{Assembler, datatype, element},
+    block::{elements, extent},
+    fatal::{Fatal, Reason},
+    item::{Item, Slice},
+    text::TEXT,
+};
+
+/// The most rows of an example that are looked at.
+const MOST_EXAMPLES: usize = 8;
+
+/// What made-up tensors hold. Whole numbers stay small: one that is no index of a model's table is an error, on a GPU one
+/// that costs the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fill {
+    /// Floats from -1 to 1, whole numbers 0 and 1.
+    Varied,
+    /// Floats from 0 to 1, whole numbers 1 and 2.
+    Positive,
+    /// 1 everywhere.
+    Ones,
+    /// 0 everywhere.
+    Zeros,
+}
+
+impl Fill {
+    /// All, the most telling first.
+    pub const ALL: [Self; 4] = [Self::Varied, Self::Positive, Self::Ones, Self::Zeros];
+}
+
+/// Makes items for one model.
+pub struct Probe<'a> {
+    assembler: &'a Assembler,
+    model: &'a Model,
+    source: Source,
+    random: StdRng,
+}
+
+enum Source {
+    Made(Fill),
+    /// Single rows of equal shape, at least one.
+    Given(Vec<Arc<Item>>),
+}
+
+impl<'a> Probe<'a> {
+    /// Makes items up. The same ones every time, so that every worker of a model finds the same.
+    #[must_use]
+    pub fn made(assembler: &'a Assembler, model: &'a Model, fill: Fill) -> Self {
+        Self::new(assembler, model, Source::Made(fill))
+    }
+
+    /// Gives the rows of an example that are shaped as its first; `None` where it has none.
+    #[must_use]
+    pub fn given(
+        assembler: &'a Assembler,
+        model: &'a Model,
+        examples: &[Arc<Item>],
+    ) -> Option<Self> {
+        let first = examples.first()?;
+        let alike = examples
+            .iter()
+            .filter(|item| item.lengths == first.lengths)
+            .cloned();
+        let source = Source::Given(alike.collect());
+        Some(Self::new(assembler, model, source))
+    }
+
+    fn new(assembler: &'a Assembler, model: &'a Model, source: Source) -> Self {
+        Self {
+            assembler,
+            model,
+            source,
+            random: StdRng::seed_from_u64(0),
+        }
+    }
+
+    /// Whether these are an example's rows, whose length is what it is.
+    #[must_use]
+    pub fn is_given(&self) -> bool {
+        matches!(self.source, Source::Given(_))
+    }
+
+    /// So many single rows of a length, which differ as far as they can be made to.
+    pub fn rows(&mut self, count: usize, length: i64) -> Result<Vec<Arc<Item>>, String> {
+        match &self.source {
+            Source::Made(fill) => {
+                let fill = *fill;
+                (0..count)
+                    .map(|_| self.make(fill, 1, length).map(Arc::new))
+                    .collect()
+            }
+            Source::Given(rows) if rows.len() > 1 => Ok(rows.iter().take(count).cloned().collect()),
+            Source::Given(rows) => {
+                let row = Arc::clone(&rows[0]);
+                let other = self.altered(&row)?;
+                Ok(vec![row, Arc::new(other)])
+            }
+        }
+    }
+
+    /// A batch of so many rows of a length.
+    pub fn batch(&mut self, rows: i64, length: i64) -> Result<Vec<Slice>, String> {
+        match &self.source {
+            Source::Made(fill) => {
+                let item = self.make(*fill, rows, length)?;
+                Ok(vec![Slice::whole(Arc::new(item))])
+            }
+            Source::Given(given) => Ok(given
+                .iter()
+                .cycle()
+                .take(extent(rows))
+                .cloned()
+                .map(Slice::whole)
+                .collect()),
+        }
+    }
+
+    /// The first half of a row, along every dimension that may be padded; `None` where there is nothing to halve.
+    pub fn shortened(&self, row: &Item) -> Option<Result<Item, String>> {
+        let mut is_shorter = false;
+        let inputs = self.model.inputs.iter().zip(&row.inputs);
+        let inputs: Result<Vec<Tensor>, String> = inputs
+            .map(|(spec, input)| {
+                let mut shape = input.shape.clone();
+                if self.model.padding(spec).is_some() {
+                    for (dimension, size) in spec.shape.iter().zip(&mut shape[1..]) {
+                        if dimension.fixed().is_none() && *size > 1 {
+                            *size /= 2;
+                            is_shorter = true;
+                        }
+                    }
+                }
+                cut(input, &shape)
+            })
+            .collect();
+        is_shorter.then(|| {
+            let inputs = inputs?;
+            self.assembler
+                .made(inputs)
+                .map_err(|failure| failure.message)
+        })
+    }
+
+    fn make(&mut self, fill: Fill, rows: i64, length: i64) -> Result<Item, String> {
+        let inputs = self
+            .model
+            .inputs
+            .iter()
+            .map(|spec| {
+                let row = spec
+                    .shape
+                    .iter()
+                    .map(|dimension| dimension.fixed().unwrap_or(length));
+                let shape: Vec<i64> = std::iter::once(rows).chain(row).collect();
+                let count = elements(&shape);
+                let data = values(
+                    spec,
+                    fill,
+                    count,
+                    self.assembler.vocabulary(),
+                    &mut self.random,
+                );
+                Tensor::new(&spec.name, datatype(spec.datatype), shape, data)
+                    .map_err(|error| error.to_string())
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        self.assembler
+            .made(inputs)
+            .map_err(|failure| failure.message)
+    }
+
+    /// A row that differs from another and should be as valid: floats are halved, whole numbers come in reverse order.
+    fn altered(&self, row: &Item) -> Result<Item, String> {
+        let inputs = row.inputs.iter().zip(&self.model.inputs);
+        let inputs = inputs
+            .map(|(input, spec)| {
+                let data = match spec.datatype {
+                    Datatype::Fp32 => map(&input.data, f32::from_le_bytes, |value| {
+                        (value / 2.0).to_le_bytes()
+                    }),
+                    Datatype::Fp64 => map(&input.data, f64::from_le_bytes, |value| {
+                        (value / 2.0).to_le_bytes()
+                    }),
+                    other => {
+                        let size = element(other, 0).len();
+                        let elements: Vec<&[u8]> = input.data.chunks_exact(size).rev().collect();
+                        elements.concat().into()
+                    }
+                };
+                Tensor::new(&input.name, input.datatype, input.shape.clone(), data)
+                    .map_err(|error| error.to_string())
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        self.assembler
+            .made(inputs)
+            .map_err(|failure| failure.message)
+    }
+}
+
+/// The rows of the model's example, each an item; none where it has no example.
+pub fn examples(
+    assembler: &Assembler,
+    model: &Model,
+    folder: &Path,
+) -> Result<Vec<Arc<Item>>, Fatal> {
+    let Some(example) = &model.example else {
+        return Ok(Vec::new());
+    };
+    let invalid = |message: String| {
+        Fatal::new(
+            Reason::ModelInvalid,
+            format!("spec.model.example: {message}"),
+        )
+    };
+    let request = json::decode_request(&read(example, folder)?, "", "")
+        .map_err(|error| invalid(error.to_string()))?;
+    let rows = single_rows(request).map_err(invalid)?;
+    rows.into_iter()
+        .take(MOST_EXAMPLES)
+        .map(|row| {
+            let item = assembler.item(row.encode());
+            item.map(Arc::new)
+                .map_err(|failure| invalid(failure.message))
+        })
+        .collect()
+}
+
+fn read(example: &Example, folder: &Path) -> Result<Vec<u8>, Fatal> {
+    match &example.file {
+        Some(file) => std::fs::read(folder.join(file)).map_err(|error| {
+            Fatal::new(
+                Reason::ArtifactMissing,
+                format!("failed to read {file} of the artifact, which spec.model.example.file names: {error}"),
+            )
+        }),
+        None => serde_json::to_vec(&example.request).map_err(|error| {
+            Fatal::new(
+                Reason::ModelInvalid,
+                format!("spec.model.example.request: {error}"),
+            )
+        }),
+    }
+}
+
+/// A request for each row of another.
+fn single_rows(request: InferRequest) -> Result<Vec<InferRequest>, String> {
+    let rows = request
+        .inputs
+        .first()
+        .and_then(|input| input.shape.first())
+        .map_or(0, |rows| extent(*rows));
+    if rows == 0 {
+        return Err("it has no rows".to_owned());
+    }
+    (0..rows)
+        .map(|row| {
+            let inputs = request.inputs.iter().map(|input| {
+                if input.name == TEXT && input.datatype == carpool_protocol::Datatype::Bytes {
+                    let strings = input.strings().map_err(|error| error.to_string())?;
+                    let text = strings.get(row).ok_or("the inputs differ in rows")?;
+                    return Tensor::from_strings(TEXT, [1, 1], [text])
+                        .map_err(|error| error.to_string());
+                }
+                let size = input.data.len() / rows;
+                let shape: Vec<i64> = std::iter::once(1)
+                    .chain(input.shape.iter().skip(1).copied())
+                    .collect();
+                let data = input.data.slice(row * size..(row + 1) * size);
+                Tensor::new(&input.name, input.datatype, shape, data)
+                    .map_err(|error| error.to_string())
+            });
+            Ok(InferRequest {
+                inputs: inputs.collect::<Result<_, String>>()?,
+                ..InferRequest::default()
+            })
+        })
+        .collect()
+}
+
+/// So many values of a datatype, as raw little-endian bytes.
+fn values(
+    spec: &TensorSpec,
+    fill: Fill,
+    count: usize,
+    vocabulary: Option<i64>,
+    random: &mut StdRng,
+) -> Bytes {
+    let constant = |value: i64| element(spec.datatype, value).repeat(count).into();
+    match (spec.name.as_str(), vocabulary) {
+        (ATTENTION_MASK, _) => return constant(1),
+        ("token_type_ids", _) => return constant(0),
+        ("input_ids", Some(vocabulary)) => {
+            let ids = (0..count).map(|_| random.random_range(0..vocabulary));
+            return ids.flat_map(i64::to_le_bytes).collect();
+        }
+        _ => {}
+    }
+    let (floats, whole) = match fill {
+        Fill::Varied => (-1.0..1.0, 0..2),
+        Fill::Positive => (0.0..1.0, 1..3),
+        Fill::Ones => return constant(1),
+        Fill::Zeros => return constant(0),
+    };
+    let mut float = || random.random_range::<f32, _>(floats.clone());
+    match spec.datatype {
+        Datatype::Fp32 => (0..count).flat_map(|_| float().to_le_bytes()).collect(),
+        Datatype::Fp64 => (0..count)
+            .flat_map(|_| f64::from(float()).to_le_bytes())
+            .collect(),
+        Datatype::Fp16 => (0..count)
+            .flat_map(|_| f16::from_f32(float()).to_le_bytes())
+            .collect(),
+        Datatype::Bf16 => (0..count)
+            .flat_map(|_| bf16::from_f32(float()).to_le_bytes())
+            .collect(),
+        other => (0..count)
+            .flat_map(|_| element(other, random.random_range(whole.clone())))
+            .collect(),
+    }
+}
+
+fn map<const N: usize, T>(
+    data: &[u8],
+    read: impl Fn([u8; N]) -> T,
+    write: impl Fn(T) -> [u8; N],
+) -> Bytes {
+    let (chunks, _) = data.as_chunks::<N>();
+    chunks
+        .iter()
+        .flat_map(|bytes| write(read(*bytes)))
+        .collect()
+}
+
+/// The first elements of a tensor along each dimension.
+fn cut(tensor: &Tensor, shape: &[i64]) -> Result<Tensor, String> {
+    let size = tensor.data.len() / elements(&tensor.shape).max(1);
+    let mut data = bytes::BytesMut::zeroed(elements(shape) * size);
+    crate::block::copy_common(&tensor.data, &tensor.shape, &mut data, shape, size);
+    Tensor::new(&tensor.name, tensor.datatype, shape, data.freeze())
+        .map_err(|error| error.to_string())
+}

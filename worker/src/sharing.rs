@@ -1,0 +1,188 @@
+//! Which rows may share a batch, so that no answer depends on who else is in it.
+
+use carpool_crds::{Dimension, Model, TensorSpec};
+
+/// What may share a batch: as much as the manifest allows and as running the model has shown to change no answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sharing {
+    /// Whether requests of different lengths share one, the shorter padded.
+    pub padded: bool,
+    /// The most rows that run together, whatever `maxBatchSize` says.
+    pub max_rows: usize,
+    /// Whether less is shared than the manifest asks for, and of which kind that is.
+    pub limit: Limit,
+    /// Why, in a sentence for users; empty where nothing is to be said.
+    pub message: String,
+}
+
+/// Why less is shared than the manifest asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Limit {
+    /// Nothing less is.
+    None,
+    /// Padding changes answers.
+    Unpadded,
+    /// It could not be found out whether the company in a batch changes answers.
+    Unproven,
+    /// The company in a batch changes answers.
+    Unbatched,
+}
+
+impl Sharing {
+    /// What a model's declaration allows.
+    #[must_use]
+    pub fn declared(model: &Model) -> Self {
+        let all = Self {
+            padded: model
+                .inputs
+                .iter()
+                .any(|input| model.padding(input).is_some() && is_variable(input)),
+            max_rows: usize::MAX,
+            limit: Limit::None,
+            message: String::new(),
+        };
+        let unnamed = |output: &&TensorSpec| output.shape.contains(&Dimension::Size(-1));
+        if let Some(output) = model.outputs.iter().find(unnamed) {
+            return all.unbatched(
+                Limit::Unbatched,
+                &format!(
+                    "the dimension -1 of output {} may depend on the whole batch; give it the name of the input's dimension \
+                     that it follows, such as seq in both shapes, or a name of its own where the inputs' shapes alone decide it",
+                    output.name
+                ),
+            );
+        }
+        let free = model.outputs.iter().find_map(|output| {
+            let mut names = output.shape.iter().filter_map(Dimension::name);
+            let name = names.find(|name| axis(model, name).is_none())?;
+            Some((output, name))
+        });
+        match free {
+            Some((output, name)) if all.padded => all.unpadded(&format!(
+                "output {} has a dimension {name}, which is none of an input, so padding can't be cut off it",
+                output.name
+            )),
+            _ => all,
+        }
+    }
+
+    /// The same without padding, for a reason.
+    #[must_use]
+    pub fn unpadded(mut self, reason: &str) -> Self {
+        self.padded = false;
+        self.say(
+            Limit::Unpadded,
+            &format!("served unpadded (only requests of equal shape share a batch): {reason}"),
+        );
+        self
+    }
+
+    /// The same with single rows only, for a reason.
+    #[must_use]
+    pub fn unbatched(mut self, limit: Limit, reason: &str) -> Self {
+        self.padded = false;
+        self.max_rows = 1;
+        self.say(
+            limit,
+            &format!("served unbatched (every row runs alone): {reason}"),
+        );
+        self
+    }
+
+    /// The same with something that users should know.
+    #[must_use]
+    pub fn noted(mut self, limit: Limit, note: &str) -> Self {
+        self.say(limit, note);
+        self
+    }
+
+    fn say(&mut self, limit: Limit, message: &str) {
+        self.limit = self.limit.max(limit);
+        if !self.message.is_empty() {
+            self.message.push_str("; ");
+        }
+        self.message.push_str(message);
+    }
+}
+
+/// Whether a tensor has a dimension in which items may differ.
+#[must_use]
+pub fn is_variable(spec: &TensorSpec) -> bool {
+    spec.shape
+        .iter()
+        .any(|dimension| dimension.fixed().is_none())
+}
+
+/// The first input, and its axis without the batch dimension, whose dimension has a name.
+#[must_use]
+pub fn axis(model: &Model, name: &str) -> Option<(usize, usize)> {
+    model.inputs.iter().enumerate().find_map(|(index, input)| {
+        let mut dimensions = input.shape.iter();
+        let axis = dimensions.position(|dimension| dimension.name() == Some(name))?;
+        Some((index, axis))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn declared(inputs: &str, output: &str) -> Sharing {
+        let yaml = format!(
+            "{{uri: file://m, inputs: {inputs}, outputs: [{{name: out, datatype: FP32, shape: {output}}}]}}"
+        );
+        Sharing::declared(&serde_yaml::from_str(&yaml).unwrap())
+    }
+
+    #[test]
+    fn only_what_the_manifest_says_is_padded() {
+        let variable = "[{name: x, datatype: INT64, shape: [seq]}]";
+        let padded = "[{name: x, datatype: INT64, shape: [seq], pad: 0}]";
+        assert!(!declared(variable, "[2]").padded);
+        assert!(declared(padded, "[2]").padded);
+        assert!(declared(padded, "[seq, 2]").padded);
+        // There is nothing to pad.
+        assert!(!declared("[{name: x, datatype: INT64, shape: [3], pad: 0}]", "[2]").padded);
+        for sharing in [declared(variable, "[2]"), declared(padded, "[seq, 2]")] {
+            assert_eq!((sharing.limit, sharing.max_rows), (Limit::None, usize::MAX));
+            assert_eq!(sharing.message, "");
+        }
+    }
+
+    #[test]
+    fn an_output_that_may_depend_on_the_batch_runs_alone() {
+        let sharing = declared("[{name: x, datatype: INT64, shape: [-1], pad: 0}]", "[-1]");
+        assert_eq!((sharing.padded, sharing.max_rows), (false, 1));
+        assert_eq!(sharing.limit, Limit::Unbatched);
+        assert!(
+            sharing.message.contains("output out"),
+            "{}",
+            sharing.message
+        );
+    }
+
+    #[test]
+    fn an_output_of_a_length_of_its_own_is_not_padded() {
+        let sharing = declared(
+            "[{name: x, datatype: INT64, shape: [seq], pad: 0}]",
+            "[frames]",
+        );
+        assert_eq!((sharing.padded, sharing.max_rows), (false, usize::MAX));
+        assert_eq!(sharing.limit, Limit::Unpadded);
+        assert!(sharing.message.contains("frames"), "{}", sharing.message);
+    }
+
+    #[test]
+    fn the_gravest_limit_is_told_with_all_reasons() {
+        let sharing = declared("[{name: x, datatype: INT64, shape: [seq], pad: 0}]", "[2]");
+        let sharing = sharing
+            .unpadded("a")
+            .unbatched(Limit::Unbatched, "b")
+            .noted(Limit::Unproven, "c");
+        assert_eq!(sharing.limit, Limit::Unbatched);
+        assert_eq!(
+            sharing.message,
+            "served unpadded (only requests of equal shape share a batch): a; served unbatched (every row runs alone): b; c"
+        );
+    }
+}
