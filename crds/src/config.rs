@@ -34,6 +34,9 @@ pub struct Config {
     pub queue: Queue,
     /// Where workers run the model.
     pub device: Device,
+    /// The origins whose pages may read answers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cors_allow_origins: Vec<String>,
 }
 
 /// Why a configuration file can't be used.

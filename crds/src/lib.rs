@@ -24,7 +24,7 @@ pub use manifest::manifest;
 pub use model::{ATTENTION_MASK, Datatype, Example, Format, Model, TensorSpec, Text};
 pub use quantity::{Bytes, Duration, ParseError};
 pub use resources::{Quantity, Resources};
-pub use shape::Dimension;
+pub use shape::{Dimension, allows};
 #[cfg(feature = "kube")]
 pub use spec::BatchedModel;
 pub use spec::{

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::{Dimension, defaults};
+use crate::{Dimension, defaults, shape::allows};
 
 /// The input that says which tokens of a padded text are real.
 pub const ATTENTION_MASK: &str = "attention_mask";
@@ -171,12 +171,7 @@ impl TensorSpec {
     /// Whether an item's shape is one that this declares.
     #[must_use]
     pub fn allows(&self, item: &[i64]) -> bool {
-        self.shape.len() == item.len()
-            && self
-                .shape
-                .iter()
-                .zip(item)
-                .all(|(dimension, size)| dimension.allows(*size))
+        allows(&self.shape, item)
     }
 
     /// The shape of a batch as the Open Inference Protocol writes it: -1 for the rows, then the item's.

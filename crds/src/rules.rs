@@ -48,6 +48,8 @@ fn good_ones_are_accepted() {
         json!({"queue": {"redis": {"external": {"urlSecretName": "mine"}}}}),
         json!({"worker": {"rollout": {"maxSurge": 1, "maxUnavailable": 0}}}),
         json!({"replicas": 1}),
+        json!({"proxy": {"corsAllowOrigins": ["*"]}}),
+        json!({"proxy": {"corsAllowOrigins": ["https://app.example.com", "http://localhost:3000", "http://[::1]:80443"]}}),
         json!({"model": {"outputs": [{"name": "y", "datatype": "BF16", "shape": [2]}]}}),
         json!({"model": {"outputs": [{"name": "y", "datatype": "FP32", "shape": ["seq", -1, 2]}]}}),
         json!({"model": {"example": {"file": "example.json"}}}),
@@ -148,6 +150,26 @@ fn bad_ones_are_refused_by_the_fields_name() {
         (
             json!({"queue": {"redis": {"managed": {}, "external": {"urlSecretName": "mine"}}}}),
             "redis: either managed or external, not both",
+        ),
+        (
+            json!({"proxy": {"corsAllowOrigins": ["https://app.example.com/"]}}),
+            "corsAllowOrigins: an origin is SCHEME://HOST",
+        ),
+        (
+            json!({"proxy": {"corsAllowOrigins": ["*", "app.example.com"]}}),
+            "corsAllowOrigins: an origin is SCHEME://HOST",
+        ),
+        (
+            json!({"proxy": {"corsAllowOrigins": ["https://*.example.com"]}}),
+            "corsAllowOrigins: an origin is SCHEME://HOST",
+        ),
+        (
+            json!({"proxy": {"corsAllowOrigins": ["https://App.example.com"]}}),
+            "corsAllowOrigins: an origin is SCHEME://HOST",
+        ),
+        (
+            json!({"proxy": {"corsAllowOrigins": ["https://app.example.com:443"]}}),
+            "corsAllowOrigins: an origin is SCHEME://HOST",
         ),
         (
             json!({"worker": {"rollout": {"maxSurge": 0, "maxUnavailable": 0}}}),

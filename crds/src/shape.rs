@@ -48,6 +48,16 @@ impl Dimension {
     }
 }
 
+/// Whether an item may have this shape.
+#[must_use]
+pub fn allows(declared: &[Dimension], item: &[i64]) -> bool {
+    declared.len() == item.len()
+        && declared
+            .iter()
+            .zip(item)
+            .all(|(dimension, size)| dimension.allows(*size))
+}
+
 impl fmt::Display for Dimension {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -265,6 +265,16 @@ pub struct Proxy {
     #[serde(default = "defaults::proxy_replicas")]
     pub replicas: u32,
 
+    /// The web pages that may read answers (CORS): their origins, such as `https://app.example.com`, as browsers send
+    /// them, or `*` for all. Default: none. A change needs no restart.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "kube", schemars(length(max = 32), inner(length(max = 253))))]
+    #[cfg_attr(feature = "kube", x_kube(validation = (
+        "self.all(o, o == '*' || (o.matches('^[a-z][-+.a-z0-9]*://[^A-Z/?#@*, ]+$') && !o.matches('^(https://.*:443|http://.*:80)$')))",
+        "corsAllowOrigins: an origin is SCHEME://HOST or SCHEME://HOST:PORT, in lower case, without a path or the scheme's own port, such as https://app.example.com; * is all of them"
+    )))]
+    pub cors_allow_origins: Vec<String>,
+
     /// Their resources.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
@@ -279,6 +289,7 @@ impl Default for Proxy {
     fn default() -> Self {
         Self {
             replicas: defaults::proxy_replicas(),
+            cors_allow_origins: Vec::new(),
             resources: None,
             pod_overrides: None,
         }

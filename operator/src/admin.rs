@@ -1,7 +1,8 @@
 //! The operator's own port: `/metrics`, `/livez`, `/readyz`.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc};
 
+use carpool_process::{Acceptor, methods};
 use http_body_util::Full;
 use hyper::{
     Request, Response, StatusCode,
@@ -15,25 +16,16 @@ use tokio::net::TcpListener;
 
 use crate::metrics::Metrics;
 
-/// After a connection that could not be accepted.
-const PAUSE: Duration = Duration::from_millis(100);
-
 /// Answers until dropped. An operator that waits for its turn to lead is ready: it can take over.
 pub async fn serve(listener: TcpListener, metrics: Arc<Metrics>) {
+    let mut acceptor = Acceptor::new(listener);
     loop {
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                tracing::warn!(%error, "failed to accept a connection to the admin port");
-                // Without file descriptors, the next attempt would fail at once.
-                tokio::time::sleep(PAUSE).await;
-                continue;
-            }
-        };
+        let stream = acceptor.accept().await;
         let metrics = Arc::clone(&metrics);
         tokio::spawn(async move {
-            let service = service_fn(|request| {
-                let response = respond(&request, &metrics);
+            let service = service_fn(|request: Request<Incoming>| {
+                let respond = || respond(request.uri().path(), &metrics);
+                let response = methods::read(request.method(), respond);
                 async { Ok::<_, Infallible>(response) }
             });
             // A client that goes away is no concern of ours.
@@ -45,9 +37,9 @@ pub async fn serve(listener: TcpListener, metrics: Arc<Metrics>) {
     }
 }
 
-fn respond(request: &Request<Incoming>, metrics: &Metrics) -> Response<Full<Bytes>> {
+fn respond(path: &str, metrics: &Metrics) -> Response<Full<Bytes>> {
     const TEXT: &str = "text/plain; charset=utf-8";
-    match request.uri().path() {
+    match path {
         "/livez" | "/readyz" => response(StatusCode::OK, TEXT, "ok\n".to_owned()),
         "/metrics" => match metrics.encode() {
             Ok(text) => response(

@@ -22,6 +22,9 @@ async fn a_model_goes_to_zero_wakes_and_leaves_nothing() {
     let manifest = Manifest::new("  scaling: {cooldown: 10s}\n");
     let mut local = Local::start(&manifest);
     local.ready().await;
+    let [soft, hard] = local.open_files();
+    assert_eq!(soft, hard);
+    assert_ne!(soft, "256");
     let (status, answer) = local.infer().await;
     assert_eq!(status, 200, "{answer}");
     assert_eq!(answer["outputs"][0]["name"], "logits");

@@ -132,12 +132,15 @@ pub enum DecodeError {
 }
 
 impl DecodeError {
-    /// The JSON library repeats what it was given, however long that is; an error is cut.
-    pub(crate) fn json(message: &str) -> Self {
+    /// The JSON library repeats what it was given, however long that is; an error is cut, but for the hint at its end.
+    pub(crate) fn json(message: &str, hint: Option<String>) -> Self {
         const LIMIT: usize = 256;
-        Self::Json {
-            message: message.chars().take(LIMIT).collect(),
+        let mut message: String = message.chars().take(LIMIT).collect();
+        if let Some(hint) = hint {
+            message.push_str("; ");
+            message.push_str(&hint);
         }
+        Self::Json { message }
     }
 
     /// Whether the message itself is broken (HTTP 400), not its content wrong (HTTP 422).

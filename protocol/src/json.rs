@@ -7,6 +7,8 @@
 //!   NaN. A number too large for the datatype is refused, never turned into an infinity.
 //! - Integers are exact over their whole range, and refused when written with a fraction or an exponent.
 //! - `BYTES` elements are strings; what is not UTF-8 in them is written as U+FFFD.
+//! - A name given twice in an object is refused where it has a meaning, for readers differ in which one counts.
+//! - Text is UTF-8; a byte order mark before it is skipped.
 //! - A parameter from 0 to `i64::MAX` is read as `Int64`; one that is NaN or infinite is written as `null`, which is
 //!   not read.
 
@@ -14,10 +16,11 @@ mod data;
 mod decode;
 mod element;
 mod encode;
+mod hint;
 mod object;
 mod parameters;
 #[cfg(test)]
 mod tests;
 
-pub use decode::{decode_request, decode_response};
+pub use decode::{decode_object, decode_request, decode_response};
 pub use encode::{encode_request, encode_response};

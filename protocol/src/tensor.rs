@@ -41,7 +41,7 @@ pub enum TensorError {
         /// The shape as given.
         shape: Vec<i64>,
     },
-    /// Data of another size than shape and datatype say.
+    /// Data of another size than shape and datatype say, and that are no whole number of elements.
     #[error("tensor {}: shape {} of {datatype} takes {expected} bytes; {given} given", Quoted(.tensor), Shape(.shape))]
     Size {
         /// The tensor's name.
@@ -56,7 +56,11 @@ pub enum TensorError {
         given: usize,
     },
     /// Another number of elements than the shape says.
-    #[error("tensor {}: shape {} has {expected} elements; {given} given", Quoted(.tensor), Shape(.shape))]
+    #[error(
+        "tensor {}: shape {} has {expected} elements; {given} given: change the shape or the data",
+        Quoted(.tensor),
+        Shape(.shape)
+    )]
     Count {
         /// The tensor's name.
         tensor: String,
@@ -221,13 +225,17 @@ impl Tensor {
             return self.check_bytes(elements);
         };
         let expected = elements.checked_mul(size).ok_or_else(|| self.too_large())?;
-        if expected != self.data.len() {
+        let given = self.data.len();
+        if expected != given && given.is_multiple_of(size) {
+            return Err(self.count(elements, given / size));
+        }
+        if expected != given {
             return Err(TensorError::Size {
                 tensor: self.name.clone(),
                 datatype: self.datatype,
                 shape: self.shape.clone(),
                 expected,
-                given: self.data.len(),
+                given,
             });
         }
         if self.datatype == Datatype::Bool
@@ -321,7 +329,11 @@ mod tests {
         };
         assert_eq!(
             message(&[2, 3], Datatype::Fp32),
-            "tensor `x`: shape [2, 3] of FP32 takes 24 bytes; 4 given"
+            "tensor `x`: shape [2, 3] has 6 elements; 1 given: change the shape or the data"
+        );
+        assert_eq!(
+            message(&[2, 3], Datatype::Fp64),
+            "tensor `x`: shape [2, 3] of FP64 takes 48 bytes; 4 given"
         );
         assert_eq!(
             message(&[2, -1], Datatype::Fp32),
@@ -350,7 +362,7 @@ mod tests {
             Tensor::from_strings("text", [3], ["one"])
                 .unwrap_err()
                 .to_string(),
-            "tensor `text`: shape [3] has 3 elements; 1 given"
+            "tensor `text`: shape [3] has 3 elements; 1 given: change the shape or the data"
         );
     }
 

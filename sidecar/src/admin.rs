@@ -3,6 +3,7 @@
 use std::{convert::Infallible, sync::Arc};
 
 use bytes::Bytes;
+use carpool_process::methods;
 use carpool_queue::RevisionBacklog;
 use http::{HeaderValue, Method, Request, Response, header::CONTENT_TYPE};
 use http_body_util::Full;
@@ -23,17 +24,27 @@ pub async fn serve(
     proxy: Arc<Proxy>,
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
-    Ok(dispatch(&proxy, &request)
-        .await
-        .unwrap_or_else(|error| error.response()))
+    let answer = dispatch(&proxy, &request).await;
+    let answer = answer.unwrap_or_else(|error| error.response());
+    if request.method() == Method::HEAD {
+        return Ok(methods::head(answer));
+    }
+    Ok(answer)
 }
 
 async fn dispatch(
     proxy: &Proxy,
     request: &Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Error> {
-    if request.method() != Method::GET {
-        return Err(Error::Method { allow: "GET" });
+    let method = request.method();
+    if method == Method::OPTIONS {
+        return Ok(methods::options(methods::READ));
+    }
+    if method != Method::GET && method != Method::HEAD {
+        return Err(Error::Method {
+            given: method.clone(),
+            allowed: methods::READ,
+        });
     }
     match request.uri().path() {
         "/livez" => Ok(text("ok\n".to_owned(), "text/plain; charset=utf-8")),

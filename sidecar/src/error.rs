@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use carpool_queue::{Failure, FailureKind, SubmitError};
 use http::{
-    HeaderValue, Response, StatusCode,
+    HeaderValue, Method, Response, StatusCode,
     header::{ACCEPT_ENCODING, ALLOW, CONTENT_TYPE, RETRY_AFTER},
 };
 use http_body_util::Full;
@@ -54,11 +54,16 @@ pub enum Error {
     /// It asks for an answer later.
     #[error("asynchronous requests are not built yet: remove the header Prefer: respond-async")]
     Asynchronous,
-    /// Its path takes another method.
-    #[error("this path takes {allow} only")]
+    /// It has a parameter that would change the answer.
+    #[error("{0}")]
+    NotBuilt(String),
+    /// Its path takes other methods.
+    #[error("method {given} is not allowed here; allowed are {allowed}")]
     Method {
-        /// The one method allowed.
-        allow: &'static str,
+        /// The method given.
+        given: Method,
+        /// Those allowed.
+        allowed: &'static str,
     },
     /// Its body is larger than `queue.maxRequestBytes`.
     #[error("the body is larger than the {limit} bytes that a request may have")]
@@ -130,7 +135,7 @@ impl Error {
             Self::NoText { .. } | Self::UnknownPath { .. } => {
                 (StatusCode::NOT_FOUND, "unknown_path")
             }
-            Self::Asynchronous => (StatusCode::NOT_IMPLEMENTED, "not_built"),
+            Self::Asynchronous | Self::NotBuilt(_) => (StatusCode::NOT_IMPLEMENTED, "not_built"),
             Self::Method { .. } => (StatusCode::METHOD_NOT_ALLOWED, "method"),
             Self::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "too_large"),
             Self::MediaType { .. } | Self::ContentEncoding { .. } => {
@@ -155,8 +160,8 @@ impl Error {
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         match self {
-            Self::Method { allow } => {
-                headers.insert(ALLOW, HeaderValue::from_static(allow));
+            Self::Method { allowed, .. } => {
+                headers.insert(ALLOW, HeaderValue::from_static(allowed));
             }
             // RFC 9110, section 15.5.16.
             Self::ContentEncoding { .. } => {
@@ -184,6 +189,7 @@ impl From<Invalid> for Error {
     fn from(invalid: Invalid) -> Self {
         match invalid {
             Invalid::NoJsonForm { .. } => Self::Malformed(invalid.to_string()),
+            Invalid::NotBuilt { .. } => Self::NotBuilt(invalid.to_string()),
             _ => Self::Invalid(invalid.to_string()),
         }
     }

@@ -6,6 +6,7 @@
 
 mod admin;
 mod body;
+mod cors;
 mod error;
 mod infer;
 mod metadata;
@@ -16,6 +17,7 @@ mod reload;
 mod routes;
 mod server;
 mod settings;
+mod shape;
 mod trace;
 mod validate;
 

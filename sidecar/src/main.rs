@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use carpool_sidecar::{Settings, run};
 
 fn main() -> ExitCode {
+    carpool_process::raise_open_files();
     match Settings::from_command_line().map(run) {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) => {

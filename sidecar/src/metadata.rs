@@ -52,7 +52,7 @@ pub fn model(served: &Served) -> String {
     .to_string()
 }
 
-/// Tensors as clients see them: with the batch dimension, which is variable.
+/// Tensors as clients see them.
 fn tensors(specs: &[TensorSpec]) -> Value {
     specs
         .iter()

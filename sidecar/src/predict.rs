@@ -3,8 +3,9 @@
 use std::{borrow::Cow, sync::Arc};
 
 use bytes::Bytes;
-use carpool_protocol::{InferRequest, InferResponse, RequestedOutput, Tensor};
+use carpool_protocol::{InferRequest, InferResponse, RequestedOutput, Tensor, json::decode_object};
 use http::request::Parts;
+use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 use url::form_urlencoded;
 
@@ -22,6 +23,18 @@ use crate::{
 enum Form {
     Json,
     UrlEncoded,
+}
+
+/// The JSON form. A name given twice is an error, as readers differ in which one counts.
+#[derive(Deserialize)]
+struct Fields {
+    #[serde(default, deserialize_with = "whatever")]
+    text: Option<Value>,
+}
+
+/// A field's value, `null` included.
+fn whatever<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Value>, D::Error> {
+    Value::deserialize(value).map(Some)
 }
 
 /// Answers one request.
@@ -85,30 +98,33 @@ fn question(served: &Served, form: Form, body: &[u8]) -> Result<Question, Error>
 
 fn text(form: Form, body: &[u8]) -> Result<Cow<'_, str>, Error> {
     match form {
-        Form::Json => {
-            let body: Value = serde_json::from_slice(body)
-                .map_err(|error| Error::Malformed(format!("failed to parse JSON: {error}")))?;
-            let Value::Object(mut fields) = body else {
-                let given = kind(&body);
-                return Err(Error::Malformed(format!(
-                    "expected an object, given {given}"
-                )));
-            };
-            match fields.remove("text") {
-                Some(Value::String(text)) => Ok(text.into()),
-                Some(other) => {
-                    let given = kind(&other);
-                    Err(Error::Invalid(format!(
-                        "text: expected a string, given {given}"
-                    )))
-                }
-                None => Err(Error::Invalid("text: missing".to_owned())),
+        Form::Json => match decode_object::<Fields>(body)?.text {
+            Some(Value::String(text)) => Ok(text.into()),
+            Some(other) => {
+                let given = kind(&other);
+                Err(Error::Invalid(format!(
+                    "text: expected a string, given {given}"
+                )))
+            }
+            None => Err(missing()),
+        },
+        Form::UrlEncoded => {
+            let mut texts = form_urlencoded::parse(body)
+                .filter_map(|(name, value)| (name == "text").then_some(value));
+            let text = texts.next().ok_or_else(missing)?;
+            match texts.count() {
+                0 => Ok(text),
+                more => Err(Error::Malformed(format!(
+                    "text: given {} times; send one, and each other in a request of its own",
+                    more + 1
+                ))),
             }
         }
-        Form::UrlEncoded => form_urlencoded::parse(body)
-            .find_map(|(name, value)| (name == "text").then_some(value))
-            .ok_or_else(|| Error::Invalid("text: missing".to_owned())),
     }
+}
+
+fn missing() -> Error {
+    Error::Invalid("text: missing".to_owned())
 }
 
 fn kind(value: &Value) -> &'static str {
@@ -138,8 +154,27 @@ fn label_and_score(response: &InferResponse) -> Option<(&str, f32)> {
 
 /// The article's answer, spaces and all: JSON whose `data` is a string of JSON whose `score` is a string.
 fn article(label: &str, score: f32) -> String {
-    let data = format!("{{\"label\": {}, \"score\": \"{score:.2}\"}}", json!(label));
+    let (label, score) = (json!(label), python(score));
+    let data = format!("{{\"label\": {label}, \"score\": \"{score}\"}}");
     format!("{{\"code\": \"200\", \"data\": {}}}", json!(data))
+}
+
+/// What Python's `str` makes of a score, which is a `float` there: the shortest digits that come back to it in double
+/// precision, more than single precision needs.
+fn python(score: f32) -> String {
+    let score = f64::from(score);
+    if !score.is_finite() {
+        return score.to_string().to_ascii_lowercase();
+    }
+    // Rust's form for debugging has an exponent for the same numbers, and writes only that in another way.
+    let text = format!("{score:?}");
+    match text.split_once('e') {
+        None => text,
+        Some((digits, exponent)) => match exponent.strip_prefix('-') {
+            Some(exponent) => format!("{digits}e-{exponent:0>2}"),
+            None => format!("{digits}e+{exponent:0>2}"),
+        },
+    }
 }
 
 #[cfg(test)]
@@ -149,8 +184,8 @@ mod tests {
     #[test]
     fn the_articles_bytes() {
         assert_eq!(
-            article("POSITIVE", 0.9871),
-            r#"{"code": "200", "data": "{\"label\": \"POSITIVE\", \"score\": \"0.99\"}"}"#
+            article("POSITIVE", 0.999_865_65),
+            r#"{"code": "200", "data": "{\"label\": \"POSITIVE\", \"score\": \"0.9998656511306763\"}"}"#
         );
     }
 
@@ -160,6 +195,39 @@ mod tests {
             serde_json::from_str(&article("a \"b\" \\ ü\n", 1.0)).unwrap();
         let data: serde_json::Value =
             serde_json::from_str(answer["data"].as_str().unwrap()).unwrap();
-        assert_eq!(data, json!({"label": "a \"b\" \\ ü\n", "score": "1.00"}));
+        assert_eq!(data, json!({"label": "a \"b\" \\ ü\n", "score": "1.0"}));
+    }
+
+    /// Both columns by Python: `[(f"{bits:#010x}", str(struct.unpack("f", struct.pack("I", bits))[0]))]`.
+    #[test]
+    fn scores_are_written_as_python_does() {
+        for (bits, expected) in [
+            (0x0000_0000, "0.0"),
+            (0x3f80_0000, "1.0"),
+            (0x3f00_0000, "0.5"),
+            (0x3f7d_70a4, "0.9900000095367432"),
+            (0x3f7f_f732, "0.9998656511306763"),
+            (0x3f3b_26a8, "0.7310585975646973"),
+            (0x3eaa_aaab, "0.3333333432674408"),
+            (0x38d1_b717, "9.999999747378752e-05"),
+            (0x38d1_b68e, "9.999900066759437e-05"),
+            (0x3727_c5ac, "9.999999747378752e-06"),
+            (0x3421_0fb0, "1.500000053056283e-07"),
+            (0x2edb_e6ff, "1.000000013351432e-10"),
+            (0x2e5b_e6ff, "5.00000006675716e-11"),
+            (0x0000_0001, "1.401298464324817e-45"),
+            (0x38d1_bc76, "0.00010001000191550702"),
+            (0x47f1_2065, "123456.7890625"),
+            (0x5863_5fa9, "999999986991104.0"),
+            (0x5a0e_1bc9, "9999999198822400.0"),
+            (0x5a0e_1bca, "1.0000000272564224e+16"),
+            (0x6407_8678, "9.999999778196308e+21"),
+            (0x7f7f_ffff, "3.4028234663852886e+38"),
+            (0x7fc0_0000, "nan"),
+            (0x7f80_0000, "inf"),
+            (0xff80_0000, "-inf"),
+        ] {
+            assert_eq!(python(f32::from_bits(bits)), expected, "{bits:#010x}");
+        }
     }
 }

@@ -13,7 +13,7 @@ use carpool_crds::{Config, ConfigError, Model};
 use carpool_queue::{Limits, Producer};
 use tokio::sync::watch;
 
-use crate::{body::Held, error::Error, metrics::Metrics};
+use crate::{body::Held, cors::Cors, error::Error, metrics::Metrics};
 
 /// How soon a client should ask again whether Redis is back.
 const RETRY_REDIS: Duration = Duration::from_secs(1);
@@ -31,6 +31,8 @@ pub struct Served {
     pub timeout: Duration,
     /// The largest request body, in bytes.
     pub max_request_bytes: u64,
+    /// Whose pages may read answers.
+    pub cors: Cors,
 }
 
 impl Served {
@@ -42,6 +44,7 @@ impl Served {
             model: config.model(&config.serving)?.clone(),
             timeout: config.queue.timeout.0,
             max_request_bytes: config.queue.max_request_bytes.0,
+            cors: Cors::new(&config.cors_allow_origins),
         })
     }
 

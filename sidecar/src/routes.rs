@@ -3,8 +3,9 @@
 use std::{convert::Infallible, sync::Arc};
 
 use bytes::Bytes;
+use carpool_process::methods;
 use http::{
-    HeaderMap, HeaderValue, Request, Response, Version,
+    HeaderMap, HeaderValue, Method, Request, Response, Version,
     header::{CONNECTION, CONTENT_TYPE},
     request::Parts,
 };
@@ -22,9 +23,14 @@ use crate::{
 const PATHS: &str = "/v2/models/NAME[/versions/VERSION]/infer, /predict for a text, and, by GET, /v2, \
     /v2/health/live, /v2/health/ready and /v2/models/NAME[/versions/VERSION][/ready]";
 
+/// The methods that one path or another takes.
+const EVERY_METHOD: &str = "GET, HEAD, POST, OPTIONS";
+
 /// What a path asks for.
 #[derive(Debug, PartialEq, Eq)]
 enum Route<'a> {
+    /// `*`, which only OPTIONS has: the server as a whole.
+    Any,
     Server,
     Live,
     Ready,
@@ -46,6 +52,7 @@ impl<'a> Route<'a> {
     fn of(path: &'a str) -> Option<Self> {
         let segments: Vec<&str> = path.split('/').collect();
         match segments[..] {
+            ["*"] => Some(Self::Any),
             ["", "predict"] => Some(Self::Predict),
             ["", "v2"] => Some(Self::Server),
             ["", "v2", "health", "live"] => Some(Self::Live),
@@ -76,15 +83,19 @@ impl<'a> Route<'a> {
         matches!(self, Self::Infer(_) | Self::Predict)
     }
 
-    /// The one method it takes.
-    fn method(&self) -> &'static str {
-        if self.is_inference() { "POST" } else { "GET" }
+    /// The methods it takes.
+    fn methods(&self) -> &'static str {
+        match self {
+            Self::Infer(_) | Self::Predict => methods::WRITE,
+            Self::Any => EVERY_METHOD,
+            _ => methods::READ,
+        }
     }
 
     /// The name under which requests are counted.
     fn label(&self) -> &'static str {
         match self {
-            Self::Server | Self::Model(_) => "metadata",
+            Self::Any | Self::Server | Self::Model(_) => "metadata",
             Self::Live | Self::Ready | Self::ModelReady(_) => "health",
             Self::Infer(_) => "infer",
             Self::Predict => "predict",
@@ -117,6 +128,11 @@ pub async fn serve(
         }
     };
     open.answered(response.status());
+    if head.method == Method::HEAD {
+        response = methods::head(response);
+    }
+    let cors = &proxy.served().cors;
+    cors.allow(&head.method, &head.headers, response.headers_mut());
     // HTTP/2 says it of all streams at once, when the connection ends.
     if head.version < Version::HTTP_2 && proxy.not_draining().is_err() {
         let headers = response.headers_mut();
@@ -135,15 +151,21 @@ async fn dispatch(
         given: head.uri.path().to_owned(),
         served: PATHS,
     })?;
-    let allow = route.method();
-    if head.method != allow {
-        return Err(Error::Method { allow });
+    let allowed = route.methods();
+    if head.method == Method::OPTIONS {
+        return Ok(methods::options(allowed));
+    }
+    if !allowed.split(", ").any(|allowed| head.method == allowed) {
+        return Err(Error::Method {
+            given: head.method.clone(),
+            allowed,
+        });
     }
     if route.is_inference() && is_asynchronous(&head.headers) {
         return Err(Error::Asynchronous);
     }
     let answer: Bytes = match route {
-        Route::Server => metadata::server().into(),
+        Route::Any | Route::Server => metadata::server().into(),
         Route::Live => metadata::live().into(),
         Route::Ready => {
             proxy.ready().await?;
@@ -230,6 +252,7 @@ mod tests {
                 Route::Infer(target(Some("7"))),
             ),
             ("/predict", Route::Predict),
+            ("*", Route::Any),
         ] {
             assert_eq!(Route::of(path), Some(route), "{path}");
         }

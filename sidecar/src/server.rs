@@ -4,6 +4,7 @@ use std::{convert::Infallible, io, net::SocketAddr, pin::pin, sync::Arc, time::D
 
 use bytes::Bytes;
 use carpool_crds::ConfigError;
+use carpool_process::Acceptor;
 use carpool_queue::{Producer, QueueError};
 use http::{Request, Response};
 use http_body_util::Full;
@@ -43,9 +44,6 @@ const WRITE_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// How often an HTTP/2 client that is silent is asked whether it is still there.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
-
-/// The pause after a connection that couldn't be accepted: most likely there are too many.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// The least time for the last words with Redis, however long the requests took.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -250,17 +248,11 @@ where
             }
         });
     };
+    let mut acceptor = Acceptor::new(listener);
     loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+        tokio::select! {
+            stream = acceptor.accept() => serve(stream),
             () = stop.cancelled() => return connections,
-        };
-        match accepted {
-            Ok((stream, _)) => serve(stream),
-            Err(error) => {
-                tracing::warn!(%error, "failed to accept a connection");
-                sleep(ACCEPT_PAUSE).await;
-            }
         }
     }
 }

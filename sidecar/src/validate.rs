@@ -3,7 +3,9 @@
 use std::collections::HashSet;
 
 use carpool_crds::{Model, TensorSpec};
-use carpool_protocol::{Datatype, InferRequest, RequestedOutput, Tensor};
+use carpool_protocol::{Datatype, InferRequest, Parameter, Parameters, RequestedOutput, Tensor};
+
+use crate::shape;
 
 /// The input that holds texts, where a model takes texts.
 pub const TEXT: &str = "text";
@@ -54,7 +56,7 @@ pub enum Invalid {
         given: Datatype,
     },
     /// An input of another shape.
-    #[error("input {input:?}: expected shape {expected}, given {given:?}")]
+    #[error("input {input:?}: expected shape {expected}, given {given:?}{}", after_semicolon(.hint))]
     Shape {
         /// Its name.
         input: String,
@@ -62,6 +64,8 @@ pub enum Invalid {
         expected: String,
         /// The request's.
         given: Vec<i64>,
+        /// What to do, where the shapes alone don't say it.
+        hint: String,
     },
     /// An input with another number of rows than the first.
     #[error("input {input:?}: expected {expected} rows as in {first:?}, given {given}")]
@@ -74,6 +78,22 @@ pub enum Invalid {
         expected: u32,
         /// The rows of this.
         given: u32,
+    },
+    /// A dimension of another size than where its name stands first.
+    #[error(
+        "input {input:?}: expected {expected} for its dimension {dimension} as in {first:?}, given {given}"
+    )]
+    Dimension {
+        /// The input's name.
+        input: String,
+        /// The dimension's name.
+        dimension: String,
+        /// Its size in the first input that has it.
+        expected: i64,
+        /// That input.
+        first: String,
+        /// Its size in this one.
+        given: i64,
     },
     /// An output that the model doesn't give.
     #[error("unknown output {given:?}; the model gives {expected}")]
@@ -89,6 +109,16 @@ pub enum Invalid {
         /// Their name.
         output: String,
     },
+    /// A parameter that asks for another answer than there would be.
+    #[error("{of}: the parameter {parameter:?} is not built yet; leave it out and {instead}")]
+    NotBuilt {
+        /// What it is a parameter of.
+        of: String,
+        /// Its name.
+        parameter: &'static str,
+        /// What to do without it.
+        instead: &'static str,
+    },
     /// An output that the answer can't hold.
     #[error("output {output:?}: {datatype} has no JSON form, and binary tensors are not built yet")]
     NoJsonForm {
@@ -102,7 +132,10 @@ pub enum Invalid {
 /// Checks a request against the model and gives the number of its rows, at least 1.
 pub fn rows(model: &Model, request: &InferRequest) -> Result<u32, Invalid> {
     let InferRequest {
-        inputs, outputs, ..
+        parameters,
+        inputs,
+        outputs,
+        ..
     } = request;
     let text = inputs.iter().find(|input| input.name == TEXT);
     let text = text.filter(|_| model.text.is_some());
@@ -111,6 +144,10 @@ pub fn rows(model: &Model, request: &InferRequest) -> Result<u32, Invalid> {
         None => rows_of_tensors(model, inputs)?,
     };
     check_outputs(model, outputs, text.is_some())?;
+    check_parameters(parameters, || "request".to_owned())?;
+    for RequestedOutput { name, parameters } in outputs {
+        check_parameters(parameters, || format!("output {name:?}"))?;
+    }
     Ok(rows)
 }
 
@@ -127,11 +164,14 @@ fn rows_of_text(text: &Tensor, inputs: &[Tensor]) -> Result<u32, Invalid> {
         });
     }
     check_datatype(text, Datatype::Bytes)?;
-    let rows = match text.shape[..] {
-        [rows] | [rows, 1] => positive(rows),
-        _ => None,
+    let hint = match text.shape[..] {
+        [rows] | [rows, 1] => match shape::positive(rows) {
+            Some(rows) => return Ok(rows),
+            None => shape::no_rows(&[1, 1]),
+        },
+        _ => "each row is one text".to_owned(),
     };
-    rows.ok_or_else(|| shape(text, "[-1, 1]"))
+    Err(wrong_shape(text, "[-1, 1]".to_owned(), hint))
 }
 
 /// The model's own inputs, each once, in any order.
@@ -151,6 +191,7 @@ fn rows_of_tensors(model: &Model, inputs: &[Tensor]) -> Result<u32, Invalid> {
         }
     }
     let mut first: Option<(&Tensor, u32)> = None;
+    let mut named: Vec<(&str, i64, &str)> = Vec::new();
     for spec in &model.inputs {
         let input = inputs.iter().find(|input| input.name == spec.name);
         let input = input.ok_or_else(|| Invalid::MissingInput {
@@ -158,7 +199,8 @@ fn rows_of_tensors(model: &Model, inputs: &[Tensor]) -> Result<u32, Invalid> {
             expected: expected(),
         })?;
         check_datatype(input, datatype(spec.datatype))?;
-        let rows = rows_of_tensor(spec, input)?;
+        let rows = shape::rows(spec, &input.shape)
+            .map_err(|hint| wrong_shape(input, format!("{:?}", spec.protocol_shape()), hint))?;
         let (first, rows_of_first) = *first.get_or_insert((input, rows));
         if rows != rows_of_first {
             return Err(Invalid::Rows {
@@ -168,29 +210,32 @@ fn rows_of_tensors(model: &Model, inputs: &[Tensor]) -> Result<u32, Invalid> {
                 given: rows,
             });
         }
+        for (dimension, size) in spec.shape.iter().zip(&input.shape[1..]) {
+            let Some(name) = dimension.name() else {
+                continue;
+            };
+            match named.iter().find(|(other, ..)| *other == name) {
+                Some((_, expected, first)) if expected != size => {
+                    return Err(Invalid::Dimension {
+                        input: input.name.clone(),
+                        dimension: name.to_owned(),
+                        expected: *expected,
+                        first: (*first).to_owned(),
+                        given: *size,
+                    });
+                }
+                Some(_) => {}
+                None => named.push((name, *size, &input.name)),
+            }
+        }
         // What a tokenizer makes is one value a token: ids and masks of different lengths are no text.
         if model.text.is_some() && input.shape != first.shape {
-            return Err(shape(
-                input,
-                &format!("{:?} as in {:?}", first.shape, first.name),
-            ));
+            let expected = format!("{:?} as in {:?}", first.shape, first.name);
+            return Err(wrong_shape(input, expected, String::new()));
         }
     }
     // A model has at least one input.
     Ok(first.map_or(0, |(_, rows)| rows))
-}
-
-/// The rows of a tensor whose other dimensions are the model's.
-fn rows_of_tensor(spec: &TensorSpec, input: &Tensor) -> Result<u32, Invalid> {
-    let rows = match input.shape[..] {
-        [rows, ref item @ ..] if spec.allows(item) => positive(rows),
-        _ => None,
-    };
-    rows.ok_or_else(|| shape(input, &format!("{:?}", spec.protocol_shape())))
-}
-
-fn positive(rows: i64) -> Option<u32> {
-    u32::try_from(rows).ok().filter(|rows| *rows >= 1)
 }
 
 fn check_datatype(input: &Tensor, expected: Datatype) -> Result<(), Invalid> {
@@ -204,12 +249,44 @@ fn check_datatype(input: &Tensor, expected: Datatype) -> Result<(), Invalid> {
     })
 }
 
-fn shape(input: &Tensor, expected: &str) -> Invalid {
+fn wrong_shape(input: &Tensor, expected: String, hint: String) -> Invalid {
     Invalid::Shape {
         input: input.name.clone(),
-        expected: expected.to_owned(),
+        expected,
         given: input.shape.clone(),
+        hint,
     }
+}
+
+fn after_semicolon(hint: &str) -> String {
+    if hint.is_empty() {
+        String::new()
+    } else {
+        format!("; {hint}")
+    }
+}
+
+/// Parameters that Triton knows and that change what the answer holds, or where it is. Others have no bearing on it.
+const NOT_BUILT: [(&str, &str); 2] = [
+    ("classification", "rank the output's numbers in the client"),
+    ("shared_memory_region", "read the output from the answer"),
+];
+
+fn check_parameters(parameters: &Parameters, of: impl Fn() -> String) -> Result<(), Invalid> {
+    for (parameter, instead) in NOT_BUILT {
+        match parameters.get(parameter) {
+            // No classes at all is what there is without it.
+            None | Some(Parameter::Int64(0)) => {}
+            Some(_) => {
+                return Err(Invalid::NotBuilt {
+                    of: of(),
+                    parameter,
+                    instead,
+                });
+            }
+        }
+    }
+    Ok(())
 }
 
 /// What is requested must exist, once, and what is to come back must fit into JSON.

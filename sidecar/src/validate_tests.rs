@@ -93,19 +93,19 @@ fn what_the_model_does_not_take_is_named() {
         ),
         (
             vec![a(&[2]), b(&[1, 1])],
-            r#"input "a": expected shape [-1, 2], given [2]"#,
+            r#"input "a": expected shape [-1, 2], given [2]; add the batch dimension: [1, 2]"#,
         ),
         (
             vec![a(&[1, 2, 1]), b(&[1, 1])],
-            r#"input "a": expected shape [-1, 2], given [1, 2, 1]"#,
+            r#"input "a": expected shape [-1, 2], given [1, 2, 1]; send 2 dimensions, the batch dimension first"#,
         ),
         (
             vec![a(&[0, 2]), b(&[0, 1])],
-            r#"input "a": expected shape [-1, 2], given [0, 2]"#,
+            r#"input "a": expected shape [-1, 2], given [0, 2]; it has no rows; send at least one: [1, 2]"#,
         ),
         (
             vec![a(&[1, 2]), b(&[1, 0])],
-            r#"input "b": expected shape [-1, -1], given [1, 0]"#,
+            r#"input "b": expected shape [-1, -1], given [1, 0]; where -1 is expected, send at least 1"#,
         ),
         (
             vec![a(&[2, 2]), b(&[3, 1])],
@@ -149,6 +149,46 @@ fn outputs_exist_and_fit_into_json() {
 }
 
 #[test]
+fn parameters_that_ask_for_another_answer_are_refused_by_name() {
+    let ask = |of_output: bool, parameter: &str, value| {
+        let mut request = request(vec![a(&[1, 2]), b(&[1, 1])], &["y"]);
+        let parameters = if of_output {
+            &mut request.outputs[0].parameters
+        } else {
+            &mut request.parameters
+        };
+        parameters.insert(parameter.to_owned(), value);
+        rows(&tensors(), &request).map_err(|error| error.to_string())
+    };
+    let text = || Parameter::String("x".to_owned());
+    for (of_output, parameter, value, expected) in [
+        (
+            true,
+            "classification",
+            Parameter::Int64(3),
+            r#"output "y": the parameter "classification" is not built yet; leave it out and rank the output's numbers in the client"#,
+        ),
+        (
+            false,
+            "classification",
+            Parameter::Int64(1),
+            r#"request: the parameter "classification" is not built yet; leave it out and rank the output's numbers in the client"#,
+        ),
+        (
+            true,
+            "shared_memory_region",
+            text(),
+            r#"output "y": the parameter "shared_memory_region" is not built yet; leave it out and read the output from the answer"#,
+        ),
+    ] {
+        assert_eq!(ask(of_output, parameter, value), Err(expected.to_owned()));
+    }
+    assert_eq!(ask(true, "classification", Parameter::Int64(0)), Ok(1));
+    assert_eq!(ask(true, "binary_data", Parameter::Bool(true)), Ok(1));
+    assert_eq!(ask(false, "priority", Parameter::Int64(1)), Ok(1));
+}
+
+#[test]
 fn texts_come_one_a_row() {
     let texts = |shape: &[i64]| zeros("text", Datatype::Bytes, shape);
     let ask = |inputs| rows(&text(), &request(inputs, &["label", "score", "logits"]));
@@ -157,11 +197,11 @@ fn texts_come_one_a_row() {
     for (inputs, expected) in [
         (
             vec![texts(&[2, 2])],
-            r#"input "text": expected shape [-1, 1], given [2, 2]"#,
+            r#"input "text": expected shape [-1, 1], given [2, 2]; each row is one text"#,
         ),
         (
             vec![texts(&[0])],
-            r#"input "text": expected shape [-1, 1], given [0]"#,
+            r#"input "text": expected shape [-1, 1], given [0]; it has no rows; send at least one: [1, 1]"#,
         ),
         (
             vec![zeros("text", Datatype::Int64, &[1])],
@@ -193,5 +233,24 @@ fn the_tensors_of_a_text_model_stay_reachable() {
     assert_eq!(
         ask(&[2, 5], &[2, 4]).unwrap_err().to_string(),
         r#"input "attention_mask": expected shape [2, 5] as in "input_ids", given [2, 4]"#
+    );
+}
+
+#[test]
+fn a_dimension_is_of_one_size_wherever_its_name_stands() {
+    let model = model(json!({
+        "uri": "file://m",
+        "inputs": [
+            {"name": "a", "datatype": "FP32", "shape": ["seq"]},
+            {"name": "b", "datatype": "UINT8", "shape": [2, "seq"]},
+        ],
+        "outputs": [{"name": "y", "datatype": "FP32", "shape": [1]}],
+    }));
+    let b = |length| zeros("b", Datatype::Uint8, &[1, 2, length]);
+    let given = |length| rows(&model, &request(vec![a(&[1, 3]), b(length)], &[]));
+    assert_eq!(given(3), Ok(1));
+    assert_eq!(
+        given(4).unwrap_err().to_string(),
+        r#"input "b": expected 3 for its dimension seq as in "a", given 4"#
     );
 }

@@ -10,6 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use carpool_process::{Acceptor, methods};
 use http_body_util::Full;
 use hyper::{
     Request, Response, StatusCode, body::Incoming, header::CONTENT_TYPE, server::conn::http1,
@@ -104,20 +105,14 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, String> {
 
 /// Answers until it is dropped.
 pub async fn serve(listener: TcpListener, admin: Arc<Admin>) {
+    let mut acceptor = Acceptor::new(listener);
     loop {
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                // Out of file descriptors, most likely: others may be freed meanwhile.
-                tracing::warn!(%error, "failed to accept a connection");
-                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-                continue;
-            }
-        };
+        let stream = acceptor.accept().await;
         let admin = Arc::clone(&admin);
         tokio::spawn(async move {
             let respond = |request: Request<Incoming>| {
-                let response = admin.respond(request.uri().path());
+                let respond = || admin.respond(request.uri().path());
+                let response = methods::read(request.method(), respond);
                 async move { Ok::<_, Infallible>(response) }
             };
             let connection = http1::Builder::new()

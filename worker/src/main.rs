@@ -6,6 +6,7 @@ use carpool_worker::{settings::Cli, start};
 use clap::Parser;
 
 fn main() -> ExitCode {
+    carpool_process::raise_open_files();
     match Cli::try_parse() {
         Ok(cli) => start::run(&cli),
         Err(error) => {

@@ -7,14 +7,17 @@
     reason = "helpers belong to the tests"
 )]
 
-use std::{process::Stdio, sync::Arc};
+use std::{
+    process::{Command, Stdio},
+    sync::Arc,
+};
 
 use carpool_protocol::{InferRequest, InferResponse};
 use carpool_queue::FailureKind;
 use carpool_worker::{assemble::Assembler, backend::TorchScript, executor::Executor, item::Slice};
 use common::{
     MLP, TEXT, WORDS, assert_close, declared, floats, numbers,
-    serving::{Open, Redis, Served, held, served, submit},
+    serving::{Open, Redis, Served, Worker, held, served, submit},
     texts, words,
 };
 
@@ -226,6 +229,44 @@ async fn told_to_stop_it_answers_what_runs_and_hands_back_the_rest() {
         .map(|consumer| consumer.name.as_str())
         .collect();
     assert_eq!(names, ["second"]);
+}
+
+#[tokio::test]
+async fn it_may_open_as_many_files_as_the_system_lets_it_and_takes_every_method_that_reads() {
+    let (redis, served) = (
+        Redis::start(),
+        served(MLP, "", |folder| common::write_mlp(folder, 1)),
+    );
+    let serve = served.serve(&redis, "w");
+    let mut low = Command::new("sh");
+    low.args(["-c", "ulimit -S -n 256; exec \"$0\" \"$@\""])
+        .arg(serve.get_program())
+        .args(serve.get_args());
+    let worker = Worker::start(low);
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", worker.id())).unwrap();
+    let files = limits
+        .lines()
+        .find_map(|line| line.strip_prefix("Max open files"))
+        .unwrap();
+    let [soft, hard, ..] = files.split_whitespace().collect::<Vec<_>>()[..] else {
+        panic!("{files}")
+    };
+    assert_eq!(soft, hard);
+    assert_ne!(soft, "256");
+
+    for path in ["/livez", "/readyz", "/model", "/nowhere"] {
+        let (status, body) = worker.get(path);
+        let (of_head, head, none) = worker.ask("HEAD", path);
+        assert_eq!((of_head, &*none), (status, ""), "{path}");
+        let length = format!("content-length: {}", body.len());
+        assert!(head.lines().any(|line| line == length), "{head}");
+    }
+    for (method, status) in [("OPTIONS", 204), ("POST", 405), ("DELETE", 405)] {
+        let (given, head, _) = worker.ask(method, "/metrics");
+        assert_eq!(given, status, "{method}");
+        let allow = "allow: GET, HEAD, OPTIONS";
+        assert!(head.lines().any(|line| line == allow), "{head}");
+    }
 }
 
 #[tokio::test]

@@ -86,6 +86,7 @@ impl Served {
             batching: manifest.spec.batching.clone(),
             queue: manifest.spec.queue.clone(),
             device: manifest.spec.worker.device(),
+            cors_allow_origins: manifest.spec.proxy.cors_allow_origins.clone(),
         };
         let files = Files::new(shared.folder.join(&manifest.name), &manifest.file)?;
         files.write_config(&config)?;

@@ -179,7 +179,10 @@ impl Local {
                 file.display()
             );
         }
-        let mut child = Command::new(carpool)
+        // With a low soft limit of open files, as most shells have one.
+        let mut child = Command::new("sh")
+            .args(["-c", "ulimit -S -n 256; exec \"$0\" \"$@\""])
+            .arg(carpool)
             .args(["local", "--http", "127.0.0.1:0"])
             .arg(manifest.path())
             .env_remove("CARPOOL_REDIS_URL")
@@ -257,6 +260,18 @@ impl Local {
                 status.lines().any(|line| line == own).then_some(process)
             })
             .collect()
+    }
+
+    /// How many files it may open, as the system's limits have it: the soft one and the hard one.
+    pub fn open_files(&self) -> [String; 2] {
+        let limits = format!("/proc/{}/limits", self.child.id().unwrap());
+        let limits = std::fs::read_to_string(limits).unwrap();
+        let files = limits
+            .lines()
+            .find_map(|line| line.strip_prefix("Max open files"))
+            .unwrap();
+        let mut files = files.split_whitespace().map(str::to_owned);
+        [files.next().unwrap(), files.next().unwrap()]
     }
 
     /// SIGTERM.

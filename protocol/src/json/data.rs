@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use serde_json::value::RawValue;
 
-use super::element::push_scalar;
+use super::{element::push_scalar, hint::hint};
 use crate::{Datatype, DecodeError, Tensor, TensorError, excerpt::Quoted, tensor::push_bytes};
 
 /// The elements in `text`, as `tensor`'s datatype and shape say. A flat array's length is not checked here.
@@ -12,10 +12,8 @@ pub(super) fn parse(tensor: &Tensor, text: &RawValue) -> Result<Vec<u8>, DecodeE
     let elements = tensor.elements()?;
     let text = text.get();
     let Some(inner) = text.strip_prefix('[') else {
-        return Err(DecodeError::json(&format!(
-            "tensor {}: data is not an array",
-            Quoted(&tensor.name)
-        )));
+        let message = format!("tensor {}: data is not an array", Quoted(&tensor.name));
+        return Err(DecodeError::json(&message, None));
     };
     // An element and its comma are two characters at least: the text bounds what a shape can make us allocate.
     let capacity = match tensor.datatype.size() {
@@ -127,11 +125,12 @@ impl Reader<'_> {
         }
         let string = if token.contains('\\') {
             let string = serde_json::from_str(token).map_err(|error| {
-                DecodeError::json(&format!(
+                let message = format!(
                     "tensor {}: element {}: {error}",
                     Quoted(&self.tensor.name),
                     self.index
-                ))
+                );
+                DecodeError::json(&message, hint(token.as_bytes(), &error))
             })?;
             Cow::Owned(string)
         } else {

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{data, object::Object, parameters::Options};
+use super::{data, hint::hint, object::Object, parameters::Options};
 use crate::{
     Datatype, DecodeError, InferRequest, InferResponse, RequestedOutput, Tensor,
     message::check_names,
@@ -63,7 +63,7 @@ pub fn decode_request(
     model_name: &str,
     model_version: &str,
 ) -> Result<InferRequest, DecodeError> {
-    let request: Request<'_> = parse(body)?;
+    let request: Request<'_> = decode_object(body)?;
     let outputs: Vec<_> = request
         .outputs
         .unwrap_or_default()
@@ -86,7 +86,7 @@ pub fn decode_request(
 
 /// The response in `body`, read like a request.
 pub fn decode_response(body: &[u8]) -> Result<InferResponse, DecodeError> {
-    let response: Response<'_> = parse(body)?;
+    let response: Response<'_> = decode_object(body)?;
     Ok(InferResponse {
         model_name: response.model_name,
         model_version: response.model_version.unwrap_or_default(),
@@ -96,7 +96,10 @@ pub fn decode_response(body: &[u8]) -> Result<InferResponse, DecodeError> {
     })
 }
 
-fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, DecodeError> {
+/// The object in `body`, for messages that are not the protocol's, too.
+pub fn decode_object<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, DecodeError> {
+    // Some programs begin every UTF-8 text with it, and RFC 8259 lets readers skip it.
+    let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
     serde_json::from_slice(body)
         .map(|Object(message)| message)
         .map_err(|error| {
@@ -104,10 +107,10 @@ fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, DecodeError> {
             let mut deserializer = serde_json::Deserializer::from_slice(body);
             let message = match serde_path_to_error::deserialize::<_, Object<T>>(&mut deserializer)
             {
-                Err(error) => error.to_string(),
+                Err(located) => located.to_string(),
                 Ok(_) => error.to_string(),
             };
-            DecodeError::json(&message)
+            DecodeError::json(&message, hint(body, &error))
         })
 }
 

@@ -115,11 +115,11 @@ fn wrong_content_is_told_from_a_broken_message() {
         ),
         (
             x("FP32", "[2]", "[1]"),
-            "shape [2] of FP32 takes 8 bytes; 4 given",
+            "shape [2] has 2 elements; 1 given: change the shape or the data",
         ),
         (
             x("BYTES", "[2]", "['a']"),
-            "shape [2] has 2 elements; 1 given",
+            "shape [2] has 2 elements; 1 given: change the shape or the data",
         ),
         (
             x("FP32", "[-1]", "[1]"),
@@ -216,11 +216,113 @@ fn a_broken_message_says_where() {
             r#"{"inputs": [], "parameters": {"a": 1, "a": 2}}"#,
             "parameters: duplicate parameter `a`",
         ),
+        (
+            r#"{"inputs": [], "inputs": []}"#,
+            "duplicate field `inputs`",
+        ),
     ] {
         assert_malformed(
             &decode_request(body.as_bytes(), "", "").unwrap_err(),
             expected,
         );
+    }
+}
+
+#[test]
+fn what_other_writers_take_for_json_is_named() {
+    let finite = "is not JSON: numbers in JSON are finite; in tensors of FP32 and FP64 null stands for NaN, and \
+                  nothing for an infinity";
+    let words = "is not JSON: JSON has true, false and null, in lower case";
+    let pair = "half of a surrogate pair is no character; write both halves, as in \\ud83d\\ude00, or the \
+                character itself in UTF-8";
+    for (datatype, data, at, hint) in [
+        (
+            "FP32",
+            "[1.0, NaN]",
+            "line 1 column 75",
+            format!("`NaN` {finite}"),
+        ),
+        (
+            "FP32",
+            "[\n1,\n nan]",
+            "line 3 column 3",
+            format!("`nan` {finite}"),
+        ),
+        (
+            "FP64",
+            "[Infinity, 1]",
+            "line 1 column 70",
+            format!("`Infinity` {finite}"),
+        ),
+        (
+            "FP64",
+            "[1, -Infinity]",
+            "line 1 column 74",
+            format!("`-Infinity` {finite}"),
+        ),
+        (
+            "BOOL",
+            "[True, False]",
+            "line 1 column 70",
+            format!("`True` {words}"),
+        ),
+        (
+            "FP32",
+            "[None]",
+            "line 1 column 70",
+            format!("`None` {words}"),
+        ),
+        // Told of its element, within which it is counted.
+        ("BYTES", "['\\ud83d']", "line 1 column 8", pair.to_owned()),
+        (
+            "BYTES",
+            "['a', '\\ude00']",
+            "line 1 column 7",
+            pair.to_owned(),
+        ),
+        (
+            "BYTES",
+            "['\\ud83d\\u0041']",
+            "line 1 column 13",
+            pair.to_owned(),
+        ),
+    ] {
+        let tensor =
+            format!("{{'name': 'x', 'datatype': '{datatype}', 'shape': [2], 'data': {data}}}");
+        let error = decode(&tensor).unwrap_err();
+        assert!(error.is_malformed(), "{error}");
+        let message = error.to_string();
+        assert!(message.ends_with(&format!(" at {at}; {hint}")), "{message}");
+    }
+    let message = decode("{'name': 'x', 'datatype': 'FP32', 'shape': [1], 'data': [nil]}");
+    let message = message.unwrap_err().to_string();
+    assert!(message.ends_with("line 1 column 71"), "{message}");
+}
+
+#[test]
+fn a_byte_order_mark_is_skipped_and_other_encodings_are_named() {
+    let json =
+        r#"{"inputs": [{"name": "\u00fc", "datatype": "BYTES", "shape": [1], "data": ["ü😀"]}]}"#;
+    let request = decode_request(json.as_bytes(), "", "").unwrap();
+    let marked = format!("\u{feff}{json}");
+    assert_eq!(decode_request(marked.as_bytes(), "", "").unwrap(), request);
+    let twice = format!("\u{feff}{marked}");
+    assert_malformed(
+        &decode_request(twice.as_bytes(), "", "").unwrap_err(),
+        "expected value at line 1 column 1",
+    );
+
+    let little: Vec<u8> = json.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let big: Vec<u8> = marked.encode_utf16().flat_map(u16::to_be_bytes).collect();
+    let latin = b"{\"id\": \"\xfc\"}".to_vec();
+    let wide = "this looks like UTF-16 or UTF-32; send UTF-8";
+    for (body, hint) in [
+        (little, wide),
+        (big, wide),
+        (latin, "this is not UTF-8, in which JSON is sent"),
+    ] {
+        let message = decode_request(&body, "", "").unwrap_err().to_string();
+        assert!(message.ends_with(&format!("; {hint}")), "{message}");
     }
 }
 

@@ -135,7 +135,7 @@ fn wrong_contents_are_told_from_a_broken_message() {
         (
             vec![input("x", Datatype::Int8, None)],
             vec![],
-            "tensor `x`: shape [2] of INT8 takes 2 bytes; 0 given",
+            "tensor `x`: shape [2] has 2 elements; 0 given: change the shape or the data",
             false,
         ),
         (

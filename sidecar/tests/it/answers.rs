@@ -1,7 +1,7 @@
 //! What a client gets when all is well.
 
 use bytes::Bytes;
-use carpool_protocol::Parameter;
+use carpool_protocol::{Datatype, Parameter, Tensor};
 use futures::stream;
 use http::{Method, Request, StatusCode};
 use http_body_util::StreamBody;
@@ -63,8 +63,8 @@ async fn every_datatype_makes_the_round_trip() {
 async fn a_text_is_classified_as_the_article_has_it() {
     let rig = Rig::start(config(&texts())).await;
     rig.echo();
-    let love = br#"{"code": "200", "data": "{\"label\": \"POSITIVE\", \"score\": \"0.99\"}"}"#;
-    let hate = br#"{"code": "200", "data": "{\"label\": \"NEGATIVE\", \"score\": \"0.99\"}"}"#;
+    let love = br#"{"code": "200", "data": "{\"label\": \"POSITIVE\", \"score\": \"0.9869999885559082\"}"}"#;
+    let hate = br#"{"code": "200", "data": "{\"label\": \"NEGATIVE\", \"score\": \"0.9869999885559082\"}"}"#;
 
     let answer = rig.post("/predict", json!({"text": "I love you"})).await;
     assert_eq!(answer.status, StatusCode::OK);
@@ -90,6 +90,42 @@ async fn a_text_is_classified_as_the_article_has_it() {
         answer["outputs"][0]["data"],
         json!(["POSITIVE", "NEGATIVE"])
     );
+}
+
+#[tokio::test]
+async fn what_json_has_no_number_for_is_null_and_null_is_nan() {
+    let rig = Rig::start(config(&pairs())).await;
+    rig.work("r1", |_, request| {
+        let sent: Vec<_> = request.inputs[0]
+            .data
+            .as_chunks()
+            .0
+            .iter()
+            .map(|bytes| f32::from_le_bytes(*bytes))
+            .collect();
+        assert!(sent[0].is_nan());
+        let infinities = [f32::INFINITY, f32::NEG_INFINITY, f32::NAN, sent[1]];
+        let data = infinities.map(f32::to_le_bytes).concat();
+        let output = Tensor::new("x", Datatype::Fp32, [2, 2], data).unwrap();
+        worker::answer(vec![output])
+    });
+    let mut body = pair();
+    body["inputs"][0]["data"] = json!([null, 1.5]);
+    let answer = rig.post(INFER, body).await.ok().unwrap();
+    assert_eq!(answer["outputs"][0]["data"], json!([null, null, null, 1.5]));
+}
+
+#[tokio::test]
+async fn a_byte_order_mark_before_a_body_is_skipped() {
+    let rig = Rig::start(config(&texts())).await;
+    rig.echo();
+    let texts = json!({"inputs": [
+        {"name": "text", "datatype": "BYTES", "shape": [1, 1], "data": ["love"]},
+    ]});
+    for (path, body) in [("/predict", json!({"text": "love"})), (INFER, texts)] {
+        let answer = rig.post(path, format!("\u{feff}{body}")).await;
+        assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
+    }
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ mod answers;
 mod bodies;
 mod client;
 mod lifecycle;
+mod methods;
 mod process;
 mod redis;
 mod refusals;

@@ -4,9 +4,14 @@ use std::{
     io::{BufRead, BufReader, Read},
     net::SocketAddr,
     process::{Command, Stdio},
+    sync::{Arc, Mutex},
+    thread,
+    time::Duration,
 };
 
+use serde_json::Value;
 use tempfile::NamedTempFile;
+use tokio::net::TcpStream;
 
 use crate::{
     client::{get, post, send, until},
@@ -110,6 +115,84 @@ async fn sigterm_drains_and_ends_with_0() {
         process.wait().unwrap()
     });
     assert_eq!(ended.await.unwrap().code(), Some(0));
+}
+
+/// A process whose limit of open files is low, and may be raised a little.
+#[tokio::test]
+async fn out_of_files_it_says_so_once_and_goes_on() {
+    let redis = Redis::start(free_port());
+    let file = NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), config(&pairs()).to_string()).unwrap();
+    let [address, admin] =
+        [free_port(), free_port()].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", "ulimit -S -n 32; ulimit -H -n 64; exec \"$0\" \"$@\""])
+        .arg(env!("CARGO_BIN_EXE_carpool-sidecar"))
+        .arg("--config")
+        .arg(file.path())
+        .args(["--listen", &address.to_string()])
+        .args(["--admin-listen", &admin.to_string()])
+        .args(["--name", "p1", "--log-format", "json", "--redis-url"])
+        .arg(format!("redis://127.0.0.1:{}", redis.port))
+        .stderr(Stdio::piped());
+    let mut process = command.spawn().unwrap();
+    let logs = BufReader::new(process.stderr.take().unwrap());
+    let said = Arc::new(Mutex::new(Vec::<Value>::new()));
+    let lines = Arc::clone(&said);
+    let reader = thread::spawn(move || {
+        for line in logs.lines() {
+            let line = serde_json::from_str(&line.unwrap()).unwrap();
+            lines.lock().unwrap().push(line);
+        }
+    });
+    let times = |part: &str| {
+        let about = |line: &&Value| line["fields"]["message"].as_str().unwrap().contains(part);
+        said.lock().unwrap().iter().filter(about).count()
+    };
+    let (begun, over) = (
+        "this process has as many files open as it may",
+        "new connections are taken again",
+    );
+
+    until(async || (times("serving") == 1).then_some(())).await;
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", process.id())).unwrap();
+    let files = limits
+        .lines()
+        .find(|line| line.starts_with("Max open files"))
+        .unwrap();
+    let soft_and_hard: Vec<_> = files.split_whitespace().skip(3).take(2).collect();
+    assert_eq!(soft_and_hard, ["64", "64"], "{files}");
+
+    let mut clients = Vec::new();
+    for _ in 0..96 {
+        clients.push(TcpStream::connect(address).await.unwrap());
+    }
+    until(async || (times(begun) == 1).then_some(())).await;
+    // Clients that come and go let others in, which is neither an end nor a new beginning.
+    for _ in 0..20 {
+        clients.remove(0);
+        clients.push(TcpStream::connect(address).await.unwrap());
+        tokio::time::sleep(Duration::from_millis(60)).await;
+    }
+    assert_eq!((times(begun), times(over)), (1, 0));
+    let line = said
+        .lock()
+        .unwrap()
+        .iter()
+        .find(|line| line["level"] == "WARN")
+        .cloned()
+        .unwrap();
+    assert_eq!(line["fields"]["limit"], "64");
+    assert_eq!(line["fields"]["address"], address.to_string());
+
+    drop(clients);
+    until(async || (times(over) == 1).then_some(())).await;
+    send(get(address, "/v2")).await.ok().unwrap();
+    assert_eq!(times(begun), 1);
+    process.kill().unwrap();
+    process.wait().unwrap();
+    reader.join().unwrap();
 }
 
 #[test]

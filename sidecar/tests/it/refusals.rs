@@ -91,17 +91,13 @@ async fn what_is_not_served_is_told() {
         );
     }
     let answer = rig.get(INFER).await;
-    assert_eq!(answer.headers["allow"], "POST");
-    assert_eq!(
-        answer.ok(),
-        Err((405, "this path takes POST only".to_owned()))
-    );
+    assert_eq!(answer.headers["allow"], "POST, OPTIONS");
+    let sentence = "method GET is not allowed here; allowed are POST, OPTIONS";
+    assert_eq!(answer.ok(), Err((405, sentence.to_owned())));
     let answer = rig.post("/v2", pair()).await;
-    assert_eq!(answer.headers["allow"], "GET");
-    assert_eq!(
-        answer.ok(),
-        Err((405, "this path takes GET only".to_owned()))
-    );
+    assert_eq!(answer.headers["allow"], "GET, HEAD, OPTIONS");
+    let sentence = "method POST is not allowed here; allowed are GET, HEAD, OPTIONS";
+    assert_eq!(answer.ok(), Err((405, sentence.to_owned())));
 }
 
 #[tokio::test]
@@ -122,15 +118,22 @@ async fn what_the_model_does_not_take_never_reaches_the_queue() {
             r#"input "x": expected shape [-1, 2], given [2, 1]"#,
         ),
         (
+            pair_with("shape", json!([2])),
+            r#"input "x": expected shape [-1, 2], given [2]; add the batch dimension: [1, 2]"#,
+        ),
+        (
+            pair_with("shape", json!([0, 2])).replace("1.5,-2.0", ""),
+            r#"input "x": expected shape [-1, 2], given [0, 2]; it has no rows; send at least one: [1, 2]"#,
+        ),
+        // How a tensor's data misses its shape is told by the protocol.
+        (
             pair_with("shape", json!([1, 3])),
-            "tensor `x`: shape [1, 3]",
+            "tensor `x`: shape [1, 3] has 3 elements; 2 given: change the shape or the data",
         ),
     ] {
         let answer = rig.post(INFER, &body).await;
-        assert_eq!(answer.status, 422, "{body}");
-        // How a tensor's data misses its shape is told by the protocol.
-        let error = answer.error();
-        assert!(error.starts_with(sentence), "{body}: {error}");
+        let expected = Err((422, sentence.to_owned()));
+        assert_eq!(answer.ok(), expected, "{body}");
     }
     rig.length("r1", 0).await;
 }
@@ -150,7 +153,39 @@ async fn a_text_must_be_one() {
             JSON,
             r#"["love"]"#,
             400,
-            "expected an object, given an array",
+            "failed to parse JSON: invalid type: sequence, expected an object at line 1 column 0",
+        ),
+        (
+            JSON,
+            r#"{"text": "love", "text": "hate"}"#,
+            400,
+            "failed to parse JSON: duplicate field `text` at line 1 column 23",
+        ),
+        (
+            JSON,
+            r#"{"text": null}"#,
+            422,
+            "text: expected a string, given null",
+        ),
+        (
+            JSON,
+            r#"{"text": "\ud83d"}"#,
+            400,
+            "failed to parse JSON: text: unexpected end of hex escape at line 1 column 17; half of a surrogate pair is \
+             no character; write both halves, as in \\ud83d\\ude00, or the character itself in UTF-8",
+        ),
+        (
+            JSON,
+            r#"{"text": NaN}"#,
+            400,
+            "failed to parse JSON: text: expected value at line 1 column 10; `NaN` is not JSON: numbers in JSON are \
+             finite; in tensors of FP32 and FP64 null stands for NaN, and nothing for an infinity",
+        ),
+        (
+            form,
+            "text=love&x=1&text=hate",
+            400,
+            "text: given 2 times; send one, and each other in a request of its own",
         ),
         (JSON, "{}", 422, "text: missing"),
         (
@@ -196,6 +231,20 @@ async fn binary_tensors_are_refused_by_name() {
     let sentence =
         "the body must be application/json, it is binary tensors, which are not built yet";
     assert_eq!(send(request).await.ok(), Err((415, sentence.to_owned())));
+}
+
+#[tokio::test]
+async fn an_answer_of_another_kind_is_refused_by_name() {
+    let rig = Rig::start(config(&pairs())).await;
+    rig.echo();
+    let mut body = pair();
+    body["outputs"] = json!([{"name": "x", "parameters": {"classification": 2}}]);
+    let answer = rig.post(INFER, body).await;
+    let sentence = "output \"x\": the parameter \"classification\" is not built yet; leave it out and rank the \
+                    output's numbers in the client";
+    assert_eq!(answer.ok(), Err((501, sentence.to_owned())));
+    rig.measures(r#"carpool_proxy_refusals_total{reason="not_built"} 1"#)
+        .await;
 }
 
 #[tokio::test]
@@ -318,8 +367,6 @@ async fn the_admin_port_serves_what_it_should_and_nothing_else() {
     let metrics = rig.admin("/metrics").await;
     assert!(metrics.body.ends_with(b"# EOF\n"));
     let posted = send(request(Method::POST, rig.admin, "/metrics", None, "")).await;
-    assert_eq!(
-        posted.ok(),
-        Err((405, "this path takes GET only".to_owned()))
-    );
+    let sentence = "method POST is not allowed here; allowed are GET, HEAD, OPTIONS";
+    assert_eq!(posted.ok(), Err((405, sentence.to_owned())));
 }

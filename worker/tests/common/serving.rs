@@ -141,11 +141,21 @@ impl Served {
 
     /// Starts a worker and waits until it serves.
     pub fn worker(&self, redis: &Redis, name: &str) -> Worker {
-        let mut process = self
-            .serve(redis, name)
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        Worker::start(self.serve(redis, name))
+    }
+}
+
+/// A worker's process.
+pub struct Worker {
+    process: Child,
+    log: mpsc::Receiver<Value>,
+    pub admin: SocketAddr,
+}
+
+impl Worker {
+    /// Starts it by this command and waits until it serves.
+    pub fn start(mut command: Command) -> Self {
+        let mut process = command.stderr(Stdio::piped()).spawn().unwrap();
         let (sender, log) = mpsc::channel();
         let lines = BufReader::new(process.stderr.take().unwrap()).lines();
         thread::spawn(move || {
@@ -168,16 +178,7 @@ impl Served {
         worker.logged("serving");
         worker
     }
-}
 
-/// A worker's process.
-pub struct Worker {
-    process: Child,
-    log: mpsc::Receiver<Value>,
-    pub admin: SocketAddr,
-}
-
-impl Worker {
     /// Waits for a message in its log; the message's fields.
     pub fn logged(&self, message: &str) -> Value {
         loop {
@@ -209,10 +210,16 @@ impl Worker {
 
     /// What its admin port says: the status and the body.
     pub fn get(&self, path: &str) -> (u16, String) {
+        let (status, _, body) = self.ask("GET", path);
+        (status, body)
+    }
+
+    /// What its admin port says: the status, the head and the body.
+    pub fn ask(&self, method: &str, path: &str) -> (u16, String, String) {
         let mut stream = TcpStream::connect(self.admin).unwrap();
         write!(
             stream,
-            "GET {path} HTTP/1.1\r\nHost: worker\r\nConnection: close\r\n\r\n"
+            "{method} {path} HTTP/1.1\r\nHost: worker\r\nConnection: close\r\n\r\n"
         )
         .unwrap();
         let mut response = String::new();
@@ -220,6 +227,7 @@ impl Worker {
         let (head, body) = response.split_once("\r\n\r\n").unwrap();
         (
             head.split(' ').nth(1).unwrap().parse().unwrap(),
+            head.to_owned(),
             body.to_owned(),
         )
     }

@@ -26,6 +26,7 @@ pub fn config_map(
         batching: valid.spec.batching.clone(),
         queue: valid.spec.queue.clone(),
         device: valid.spec.worker.device(),
+        cors_allow_origins: valid.spec.proxy.cors_allow_origins.clone(),
     };
     let yaml = serde_yaml::to_string(&config)?;
     let mut metadata = metadata(valid, names::config(&valid.name), None);
