@@ -82,6 +82,11 @@ class Local:
                 total[labels] = total.get(labels, 0.0) + value
         return total
 
+    @property
+    def process_id(self) -> int:
+        """Of `carpool local` itself."""
+        return self._process.pid
+
     def resident(self) -> dict[str, float]:
         """MB of memory that each process holds, `carpool local` first."""
         own = self._process.pid

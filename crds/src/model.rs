@@ -35,6 +35,14 @@ pub const ATTENTION_MASK: &str = "attention_mask";
         "inputs: with text there must be one named input_ids"
     ),
     validation = (
+        "!has(self.text) || self.inputs.all(t, t.shape.size() == 1 && t.shape == self.inputs[0].shape)",
+        "inputs: with text all have one and the same dimension: [-1], or the one length that the model takes, such as [128]"
+    ),
+    validation = (
+        "!has(self.text) || self.inputs.all(t, t.name != 'attention_mask' || !has(t.pad) || t.pad == 0)",
+        "inputs: with text the attention_mask is padded with 0, so its pad may only be 0"
+    ),
+    validation = (
         "!has(self.text) || (self.outputs[0].datatype == 'FP32' && self.outputs[0].shape == [self.text.labels.size()])",
         "outputs: with text the first must hold one FP32 for each of text.labels"
     )
@@ -83,15 +91,18 @@ pub struct Model {
 }
 
 impl Model {
-    /// The value that fills an input's variable dimensions where shorter and longer items share a batch, `None` where
-    /// nothing says that they may.
+    /// The value that fills the rest of a shorter item of an input, `None` where nothing says with what. Of a text all
+    /// inputs are padded together, and what is padding is not attended to.
     #[must_use]
     pub fn padding(&self, input: &TensorSpec) -> Option<i64> {
-        let masked = || {
-            let mut inputs = self.inputs.iter();
-            self.text.is_some() && inputs.any(|input| input.name == ATTENTION_MASK)
-        };
-        input.pad.or_else(|| masked().then_some(0))
+        if self.text.is_none() {
+            return input.pad;
+        }
+        let is_mask = |input: &TensorSpec| input.name == ATTENTION_MASK;
+        let mut inputs = self.inputs.iter();
+        let padded = inputs.any(|input| is_mask(input) || input.pad.is_some());
+        let value = if is_mask(input) { None } else { input.pad };
+        padded.then(|| value.unwrap_or(0))
     }
 
     /// The revision: ten hex digits of the hash of this model. Each revision has its own jobs stream and workers.
@@ -155,7 +166,7 @@ pub struct TensorSpec {
     /// run alone.
     #[cfg_attr(feature = "kube", schemars(length(max = 8)))]
     #[cfg_attr(feature = "kube", x_kube(validation = (
-        "self.all(d, type(d) == string || d == -1 || d > 0)",
+        "self.all(d, d != 0)",
         "shape: a dimension is -1 (variable), a name such as seq, or a size of at least 1"
     )))]
     pub shape: Vec<Dimension>,
@@ -227,7 +238,8 @@ pub struct Text {
     #[cfg_attr(feature = "kube", schemars(length(min = 1, max = 256)))]
     pub tokenizer: String,
 
-    /// Texts are cut to this many tokens. Default 128.
+    /// Texts are cut to this many tokens, those that the tokenizer adds among them. Of a text, no more than 256 bytes for
+    /// each are read, at least 16Ki. Where the inputs' shape is fixed, it must not be above that. Default 128.
     #[serde(default = "defaults::text_max_length")]
     #[cfg_attr(feature = "kube", schemars(range(min = 2, max = 8192)))]
     pub max_length: u32,

@@ -89,11 +89,12 @@ impl JsonSchema for Dimension {
         true
     }
 
-    // A pattern rather than a CEL rule for names: the API server takes a string here to be as long as a whole request
-    // and refuses the rule's cost.
+    // A pattern and a minimum, as far as they go, rather than CEL: the API server takes a string here to be as long as a
+    // whole request and refuses what a rule that looks into it would cost.
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
         schemars::json_schema!({
             "x-kubernetes-int-or-string": true,
+            "minimum": -1,
             "maxLength": 63,
             "pattern": "^[A-Za-z_][A-Za-z0-9_]*$"
         })

@@ -305,7 +305,9 @@ pub struct Worker {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device: Option<Device>,
 
-    /// Their resources, GPUs among them.
+    /// Their resources, GPUs among them. A worker uses as many threads as its CPU limit allows, at least one; without a
+    /// limit as many as the CPUs that it requests, rounded up: one by default. `CARPOOL_THREADS`, set in `podOverrides`,
+    /// goes before both.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
 

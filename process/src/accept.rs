@@ -45,13 +45,14 @@ impl Acceptor {
         loop {
             let accepted = match self.failed {
                 None => self.listener.accept().await,
-                Some(failed) => match timeout_at(failed + QUIET, self.listener.accept()).await {
-                    Ok(accepted) => accepted,
-                    Err(_) => {
+                Some(failed) => {
+                    let accepted = timeout_at(failed + QUIET, self.listener.accept()).await;
+                    let Ok(accepted) = accepted else {
                         self.recovered();
                         continue;
-                    }
-                },
+                    };
+                    accepted
+                }
             };
             match accepted {
                 Ok((stream, _)) => {

@@ -16,6 +16,7 @@ mod model;
 mod operator;
 
 mod cases {
+    pub mod batching;
     pub mod kills;
     pub mod manifests;
     pub mod revisions;
@@ -31,7 +32,7 @@ fn main() {
     arguments.test_threads = Some(1);
     let trials: Vec<Trial> = [
         (
-            "manifests::twelve_bad_ones_are_refused_by_name",
+            "manifests::bad_ones_are_refused_by_name",
             cases::manifests::bad_ones as fn(),
         ),
         (
@@ -41,6 +42,10 @@ fn main() {
         (
             "serving::held_out_sentences_over_the_service_and_a_sidecar",
             cases::serving::sentiment,
+        ),
+        (
+            "batching::rows_that_mix_run_alone",
+            cases::batching::rows_that_mix_run_alone,
         ),
         (
             "scaling::zero_to_many_and_back",

@@ -5,7 +5,8 @@
 //! - **fetch**: [`service`] takes requests from the queue when the device is about to be free, never earlier, and no
 //!   more than fill the next batch, so that an idle worker elsewhere finds them; only where requests differ in length
 //!   and the queue is deep ([`pace`]) as many again, to choose who rides together;
-//! - **assemble**: [`assemble`] decodes and tokenizes, [`line`] says who rides together, [`batch`] pads;
+//! - **assemble**: [`assemble`] decodes and tokenizes, long texts beside the batches (`reading`); [`line`] says who
+//!   rides together, [`batch`] pads;
 //! - **run**: one thread owns the model ([`runner`]); [`executor`] halves what fails; [`backend`] is libtorch;
 //! - **answer**: [`batch`] cuts the outputs apart, [`assemble`] encodes them, and one write carries the answers and
 //!   the next fetch.
@@ -24,11 +25,13 @@ pub mod fetch;
 pub mod item;
 pub mod line;
 pub mod live;
+pub mod memory;
 pub mod metrics;
 pub mod pace;
 pub mod probe;
 pub mod progress;
 pub mod proof;
+mod reading;
 pub mod runner;
 pub mod service;
 pub mod settings;
@@ -36,4 +39,6 @@ pub mod sharing;
 pub mod size;
 pub mod start;
 mod text;
+mod tokens;
+mod unreadable;
 pub mod warmup;

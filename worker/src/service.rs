@@ -7,7 +7,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use carpool_queue::{Consumer, Failure, FailureKind, Job, JobId, Outcome};
+use carpool_queue::{Consumer, Failure, Job, JobId, Outcome};
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -21,6 +21,7 @@ use crate::{
     live::Live,
     metrics::{Hop, Metrics},
     pace::Pace,
+    reading::{self, Fetched, Reading},
     runner::Runner,
     sharing::Sharing,
 };
@@ -43,6 +44,7 @@ pub struct Service {
     metrics: Arc<Metrics>,
     stop: CancellationToken,
     line: Line,
+    reading: Reading,
     answers: Vec<(JobId, Outcome)>,
     pace: Pace,
 }
@@ -66,6 +68,7 @@ impl Service {
             metrics,
             stop,
             line: Line::default(),
+            reading: Reading::default(),
             answers: Vec::new(),
             pace: Pace::default(),
         }
@@ -77,7 +80,8 @@ impl Service {
         if ended.is_ok() {
             self.exchange(0).await?;
         }
-        let waiting = self.line.drain().into_iter().map(|open| open.id).collect();
+        let mut waiting = self.reading.drain();
+        waiting.extend(self.line.drain().into_iter().map(|open| open.id));
         self.consumer.release(waiting).await.map_err(unreachable)?;
         // What ran when the device failed stays pending: it may be what broke it, and whoever takes it over runs it alone.
         ended?;
@@ -122,7 +126,14 @@ impl Service {
         if !self.answers.is_empty() {
             return self.exchange(self.room()).await;
         }
-        self.fetch(IDLE).await
+        if self.reading.is_empty() {
+            self.fetch(IDLE).await
+        } else if self.room() > 0 {
+            // Short requests may come before the long ones are read.
+            self.fetch(reading::PATIENCE).await
+        } else {
+            self.read(false).await
+        }
     }
 
     /// Gives a batch that is not full the time that the resource allows, counted from its oldest request's arrival.
@@ -177,11 +188,7 @@ impl Service {
     /// Spends no time on requests that nobody waits for any more.
     fn drop_expired(&mut self) {
         for open in self.line.expired(Instant::now()) {
-            let message = "the deadline passed before the request ran".to_owned();
-            let failure = Failure {
-                kind: FailureKind::Expired,
-                message,
-            };
+            let failure = reading::expired();
             self.answers.push((open.id, Outcome::Failure(failure)));
         }
     }
@@ -264,14 +271,42 @@ impl Service {
         self.take(jobs, room).await
     }
 
-    /// Assembles requests and puts them into the line. `asked` is how many there was room for.
+    /// Assembles requests and puts them into the line, long texts last. `asked` is how many there was room for.
     async fn take(&mut self, jobs: Vec<Job>, asked: usize) -> Result<(), Fatal> {
         self.pace.fetched(jobs.len(), asked);
-        if jobs.is_empty() {
-            return Ok(());
+        if !jobs.is_empty() {
+            self.metrics.fetched(jobs.len());
         }
-        self.metrics.fetched(jobs.len());
-        let started = Instant::now();
+        let at = Instant::now();
+        let (long, short): (Vec<_>, Vec<_>) = jobs
+            .into_iter()
+            .partition(|job| Reading::is_long(&self.assembler, job));
+        if !short.is_empty() {
+            self.assemble(short, at).await?;
+        }
+        for job in long {
+            self.reading.push(Fetched { job, at });
+        }
+        self.read(true).await
+    }
+
+    /// Puts into the line what is read of the long texts, or is about to be.
+    async fn read(&mut self, others_wait: bool) -> Result<(), Fatal> {
+        let until = Instant::now() + reading::PATIENCE;
+        let assembler = Arc::clone(&self.assembler);
+        while let Some(read) = self
+            .reading
+            .next(&assembler, until, others_wait)
+            .await
+            .map_err(lost)?
+        {
+            self.metrics.hop(Hop::Assemble, read.took);
+            self.enter(read.fetched, read.item);
+        }
+        Ok(())
+    }
+
+    async fn assemble(&mut self, jobs: Vec<Job>, at: Instant) -> Result<(), Fatal> {
         let bodies: Vec<Bytes> = jobs.iter().map(|job| job.body.clone()).collect();
         let bytes: usize = bodies.iter().map(Bytes::len).sum();
         let inline = if self.assembler.takes_text() {
@@ -285,29 +320,13 @@ impl Service {
             let assembler = Arc::clone(&self.assembler);
             tokio::task::spawn_blocking(move || assemble(&assembler, bodies))
                 .await
-                .map_err(|error| {
-                    Fatal::new(Reason::ModelInvalid, format!("failed to assemble: {error}"))
-                })?
+                .map_err(lost)?
         };
-        let took = started.elapsed();
+        let took = at.elapsed();
         self.metrics.hop(Hop::Assemble, took);
         self.pace.assembled(took);
         for (job, item) in jobs.into_iter().zip(items) {
-            match item {
-                Ok(item) => {
-                    self.pace.came(item.rows);
-                    self.line.push(Open {
-                        id: job.id,
-                        item: Arc::new(item),
-                        arrived: started.checked_sub(job.age).unwrap_or(started),
-                        expires: started + job.deadline,
-                        alone: job.alone,
-                        parts: Vec::new(),
-                        done: 0,
-                    });
-                }
-                Err(failure) => self.answers.push((job.id, Outcome::Failure(failure))),
-            }
+            self.enter(Fetched { job, at }, item);
         }
         Ok(())
     }
@@ -316,6 +335,25 @@ impl Service {
     fn max_rows(&self) -> usize {
         let max = self.live.borrow().max_batch_size;
         max.min(self.sharing.borrow().max_rows)
+    }
+
+    /// Puts a request into the line, or its failure to the answers.
+    fn enter(&mut self, Fetched { job, at }: Fetched, item: Result<Item, Failure>) {
+        match item {
+            Ok(item) => {
+                self.pace.came(item.rows);
+                self.line.push(Open {
+                    id: job.id,
+                    item: Arc::new(item),
+                    arrived: at.checked_sub(job.age).unwrap_or(at),
+                    expires: at + job.deadline,
+                    alone: job.alone,
+                    parts: Vec::new(),
+                    done: 0,
+                });
+            }
+            Err(failure) => self.answers.push((job.id, Outcome::Failure(failure))),
+        }
     }
 
     /// How many requests to ask for: those that fill the next batch and, where it matters who rides together, some to
@@ -330,7 +368,8 @@ impl Service {
         } else {
             max
         };
-        self.pace.requests(window.saturating_sub(self.line.rows()))
+        let rows = self.line.rows() + self.reading.len();
+        self.pace.requests(window.saturating_sub(rows))
     }
 }
 
@@ -339,6 +378,10 @@ fn assemble(assembler: &Assembler, bodies: Vec<Bytes>) -> Vec<Result<Item, Failu
         .into_iter()
         .map(|body| assembler.item(body))
         .collect()
+}
+
+fn lost(error: tokio::task::JoinError) -> Fatal {
+    Fatal::new(Reason::ModelInvalid, format!("failed to assemble: {error}"))
 }
 
 fn unreachable(error: impl std::fmt::Display) -> Fatal {

@@ -79,7 +79,8 @@ pub struct ServeArgs {
     #[arg(long, env = "CARPOOL_MODEL")]
     pub model: PathBuf,
 
-    /// Threads within one forward pass. Default: the processors this process may use.
+    /// Threads within one forward pass. Default: the processors that this process may use, by its affinity and the limit
+    /// of its control group, rounded down but at least one.
     #[arg(long, env = "CARPOOL_THREADS")]
     pub threads: Option<NonZeroUsize>,
 }

@@ -27,6 +27,7 @@ use crate::{
     fatal::{Fatal, Reason},
     fetch,
     live::{self, Live},
+    memory,
     metrics::Metrics,
     probe,
     progress::Progress,
@@ -81,6 +82,7 @@ pub fn run(cli: &Cli) -> ExitCode {
 fn run_serve(args: &ServeArgs) -> Result<(), Error> {
     let settings = args.settings()?;
     log(&args.common);
+    memory::keep();
     let runtime = runtime()?;
     let result = runtime.block_on(serve(args, settings));
     // A large artifact that is still being read would be waited for.

@@ -3,11 +3,17 @@
 use std::path::Path;
 
 use bytes::{Bytes, BytesMut};
-use carpool_crds::{Model, Text};
+use carpool_crds::{ATTENTION_MASK, Dimension, Model, TensorSpec, Text};
 use carpool_protocol::{Datatype, Tensor};
-use tokenizers::{Encoding, Tokenizer, TruncationParams};
+use tokenizers::{Encoding, Tokenizer};
 
-use crate::fatal::{Fatal, Reason};
+use crate::{
+    assemble::item_shape,
+    block::extent,
+    fatal::{Fatal, Reason},
+    tokens::Tokens,
+    unreadable,
+};
 
 /// The input that holds texts.
 pub const TEXT: &str = "text";
@@ -18,9 +24,13 @@ pub const SCORE: &str = "score";
 
 /// A tokenizer and the labels of one model.
 pub struct TextModel {
-    tokenizer: Tokenizer,
+    tokens: Tokens,
     /// Each input's name and the value that fills the rest of a shorter row.
     inputs: Vec<(String, i64)>,
+    /// The one length that the model takes, where it takes no other.
+    fixed: Option<usize>,
+    /// Whether rows may be padded at all.
+    pads: bool,
     labels: Vec<String>,
 }
 
@@ -32,52 +42,62 @@ impl TextModel {
             let message = format!("the artifact holds no file {}", text.tokenizer);
             return Err(Fatal::new(Reason::ArtifactMissing, message));
         }
-        let invalid = |error| {
-            let message = format!("failed to load the tokenizer {}: {error}", text.tokenizer);
-            Fatal::new(Reason::ModelInvalid, message)
-        };
-        let mut tokenizer = Tokenizer::from_file(&path).map_err(invalid)?;
-        // The batch is padded as a whole, later; what the file says of padding would pad each text for itself.
-        tokenizer
-            .with_padding(None)
-            .with_truncation(Some(TruncationParams {
-                max_length: text.max_length as usize,
-                ..TruncationParams::default()
-            }))
-            .map_err(invalid)?;
+        let invalid = |message: String| Fatal::new(Reason::ModelInvalid, message);
+        let tokenizer = Tokenizer::from_file(&path).map_err(|error| {
+            let why = unreadable::no_json(&path).unwrap_or_else(|| error.to_string());
+            invalid(format!(
+                "failed to load the tokenizer {}: {why}",
+                text.tokenizer
+            ))
+        })?;
         Ok(Self {
-            tokenizer,
+            tokens: Tokens::new(tokenizer, text).map_err(invalid)?,
             inputs: model
                 .inputs
                 .iter()
-                .map(|input| (input.name.clone(), input.pad.unwrap_or(0)))
+                .map(|input| (input.name.clone(), model.padding(input).unwrap_or(0)))
                 .collect(),
+            fixed: fixed_length(model, text).map_err(invalid)?,
+            pads: pads(model),
             labels: text.labels.clone(),
         })
     }
 
     /// How many tokens the tokenizer knows.
     pub fn vocabulary(&self) -> usize {
-        self.tokenizer.get_vocab_size(true)
+        self.tokens.vocabulary()
     }
 
-    /// The model's inputs for some texts, one row each, shorter rows padded with the input's `pad`. The error is the client's.
+    /// The model's inputs for some texts, one row each, padded with the input's `pad` to the length that the model takes
+    /// or, where that is variable, to the longest. The error is the client's.
     pub fn tokenize(&self, texts: &[&str]) -> Result<Vec<Tensor>, String> {
         let encodings = texts
             .iter()
-            .map(|text| self.tokenizer.encode_fast(*text, true))
+            .map(|text| self.tokens.encode(text))
             .collect::<Result<Vec<_>, _>>()
             .map_err(|error| format!("failed to tokenize the text: {error}"))?;
         // A text without tokens is one of padding alone: no dimension of a tensor may be 0.
-        let longest = encodings
-            .iter()
-            .map(Encoding::len)
-            .max()
-            .unwrap_or(0)
-            .max(1);
+        let longest = || {
+            encodings
+                .iter()
+                .map(Encoding::len)
+                .max()
+                .unwrap_or(0)
+                .max(1)
+        };
+        let length = self.fixed.unwrap_or_else(longest);
+        if !self.pads
+            && let Some(shorter) = encodings.iter().find(|encoding| encoding.len() != length)
+        {
+            return Err(format!(
+                "a text of {} tokens can't share a request with one of {length}: without an input attention_mask, \
+                padding would change its answer; send texts one by one, none without tokens",
+                shorter.len()
+            ));
+        }
         self.inputs
             .iter()
-            .map(|(name, pad)| tokens(name, *pad, &encodings, longest))
+            .map(|(name, pad)| tokens(name, *pad, &encodings, length))
             .collect()
     }
 
@@ -110,21 +130,66 @@ impl TextModel {
     }
 }
 
+/// Whether the resource says how a row is padded.
+fn pads(model: &Model) -> bool {
+    model
+        .inputs
+        .iter()
+        .all(|input| model.padding(input).is_some())
+}
+
+/// The one length that the model takes, if it takes no other. An error where texts can't be made to fit: the resource's
+/// own rules say the same, but not of a resource that is older than they are.
+fn fixed_length(model: &Model, text: &Text) -> Result<Option<usize>, String> {
+    let first = &model.inputs[0];
+    let size = |input: &TensorSpec| input.shape.first().map(Dimension::fixed);
+    if let Some(odd) = model
+        .inputs
+        .iter()
+        .find(|input| input.shape.len() != 1 || size(input) != size(first))
+    {
+        return Err(format!(
+            "inputs: with text all have one and the same dimension, such as [-1] or [128]; {} is {}, {} is {}",
+            first.name,
+            item_shape(first),
+            odd.name,
+            item_shape(odd)
+        ));
+    }
+    let Some(length) = first.shape[0].fixed().map(extent) else {
+        return Ok(None);
+    };
+    if text.max_length as usize > length {
+        return Err(format!(
+            "text.maxLength: {} tokens don't fit into inputs of shape [{length}]; give at most {length}",
+            text.max_length
+        ));
+    }
+    if !pads(model) {
+        return Err(format!(
+            "inputs: shorter texts are padded to shape [{length}], so {} needs pad, the id that stands for no token, or \
+            the model an input attention_mask",
+            first.name
+        ));
+    }
+    Ok(Some(length))
+}
+
 /// One of the tensors that a tokenizer gives.
-fn tokens(name: &str, pad: i64, encodings: &[Encoding], longest: usize) -> Result<Tensor, String> {
-    let mut data = BytesMut::with_capacity(encodings.len() * longest * size_of::<i64>());
+fn tokens(name: &str, pad: i64, encodings: &[Encoding], length: usize) -> Result<Tensor, String> {
+    let mut data = BytesMut::with_capacity(encodings.len() * length * size_of::<i64>());
     for encoding in encodings {
         let values = match name {
-            "attention_mask" => encoding.get_attention_mask(),
+            ATTENTION_MASK => encoding.get_attention_mask(),
             "token_type_ids" => encoding.get_type_ids(),
             _ => encoding.get_ids(),
         };
         let row = values.iter().map(|value| i64::from(*value));
-        for value in row.chain(std::iter::repeat(pad)).take(longest) {
+        for value in row.chain(std::iter::repeat(pad)).take(length) {
             data.extend_from_slice(&value.to_le_bytes());
         }
     }
-    let shape = [encodings.len(), longest]
+    let shape = [encodings.len(), length]
         .map(i64::try_from)
         .into_iter()
         .collect::<Result<Vec<_>, _>>()

@@ -220,6 +220,88 @@ fn shorter_texts_are_padded_as_declared() {
 }
 
 #[test]
+fn texts_are_padded_to_the_one_length_that_a_model_takes() {
+    let mut variable = load(TEXT, common::write_text);
+    let mut fixed = load(&TEXT.replace("[-1]", "[8]"), common::write_text);
+    let long = "w7 ".repeat(20);
+    let request = texts(&["w5", "w2 w3", &long], &[]);
+    let item = fixed.item(&request);
+    assert_eq!(item.length(), 0);
+    for (input, [first, last]) in item.inputs.iter().zip([[5, 7], [1, 1]]) {
+        assert_eq!(input.shape, [3, 8]);
+        let row = |value: i64, times| [vec![value; times], vec![0; 8 - times]].concat();
+        let values = |row: Vec<i64>| row.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let expected: [Vec<u8>; 2] = [row(first, 1), row(last, 6)].map(values);
+        assert_eq!(input.data[..64], expected[0]);
+        assert_eq!(input.data[128..], expected[1]);
+    }
+    let expected = variable.item(&request);
+    assert_close(
+        &floats(&fixed.alone(&item)[0]),
+        &floats(&variable.alone(&expected)[0]),
+    );
+}
+
+#[test]
+fn a_text_model_that_texts_do_not_fit_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    common::write_text(folder.path());
+    let refusal = |yaml: &str| {
+        let fatal = Assembler::load("m", "r", &declared(yaml), folder.path());
+        let fatal = fatal.err().unwrap();
+        assert_eq!(fatal.reason, Reason::ModelInvalid);
+        fatal.message
+    };
+    let mask = "- {name: attention_mask, datatype: INT64, shape: [-1]}\n";
+    let fixed = TEXT.replace("[-1]", "[5]");
+    for (yaml, says) in [
+        (
+            fixed.clone(),
+            "text.maxLength: 6 tokens don't fit into inputs of shape [5]",
+        ),
+        (
+            TEXT.replace(mask, "").replace("[-1]", "[6]"),
+            "input_ids needs pad",
+        ),
+        (
+            TEXT.replacen("[-1]", "[6]", 1),
+            "input_ids is [6], attention_mask is [-1]",
+        ),
+        (
+            TEXT.replace("[-1]", "[1, -1]"),
+            "one and the same dimension",
+        ),
+    ] {
+        let message = refusal(&yaml);
+        assert!(message.contains(says), "{message}");
+    }
+}
+
+#[test]
+fn texts_are_not_padded_where_nothing_tells_the_model() {
+    let mask = "- {name: attention_mask, datatype: INT64, shape: [-1]}\n";
+    let unmasked = TEXT.replace(mask, "");
+    let folder = tempfile::tempdir().unwrap();
+    common::write_text(folder.path());
+    let item = |yaml: &str, given: &[&str]| {
+        let assembler = Assembler::load("m", "r", &declared(yaml), folder.path()).unwrap();
+        assembler.item(texts(given, &[]).encode())
+    };
+    assert_eq!(item(&unmasked, &["w1 w2", "w3 w4"]).unwrap().length(), 2);
+    for given in [&["w1 w2", "w3"][..], &[""]] {
+        let failure = item(&unmasked, given).err().unwrap();
+        assert_eq!(failure.kind, FailureKind::Invalid);
+        assert!(
+            failure.message.contains("one by one"),
+            "{}",
+            failure.message
+        );
+    }
+    let told = unmasked.replace("input_ids, ", "input_ids, pad: 0, ");
+    assert_eq!(item(&told, &["w1 w2", "w3"]).unwrap().length(), 2);
+}
+
+#[test]
 fn what_a_client_gets_wrong_is_named() {
     let loaded = load(WORDS, common::write_words);
     let mut missing = words(&[1]);

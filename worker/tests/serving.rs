@@ -17,7 +17,7 @@ use carpool_queue::FailureKind;
 use carpool_worker::{assemble::Assembler, backend::TorchScript, executor::Executor, item::Slice};
 use common::{
     MLP, TEXT, WORDS, assert_close, declared, floats, numbers,
-    serving::{Open, Redis, Served, Worker, held, served, submit},
+    serving::{Open, Redis, Served, Worker, held, queued, served, submit},
     texts, words,
 };
 
@@ -163,6 +163,37 @@ async fn a_text_of_which_the_model_says_nothing_fails_alone() {
     assert_eq!(failure.kind, FailureKind::Model);
     assert_eq!(failure.message, "the model gave no finite score");
     word.unwrap();
+}
+
+#[tokio::test]
+async fn short_texts_do_not_wait_for_long_ones() {
+    let batches = "batching: {maxBatchSize: 1024}\nqueue: {}";
+    let (redis, served) = (Redis::start(), served(TEXT, batches, common::write_text));
+    let producer = redis.producer();
+    // A long request fills less than a batch, so it is the time to read it that counts.
+    let row = "w1 ".repeat(1300);
+    let long = texts(&vec![&*row; 900], &[]);
+    let long: Vec<_> = vec![long; 4];
+    let before = Open::queued(&producer, &long).await;
+    let short: Vec<_> = (1..8)
+        .map(|index| texts(&[&format!("w{index}")], &[]))
+        .collect();
+    let after = Open::submit(&producer, &short);
+    queued(&producer, 11).await;
+    let _worker = served.worker(&redis, "w");
+    let answers = after.all().await;
+    // The long ones came first.
+    assert!(before.tasks.iter().all(|task| !task.is_finished()));
+    let expected = alone(&served, TEXT, &short);
+    for (answer, expected) in answers.iter().zip(&expected) {
+        assert_eq!(
+            answer.as_ref().unwrap().outputs[0].strings().unwrap(),
+            expected.outputs[0].strings().unwrap()
+        );
+    }
+    for answer in before.all().await {
+        assert_eq!(answer.unwrap().outputs[0].shape, [900, 1]);
+    }
 }
 
 #[tokio::test]

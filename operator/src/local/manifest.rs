@@ -289,7 +289,7 @@ mod tests {
             ),
             (
                 format!("{HEAD}{}", MODEL.replace("[1, 8, 8]", "[1, 0]")),
-                "shape: a dimension is -1 (variable) or at least 1",
+                "shape: a dimension is -1 (variable), a name such as seq, or a size of at least 1",
             ),
             (
                 format!(

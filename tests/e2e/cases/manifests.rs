@@ -9,12 +9,12 @@ use crate::{
     model::{Affine, merge},
 };
 
-/// Twelve mistakes, each refused with a message that names the field.
+/// Thirteen mistakes, each refused with a message that names the field.
 pub fn bad_ones() {
     let namespace = Namespace::create("manifests");
     let tensor = |name: &str, datatype: &str, shape: Value| json!([{"name": name, "datatype": datatype, "shape": shape}]);
     let long = "a".repeat(41);
-    let cases: [(&str, Value, &str); 12] = [
+    let cases: [(&str, Value, &str); 13] = [
         (&long, json!({}), "metadata.name"),
         (
             "bad",
@@ -45,6 +45,11 @@ pub fn bad_ones() {
             "bad",
             json!({"model": {"inputs": tensor("x", "FP32", json!([0]))}}),
             "spec.model.inputs[0].shape",
+        ),
+        (
+            "bad",
+            json!({"model": {"outputs": tensor("y", "FP32", json!(["1st"]))}}),
+            "spec.model.outputs[0].shape",
         ),
         (
             "bad",
@@ -79,6 +84,19 @@ pub fn bad_ones() {
             "the message does not name {field}: {refused}"
         );
     }
+    // What the API server's own rules, whose cost it bounds, must let through.
+    let named = json!({"model": {
+        "inputs": tensor("x", "FP32", json!(["seq", 2, -1])),
+        "example": {"request": {"inputs": []}}
+    }});
+    let mut manifest = Affine::manifest("good", "pvc://models/x", &json!({}));
+    merge(&mut manifest["spec"], &named);
+    namespace
+        .try_kubectl(
+            &["apply", "--dry-run=server", "-f", "-"],
+            manifest.to_string().as_bytes(),
+        )
+        .unwrap();
     assert_eq!(
         namespace.get(&["bm"])["items"],
         json!([]),

@@ -8,7 +8,10 @@ use carpool_protocol::{Datatype, Tensor};
 use tch::{CModule, IValue, Kind, TchError};
 
 use super::{Backend, RunError, cuda};
-use crate::fatal::{Fatal, Reason};
+use crate::{
+    fatal::{Fatal, Reason},
+    unreadable,
+};
 
 /// A TorchScript model on a device.
 pub struct TorchScript {
@@ -29,10 +32,11 @@ impl TorchScript {
             }
         };
         let failed = |error: TchError| match run_error(&error) {
-            RunError::Model(message) => Fatal::new(
-                Reason::ModelInvalid,
-                format!("failed to load the model {}: {message}", file.display()),
-            ),
+            RunError::Model(message) => {
+                let why = unreadable::no_torch_script(file).unwrap_or(message);
+                let message = format!("failed to load the model {}: {why}", file.display());
+                Fatal::new(Reason::ModelInvalid, message)
+            }
             other => other.into(),
         };
         let mut module = CModule::load_on_device(file, device).map_err(failed)?;

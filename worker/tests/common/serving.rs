@@ -280,6 +280,11 @@ async fn backlog(producer: &Producer, reached: impl Fn(&RevisionBacklog) -> bool
     while !there().await {}
 }
 
+/// Waits until the queue holds so many requests.
+pub async fn queued(producer: &Producer, count: u64) {
+    backlog(producer, |queued| queued.length >= count).await;
+}
+
 /// Waits until workers hold so many requests.
 pub async fn held(producer: &Producer, count: u64) {
     backlog(producer, |queued| queued.pending >= count).await;
@@ -312,8 +317,7 @@ impl Open {
     /// Submits requests and makes sure that they are in the queue. No worker must run.
     pub async fn queued(producer: &Producer, requests: &[InferRequest]) -> Self {
         let open = Self::submit(producer, requests);
-        let count = u64::try_from(requests.len()).unwrap();
-        backlog(producer, |queued| queued.length >= count).await;
+        queued(producer, u64::try_from(requests.len()).unwrap()).await;
         open
     }
 

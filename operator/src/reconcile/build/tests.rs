@@ -208,6 +208,40 @@ fn only_the_init_container_sees_the_claim() {
 }
 
 #[test]
+fn threads_follow_the_cpu_that_a_worker_asks_for() {
+    let threads = |worker_spec: &str| {
+        let children = children(&format!("worker: {worker_spec}"));
+        let env = worker(&children).containers[0].env.clone().unwrap();
+        env.into_iter()
+            .find(|env| env.name == "CARPOOL_THREADS")
+            .map(|env| {
+                let source = env.value_from.and_then(|from| from.resource_field_ref);
+                let request = source.map(|source| (source.resource, source.divisor.unwrap().0));
+                (env.value, request)
+            })
+    };
+    // The kubelet divides and rounds up.
+    let requested = Some((None, Some(("requests.cpu".to_owned(), "1".to_owned()))));
+    for asks in [
+        "{}",
+        "{resources: {requests: {cpu: 1500m}}}",
+        "{resources: {limits: {memory: 1Gi}}}",
+        "{podOverrides: {spec: {containers: [{name: helper, resources: {limits: {cpu: 2}}}]}}}",
+    ] {
+        assert_eq!(threads(asks), requested, "{asks}");
+    }
+    // With a limit, wherever it is given, the worker's own control group says it.
+    for limits in [
+        "{resources: {limits: {cpu: 2}}}",
+        "{podOverrides: {spec: {containers: [{name: worker, resources: {limits: {cpu: '2'}}}]}}}",
+    ] {
+        assert_eq!(threads(limits), None, "{limits}");
+    }
+    let own = "{podOverrides: {spec: {containers: [{name: worker, env: [{name: CARPOOL_THREADS, value: '3'}]}]}}}";
+    assert_eq!(threads(own), Some((Some("3".to_owned()), None)));
+}
+
+#[test]
 fn overrides_are_merged_last() {
     let children = children(
         "
@@ -224,7 +258,7 @@ proxy: {podOverrides: {spec: {terminationGracePeriodSeconds: 7}}}
     let env = pod.containers[0].env.as_ref().unwrap();
     assert_eq!(
         env.iter().map(|env| env.name.as_str()).collect::<Vec<_>>(),
-        ["POD_NAME", "OMP_NUM_THREADS"]
+        ["POD_NAME", "OMP_NUM_THREADS", "CARPOOL_THREADS"]
     );
     let metadata = template(children.worker.as_ref().unwrap())
         .metadata

@@ -8,11 +8,12 @@ use k8s_openapi::{
     api::{
         apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment},
         core::v1::{
-            Container, PersistentVolumeClaimVolumeSource, PodSpec, PodTemplateSpec, Volume,
-            VolumeMount,
+            Container, EnvVar, EnvVarSource, PersistentVolumeClaimVolumeSource, PodSpec,
+            PodTemplateSpec, ResourceFieldSelector, Volume, VolumeMount,
         },
     },
     apimachinery::pkg::{
+        api::resource::Quantity,
         apis::meta::v1::{LabelSelector, ObjectMeta},
         util::intstr::IntOrString,
     },
@@ -29,6 +30,9 @@ use crate::{
 const SPARE_SECONDS: i64 = 10;
 const CLAIM_DIRECTORY: &str = "/mnt/claim";
 const MODEL_DIRECTORY: &str = "/model";
+const CONTAINER: &str = "worker";
+/// How many threads a worker uses, where that is not what its control group allows.
+const THREADS: &str = "CARPOOL_THREADS";
 
 /// What a revision has been through. It stands on its Deployment, so that an operator that starts anew knows it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -68,6 +72,9 @@ pub fn deployment(
     };
     if let Some(overrides) = &valid.worker_overrides {
         template.merge_from(overrides.clone());
+    }
+    if let Some(pod) = &mut template.spec {
+        pod.containers.iter_mut().for_each(limit_threads);
     }
     let rollout = &valid.spec.worker.rollout;
     let count = |number: u32| i32::try_from(number).ok().map(IntOrString::Int);
@@ -168,7 +175,7 @@ fn fetch(valid: &Valid, images: &Images) -> Container {
 }
 
 fn serve(valid: &Valid, images: &Images) -> Container {
-    let mut container = pod::container("worker", &images.worker, &images.pull_policy);
+    let mut container = pod::container(CONTAINER, &images.worker, &images.pull_policy);
     let mut args = vec!["serve".to_owned(), format!("--revision={}", valid.revision)];
     args.extend(pod::config_args());
     args.push(format!("--admin-listen=0.0.0.0:{}", names::ADMIN_PORT));
@@ -191,4 +198,37 @@ fn serve(valid: &Valid, images: &Images) -> Container {
         });
     }
     container
+}
+
+/// Tells a worker without a CPU limit to use as many threads as the CPUs that it asks for, rounded up. Nothing that it
+/// sees says how many those are, and with a thread for each of the node's CPUs, the workers of a node would hinder one
+/// another. A limit it sees for itself, be it the user's or the namespace's.
+fn limit_threads(container: &mut Container) {
+    let limits = container
+        .resources
+        .as_ref()
+        .and_then(|resources| resources.limits.as_ref());
+    let told = container
+        .env
+        .iter()
+        .flatten()
+        .any(|env| env.name == THREADS);
+    if container.name != CONTAINER
+        || limits.is_some_and(|limits| limits.contains_key("cpu"))
+        || told
+    {
+        return;
+    }
+    container.env.get_or_insert_default().push(EnvVar {
+        name: THREADS.to_owned(),
+        value_from: Some(EnvVarSource {
+            resource_field_ref: Some(ResourceFieldSelector {
+                resource: "requests.cpu".to_owned(),
+                divisor: Some(Quantity("1".to_owned())),
+                container_name: None,
+            }),
+            ..EnvVarSource::default()
+        }),
+        ..EnvVar::default()
+    });
 }

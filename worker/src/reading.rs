@@ -1,0 +1,133 @@
+//! Requests of long texts, which are read one by one beside the batches: short ones don't wait for them.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use carpool_queue::{Failure, FailureKind, Job, JobId};
+use tokio::{
+    task::{JoinError, JoinHandle},
+    time::{Instant, timeout_at},
+};
+
+use crate::{assemble::Assembler, item::Item};
+
+/// A body of text that takes longer than a few milliseconds to read.
+const LONG: usize = 8 << 10;
+
+/// How long a batch may wait for texts that are being read. Most are read by then, which keeps batches full.
+pub const PATIENCE: Duration = Duration::from_millis(20);
+
+/// A request as it came, and when.
+pub struct Fetched {
+    /// The request.
+    pub job: Job,
+    /// When it was taken from the queue.
+    pub at: Instant,
+}
+
+/// What became of a request, and how long that took.
+pub struct Read {
+    /// The request.
+    pub fetched: Fetched,
+    /// What is in it.
+    pub item: Result<Item, Failure>,
+    /// The time that reading took.
+    pub took: Duration,
+}
+
+/// A request that is being read.
+struct Running {
+    fetched: Fetched,
+    started: Instant,
+    task: JoinHandle<(Result<Item, Failure>, Duration)>,
+}
+
+/// The requests that have yet to be read, oldest first.
+#[derive(Default)]
+pub struct Reading {
+    waiting: VecDeque<Fetched>,
+    running: Option<Running>,
+}
+
+impl Reading {
+    /// Whether a request is one that others should not wait for. A suspect is not: others wait for it in any case.
+    pub fn is_long(assembler: &Assembler, job: &Job) -> bool {
+        assembler.takes_text() && job.body.len() > LONG && !job.alone
+    }
+
+    /// Puts a request at the end.
+    pub fn push(&mut self, fetched: Fetched) {
+        self.waiting.push_back(fetched);
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.waiting.len() + usize::from(self.running.is_some())
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Takes out everyone.
+    pub fn drain(&mut self) -> Vec<JobId> {
+        let running = self.running.take().map(|running| running.fetched);
+        let all = running.into_iter().chain(self.waiting.drain(..));
+        all.map(|fetched| fetched.job.id).collect()
+    }
+
+    /// The next one that is read by then. Where others wait, no patience is spent on one and the same twice.
+    pub async fn next(
+        &mut self,
+        assembler: &Arc<Assembler>,
+        until: Instant,
+        others_wait: bool,
+    ) -> Result<Option<Read>, JoinError> {
+        if self.running.is_none()
+            && let Some(fetched) = self.waiting.pop_front()
+        {
+            let (assembler, body) = (Arc::clone(assembler), fetched.job.body.clone());
+            let left = (fetched.at + fetched.job.deadline).into_std();
+            let task = tokio::task::spawn_blocking(move || {
+                let started = std::time::Instant::now();
+                let item = if left > started {
+                    assembler.item(body)
+                } else {
+                    Err(expired())
+                };
+                (item, started.elapsed())
+            });
+            self.running = Some(Running {
+                fetched,
+                started: Instant::now(),
+                task,
+            });
+        }
+        let Some(mut running) = self.running.take() else {
+            return Ok(None);
+        };
+        let until = if others_wait {
+            until.min(running.started + PATIENCE)
+        } else {
+            until
+        };
+        let Ok(read) = timeout_at(until, &mut running.task).await else {
+            self.running = Some(running);
+            return Ok(None);
+        };
+        let (item, took) = read?;
+        Ok(Some(Read {
+            fetched: running.fetched,
+            item,
+            took,
+        }))
+    }
+}
+
+/// Nobody waits for it any more.
+pub fn expired() -> Failure {
+    Failure {
+        kind: FailureKind::Expired,
+        message: "the deadline passed before the request ran".to_owned(),
+    }
+}

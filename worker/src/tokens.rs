@@ -1,0 +1,358 @@
+//! A tokenizer whose time for a text is bounded, however long the text is.
+
+use carpool_crds::Text;
+use tokenizers::{Encoding, PostProcessor, Tokenizer, TruncationParams};
+
+/// Bytes of text for each token that is wanted: the first cut. Few texts fill their tokens with more.
+const FIRST_CUT: usize = 16;
+/// The least of that, in bytes.
+const LEAST_CUT: usize = 1 << 10;
+/// A text of up to so many first cuts is tokenized whole: trying cuts would take as long.
+const WHOLE: usize = 4;
+/// No more than so many first cuts of a text are read.
+const MOST: usize = 16;
+
+/// A tokenizer that cuts texts to a number of tokens.
+pub struct Tokens {
+    tokenizer: Tokenizer,
+    max_length: usize,
+}
+
+impl Tokens {
+    /// Makes a tokenizer cut as the resource says. What the file says of cutting and padding doesn't count: it is
+    /// Carpool that does both.
+    pub fn new(mut tokenizer: Tokenizer, text: &Text) -> Result<Self, String> {
+        let max_length = text.max_length as usize;
+        let added = tokenizer
+            .get_post_processor()
+            .map_or(0, |processor| processor.added_tokens(false));
+        // The tokenizer would count below zero and cut nothing.
+        if max_length <= added {
+            return Err(format!(
+                "text.maxLength: {max_length} leaves no room for text, since the tokenizer {} adds {added} tokens of \
+                its own to each; give at least {}",
+                text.tokenizer,
+                added + 1
+            ));
+        }
+        tokenizer.with_padding(None);
+        tokenizer
+            .with_truncation(Some(TruncationParams {
+                max_length,
+                ..TruncationParams::default()
+            }))
+            .map_err(|error| format!("failed to set text.maxLength: {error}"))?;
+        Ok(Self {
+            tokenizer,
+            max_length,
+        })
+    }
+
+    /// How many tokens are known.
+    pub fn vocabulary(&self) -> usize {
+        self.tokenizer.get_vocab_size(true)
+    }
+
+    /// The tokens of a text, cut to the length that is wanted.
+    ///
+    /// Tokenizing takes a second for some megabytes of which a few kilobytes are wanted, so only the beginning of a long
+    /// text is tokenized. How a tokenizer splits may depend on what follows, so a cut counts only if one twice as long
+    /// begins with the same tokens.
+    pub fn encode(&self, text: &str) -> tokenizers::Result<Encoding> {
+        let first = (self.max_length * FIRST_CUT).max(LEAST_CUT);
+        if text.len() <= first * WHOLE {
+            return self.whole(text);
+        }
+        let mut shorter: Option<Encoding> = None;
+        let mut bytes = first;
+        while bytes < text.len().min(first * MOST) {
+            // A word that was cut may be an error in itself.
+            let longer = self.whole(cut(text, bytes)).ok();
+            let longer = longer.filter(|encoding| encoding.len() >= self.max_length);
+            match (shorter, longer) {
+                (Some(shorter), Some(longer)) if shorter.get_ids() == longer.get_ids() => {
+                    return Ok(longer);
+                }
+                (_, longer) => shorter = longer,
+            }
+            bytes *= 2;
+        }
+        self.whole(cut(text, bytes))
+    }
+
+    fn whole(&self, text: &str) -> tokenizers::Result<Encoding> {
+        self.tokenizer.encode_fast(text, true)
+    }
+}
+
+/// The beginning of a text, at most so many bytes: up to the last whitespace, unless that is far.
+fn cut(text: &str, bytes: usize) -> &str {
+    let cut = &text[..text.floor_char_boundary(bytes)];
+    if cut.len() == text.len() {
+        return text;
+    }
+    cut.rfind(char::is_whitespace)
+        .map(|end| cut[..end].trim_end())
+        .filter(|words| words.len() > bytes / 2)
+        .unwrap_or(cut)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use proptest::prelude::*;
+    use tokenizers::{
+        AddedToken, DecoderWrapper, ModelWrapper, NormalizerWrapper, PostProcessorWrapper,
+        PreTokenizerWrapper, TokenizerBuilder,
+        models::{
+            TrainerWrapper,
+            bpe::{BPE, BpeTrainer},
+            unigram::{Unigram, UnigramTrainer},
+            wordpiece::{WordPiece, WordPieceTrainer},
+        },
+        normalizers::{BertNormalizer, NFKC},
+        pre_tokenizers::{bert::BertPreTokenizer, byte_level::ByteLevel, metaspace::Metaspace},
+        processors::template::TemplateProcessing,
+    };
+
+    use super::*;
+
+    const CORPUS: &str = "the quick brown fox jumps over the lazy dog, and unbelievable understanding of the \
+        tokenizers' internals is rewarded: 12345 times! naïve café 中文字符 данные 'quoted' re-use (parens) a_b C++";
+
+    /// Trains a tokenizer on a few words, so that it splits some and joins others.
+    fn trained(
+        model: impl Into<ModelWrapper>,
+        mut trainer: TrainerWrapper,
+        normalizer: Option<NormalizerWrapper>,
+        pre_tokenizer: Option<PreTokenizerWrapper>,
+    ) -> Tokenizer {
+        let mut tokenizer = TokenizerBuilder::<
+            ModelWrapper,
+            NormalizerWrapper,
+            PreTokenizerWrapper,
+            PostProcessorWrapper,
+            DecoderWrapper,
+        >::new()
+        .with_model(model.into())
+        .with_normalizer(normalizer)
+        .with_pre_tokenizer(pre_tokenizer)
+        .build()
+        .unwrap();
+        let corpus = CORPUS.split(", ").cycle().take(40);
+        tokenizer.train(&mut trainer, corpus).unwrap();
+        tokenizer.into()
+    }
+
+    fn special(names: &[&str]) -> Vec<AddedToken> {
+        names
+            .iter()
+            .map(|name| AddedToken::from(*name, true))
+            .collect()
+    }
+
+    /// One of each kind: words of their own, bytes, whole texts, and tokens that hold or take in whitespace.
+    fn tokenizers() -> Vec<(&'static str, Tokenizer)> {
+        let names = ["[UNK]", "[CLS]", "[SEP]"];
+        let word_piece = WordPieceTrainer::builder()
+            .vocab_size(150)
+            .special_tokens(special(&names))
+            .build();
+        let mut bert = trained(
+            WordPiece::builder()
+                .unk_token("[UNK]".into())
+                .build()
+                .unwrap(),
+            TrainerWrapper::WordPieceTrainer(word_piece),
+            Some(BertNormalizer::default().into()),
+            Some(BertPreTokenizer.into()),
+        );
+        let frame = TemplateProcessing::builder()
+            .try_single("[CLS] $0 [SEP]")
+            .unwrap()
+            .special_tokens(vec![("[CLS]", 1), ("[SEP]", 2)])
+            .build()
+            .unwrap();
+        bert.with_post_processor(Some(frame));
+        let bytes = || {
+            let trainer = BpeTrainer::builder()
+                .vocab_size(400)
+                .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
+                .build();
+            TrainerWrapper::BpeTrainer(trainer)
+        };
+        let gpt = trained(
+            BPE::default(),
+            bytes(),
+            None,
+            Some(ByteLevel::default().into()),
+        );
+        let mut added = gpt.clone();
+        added
+            .add_tokens([
+                AddedToken::from("lazy dog", false),
+                AddedToken::from("<m>", true).lstrip(true).rstrip(true),
+                AddedToken::from("fox", false).single_word(true),
+            ])
+            .unwrap();
+        // Without splitting first, merges may reach over words.
+        let unsplit = trained(
+            BPE::default(),
+            bytes(),
+            None,
+            Some(ByteLevel::new(false, false, false).into()),
+        );
+        let unigram = UnigramTrainer::builder()
+            .vocab_size(120)
+            .unk_token(Some("[UNK]".into()))
+            .special_tokens(special(&["[UNK]"]))
+            .build()
+            .unwrap();
+        let sentence_piece = trained(
+            Unigram::default(),
+            TrainerWrapper::UnigramTrainer(unigram),
+            Some(NFKC.into()),
+            Some(Metaspace::default().into()),
+        );
+        vec![
+            ("WordPiece", bert),
+            ("byte-level BPE", gpt),
+            ("added tokens", added),
+            ("unsplit BPE", unsplit),
+            ("Unigram", sentence_piece),
+        ]
+    }
+
+    fn cutting(tokenizer: &Tokenizer, max_length: u32) -> Tokens {
+        let text = Text {
+            tokenizer: "t.json".to_owned(),
+            max_length,
+            labels: Vec::new(),
+        };
+        Tokens::new(tokenizer.clone(), &text).unwrap()
+    }
+
+    fn ids(encoding: &Encoding) -> &[u32] {
+        encoding.get_ids()
+    }
+
+    /// What texts are made of, much of it at odds with whitespace, bytes or words.
+    fn pieces() -> impl Strategy<Value = String> {
+        let fixed = [
+            "fox",
+            "lazy dog",
+            "lazy ",
+            "unbelievable",
+            " ",
+            "  ",
+            "\n",
+            "\r\n",
+            "\t",
+            "\u{a0}",
+            "\u{3000}",
+            "e\u{301}",
+            " \u{301}",
+            "中文",
+            "данные",
+            "👩‍👩‍👧",
+            "\u{200d}",
+            "\0",
+            "\u{fffd}",
+            "<m>",
+            " <m> ",
+            "'s",
+            "12345",
+            "...",
+            "ﬁ",
+            "한국어",
+            "[SEP]",
+            "Ａ",
+        ];
+        prop_oneof![
+            12 => prop::sample::select(fixed.to_vec()).prop_map(str::to_owned),
+            2 => "\\PC{1,20}",
+            // One word, one run of whitespace, longer than some cuts.
+            1 => (1..600usize).prop_map(|length| "ab".repeat(length)),
+            1 => (1..600usize).prop_map(|length| " ".repeat(length)),
+        ]
+    }
+
+    #[test]
+    fn a_cut_text_has_the_tokens_of_the_whole() {
+        let tokenizers = tokenizers();
+        let text = prop::collection::vec(pieces(), 100..1500).prop_map(|pieces| pieces.concat());
+        let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
+            cases: 48,
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        });
+        runner
+            .run(&(text, 4..80u32), |(text, max_length)| {
+                for (name, tokenizer) in &tokenizers {
+                    let tokens = cutting(tokenizer, max_length);
+                    let given = tokens.encode(&text).unwrap();
+                    let expected = tokens.whole(&text).unwrap();
+                    prop_assert_eq!(ids(&given), ids(&expected), "{}", name);
+                }
+                Ok(())
+            })
+            .unwrap();
+    }
+
+    #[test]
+    fn what_fills_no_tokens_is_read_further() {
+        for (name, tokenizer) in tokenizers() {
+            let tokens = cutting(&tokenizer, 16);
+            // More whitespace than the first cut holds, and then words.
+            let text = format!("fox{}lazy dog {}", " ".repeat(6000), "fox ".repeat(3000));
+            let (given, expected) = (tokens.encode(&text).unwrap(), tokens.whole(&text).unwrap());
+            assert_eq!(ids(&given), ids(&expected), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_huge_text_takes_no_longer_than_its_beginning() {
+        let texts = [
+            CORPUS.repeat(8_000),
+            // No whitespace to cut at, and no tokens to fill.
+            "a".repeat(1 << 20),
+            " ".repeat(1 << 20),
+            "中".repeat(1 << 18),
+        ];
+        for (name, tokenizer) in tokenizers() {
+            let tokens = cutting(&tokenizer, 128);
+            for text in &texts {
+                let started = Instant::now();
+                let whole = tokens.whole(text).unwrap();
+                let whole_took = started.elapsed();
+                let started = Instant::now();
+                let given = tokens.encode(text).unwrap();
+                let took = started.elapsed();
+                let begins = &text[..4];
+                assert_eq!(ids(&given), ids(&whole), "{name} of {begins}…");
+                assert!(
+                    took * 4 < whole_took,
+                    "{name} of {begins}…: {took:?} of {whole_took:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_length_without_room_for_text_is_refused() {
+        let (_, tokenizer) = tokenizers().remove(0);
+        let text = |max_length| Text {
+            tokenizer: "t.json".to_owned(),
+            max_length,
+            labels: Vec::new(),
+        };
+        let error = Tokens::new(tokenizer.clone(), &text(2)).err().unwrap();
+        assert!(
+            error.contains("text.maxLength: 2 leaves no room"),
+            "{error}"
+        );
+        let tokens = Tokens::new(tokenizer, &text(3)).unwrap();
+        assert_eq!(tokens.encode("fox fox fox").unwrap().len(), 3);
+    }
+}
