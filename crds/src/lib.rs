@@ -4,8 +4,10 @@
 //! writes, so there is no second vocabulary and nothing to translate. The `kube` feature adds the
 //! resource itself, its schema and its CEL rules.
 
+mod admin;
 mod config;
 mod defaults;
+mod loaded;
 #[cfg(feature = "kube")]
 mod manifest;
 mod model;
@@ -18,7 +20,9 @@ mod shape;
 mod spec;
 mod status;
 
+pub use admin::{AdminAddress, NAME_HEADER};
 pub use config::{Config, ConfigError};
+pub use loaded::{Loaded, LoadedReason};
 #[cfg(feature = "kube")]
 pub use manifest::manifest;
 pub use model::{ATTENTION_MASK, Datatype, Example, Format, Model, TensorSpec, Text};

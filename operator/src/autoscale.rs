@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use carpool_crds::BatchedModel;
+use carpool_crds::{BatchedModel, Loaded};
 use futures::channel::mpsc::UnboundedSender;
 use kube::{ResourceExt, runtime::reflector::ObjectRef};
 use tokio::{
@@ -108,7 +108,7 @@ struct Scaled {
 struct Notified {
     plan: Plan,
     known: bool,
-    sha256: bool,
+    report: Option<Loaded>,
 }
 
 impl Scaled {
@@ -173,13 +173,22 @@ impl Turn {
         let wanted = self.scale(state, &observed, &plan, &queued).await;
         self.measure(state, &observed, wanted);
 
-        if let Some((revision, sha256)) = ask::sha256(&self.asker, &observed, &plan.serving).await {
-            lock(&remembered).sha256.insert(revision, sha256);
-        }
+        let serving = &plan.serving;
+        let report = ask::report(&self.asker, &observed, serving, Instant::now()).await;
+        let report = {
+            let mut remembered = lock(&remembered);
+            if let Some(report) = report {
+                remembered.reports.insert(serving.clone(), report);
+            }
+            let known = |revision: &String| observed.view.revisions.contains_key(revision);
+            remembered.reports.retain(|revision, _| known(revision));
+            let report = remembered.reports.get(serving);
+            report.map(|report| report.model.clone())
+        };
         let length_is_due = self.length_is_due(&observed, &remembered);
         let news = Notified {
             known: observed.queue_length.is_some(),
-            sha256: lock(&remembered).sha256.contains_key(&plan.serving),
+            report,
             plan,
         };
         if length_is_due || state.notified.as_ref() != Some(&news) {

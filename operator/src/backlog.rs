@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
+use carpool_crds::{Loaded, NAME_HEADER};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::{StatusCode, Uri, body::Bytes};
 use hyper_util::{
@@ -51,13 +52,6 @@ pub struct Busy {
     pub pending: u64,
 }
 
-/// A worker's answer.
-#[derive(Debug, Deserialize)]
-pub struct Loaded {
-    /// The artifact's checksum.
-    pub sha256: String,
-}
-
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
@@ -73,6 +67,9 @@ pub enum AskError {
     /// It says that it does not know.
     #[error("failed to ask {0}: {1}")]
     Status(Uri, StatusCode),
+    /// Somebody else answers there.
+    #[error("{0} is not the admin port of {1} but of {2}")]
+    Stranger(Uri, String, String),
     /// The answer broke off or is too large.
     #[error("failed to read the answer of {0}: {1}")]
     Body(Uri, Box<dyn std::error::Error + Send + Sync>),
@@ -85,6 +82,7 @@ pub enum AskError {
 #[derive(Debug, Clone)]
 pub struct Asker {
     client: Client<HttpConnector, Empty<Bytes>>,
+    name: Option<String>,
 }
 
 impl Asker {
@@ -98,7 +96,16 @@ impl Asker {
             .pool_idle_timeout(Duration::from_secs(10))
             .pool_max_idle_per_host(1)
             .build(connector);
-        Self { client }
+        Self { client, name: None }
+    }
+
+    /// Asks the process of this name only: what another one answers at its address is no answer.
+    #[must_use]
+    pub fn of(&self, name: &str) -> Self {
+        Self {
+            client: self.client.clone(),
+            name: Some(name.to_owned()),
+        }
     }
 
     /// What a proxy says of the queue.
@@ -106,7 +113,7 @@ impl Asker {
         self.get_json(ip, port, "backlog").await
     }
 
-    /// What a worker has loaded.
+    /// What a worker has loaded, and how it serves it.
     pub async fn loaded(&self, ip: IpAddr, port: u16) -> Result<Loaded, AskError> {
         self.get_json(ip, port, "model").await
     }
@@ -141,6 +148,18 @@ impl Asker {
                 .get(uri.clone())
                 .await
                 .map_err(|error| AskError::Request(uri.clone(), Box::new(error)))?;
+            if let Some(name) = &self.name {
+                let header = response.headers().get(NAME_HEADER);
+                let says = header.map(|says| String::from_utf8_lossy(says.as_bytes()));
+                if says.as_deref() != Some(name) {
+                    let says = says.as_deref().unwrap_or("somebody without a name");
+                    return Err(AskError::Stranger(
+                        uri.clone(),
+                        name.clone(),
+                        says.to_owned(),
+                    ));
+                }
+            }
             if response.status() != StatusCode::OK {
                 return Err(AskError::Status(uri.clone(), response.status()));
             }
@@ -172,7 +191,8 @@ mod tests {
     use super::*;
 
     /// A proxy that gives one answer and says on which port.
-    async fn proxy(answer: &'static str) -> u16 {
+    async fn proxy(answer: impl Into<String>) -> u16 {
+        let answer = answer.into();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         tokio::spawn(async move {
@@ -209,6 +229,26 @@ mod tests {
             .await
             .unwrap_err();
         assert!(error.to_string().contains("503"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn another_process_at_an_address_has_no_say() {
+        let empty = r#"{"serving":"b","revisions":{}}"#;
+        for (header, says) in [
+            ("carpool-name: m-proxy-1\r\n", Ok(())),
+            ("carpool-name: m-worker-0\r\n", Err("but of m-worker-0")),
+            ("", Err("but of somebody without a name")),
+        ] {
+            let answer = format!("HTTP/1.1 200 OK\r\n{header}content-length: 30\r\n\r\n{empty}");
+            let port = proxy(answer).await;
+            let asker = Asker::new().of("m-proxy-1");
+            let answer = asker.backlog([127, 0, 0, 1].into(), port).await;
+            match (answer, says) {
+                (Ok(_), Ok(())) => (),
+                (Err(error), Err(says)) => assert!(error.to_string().ends_with(says), "{error}"),
+                (answer, _) => panic!("{header}: {answer:?}"),
+            }
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use hyper::{
     Method, Request, StatusCode, Uri,
     body::Bytes,
     header::{CONTENT_TYPE, HeaderValue},
-    http::uri::InvalidUri,
+    http::uri::{InvalidUri, Scheme},
 };
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 /// What `carpool infer` takes.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Where the model is, such as <http://sentiment.default>.
+    /// Where the model is, such as sentiment.default or <http://localhost:8080>.
     url: String,
 
     /// The model's name.
@@ -33,12 +33,14 @@ pub struct Args {
 #[derive(Debug, thiserror::Error)]
 pub enum InferError {
     /// The address isn't one.
-    #[error("failed to read the address {url}: {source}")]
+    #[error(
+        "{url:?} is not where a model is: {message}; HOST, HOST:PORT or http://HOST:PORT is needed"
+    )]
     Address {
         /// What was given.
         url: String,
         /// What is wrong with it.
-        source: InvalidUri,
+        message: String,
     },
     /// Nothing answers there.
     #[error("failed to reach {uri}: {message}")]
@@ -110,13 +112,34 @@ pub async fn run(args: Args) -> Result<(), InferError> {
 
 async fn infer(url: &str, model: &str) -> Result<Vec<Tensor>, InferError> {
     let client = Client::builder(TokioExecutor::new()).build_http();
-    let base = format!("{}/v2/models/{model}", url.trim_end_matches('/'));
+    let base = format!("{}/v2/models/{model}", base(url)?);
     let metadata: Metadata = call(&client, Method::GET, &base, Bytes::new()).await?;
     let inputs: Vec<Tensor> = metadata.inputs.iter().map(example).collect();
     let uri = format!("{base}/infer");
     let body = json!({ "inputs": inputs }).to_string();
     let answer: Answer = call(&client, Method::POST, &uri, body.into()).await?;
     Ok(answer.outputs)
+}
+
+/// The URL before the protocol's path. Without a scheme it is HTTP.
+fn base(url: &str) -> Result<String, InferError> {
+    let wrong = |message: String| InferError::Address {
+        url: url.to_owned(),
+        message,
+    };
+    let base = if url.contains("://") {
+        url.to_owned()
+    } else {
+        format!("http://{url}")
+    };
+    let uri: Uri = base
+        .parse()
+        .map_err(|error: InvalidUri| wrong(error.to_string()))?;
+    if uri.scheme() != Some(&Scheme::HTTP) {
+        let scheme = uri.scheme_str().unwrap_or_default();
+        return Err(wrong(format!("carpool infer does not speak {scheme}")));
+    }
+    Ok(base.trim_end_matches('/').to_owned())
 }
 
 /// One row: zeros, `false` or a greeting. A variable dimension has one element.
@@ -145,10 +168,12 @@ async fn call<T: for<'de> Deserialize<'de>>(
     url: &str,
     body: Bytes,
 ) -> Result<T, InferError> {
-    let uri: Uri = url.parse().map_err(|source| InferError::Address {
-        url: url.to_owned(),
-        source,
-    })?;
+    let uri: Uri = url
+        .parse()
+        .map_err(|error: InvalidUri| InferError::Address {
+            url: url.to_owned(),
+            message: error.to_string(),
+        })?;
     let mut request = Request::new(Full::new(body));
     *request.method_mut() = method;
     *request.uri_mut() = uri.clone();
@@ -211,6 +236,30 @@ mod tests {
         assert_eq!(example(&declared("BYTES", &[-1, 1])).data, ["hello"]);
         assert_eq!(example(&declared("BOOL", &[-1])).data, [false]);
         assert_eq!(example(&declared("INT64", &[-1, -1])).data, [0]);
+    }
+
+    #[test]
+    fn an_address_needs_no_scheme() {
+        for (given, expected) in [
+            ("localhost:8080", "http://localhost:8080"),
+            ("sentiment.default", "http://sentiment.default"),
+            ("127.0.0.1:1/", "http://127.0.0.1:1"),
+            ("http://h:1/under/", "http://h:1/under"),
+        ] {
+            assert_eq!(base(given).unwrap(), expected);
+        }
+        for (given, expected) in [
+            (
+                "https://h",
+                "\"https://h\" is not where a model is: carpool infer does not speak https; HOST, HOST:PORT",
+            ),
+            ("http://", "\"http://\" is not where a model is: "),
+            ("", "\"\" is not where a model is: "),
+            ("a b", "\"a b\" is not where a model is: "),
+        ] {
+            let error = base(given).unwrap_err().to_string();
+            assert!(error.starts_with(expected), "{error}");
+        }
     }
 
     #[tokio::test]

@@ -109,7 +109,7 @@ pub async fn run(args: Args) -> Result<(), InjectError> {
             None => "give --model, or the pod template's annotation carpool.dev/model",
         }));
     }
-    print!("{}", manifest::join(&documents)?);
+    print!("{}", manifest::join(documents)?);
     Ok(())
 }
 

@@ -25,3 +25,4 @@ mod rollout;
 pub mod run;
 pub mod scaling;
 mod workers;
+mod yaml;

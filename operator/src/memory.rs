@@ -8,6 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use carpool_crds::Loaded;
+
 use crate::rollout::Patience;
 
 /// A backlog older than this is unknown again.
@@ -36,6 +38,17 @@ pub struct Told {
     pub serving: Option<String>,
 }
 
+/// What the workers of a revision said of their model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reported {
+    /// When.
+    pub at: Instant,
+    /// The workers that were asked, by name.
+    pub workers: BTreeSet<String>,
+    /// The answer of the one that serves it in the poorest way.
+    pub model: Loaded,
+}
+
 /// One resource.
 #[derive(Debug, Default)]
 pub struct Remembered {
@@ -49,8 +62,8 @@ pub struct Remembered {
     pub serving: Option<(String, Instant)>,
     /// Revisions of which a worker has been seen Ready.
     pub loaded: BTreeSet<String>,
-    /// The artifacts' checksums, by revision.
-    pub sha256: BTreeMap<String, String>,
+    /// What workers said of their models, by revision.
+    pub reports: BTreeMap<String, Reported>,
     /// For how long a candidate may wait for room.
     pub patience: Patience,
     /// When the queue's length was last written into the status.

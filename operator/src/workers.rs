@@ -6,6 +6,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::names::{self, Component};
 
+/// The exit code of what SIGKILL ended.
+const KILLED: i32 = 137;
+/// A worker says this when the artifact is not the one that the revision's first worker loaded.
+const ARTIFACT_CHANGED: &str = "ArtifactChanged";
+
 /// Why a worker is not Ready: a stable reason for programs and a sentence for people.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
@@ -16,6 +21,12 @@ pub struct Problem {
 }
 
 impl Problem {
+    /// Whether a worker was refused because its artifact is not its revision's any more.
+    #[must_use]
+    pub fn is_changed_artifact(&self) -> bool {
+        self.reason == ARTIFACT_CHANGED
+    }
+
     /// Why a pod has no node.
     #[must_use]
     pub fn unschedulable(message: String) -> Self {
@@ -54,7 +65,14 @@ impl Workers {
             }
             match unschedulable(pod).filter(|message| room_helps(message)) {
                 Some(message) => workers.unschedulable = Some(message),
-                None => workers.problem = workers.problem.or_else(|| problem(pod)),
+                None => {
+                    let problem = problem(pod);
+                    let first = workers.problem.is_none();
+                    // Of several problems, the one that another attempt never cures is told.
+                    if first || problem.as_ref().is_some_and(Problem::is_changed_artifact) {
+                        workers.problem = problem;
+                    }
+                }
             }
         }
         workers
@@ -145,7 +163,20 @@ fn container_problem(status: &ContainerStatus) -> Option<Problem> {
         if ended.reason.as_deref() == Some("OOMKilled") {
             return Some(Problem {
                 reason: "OutOfMemory".to_owned(),
-                message: format!("the container {} went beyond its memory limit", status.name),
+                message: format!(
+                    "the container {} went beyond its memory limit; raise its resources.limits.memory",
+                    status.name
+                ),
+            });
+        }
+        if ended.exit_code == KILLED {
+            return Some(Problem {
+                reason: "Killed".to_owned(),
+                message: format!(
+                    "the container {} was killed by SIGKILL: probably its node was out of memory, or it did not end in \
+                     time; the pod's events say which",
+                    status.name
+                ),
             });
         }
         return Some(Problem {
@@ -175,6 +206,14 @@ fn container_problem(status: &ContainerStatus) -> Option<Problem> {
         | "CreateContainerError") => (
             stuck,
             said.unwrap_or_else(|| format!("the container {} can't be started", status.name)),
+        ),
+        // One that ended with an exit code was named above.
+        stuck @ "CrashLoopBackOff" => (
+            stuck,
+            format!(
+                "the container {} ends again and again although nothing fails; its log and the pod's events say why",
+                status.name
+            ),
         ),
         // The others are steps on the way.
         _ => return None,
@@ -261,10 +300,49 @@ containerStatuses:
     }
 
     #[test]
+    fn a_changed_artifact_is_told_whatever_else_is_wrong() {
+        let ended = |name: &str, message: &str| {
+            pod(&format!(
+                "containerStatuses: [{{name: {name}, ready: false, image: x, imageID: x, restartCount: 1, state: {{running: {{}}}}, lastState: {{terminated: {{exitCode: 1, message: '{message}'}}}}}}]"
+            ))
+        };
+        let changed = ended(
+            "worker",
+            r#"{"reason": "ArtifactChanged", "message": "it was a, it is b"}"#,
+        );
+        let other = ended("worker", "panicked");
+        for pods in [[&changed, &other], [&other, &changed]] {
+            let problem = Workers::of(pods).problem.unwrap();
+            assert!(problem.is_changed_artifact(), "{problem:?}");
+            assert_eq!(problem.message, "it was a, it is b");
+        }
+    }
+
+    #[test]
     fn other_ends_are_put_into_words() {
         for (state, reason, says) in [
             (
                 "terminated: {exitCode: 137, reason: OOMKilled}",
+                "OutOfMemory",
+                "memory limit",
+            ),
+            (
+                "terminated: {exitCode: 137, reason: Error}",
+                "Killed",
+                "SIGKILL: probably its node was out of memory",
+            ),
+            (
+                "waiting: {reason: CrashLoopBackOff, message: back-off 5m0s}}, lastState: {terminated: {exitCode: 0, reason: Completed}",
+                "CrashLoopBackOff",
+                "the container worker ends again and again",
+            ),
+            (
+                "waiting: {reason: CrashLoopBackOff}}, lastState: {terminated: {exitCode: 137, reason: OOMKilled}",
+                "OutOfMemory",
+                "raise its resources.limits.memory",
+            ),
+            (
+                "running: {}}, lastState: {terminated: {exitCode: 137, reason: OOMKilled}",
                 "OutOfMemory",
                 "memory limit",
             ),

@@ -11,7 +11,11 @@
 #[path = "local/harness.rs"]
 mod harness;
 
-use std::time::{Duration, Instant};
+use std::{
+    cell::RefCell,
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use harness::{Local, Manifest, until};
 use serde_json::Value;
@@ -104,7 +108,7 @@ async fn batching_follows_the_manifest_without_a_restart() {
 
 #[tokio::test]
 async fn a_model_that_cannot_load_ends_with_a_sentence() {
-    let pin = format!("    sha256: {}\n", "0".repeat(64));
+    let pin = format!("    sha256: '{}'\n", "0".repeat(64));
     let manifest = Manifest::new(&pin);
     let mut local = Local::start(&manifest);
     assert_eq!(local.ended().await.code(), Some(1));
@@ -117,6 +121,94 @@ async fn a_model_that_cannot_load_ends_with_a_sentence() {
         line.ends_with("; get the artifact again, or correct spec.model.sha256"),
         "{line}"
     );
+}
+
+#[tokio::test]
+async fn a_model_that_cannot_load_ends_alone_where_another_serves() {
+    let pin = format!("    sha256: '{}'\n", "0".repeat(64));
+    let (works, broken) = (Manifest::new(""), Manifest::named("broken", &pin));
+    let mut local = Local::start_all(&[&broken, &works]);
+    local.ready().await;
+    let line = local.says("broken-worker-0 can't serve: ").await;
+    assert!(line.ends_with("; the other model is served on"), "{line}");
+    let (status, answer) = local.infer().await;
+    assert_eq!(status, 200, "{answer}");
+
+    let status = std::fs::read(local.folder().join("broken/status.json")).unwrap();
+    let status: Value = serde_json::from_slice(&status).unwrap();
+    let error = status["error"].as_str().unwrap();
+    assert!(error.contains("spec.model.sha256"), "{status}");
+    assert_eq!(status["workers"], serde_json::json!([]));
+    assert_eq!(local.running("carpool-sidecar").len(), 1);
+    local.terminate();
+    assert!(local.ended().await.success());
+}
+
+#[tokio::test]
+async fn a_worker_that_is_killed_before_it_is_ready_is_given_up_with_a_hint_at_memory() {
+    let manifest = Manifest::new("");
+    let mut local = Local::start(&manifest);
+    let killed = RefCell::new(BTreeSet::new());
+    harness::until("three workers are killed", async || {
+        for worker in local.running("carpool-worker") {
+            if killed.borrow_mut().insert(worker) {
+                harness::kill(worker);
+            }
+        }
+        killed.borrow().len() >= 3
+    })
+    .await;
+    assert_eq!(local.ended().await.code(), Some(1));
+    let line = local.says("can't serve: ").await;
+    let expected = "digits-worker-0 can't serve: it ended 3 times in a row, the last time so: killed by SIGKILL: \
+        probably out of memory";
+    assert!(line.contains(expected), "{line}");
+}
+
+#[tokio::test]
+async fn clients_of_a_killed_sidecar_wait_for_the_next_at_the_same_address() {
+    let manifest = Manifest::new("");
+    let mut local = Local::start(&manifest);
+    local.ready().await;
+    let before = local.status();
+    let sidecar = before["proxy"]["pid"].as_u64().unwrap();
+    harness::kill(sidecar);
+    until("the sidecar is gone", async || {
+        harness::alive(&[sidecar]).is_empty()
+    })
+    .await;
+    let (status, answer) = local.infer().await;
+    assert_eq!(status, 200, "{answer}");
+    until("its successor is ready", async || {
+        let now = local.status();
+        now["proxy"]["name"] == "digits-proxy-2" && now["proxy"]["ready"] == true
+    })
+    .await;
+    let now = local.status();
+    assert_eq!(now["url"], before["url"]);
+    assert_ne!(now["proxy"]["admin"], now["workers"][0]["admin"]);
+    local.terminate();
+    assert!(local.ended().await.success());
+}
+
+#[tokio::test]
+async fn there_are_never_more_workers_than_cpus() {
+    let cpus = std::thread::available_parallelism().unwrap();
+    let manifest = Manifest::new("  scaling: {minReplicas: 900, maxReplicas: 900}\n");
+    let mut local = Local::start(&manifest);
+    local.ready().await;
+    let line = local.says("spec.scaling.maxReplicas").await;
+    let expected =
+        format!("digits: at most {cpus} of the 900 workers of spec.scaling.maxReplicas: ");
+    assert!(line.starts_with(&expected), "{line}");
+    until("all workers are asked for", async || {
+        local.status()["wanted"] == cpus.get()
+    })
+    .await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(local.status()["wanted"], cpus.get());
+    local.terminate();
+    assert!(local.ended().await.success());
 }
 
 #[tokio::test]

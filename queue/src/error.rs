@@ -38,6 +38,18 @@ pub enum QueueError {
         /// Its words.
         message: String,
     },
+    /// The revision's first worker loaded another artifact: two models must not answer under one version.
+    #[error(
+        "revision {revision} is the model whose artifact has sha256 {recorded}, but this worker has loaded one with sha256 {given}"
+    )]
+    ArtifactChanged {
+        /// The revision.
+        revision: String,
+        /// The checksum that its first worker recorded.
+        recorded: String,
+        /// This worker's.
+        given: String,
+    },
     /// Redis answered with something that this version does not understand.
     #[error("failed to understand Redis' answer to {operation}")]
     Answer {

@@ -8,6 +8,7 @@
 //! | `jobs:<revision>` | stream, group `workers` | one entry per request: `v` (format version), `id` (uuid), `to` (the proxy that waits), `ttl` (ms left at entry), `rows`, `trace`, `body`. An entry with the one field `wake` tells a waiting worker to look for released requests |
 //! | `replies:<proxy>` | stream, expires without its proxy | one entry per batch, a field per answered uuid |
 //! | `dead` | stream, capped at 256 entries, each without fields above 64 KiB | what was given up, why, and by whom |
+//! | `artifacts` | hash, capped at 32 fields | by revision: the SHA-256 of the artifact that its first worker loaded, and when a worker last joined, in ms |
 //! | `bytes` | hash | bytes of request bodies in `jobs:<revision>`, by revision; its fields are also the list of revisions |
 
 use std::sync::Arc;
@@ -55,6 +56,10 @@ impl Keys {
         format!("{}dead", self.prefix)
     }
 
+    pub(crate) fn artifacts(&self) -> String {
+        format!("{}artifacts", self.prefix)
+    }
+
     pub(crate) fn bytes(&self) -> String {
         format!("{}bytes", self.prefix)
     }
@@ -71,6 +76,7 @@ mod tests {
             keys.jobs("rev1"),
             keys.replies("proxy"),
             keys.dead(),
+            keys.artifacts(),
             keys.bytes(),
         ] {
             assert!(key.starts_with("carpool:{6f1c}:"), "{key}");

@@ -3,6 +3,7 @@
 use std::{convert::Infallible, sync::Arc};
 
 use bytes::Bytes;
+use carpool_crds::NAME_HEADER;
 use carpool_process::methods;
 use carpool_queue::RevisionBacklog;
 use http::{HeaderValue, Method, Request, Response, header::CONTENT_TYPE};
@@ -19,17 +20,19 @@ use crate::{
 /// The type of what `prometheus_client` writes.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Answers one request to the admin port.
+/// Answers one request to the admin port, under the proxy's name.
 pub async fn serve(
     proxy: Arc<Proxy>,
+    name: HeaderValue,
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let answer = dispatch(&proxy, &request).await;
-    let answer = answer.unwrap_or_else(|error| error.response());
+    let mut response = answer.unwrap_or_else(|error| error.response());
+    response.headers_mut().insert(NAME_HEADER, name);
     if request.method() == Method::HEAD {
-        return Ok(methods::head(answer));
+        return Ok(methods::head(response));
     }
-    Ok(answer)
+    Ok(response)
 }
 
 async fn dispatch(

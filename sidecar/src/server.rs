@@ -1,12 +1,15 @@
 //! Connections, signals, and the way down.
 
-use std::{convert::Infallible, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible, io, net::SocketAddr, os::fd::AsFd, path::PathBuf, pin::pin, sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
-use carpool_crds::ConfigError;
+use carpool_crds::{AdminAddress, ConfigError};
 use carpool_process::Acceptor;
 use carpool_queue::{Producer, QueueError};
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response, header::InvalidHeaderValue};
 use http_body_util::Full;
 use hyper::{
     body::Incoming,
@@ -29,7 +32,7 @@ use crate::{
     admin,
     proxy::{Proxy, limits},
     reload, routes,
-    settings::Settings,
+    settings::{Listen, Settings},
 };
 
 /// How long a client may take from its connection to its first request.
@@ -62,6 +65,20 @@ pub enum RunError {
         /// What the system said.
         source: io::Error,
     },
+    /// Standard input is no socket to take requests on.
+    #[error("--listen stdin: standard input is no listening socket: {0}")]
+    Stdin(io::Error),
+    /// The admin port's address can't be told.
+    #[error("failed to write the admin port's address to {}: {source}", file.display())]
+    Tell {
+        /// The file.
+        file: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The name can't be told over HTTP.
+    #[error("--name: {0}")]
+    Name(#[from] InvalidHeaderValue),
     /// The queue's tasks can't be started.
     #[error("failed to start the queue: {0}")]
     Queue(#[from] QueueError),
@@ -98,14 +115,29 @@ pub struct Server {
     data: TcpListener,
     admin: TcpListener,
     proxy: Arc<Proxy>,
+    name: HeaderValue,
     settings: Settings,
 }
 
 impl Server {
     /// Listens on both ports and starts the queue's tasks. Redis need not be up yet.
     pub async fn bind(settings: Settings) -> Result<Self, RunError> {
-        let data = listen(settings.listen).await?;
+        let data = match settings.listen {
+            Listen::Address(address) => listen(address).await?,
+            Listen::Stdin => of_stdin().map_err(RunError::Stdin)?,
+        };
         let admin = listen(settings.admin_listen).await?;
+        let name = HeaderValue::from_str(&settings.name)?;
+        if let Some(file) = &settings.admin_address_file {
+            let told = admin.local_addr().and_then(|address| {
+                let name = settings.name.clone();
+                AdminAddress { name, address }.write(file)
+            });
+            told.map_err(|source| RunError::Tell {
+                file: file.clone(),
+                source,
+            })?;
+        }
         let config = &settings.config;
         let producer = Producer::start(
             settings.redis.clone(),
@@ -118,6 +150,7 @@ impl Server {
             data,
             admin,
             proxy,
+            name,
             settings,
         })
     }
@@ -140,10 +173,14 @@ impl Server {
             data,
             admin,
             proxy,
+            name,
             settings,
         } = self;
         let never = CancellationToken::new();
-        let to_admin = answer_with(&proxy, admin::serve);
+        let (listens, admin_listens) = (data.local_addr(), admin.local_addr());
+        let to_admin = answer_with(&proxy, move |proxy, request| {
+            admin::serve(proxy, name.clone(), request)
+        });
         let to_admin = accept(admin, to_admin, HEAD_TIMEOUT, never);
         let _admin = AbortOnDropHandle::new(tokio::spawn(to_admin));
         let _reload = AbortOnDropHandle::new(tokio::spawn(reload::watch(
@@ -155,7 +192,10 @@ impl Server {
         let closing = CancellationToken::new();
         let to_data = accept(data, to_data, HEAD_TIMEOUT, closing.clone());
         let accepting = tokio::spawn(to_data);
-        tracing::info!(listen = %settings.listen, admin = %settings.admin_listen, serving = &*proxy.served().revision, "serving");
+        if let (Ok(listen), Ok(admin)) = (listens, admin_listens) {
+            let serving = &*proxy.served().revision;
+            tracing::info!(%listen, %admin, serving, "serving");
+        }
 
         stop.await;
         tracing::info!(open = proxy.producer.open(), "shutting down");
@@ -180,6 +220,17 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, RunError> {
     TcpListener::bind(address)
         .await
         .map_err(|source| RunError::Listen { address, source })
+}
+
+/// The socket that standard input is.
+fn of_stdin() -> io::Result<TcpListener> {
+    let socket = io::stdin().as_fd().try_clone_to_owned()?;
+    let listener = std::net::TcpListener::from(socket);
+    if !SockRef::from(&listener).is_listener()? {
+        return Err(io::ErrorKind::NotConnected.into());
+    }
+    listener.set_nonblocking(true)?;
+    TcpListener::from_std(listener)
 }
 
 /// A service that answers every request with `serve`.

@@ -31,13 +31,19 @@ pub struct Args {
     #[arg(long, env = "CARPOOL_REDIS_URL_FILE", value_name = "FILE")]
     pub redis_url_file: Option<PathBuf>,
 
-    /// Where requests are taken. Default: 0.0.0.0:8080.
+    /// Where requests are taken. Default: 0.0.0.0:8080. `stdin`: on the listening socket that standard input is, which
+    /// whoever starts this proxy holds, too, so that no other process gets its port between two proxies.
     #[arg(long, env = "CARPOOL_LISTEN", value_name = "ADDRESS")]
     pub listen: Option<String>,
 
     /// Where metrics, probes and the backlog are served. Default: 0.0.0.0:9090.
     #[arg(long, env = "CARPOOL_ADMIN_LISTEN", value_name = "ADDRESS")]
     pub admin_listen: Option<String>,
+
+    /// Where to write this proxy's name and the address of its admin port, as JSON, once it listens there. For
+    /// --admin-listen with port 0.
+    #[arg(long, env = "CARPOOL_ADMIN_ADDRESS_FILE", value_name = "FILE")]
+    pub admin_address_file: Option<PathBuf>,
 
     /// How long requests are taken as before after the signal to stop, so that whoever balances load has time to
     /// forget this proxy. Default: 0s.
@@ -62,6 +68,15 @@ pub enum LogFormat {
     Json,
 }
 
+/// Where requests are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Listen {
+    /// The proxy's own socket.
+    Address(SocketAddr),
+    /// The socket that standard input is.
+    Stdin,
+}
+
 /// What the proxy works with.
 pub struct Settings {
     /// The configuration file, to be watched.
@@ -71,9 +86,11 @@ pub struct Settings {
     /// Where Redis is.
     pub redis: Connection,
     /// Where requests are taken.
-    pub listen: SocketAddr,
+    pub listen: Listen,
     /// Where metrics, probes and the backlog are served.
     pub admin_listen: SocketAddr,
+    /// Where to write the address of the admin port.
+    pub admin_address_file: Option<PathBuf>,
     /// How long requests are taken after the signal to stop.
     pub lame_duck: Duration,
     /// This proxy's name.
@@ -123,8 +140,13 @@ impl Settings {
             .and_then(|file| keep(Config::read(file), &mut errors));
         let redis = redis(args.redis_url, args.redis_url_file);
         let redis = keep(redis, &mut errors);
-        let listen = address("--listen", args.listen.as_deref(), "0.0.0.0:8080");
-        let listen = keep(listen, &mut errors);
+        let listen = match args.listen.as_deref() {
+            Some("stdin") => Some(Listen::Stdin),
+            listen => {
+                let listen = address("--listen", listen, "0.0.0.0:8080");
+                keep(listen, &mut errors).map(Listen::Address)
+            }
+        };
         let admin_listen = args.admin_listen.as_deref();
         let admin_listen = address("--admin-listen", admin_listen, "0.0.0.0:9090");
         let admin_listen = keep(admin_listen, &mut errors);
@@ -148,6 +170,7 @@ impl Settings {
                 redis: redis?,
                 listen: listen?,
                 admin_listen: admin_listen?,
+                admin_address_file: args.admin_address_file,
                 lame_duck: lame_duck?.0,
                 name: name?,
                 log_format: log_format?,

@@ -150,14 +150,15 @@ def script(module: torch.nn.Module) -> torch.nn.Module:
 def cases() -> dict[str, tuple[torch.nn.Module, list, list, list[Tensors], dict]]:
     """By name: the model, its inputs and outputs as a manifest has them, requests of one row, and more of spec.model."""
     short, long = ids(1, 2), ids(1, 2, 3, 4, 5)
+    rows = [{"ids": short}, {"ids": long}, {"ids": ids(3, 4)}]
     words = [{"input_ids": row, "attention_mask": torch.ones_like(row)} for row in (short, long, ids(7), ids(3, 9, 4))]
     quarters = [{"x": floats(4)} for _ in range(4)]
     y = [tensor("y", "FP32", [4])]
     example = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [2, 2], "data": [100, 200, 300, 400]}]}
     return {
-        "embedding-mean": (script(EmbeddingMean()), [tensor("ids", "INT64", [-1])], y, [{"ids": short}, {"ids": long}], {}),
+        "embedding-mean": (script(EmbeddingMean()), [tensor("ids", "INT64", [-1])], y, rows, {}),
         "embedding-mean-pad": (
-            script(EmbeddingMean()), [tensor("ids", "INT64", [-1], pad=0)], y, [{"ids": short}, {"ids": long}], {},
+            script(EmbeddingMean()), [tensor("ids", "INT64", [-1], pad=0)], y, rows, {},
         ),
         "hidden-pad": (
             script(Hidden()), [tensor("ids", "INT64", ["seq"], pad=0)], [tensor("hidden", "FP32", ["seq", 4])],

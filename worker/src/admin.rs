@@ -4,45 +4,41 @@ use std::{
     convert::Infallible,
     net::SocketAddr,
     sync::{
-        Arc, OnceLock,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
 };
 
 use bytes::Bytes;
+use carpool_crds::{Loaded, NAME_HEADER};
 use carpool_process::{Acceptor, methods};
 use http_body_util::Full;
 use hyper::{
-    Request, Response, StatusCode, body::Incoming, header::CONTENT_TYPE, server::conn::http1,
+    Request, Response, StatusCode,
+    body::Incoming,
+    header::{CONTENT_TYPE, HeaderValue},
+    server::conn::http1,
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use serde::Serialize;
 use tokio::{net::TcpListener, sync::watch};
 
 use crate::{live::Live, metrics::Metrics, progress::Progress};
 
 /// What the port tells.
 pub struct Admin {
+    /// The worker's name, which each answer carries.
+    pub name: HeaderValue,
     /// Whether requests are served: the model is loaded and warmed up, and nothing told the process to stop.
     pub ready: AtomicBool,
-    /// What was loaded, once it is.
-    pub model: OnceLock<Loaded>,
+    /// What was loaded and how it is served, once it is. It may change while the worker runs.
+    pub model: watch::Sender<Option<Loaded>>,
     /// What the process measures of itself.
     pub metrics: Arc<Metrics>,
     /// Whether the run thread gets on.
     pub progress: Arc<Progress>,
     /// Holds the lease, past which a run thread that doesn't get on is given up.
     pub live: watch::Receiver<Live>,
-}
-
-/// The model that runs here.
-#[derive(Debug, Serialize)]
-pub struct Loaded {
-    /// Its revision.
-    pub revision: String,
-    /// Its artifact's checksum.
-    pub sha256: String,
 }
 
 impl Admin {
@@ -68,7 +64,7 @@ impl Admin {
                 ),
                 Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
             },
-            "/model" => match self.model.get().map(serde_json::to_string) {
+            "/model" => match self.model.borrow().as_ref().map(serde_json::to_string) {
                 Some(Ok(json)) => with_type("application/json", json),
                 Some(Err(error)) => text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
                 None => text(StatusCode::SERVICE_UNAVAILABLE, "not loaded"),
@@ -89,10 +85,9 @@ fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
 
 fn with_type(content_type: &'static str, body: String) -> Response<Full<Bytes>> {
     let mut response = text(StatusCode::OK, body);
-    response.headers_mut().insert(
-        CONTENT_TYPE,
-        hyper::header::HeaderValue::from_static(content_type),
-    );
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
 }
 
@@ -112,7 +107,9 @@ pub async fn serve(listener: TcpListener, admin: Arc<Admin>) {
         tokio::spawn(async move {
             let respond = |request: Request<Incoming>| {
                 let respond = || admin.respond(request.uri().path());
-                let response = methods::read(request.method(), respond);
+                let mut response = methods::read(request.method(), respond);
+                let headers = response.headers_mut();
+                headers.insert(NAME_HEADER, admin.name.clone());
                 async move { Ok::<_, Infallible>(response) }
             };
             let connection = http1::Builder::new()

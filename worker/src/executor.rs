@@ -2,7 +2,7 @@
 
 use std::{ops::Range, sync::Arc, time::Instant};
 
-use carpool_crds::Model;
+use carpool_crds::{LoadedReason, Model};
 use carpool_protocol::Tensor;
 use carpool_queue::Failure;
 use tokio::sync::watch;
@@ -14,7 +14,7 @@ use crate::{
     item::{self, Slice, rows},
     metrics::Metrics,
     progress::Progress,
-    sharing::{Limit, Sharing},
+    sharing::Sharing,
     size::Size,
 };
 
@@ -185,7 +185,7 @@ impl Executor {
             sharing.unpadded(&format!("a padded batch failed: {failure}"))
         } else if rows == 1 {
             sharing.unbatched(
-                Limit::Unbatched,
+                LoadedReason::Unbatched,
                 &format!("a batch failed whose rows pass alone: {failure}"),
             )
         } else {

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use carpool_queue::QueueError;
 use serde::Serialize;
 
 /// The reasons that a worker's termination message gives. They are stable: the operator shows them.
@@ -9,6 +10,8 @@ use serde::Serialize;
 pub enum Reason {
     /// The artifact isn't the one that `sha256` pins.
     ChecksumMismatch,
+    /// The artifact isn't the one that the revision's first worker loaded.
+    ArtifactChanged,
     /// The artifact, or a file that it must hold, isn't there.
     ArtifactMissing,
     /// The artifact can't be loaded, or the model's answers aren't what the resource declares.
@@ -37,6 +40,21 @@ impl Fatal {
         Self {
             reason,
             message: message.into(),
+        }
+    }
+
+    /// What ends a process that can't get on with its queue.
+    #[must_use]
+    pub fn of_queue(error: &QueueError) -> Self {
+        match error {
+            QueueError::ArtifactChanged { given, .. } => Self::new(
+                Reason::ArtifactChanged,
+                format!(
+                    "the artifact has changed: {error}; publish the new one under another path, or set \
+                     spec.model.sha256 to {given}: either makes a new revision"
+                ),
+            ),
+            _ => Self::new(Reason::RedisUnreachable, error.to_string()),
         }
     }
 

@@ -25,7 +25,6 @@ pub mod fetch;
 pub mod item;
 pub mod line;
 pub mod live;
-pub mod memory;
 pub mod metrics;
 pub mod pace;
 pub mod probe;

@@ -5,7 +5,7 @@
 
 use std::{fmt, sync::Arc};
 
-use carpool_crds::Model;
+use carpool_crds::{LoadedReason, Model};
 use carpool_protocol::{Datatype, Tensor};
 use half::{bf16, f16};
 
@@ -15,7 +15,6 @@ use crate::{
     fatal::{Fatal, Reason},
     item::{Item, Slice},
     probe::Probe,
-    sharing::Limit,
 };
 
 /// Rows that run together. More would show no more.
@@ -47,7 +46,7 @@ pub fn prove(
         executor.limit(|sharing| {
             let padded = sharing.padded;
             let sharing = sharing.noted(
-                Limit::Unproven,
+                LoadedReason::Unproven,
                 "the model gives another answer each time, so it can't be proved that answers don't depend on the batch",
             );
             if padded {
@@ -73,7 +72,8 @@ pub fn prove(
             ));
         }
         Err(reason) => {
-            executor.limit(|sharing| sharing.unbatched(Limit::Unbatched, &reason.to_string()));
+            executor
+                .limit(|sharing| sharing.unbatched(LoadedReason::Unbatched, &reason.to_string()));
             return Ok(());
         }
         Ok(()) => {}
@@ -81,7 +81,7 @@ pub fn prove(
     let differ = |row: &Row| row.item.inputs != first.item.inputs;
     if !rows.iter().any(differ) {
         let reason = format!("the model took no two rows that differ; {ADVICE}");
-        executor.limit(|sharing| sharing.unbatched(Limit::Unproven, &reason));
+        executor.limit(|sharing| sharing.unbatched(LoadedReason::Unproven, &reason));
         return Ok(());
     }
     if sharing.padded {
@@ -115,7 +115,11 @@ fn padded(
     if lengths.all(|other| Some(other) == first) {
         let reason =
             "no two rows of different lengths could be run to prove that it doesn't change answers";
-        executor.limit(|sharing| sharing.unpadded(reason).noted(Limit::Unproven, ADVICE));
+        executor.limit(|sharing| {
+            sharing
+                .unpadded(reason)
+                .noted(LoadedReason::Unproven, ADVICE)
+        });
     } else if let Err(reason) = together(executor, &rows)? {
         let pads: Vec<String> = model
             .inputs

@@ -7,7 +7,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use carpool_queue::{Consumer, Failure, Job, JobId, Outcome};
+use carpool_queue::{Consumer, Failure, Job, JobId, Outcome, QueueError};
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -82,10 +82,16 @@ impl Service {
         }
         let mut waiting = self.reading.drain();
         waiting.extend(self.line.drain().into_iter().map(|open| open.id));
-        self.consumer.release(waiting).await.map_err(unreachable)?;
+        self.consumer
+            .release(waiting)
+            .await
+            .map_err(|error| Fatal::of_queue(&error))?;
         // What ran when the device failed stays pending: it may be what broke it, and whoever takes it over runs it alone.
         ended?;
-        self.consumer.leave().await.map_err(unreachable)?;
+        self.consumer
+            .leave()
+            .await
+            .map_err(|error| Fatal::of_queue(&error))?;
         self.runner.finish();
         Ok(())
     }
@@ -178,6 +184,7 @@ impl Service {
         let room = self.room();
         match self.consumer.fetch_within(room, wait).await {
             Ok(jobs) => self.take(jobs, room).await,
+            Err(error @ QueueError::ArtifactChanged { .. }) => Err(Fatal::of_queue(&error)),
             Err(error) => {
                 tracing::warn!(%error, "failed to fetch");
                 Ok(())
@@ -264,7 +271,7 @@ impl Service {
             .consumer
             .answer(answers, room)
             .await
-            .map_err(unreachable)?;
+            .map_err(|error| Fatal::of_queue(&error))?;
         let took = started.elapsed();
         self.metrics.hop(Hop::Exchange, took);
         self.pace.exchanged(took);
@@ -382,8 +389,4 @@ fn assemble(assembler: &Assembler, bodies: Vec<Bytes>) -> Vec<Result<Item, Failu
 
 fn lost(error: tokio::task::JoinError) -> Fatal {
     Fatal::new(Reason::ModelInvalid, format!("failed to assemble: {error}"))
-}
-
-fn unreachable(error: impl std::fmt::Display) -> Fatal {
-    Fatal::new(Reason::RedisUnreachable, error.to_string())
 }

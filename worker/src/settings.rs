@@ -75,6 +75,11 @@ pub struct ServeArgs {
     #[arg(long, env = "CARPOOL_ADMIN_LISTEN", default_value = "0.0.0.0:9090")]
     pub admin_listen: SocketAddr,
 
+    /// Where to write this worker's name and the address of its admin port, as JSON, once it listens there. For
+    /// --admin-listen with port 0.
+    #[arg(long, env = "CARPOOL_ADMIN_ADDRESS_FILE")]
+    pub admin_address_file: Option<PathBuf>,
+
     /// The artifact: a folder with `model.pt`, or the file itself.
     #[arg(long, env = "CARPOOL_MODEL")]
     pub model: PathBuf,

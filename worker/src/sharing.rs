@@ -1,6 +1,6 @@
 //! Which rows may share a batch, so that no answer depends on who else is in it.
 
-use carpool_crds::{Dimension, Model, TensorSpec};
+use carpool_crds::{Dimension, LoadedReason, Model, TensorSpec};
 
 /// What may share a batch: as much as the manifest allows and as running the model has shown to change no answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -10,22 +10,9 @@ pub struct Sharing {
     /// The most rows that run together, whatever `maxBatchSize` says.
     pub max_rows: usize,
     /// Whether less is shared than the manifest asks for, and of which kind that is.
-    pub limit: Limit,
+    pub reason: LoadedReason,
     /// Why, in a sentence for users; empty where nothing is to be said.
     pub message: String,
-}
-
-/// Why less is shared than the manifest asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Limit {
-    /// Nothing less is.
-    None,
-    /// Padding changes answers.
-    Unpadded,
-    /// It could not be found out whether the company in a batch changes answers.
-    Unproven,
-    /// The company in a batch changes answers.
-    Unbatched,
 }
 
 impl Sharing {
@@ -38,13 +25,13 @@ impl Sharing {
                 .iter()
                 .any(|input| model.padding(input).is_some() && is_variable(input)),
             max_rows: usize::MAX,
-            limit: Limit::None,
+            reason: LoadedReason::Loaded,
             message: String::new(),
         };
         let unnamed = |output: &&TensorSpec| output.shape.contains(&Dimension::Size(-1));
         if let Some(output) = model.outputs.iter().find(unnamed) {
             return all.unbatched(
-                Limit::Unbatched,
+                LoadedReason::Unbatched,
                 &format!(
                     "the dimension -1 of output {} may depend on the whole batch; give it the name of the input's dimension \
                      that it follows, such as seq in both shapes, or a name of its own where the inputs' shapes alone decide it",
@@ -68,36 +55,36 @@ impl Sharing {
 
     /// The same without padding, for a reason.
     #[must_use]
-    pub fn unpadded(mut self, reason: &str) -> Self {
+    pub fn unpadded(mut self, why: &str) -> Self {
         self.padded = false;
         self.say(
-            Limit::Unpadded,
-            &format!("served unpadded (only requests of equal shape share a batch): {reason}"),
+            LoadedReason::Unpadded,
+            &format!("served unpadded (only requests of equal shape share a batch): {why}"),
         );
         self
     }
 
     /// The same with single rows only, for a reason.
     #[must_use]
-    pub fn unbatched(mut self, limit: Limit, reason: &str) -> Self {
+    pub fn unbatched(mut self, reason: LoadedReason, why: &str) -> Self {
         self.padded = false;
         self.max_rows = 1;
         self.say(
-            limit,
-            &format!("served unbatched (every row runs alone): {reason}"),
+            reason,
+            &format!("served unbatched (every row runs alone): {why}"),
         );
         self
     }
 
     /// The same with something that users should know.
     #[must_use]
-    pub fn noted(mut self, limit: Limit, note: &str) -> Self {
-        self.say(limit, note);
+    pub fn noted(mut self, reason: LoadedReason, note: &str) -> Self {
+        self.say(reason, note);
         self
     }
 
-    fn say(&mut self, limit: Limit, message: &str) {
-        self.limit = self.limit.max(limit);
+    fn say(&mut self, reason: LoadedReason, message: &str) {
+        self.reason = self.reason.min(reason);
         if !self.message.is_empty() {
             self.message.push_str("; ");
         }
@@ -144,7 +131,10 @@ mod tests {
         // There is nothing to pad.
         assert!(!declared("[{name: x, datatype: INT64, shape: [3], pad: 0}]", "[2]").padded);
         for sharing in [declared(variable, "[2]"), declared(padded, "[seq, 2]")] {
-            assert_eq!((sharing.limit, sharing.max_rows), (Limit::None, usize::MAX));
+            assert_eq!(
+                (sharing.reason, sharing.max_rows),
+                (LoadedReason::Loaded, usize::MAX)
+            );
             assert_eq!(sharing.message, "");
         }
     }
@@ -153,7 +143,7 @@ mod tests {
     fn an_output_that_may_depend_on_the_batch_runs_alone() {
         let sharing = declared("[{name: x, datatype: INT64, shape: [-1], pad: 0}]", "[-1]");
         assert_eq!((sharing.padded, sharing.max_rows), (false, 1));
-        assert_eq!(sharing.limit, Limit::Unbatched);
+        assert_eq!(sharing.reason, LoadedReason::Unbatched);
         assert!(
             sharing.message.contains("output out"),
             "{}",
@@ -168,7 +158,7 @@ mod tests {
             "[frames]",
         );
         assert_eq!((sharing.padded, sharing.max_rows), (false, usize::MAX));
-        assert_eq!(sharing.limit, Limit::Unpadded);
+        assert_eq!(sharing.reason, LoadedReason::Unpadded);
         assert!(sharing.message.contains("frames"), "{}", sharing.message);
     }
 
@@ -177,9 +167,9 @@ mod tests {
         let sharing = declared("[{name: x, datatype: INT64, shape: [seq], pad: 0}]", "[2]");
         let sharing = sharing
             .unpadded("a")
-            .unbatched(Limit::Unbatched, "b")
-            .noted(Limit::Unproven, "c");
-        assert_eq!(sharing.limit, Limit::Unbatched);
+            .unbatched(LoadedReason::Unbatched, "b")
+            .noted(LoadedReason::Unproven, "c");
+        assert_eq!(sharing.reason, LoadedReason::Unbatched);
         assert_eq!(
             sharing.message,
             "served unpadded (only requests of equal shape share a batch): a; served unbatched (every row runs alone): b; c"

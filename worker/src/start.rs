@@ -4,13 +4,15 @@ use std::{
     path::{Path, PathBuf},
     process::ExitCode,
     sync::{
-        Arc, OnceLock,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
-use carpool_queue::{Consumer, RenewalEnd};
+use carpool_crds::{AdminAddress, Loaded};
+use carpool_queue::{Consumer, ConsumerOptions, RenewalEnd};
+use hyper::header::HeaderValue;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
@@ -19,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use crate::{
-    admin::{self, Admin, Loaded},
+    admin::{self, Admin},
     artifact::Artifact,
     assemble::Assembler,
     backend::TorchScript,
@@ -27,7 +29,6 @@ use crate::{
     fatal::{Fatal, Reason},
     fetch,
     live::{self, Live},
-    memory,
     metrics::Metrics,
     probe,
     progress::Progress,
@@ -36,6 +37,7 @@ use crate::{
     settings::{
         Cli, Command, CommonArgs, FetchArgs, LogFormat, ServeArgs, Settings, SettingsError,
     },
+    sharing::Sharing,
     warmup::warm_up,
 };
 
@@ -82,7 +84,6 @@ pub fn run(cli: &Cli) -> ExitCode {
 fn run_serve(args: &ServeArgs) -> Result<(), Error> {
     let settings = args.settings()?;
     log(&args.common);
-    memory::keep();
     let runtime = runtime()?;
     let result = runtime.block_on(serve(args, settings));
     // A large artifact that is still being read would be waited for.
@@ -122,16 +123,27 @@ fn runtime() -> Result<tokio::runtime::Runtime, Error> {
 
 async fn serve(args: &ServeArgs, settings: Settings) -> Result<(), Error> {
     let stop = stop_on_signals()?;
+    let name = HeaderValue::from_str(&args.name)
+        .map_err(|error| SettingsError(vec![format!("--name {:?}: {error}", args.name)]))?;
     let listener = admin::bind(args.admin_listen)
         .await
         .map_err(Error::System)?;
     let address = listener.local_addr().unwrap_or(args.admin_listen);
     tracing::info!(%address, "listening");
+    if let Some(file) = &args.admin_address_file {
+        let name = args.name.clone();
+        let told = AdminAddress { name, address }.write(file);
+        told.map_err(|error| {
+            let file = file.display();
+            Error::System(format!("write the admin port's address to {file}: {error}"))
+        })?;
+    }
     let (live_sender, live) = watch::channel(Live::from(&settings.config));
     tokio::spawn(live::follow(args.common.config.clone(), live_sender));
     let admin = Arc::new(Admin {
+        name,
         ready: AtomicBool::new(false),
-        model: OnceLock::new(),
+        model: watch::Sender::new(None),
         metrics: Arc::new(Metrics::default()),
         progress: Arc::new(Progress::default()),
         live,
@@ -196,22 +208,26 @@ async fn start(
         .await?
     };
     let live = *admin.live.borrow();
-    let consumer = Consumer::connect(
-        connection,
-        &config.uid,
-        revision,
-        &args.name,
-        live.lease,
-        live.max_deliveries,
-        REDIS_PATIENCE,
-    )
-    .await
-    .map_err(|error| Fatal::new(Reason::RedisUnreachable, error.to_string()))?;
-    // Nothing sets it before this.
-    drop(admin.model.set(Loaded {
+    let options = ConsumerOptions {
+        uid: config.uid,
         revision: revision.clone(),
-        sha256: artifact.sha256,
-    }));
+        name: args.name.clone(),
+        artifact: Some(artifact.sha256.clone()),
+        lease: live.lease,
+        max_deliveries: live.max_deliveries,
+        patience: REDIS_PATIENCE,
+    };
+    let consumer = Consumer::connect(connection, options)
+        .await
+        .map_err(|error| Fatal::of_queue(&error))?;
+    let mut sharing = runner.sharing();
+    let tell = tell(Arc::clone(admin), revision.clone(), artifact.sha256);
+    tell(&sharing.borrow_and_update());
+    tokio::spawn(async move {
+        while sharing.changed().await.is_ok() {
+            tell(&sharing.borrow_and_update());
+        }
+    });
     admin.ready.store(!stop.is_cancelled(), Ordering::Relaxed);
     tracing::info!(model = config.name, revision, threads, "serving");
 
@@ -226,6 +242,24 @@ async fn start(
     );
     unready_at(stop.clone(), Arc::clone(admin));
     Ok((service, renewal))
+}
+
+/// Tells whoever asks, and the log, how the model is served.
+fn tell(admin: Arc<Admin>, revision: String, sha256: String) -> impl Fn(&Sharing) {
+    move |sharing| {
+        let Sharing {
+            reason, message, ..
+        } = sharing;
+        if !message.is_empty() {
+            tracing::warn!(reason = reason.name(), "{message}");
+        }
+        admin.model.send_replace(Some(Loaded {
+            revision: revision.clone(),
+            sha256: sha256.clone(),
+            reason: *reason,
+            message: message.clone(),
+        }));
+    }
 }
 
 async fn digest(path: PathBuf, pinned: Option<String>) -> Result<Artifact, Fatal> {

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use carpool_crds::{Dimension, Model};
+use carpool_crds::{Dimension, LoadedReason, Model};
 
 use crate::{
     assemble::Assembler,
@@ -16,7 +16,6 @@ use crate::{
     item::{Item, Slice},
     probe::{Fill, Probe},
     proof::prove,
-    sharing::Limit,
 };
 
 /// The most time that warming up may take once the model has proved itself.
@@ -50,7 +49,7 @@ pub fn warm_up(
             let reason = format!(
                 "the model takes none of the numbers made up to try it ({error}); give spec.model.example a request that it takes"
             );
-            executor.limit(|sharing| sharing.unbatched(Limit::Unproven, &reason));
+            executor.limit(|sharing| sharing.unbatched(LoadedReason::Unproven, &reason));
             return Ok(());
         }
     };

@@ -9,7 +9,7 @@
 
 use std::{
     path::Path,
-    sync::{Arc, OnceLock, atomic::AtomicBool, mpsc},
+    sync::{Arc, atomic::AtomicBool, mpsc},
     time::Duration,
 };
 
@@ -458,8 +458,9 @@ async fn a_run_that_hangs_is_noticed() {
     };
     let progress = Arc::new(Progress::default());
     let admin = Admin {
+        name: hyper::header::HeaderValue::from_static("w"),
         ready: AtomicBool::new(true),
-        model: OnceLock::new(),
+        model: tokio::sync::watch::Sender::new(None),
         metrics: Arc::default(),
         progress: Arc::clone(&progress),
         live: tokio::sync::watch::channel(live).1,

@@ -88,6 +88,7 @@ async fn what_waits_runs_in_batches_and_is_answered_as_if_alone() {
         (worker.metric("carpool_worker_requests_total{result=\"answered\"}") - 40.0).abs() < 0.1
     );
     assert_eq!(worker.get("/readyz").0, 200);
+    assert_eq!(worker.name(), "w");
     assert_eq!(worker.get("/livez").0, 200);
     let (status, model) = worker.get("/model");
     assert_eq!(status, 200);
@@ -266,7 +267,7 @@ async fn told_to_stop_it_answers_what_runs_and_hands_back_the_rest() {
 async fn it_may_open_as_many_files_as_the_system_lets_it_and_takes_every_method_that_reads() {
     let (redis, served) = (
         Redis::start(),
-        served(MLP, "", |folder| common::write_mlp(folder, 1)),
+        served(MLP, DEFAULTS, |folder| common::write_mlp(folder, 1)),
     );
     let serve = served.serve(&redis, "w");
     let mut low = Command::new("sh");
@@ -418,4 +419,27 @@ fn every_bad_setting_is_reported_at_once() {
     );
     let output = served.command("sing").output().unwrap();
     assert_eq!(output.status.code(), Some(64));
+}
+
+#[test]
+fn libtorch_takes_its_memory_from_the_worker_s_allocator() {
+    let worker = env!("CARGO_BIN_EXE_carpool-worker");
+    // The loader tells what it binds to what.
+    let output = Command::new(worker)
+        .arg("--version")
+        .envs([("LD_DEBUG", "bindings"), ("LD_BIND_NOW", "1")])
+        .output()
+        .unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    for function in ["`posix_memalign'", "`malloc'", "`free'"] {
+        let of_libtorch = told
+            .lines()
+            .filter(|line| line.contains(function))
+            .filter(|line| {
+                line.contains("libc10.so [0] to") || line.contains("libtorch_cpu.so [0] to")
+            });
+        let bound: Vec<&str> = of_libtorch.collect();
+        assert!(!bound.is_empty(), "{function}: {told}");
+        assert!(bound.iter().all(|line| line.contains(worker)), "{bound:?}");
+    }
 }

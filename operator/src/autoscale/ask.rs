@@ -1,12 +1,18 @@
 //! Questions to pods: what the queue holds, and what has been loaded.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::{Duration, Instant},
+};
 
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
 
 use crate::{
     backlog::{Asker, Backlog, Queued},
+    memory::Reported,
     names::Component,
     reconcile::fetch::{Observed, admin_address, feeds},
     workers,
@@ -14,6 +20,8 @@ use crate::{
 
 /// Proxies, and then sidecars, that are tried for an answer, one after another.
 const ATTEMPTS: usize = 2;
+/// How often workers that have been asked for their model are asked again: what they say of it may change.
+const REPORTS_EVERY: Duration = Duration::from_secs(30);
 
 /// What proxies and injected sidecars said.
 #[derive(Debug, PartialEq, Eq)]
@@ -124,30 +132,54 @@ fn merge(answers: Vec<Asked>) -> Option<Heard> {
     })
 }
 
-/// The checksum of what a revision's workers have loaded, where it is not known yet.
-pub async fn sha256(
+/// What a revision's workers say of their model: asked where one of them is new, and again after a while.
+pub async fn report(
     asker: &Asker,
     observed: &Observed,
     revision: &str,
-) -> Option<(String, String)> {
-    if observed.sha256.contains_key(revision) {
+    now: Instant,
+) -> Option<Reported> {
+    let ready = |pod: &&Pod| workers::is_worker(pod, revision) && workers::is_ready(pod);
+    let pods: Vec<&Pod> = observed
+        .pods
+        .iter()
+        .map(AsRef::as_ref)
+        .filter(ready)
+        .collect();
+    let workers: BTreeSet<String> = pods.iter().map(|pod| pod.name_any()).collect();
+    if !report_is_due(observed.reports.get(revision), &workers, now) {
         return None;
     }
-    let ready = |pod: &&Pod| workers::is_worker(pod, revision) && workers::is_ready(pod);
-    let pod = observed.pods.iter().map(AsRef::as_ref).find(ready)?;
-    let (ip, port) = admin_address(pod)?;
-    match asker.loaded(ip, port).await {
-        Ok(loaded) => Some((revision.to_owned(), loaded.sha256)),
-        Err(error) => {
-            tracing::debug!(%error, "a worker does not tell what it loaded");
-            None
-        }
-    }
+    let addresses = pods.into_iter().filter_map(admin_address);
+    let answers = join_all(addresses.map(|(ip, port)| asker.loaded(ip, port))).await;
+    let told = answers.into_iter().filter_map(|answer| {
+        answer
+            .inspect_err(|error| tracing::debug!(%error, "a worker does not tell what it loaded"))
+            .ok()
+    });
+    // A worker may have been replaced by one of another revision that got its address.
+    let model = told
+        .filter(|model| model.revision == revision)
+        .min_by_key(|model| model.reason)?;
+    Some(Reported {
+        at: now,
+        workers,
+        model,
+    })
+}
+
+/// Whether Ready workers are to be asked for their model.
+fn report_is_due(known: Option<&Reported>, ready: &BTreeSet<String>, now: Instant) -> bool {
+    !ready.is_empty()
+        && known.is_none_or(|known| {
+            !ready.is_subset(&known.workers)
+                || now.saturating_duration_since(known.at) >= REPORTS_EVERY
+        })
 }
 
 #[cfg(test)]
 mod tests {
-    use kube::ResourceExt;
+    use carpool_crds::Loaded;
 
     use super::*;
 
@@ -195,6 +227,31 @@ mod tests {
         };
         assert_eq!(names(&pods), ["proxy-2", "app-1", "app-2"]);
         assert_eq!(names(&pods[..5]), ["app-1", "app-2"]);
+    }
+
+    #[test]
+    fn workers_are_asked_for_their_model_when_one_is_new_and_again_after_a_while() {
+        let now = Instant::now();
+        let names = |names: &[&str]| -> BTreeSet<String> {
+            names.iter().map(|name| (*name).to_owned()).collect()
+        };
+        let known = Reported {
+            at: now,
+            workers: names(&["a", "b"]),
+            model: Loaded {
+                revision: "r1".into(),
+                sha256: "abc".into(),
+                reason: carpool_crds::LoadedReason::Loaded,
+                message: String::new(),
+            },
+        };
+        assert!(report_is_due(None, &names(&["a"]), now));
+        assert!(!report_is_due(None, &names(&[]), now));
+        assert!(!report_is_due(Some(&known), &names(&["a"]), now));
+        assert!(report_is_due(Some(&known), &names(&["a", "c"]), now));
+        let later = now + REPORTS_EVERY;
+        assert!(report_is_due(Some(&known), &names(&["a"]), later));
+        assert!(!report_is_due(Some(&known), &names(&[]), later));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::{Container, SeccompProfile, SecurityContext, Vol
 use serde_json::{Map, Value, json};
 
 use super::InjectError;
-use crate::{names, reconcile::build::pod};
+use crate::{names, reconcile::build::pod, yaml};
 
 const CONTAINER: &str = "carpool-sidecar";
 const SCRATCH: &str = "carpool-tmp";
@@ -18,37 +18,44 @@ const STARTUP_ATTEMPTS: i32 = 120;
 pub struct Document {
     text: String,
     value: Value,
+    /// Why it can't be written anew: kubectl reads it differently.
+    ambiguous: Option<InjectError>,
     /// Whether a sidecar was added.
     pub changed: bool,
 }
 
 /// The documents of a manifest.
 pub fn split(text: &str) -> Result<Vec<Document>, InjectError> {
-    let mut texts = vec![String::new()];
-    for line in text.split_inclusive('\n') {
+    let mut texts = vec![(1, String::new())];
+    for (index, line) in text.split_inclusive('\n').enumerate() {
         // At the start of a line this begins a document, wherever it stands.
         let rest = line
             .strip_prefix("---")
             .filter(|rest| rest.is_empty() || rest.starts_with(char::is_whitespace));
         match (rest, texts.last_mut()) {
             // What follows on the same line belongs to the document.
-            (Some(rest), _) => texts.push(rest.trim_start().to_owned()),
-            (None, Some(text)) => text.push_str(line),
+            (Some(rest), _) => {
+                let rest = rest.trim_start();
+                let first_line = index + 1 + usize::from(rest.is_empty());
+                texts.push((first_line, rest.to_owned()));
+            }
+            (None, Some((_, text))) => text.push_str(line),
             (None, None) => {}
         }
     }
     texts
         .into_iter()
         .enumerate()
-        .filter(|(_, text)| !text.trim().is_empty())
-        .map(|(index, text)| {
-            // As Kubernetes' own tools read it: a mode of 0400 is octal.
-            let options = serde_yaml::options! { legacy_octal_numbers: true };
-            let value = serde_yaml::from_str_with_options(&text, options)
-                .map_err(|error| InjectError::Parse(index + 1, error.to_string()))?;
+        .filter(|(_, (_, text))| !text.trim().is_empty())
+        .map(|(index, (first_line, text))| {
+            let parse = |message| InjectError::Parse(index + 1, message);
+            let read = yaml::read(&text, first_line).map_err(parse)?;
+            let read = read.into_iter().next().unwrap_or_default();
             Ok(Document {
+                // Where it stays as it is, it means what it meant.
+                ambiguous: read.check().map_err(parse).err(),
                 text,
-                value,
+                value: read.value,
                 changed: false,
             })
         })
@@ -56,12 +63,14 @@ pub fn split(text: &str) -> Result<Vec<Document>, InjectError> {
 }
 
 /// The manifest of these documents.
-pub fn join(documents: &[Document]) -> Result<String, serde_yaml::SerializeError> {
-    let texts = documents.iter().map(|document| {
-        if document.changed {
-            serde_yaml::to_string(&document.value)
-        } else {
-            Ok(document.text.clone())
+pub fn join(documents: Vec<Document>) -> Result<String, InjectError> {
+    let texts = documents.into_iter().map(|document| {
+        if !document.changed {
+            return Ok(document.text);
+        }
+        match document.ambiguous {
+            Some(ambiguous) => Err(ambiguous),
+            None => Ok(serde_yaml::to_string(&document.value)?),
         }
     });
     let texts: Vec<String> = texts.collect::<Result<_, _>>()?;
@@ -258,6 +267,10 @@ spec: {jobTemplate: {spec: {template: {metadata: {annotations: {carpool.dev/mode
     }
 
     fn inject(text: &str) -> String {
+        try_inject(text).unwrap()
+    }
+
+    fn try_inject(text: &str) -> Result<String, InjectError> {
         let mut documents = split(text).unwrap();
         for document in &mut documents {
             let templates = document.templates();
@@ -267,7 +280,7 @@ spec: {jobTemplate: {spec: {template: {metadata: {annotations: {carpool.dev/mode
             }
             document.changed = found;
         }
-        join(&documents).unwrap()
+        join(documents)
     }
 
     #[test]
@@ -334,7 +347,7 @@ spec: {jobTemplate: {spec: {template: {metadata: {annotations: {carpool.dev/mode
 --- {kind: Pod, spec: {volumes: [{name: carpool, configMap: {name: c, defaultMode: 0400}}], containers: [{name: c}]}}
 ---
 kind: Pod
-spec: {containers: [{name: c, env: [{name: MODE, value: '0400'}, {name: ON, value: 'yes'}]}]}
+spec: {containers: [{name: c, env: [{name: MODE, value: '0400'}, {name: UP, value: 'yes'}]}]}
 ";
         let injected = inject(pod);
         let documents = split(&injected).unwrap();
@@ -389,6 +402,23 @@ spec: {containers: [{name: c, env: [{name: MODE, value: '0400'}, {name: ON, valu
             annotation(documents[2].templates()[0].0).as_deref(),
             Some("digits")
         );
+    }
+
+    #[test]
+    fn what_kubectl_reads_differently_is_refused_by_line() {
+        let pod = "a: yes\n---\n# A pod.\nkind: Pod\nspec:\n  containers: [{name: c, env: [{name: UP, value: y}]}]\n";
+        let error = try_inject(pod).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "failed to parse document 2 of the manifest: line 6: spec.containers[0].env[0].value: kubectl reads y as \
+             the boolean true; quote it: \"y\", or write true"
+        );
+        let quoted = inject(&pod.replace("value: y", "value: 'y'"));
+        assert!(
+            quoted.starts_with("a: yes\n---\n"),
+            "stays as it is: {quoted}"
+        );
+        assert!(split(&quoted).unwrap()[1].ambiguous.is_none(), "{quoted}");
     }
 
     #[test]

@@ -43,6 +43,11 @@ impl std::fmt::Display for Termination {
 }
 
 impl Termination {
+    /// Whether it says something of the queue, not of the model.
+    pub fn is_of_queue(&self) -> bool {
+        self.reason == "RedisUnreachable"
+    }
+
     /// What to do about it. Nothing where another attempt may go better.
     pub fn advice(&self) -> Option<&'static str> {
         match self.reason.as_str() {
@@ -67,6 +72,14 @@ fn write(file: &Path, content: &str) -> Result<(), LocalError> {
     std::fs::write(&new, content)
         .and_then(|()| std::fs::rename(&new, file))
         .map_err(failed(file))
+}
+
+/// Removes a file, if it is there.
+fn remove(file: &Path) -> Result<(), LocalError> {
+    match std::fs::remove_file(file) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(file)(error)),
+        _ => Ok(()),
+    }
 }
 
 fn modified(file: &Path) -> Option<SystemTime> {
@@ -124,10 +137,15 @@ impl Files {
     /// Where the worker of this slot says why it ended. An earlier one's words are removed.
     pub fn clear_termination_log(&self, slot: u32) -> Result<PathBuf, LocalError> {
         let file = self.termination_log(slot);
-        match std::fs::remove_file(&file) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(&file)(error)),
-            _ => Ok(file),
-        }
+        remove(&file)?;
+        Ok(file)
+    }
+
+    /// Where a process of this name says where its admin port is. An earlier one's words are removed.
+    pub fn clear_address(&self, name: &str) -> Result<PathBuf, LocalError> {
+        let file = self.folder.join(format!("{name}.admin"));
+        remove(&file)?;
+        Ok(file)
     }
 
     /// Why the worker of this slot ended, if it said so.
@@ -146,7 +164,16 @@ impl Files {
     }
 }
 
-/// What other programs read: where the model, its metrics and its processes are.
+/// What other programs read of a model that could not be served.
+pub fn failed_status(name: &str, revision: &str, error: &LocalError) -> Value {
+    json!({
+        "name": name, "revision": revision, "wanted": 0, "proxy": null, "workers": [],
+        "error": error.to_string(),
+    })
+}
+
+/// What other programs read: where the model, its metrics and its processes are. A process that has not told its admin
+/// port yet has none.
 pub fn status<'a>(
     name: &str,
     url: &str,
@@ -158,7 +185,7 @@ pub fn status<'a>(
     let process = |running: &Running| {
         json!({
             "name": running.name, "pid": running.handle.pid,
-            "admin": format!("http://{}", running.admin), "ready": running.ready,
+            "admin": running.url(), "ready": running.ready(),
         })
     };
     json!({

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use carpool_crds::{AdminAddress, Loaded};
 use futures::future::join_all;
 
 use super::{metrics::Metrics, supervised::Supervised};
@@ -15,6 +16,8 @@ pub struct Look {
     pub proxies: Vec<Metrics>,
     /// Those of each worker that runs.
     pub workers: Vec<Metrics>,
+    /// What workers that are ready say of their model.
+    pub reports: Vec<Loaded>,
 }
 
 /// Asks every admin port, all at once, and notes who is ready.
@@ -23,28 +26,50 @@ pub async fn look(
     proxy: &mut Supervised,
     workers: &mut BTreeMap<u32, Supervised>,
 ) -> Look {
-    let workers = join_all(workers.values_mut().map(|worker| ask(asker, worker)));
+    let workers = join_all(workers.values_mut().map(|worker| async {
+        let metrics = ask(asker, worker).await;
+        (metrics, report(asker, worker).await)
+    }));
     let of_proxy = async {
         let metrics = ask(asker, proxy).await;
         // One that is not ready has no answer, and would only complain.
-        let address = proxy.running().filter(|proxy| proxy.ready)?.admin;
+        let proxy = proxy.running().filter(|proxy| proxy.ready())?;
+        let address = proxy.admin?;
+        let asker = asker.of(&proxy.name);
         let backlog = asker.backlog(address.ip(), address.port()).await.ok();
         Some((metrics, backlog))
     };
     let (of_proxy, workers) = tokio::join!(of_proxy, workers);
     let (metrics, backlog) = of_proxy.unwrap_or_default();
+    let (workers, reports): (Vec<_>, Vec<_>) = workers.into_iter().unzip();
     Look {
         backlog,
         proxies: metrics.into_iter().collect(),
         workers: workers.into_iter().flatten().collect(),
+        reports: reports.into_iter().flatten().collect(),
     }
+}
+
+/// What a worker that is ready says of its model.
+async fn report(asker: &Asker, worker: &Supervised) -> Option<Loaded> {
+    let worker = worker.running().filter(|worker| worker.ready())?;
+    let address = worker.admin?;
+    let asker = asker.of(&worker.name);
+    asker.loaded(address.ip(), address.port()).await.ok()
 }
 
 /// Asks one process whether it is ready, and for its metrics.
 async fn ask(asker: &Asker, process: &mut Supervised) -> Option<Metrics> {
     let running = process.running_mut()?;
-    let (ip, port) = (running.admin.ip(), running.admin.port());
+    if running.admin.is_none() {
+        running.admin = AdminAddress::read(&running.address_file)
+            .filter(|told| told.name == running.name)
+            .map(|told| told.address);
+    }
+    let address = running.admin?;
+    let asker = asker.of(&running.name);
+    let (ip, port) = (address.ip(), address.port());
     let (ready, metrics) = tokio::join!(asker.ready(ip, port), asker.metrics(ip, port));
-    running.ready = ready;
+    running.set_ready(ready);
     Some((running.name.clone(), metrics.ok()?))
 }

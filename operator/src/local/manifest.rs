@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use carpool_crds::{BatchedModel, BatchedModelSpec, GROUP};
 use kube::{CustomResourceExt, ResourceExt};
-use serde::Deserialize;
 
 use super::schema;
+use crate::yaml;
 
 /// One model to serve.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,7 +34,7 @@ pub enum ManifestError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// It is no YAML, or has a field that is unknown, missing or of the wrong type.
+    /// It is no YAML, has a field that is unknown, missing or of the wrong type, or means something else to kubectl.
     #[error("failed to parse {}: {message}", file.display())]
     Parse {
         /// The file.
@@ -82,14 +82,6 @@ pub enum ManifestError {
     },
 }
 
-#[derive(Deserialize)]
-struct TypeMeta {
-    #[serde(rename = "apiVersion", default)]
-    api_version: String,
-    #[serde(default)]
-    kind: String,
-}
-
 /// Reads every `BatchedModel` of a file.
 pub fn read(file: &Path) -> Result<Vec<Manifest>, ManifestError> {
     let text = std::fs::read_to_string(file).map_err(|source| ManifestError::Read {
@@ -100,24 +92,37 @@ pub fn read(file: &Path) -> Result<Vec<Manifest>, ManifestError> {
 }
 
 fn parse(file: &Path, text: &str) -> Result<Vec<Manifest>, ManifestError> {
-    let unparsed = |error: serde_yaml::Error| ManifestError::Parse {
+    let unparsed = |message: String| ManifestError::Parse {
         file: file.to_owned(),
-        message: error.without_snippet().to_string(),
+        message,
     };
     let wrong_kind = |found: String| ManifestError::Kind {
         file: file.to_owned(),
         found,
     };
-    let kinds: Vec<TypeMeta> = serde_yaml::from_multiple(text).map_err(unparsed)?;
-    if kinds.is_empty() {
+    let documents = yaml::read(text, 1).map_err(unparsed)?;
+    if documents.is_empty() {
         return Err(wrong_kind("nothing".to_owned()));
     }
-    for TypeMeta { api_version, kind } in kinds {
+    for document in &documents {
+        let word = |field: &str| {
+            document.value[field]
+                .as_str()
+                .unwrap_or_default()
+                .to_owned()
+        };
+        let (api_version, kind) = (word("apiVersion"), word("kind"));
         if api_version != format!("{GROUP}/v1alpha1") || kind != "BatchedModel" {
             return Err(wrong_kind(format!("{kind:?} of {api_version:?}")));
         }
     }
-    let resources: Vec<BatchedModel> = serde_yaml::from_multiple(text).map_err(unparsed)?;
+    for document in &documents {
+        document.check().map_err(unparsed)?;
+    }
+    let resources: Vec<BatchedModel> = documents
+        .iter()
+        .map(|document| document.parse().map_err(unparsed))
+        .collect::<Result<_, _>>()?;
     resources
         .into_iter()
         .map(|resource| manifest(file, resource))
@@ -317,6 +322,19 @@ mod tests {
             (
                 with("").replace("BatchedModel", "Deployment"),
                 "here is \"Deployment\" of \"carpool.dev/v1alpha1\"",
+            ),
+            (
+                format!("{HEAD}{}", MODEL.replace("name: image", "name: y")),
+                "failed to parse FILE: line 7: spec.model.inputs[0].name: kubectl reads y as the boolean true; quote it: \"y\"",
+            ),
+            (
+                format!("{HEAD}{}", MODEL.replace("name: logits", "name: 007")),
+                "line 8: spec.model.outputs[0].name: invalid type: integer `7`, expected a string; kubectl reads 007 as \
+                 the number 7; quote it: \"007\"",
+            ),
+            (
+                with("").replace("digits", "1"),
+                "line 3: metadata.name: invalid type: integer `1`",
             ),
             (String::new(), "here is nothing"),
             ("a: [".to_owned(), "failed to parse FILE"),

@@ -17,8 +17,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 mod console;
+mod cpus;
 mod example;
 mod files;
+mod listen;
 mod look;
 mod manifest;
 mod metrics;
@@ -28,6 +30,7 @@ mod redis;
 mod report;
 mod schema;
 mod supervised;
+mod verdict;
 
 use console::Console;
 use manifest::{Manifest, ManifestError};
@@ -42,8 +45,8 @@ pub struct Args {
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
 
-    /// Where the first model listens; the others follow on the next free ports.
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+    /// Where the first model listens, such as localhost:8080 or 0.0.0.0:8080; the others follow on the next free ports.
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8080", value_parser = listen::address)]
     http: SocketAddr,
 
     /// A Redis of yours, in place of one that lives as long as this process.
@@ -86,9 +89,17 @@ pub enum LocalError {
         /// What the system said.
         source: io::Error,
     },
-    /// There is no free loopback port.
+    /// There is no free port.
     #[error("failed to find a free port: {0}")]
     Ports(io::Error),
+    /// A sidecar can't be given the socket that it is to listen on.
+    #[error("failed to pass the socket of {name}: {source}")]
+    Pass {
+        /// The sidecar.
+        name: String,
+        /// What the system said.
+        source: io::Error,
+    },
     /// A file of the run's can't be written.
     #[error("failed to write {}: {source}", file.display())]
     File {
@@ -162,7 +173,7 @@ async fn serve(args: Args, console: Console, stop: CancellationToken) -> Result<
         sidecar: find("carpool-sidecar", hint)?,
         worker: find("carpool-worker", hint)?,
     };
-    let addresses = addresses(args.http, manifests.len())?;
+    let listeners = listen::listeners(args.http, manifests.len())?;
     let temporary = tempfile::Builder::new().prefix("carpool-").tempdir();
     let temporary = temporary.map_err(|source| LocalError::File {
         file: std::env::temp_dir(),
@@ -194,7 +205,7 @@ async fn serve(args: Args, console: Console, stop: CancellationToken) -> Result<
         folder,
         redis_url_file,
     });
-    let result = serve_all(&shared, manifests, addresses, stop).await;
+    let result = serve_all(&shared, manifests, listeners, stop).await;
     stop_redis.cancel();
     if let Some(redis) = redis {
         // The task does not panic, and nobody aborts it.
@@ -207,25 +218,32 @@ async fn serve(args: Args, console: Console, stop: CancellationToken) -> Result<
     result
 }
 
-/// Serves every model. When one can't be served, the others end, too.
+/// Serves every model. One that can't be served ends alone; the last to end so ends the command.
 async fn serve_all(
     shared: &Arc<Shared>,
     manifests: Vec<Manifest>,
-    addresses: Vec<SocketAddr>,
+    listeners: Vec<(SocketAddr, TcpListener)>,
     stop: CancellationToken,
 ) -> Result<(), LocalError> {
     let mut models = JoinSet::new();
-    for (manifest, address) in manifests.into_iter().zip(addresses) {
-        models.spawn(Served::new(Arc::clone(shared), manifest, address)?.serve(stop.clone()));
+    for (manifest, (address, listener)) in manifests.into_iter().zip(listeners) {
+        let served = Served::new(Arc::clone(shared), manifest, address, listener)?;
+        models.spawn(served.serve(stop.clone()));
     }
-    let mut result = Ok(());
     while let Some(ended) = models.join_next().await {
-        if let Ok(Err(error)) = ended {
-            stop.cancel();
-            result = result.and(Err(error));
+        // A model's task neither panics nor is aborted.
+        let Ok(Err(error)) = ended else { continue };
+        if models.is_empty() && !stop.is_cancelled() {
+            return Err(error);
         }
+        let others = match models.len() {
+            1 => "the other model is".to_owned(),
+            others => format!("the other {others} models are"),
+        };
+        let message = format_args!("{error}; {others} served on");
+        shared.console.say(message);
     }
-    result
+    Ok(())
 }
 
 /// Reads all manifests, so that everything that is wrong is told at once.
@@ -261,34 +279,6 @@ fn read(args: &Args) -> Result<Vec<Manifest>, LocalError> {
     Ok(manifests)
 }
 
-/// `first` and the next free ports after it.
-fn addresses(first: SocketAddr, count: usize) -> Result<Vec<SocketAddr>, LocalError> {
-    // All are held until all are chosen, so that port 0 gives different ones.
-    let listen = |address: SocketAddr| {
-        let listener = TcpListener::bind(address)?;
-        Ok((listener.local_addr()?, listener))
-    };
-    let mut held = vec![listen(first).map_err(|source| LocalError::Listen {
-        address: first,
-        source,
-    })?];
-    let mut address = first;
-    while held.len() < count {
-        if first.port() != 0 {
-            let port = address.port().checked_add(1);
-            let port =
-                port.ok_or_else(|| LocalError::Ports(io::ErrorKind::AddrNotAvailable.into()))?;
-            address.set_port(port);
-        }
-        match listen(address) {
-            Ok(bound) => held.push(bound),
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse => (),
-            Err(source) => return Err(LocalError::Listen { address, source }),
-        }
-    }
-    Ok(held.into_iter().map(|(address, _)| address).collect())
-}
-
 struct Signals {
     interrupt: Signal,
     terminate: Signal,
@@ -310,34 +300,6 @@ impl Signals {
             _ = self.interrupt.recv() => (),
             _ = self.terminate.recv() => (),
             _ = self.hangup.recv() => (),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn models_listen_on_the_next_free_ports() {
-        let busy = TcpListener::bind("127.0.0.1:0").unwrap();
-        let busy = busy.local_addr().unwrap();
-        let error = addresses(busy, 1).unwrap_err().to_string();
-        assert!(
-            error.starts_with(&format!("failed to listen on {busy}")),
-            "{error}"
-        );
-
-        let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
-        let found = addresses(any, 3).unwrap();
-        assert!(found.iter().all(|address| address.port() != 0));
-        assert!(found[0] != found[1] && found[1] != found[2]);
-
-        let mut before = busy;
-        before.set_port(busy.port() - 1);
-        if let Ok(found) = addresses(before, 2) {
-            assert_eq!(found[0], before);
-            assert!(found[1].port() > busy.port());
         }
     }
 }

@@ -2,7 +2,9 @@
 
 use std::{
     collections::BTreeMap,
-    net::SocketAddr,
+    net::{SocketAddr, TcpListener},
+    os::fd::OwnedFd,
+    process::Stdio,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -13,15 +15,15 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{
-    LocalError, Shared,
+    LocalError, Shared, cpus,
     files::{self, Files},
     look::look,
     manifest::Manifest,
     metrics::Meter,
     process::Ended,
-    redis::free_address,
     report::{Moment, Report},
     supervised::{Running, Supervised},
+    verdict::{Crash, verdict},
 };
 use crate::{
     backlog::{Asker, Queued},
@@ -30,15 +32,12 @@ use crate::{
 
 /// How often the queue is looked at. A request that finds no worker waits this long for one to be started.
 const PERIOD: Duration = Duration::from_secs(1);
-/// The same until the sidecar is ready.
+/// The same while a process has yet to say that it is ready: how it ends counts by that.
 const STARTING: Duration = Duration::from_millis(100);
 /// Beyond the longest a request may be open.
 const PROXY_GRACE: Duration = Duration::from_secs(5);
 /// For the batch that runs.
 const WORKER_GRACE: Duration = Duration::from_secs(30);
-/// So many crashes in a row of what has never been ready are no accident.
-const CRASHES: u32 = 3;
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Child {
     Proxy,
@@ -51,7 +50,8 @@ pub struct Served {
     manifest: Manifest,
     revision: String,
     config: Config,
-    listen: SocketAddr,
+    /// What the sidecars listen on, one after another; none once no more requests are to come.
+    listener: Option<TcpListener>,
     files: Files,
     asker: Asker,
     scaler: Scaler,
@@ -73,6 +73,7 @@ impl Served {
         shared: Arc<Shared>,
         manifest: Manifest,
         listen: SocketAddr,
+        listener: TcpListener,
     ) -> Result<Self, LocalError> {
         let now = Instant::now();
         let model = manifest.spec.model.clone();
@@ -90,15 +91,17 @@ impl Served {
         };
         let files = Files::new(shared.folder.join(&manifest.name), &manifest.file)?;
         files.write_config(&config)?;
+        let report = Report::new(shared.console.clone(), &manifest.name, listen);
+        let scaling = cpus::bounded(manifest.spec.scaling.clone(), cpus::available(), &report);
         Ok(Self {
             files,
             revision,
             config,
-            listen,
+            listener: Some(listener),
             asker: Asker::new(),
-            scaler: Scaler::new(manifest.spec.scaling.clone()),
+            scaler: Scaler::new(scaling),
             meter: Meter::default(),
-            report: Report::new(shared.console.clone(), &manifest.name, listen),
+            report,
             proxy: Supervised::new(now),
             proxies_started: 0,
             workers: BTreeMap::new(),
@@ -114,8 +117,12 @@ impl Served {
     /// Serves until `stop`, then answers what is open and ends every process.
     pub async fn serve(mut self, stop: CancellationToken) -> Result<(), LocalError> {
         let result = self.run(&stop).await;
-        if result.is_err() {
+        if let Err(error) = &result {
+            self.listener = None;
             self.stop_all().await;
+            let status = files::failed_status(&self.manifest.name, &self.revision, error);
+            // The error itself is told in any case.
+            let _ = self.files.write_status(&status);
         }
         self.report.close();
         result
@@ -133,6 +140,7 @@ impl Served {
                 }
                 () = stop.cancelled(), if !self.stopping => {
                     self.stopping = true;
+                    self.listener = None;
                     let grace = self.config.queue.timeout.0 + PROXY_GRACE;
                     if let Some(proxy) = self.proxy.running_mut() {
                         proxy.handle.stop(grace);
@@ -140,7 +148,7 @@ impl Served {
                 }
                 () = sleep_until(next.into()) => {
                     self.tick().await?;
-                    next = Instant::now() + if self.proxy.ready() { PERIOD } else { STARTING };
+                    next = Instant::now() + if self.is_starting() { STARTING } else { PERIOD };
                 }
             }
             if self.stopping && self.proxy.running().is_none() {
@@ -161,10 +169,7 @@ impl Served {
             .look(Instant::now(), &look.proxies, &look.workers);
         if self.proxy.ready() && !self.announced {
             self.announced = true;
-            let admin = self
-                .proxy
-                .running()
-                .map(|proxy| format!("http://{}", proxy.admin));
+            let admin = self.proxy.running().and_then(Running::url);
             let curl = self.files.curl(
                 &self.manifest.name,
                 &self.report.url,
@@ -177,6 +182,7 @@ impl Served {
             self.proven = true;
             self.report.say(format_args!("the model is loaded, ready"));
         }
+        self.report.served_as(&look.reports);
         let decision = self.scaler.decide(
             Instant::now(),
             Observation {
@@ -211,6 +217,12 @@ impl Served {
             proxy,
             workers,
         ))
+    }
+
+    /// Whether a process that runs has not been ready yet.
+    fn is_starting(&self) -> bool {
+        let workers = self.workers.values().filter_map(Supervised::running);
+        !self.proxy.ready() || workers.into_iter().any(|worker| !worker.has_been_ready())
     }
 
     /// Workers that are asked for, there or not.
@@ -263,9 +275,16 @@ impl Served {
             // Its name is part of its replies' key, and what an earlier one was sent is not for the next.
             let name = format!("{}-proxy-{}", self.manifest.name, self.proxies_started);
             let mut command = Command::new(&self.shared.programs.sidecar);
-            command.arg("--listen").arg(self.listen.to_string());
-            let running = self.start(Child::Proxy, name, command)?;
-            self.proxy.started(running);
+            command.args(["--listen", "stdin"]);
+            if let Some(listener) = &self.listener {
+                let socket = listener.try_clone().map_err(|source| LocalError::Pass {
+                    name: name.clone(),
+                    source,
+                })?;
+                let socket = Stdio::from(OwnedFd::from(socket));
+                let running = self.start(Child::Proxy, name, command, socket)?;
+                self.proxy.started(running);
+            }
         }
         let due: Vec<u32> = self
             .workers
@@ -282,7 +301,7 @@ impl Served {
             command.args(["serve", "--revision", &self.revision]);
             command.arg("--model").arg(&self.manifest.artifact);
             command.arg("--termination-log").arg(log);
-            let running = self.start(Child::Worker(slot), name, command)?;
+            let running = self.start(Child::Worker(slot), name, command, Stdio::null())?;
             if let Some(worker) = self.workers.get_mut(&slot) {
                 worker.started(running);
             }
@@ -295,10 +314,13 @@ impl Served {
         child: Child,
         name: String,
         mut command: Command,
+        stdin: Stdio,
     ) -> Result<Running, LocalError> {
-        let address = free_address().map_err(LocalError::Ports)?;
+        // Only who listens on a port knows that nobody else does, so the process chooses and tells.
+        let address_file = self.files.clear_address(&name)?;
         command.args(["--name", &name]);
-        command.args(["--admin-listen", &address.to_string()]);
+        command.args(["--admin-listen", "127.0.0.1:0"]);
+        command.arg("--admin-address-file").arg(&address_file);
         command.arg("--config").arg(&self.files.config);
         command
             .arg("--redis-url-file")
@@ -311,21 +333,16 @@ impl Served {
         let console = self.shared.console.clone();
         let prefix = name.clone();
         let on_line = move |line: &str| console.say(format_args!("{prefix}: {line}"));
-        let (handle, ended) = self.shared.children.spawn(&name, command, on_line)?;
+        let spawned = self.shared.children.spawn(&name, command, stdin, on_line);
+        let (handle, ended) = spawned?;
         self.children.spawn(async move { (child, ended.await) });
-        Ok(Running {
-            handle,
-            name,
-            admin: address,
-            ready: false,
-            since: Instant::now(),
-        })
+        Ok(Running::new(handle, name, address_file))
     }
 
     /// A process has ended: as it was told to, or not.
     fn on_end(&mut self, child: Child, ended: &Ended) -> Result<(), LocalError> {
         let now = Instant::now();
-        let (end, works, reason) = match child {
+        let (end, proven, said) = match child {
             Child::Proxy => (self.proxy.ended(now), self.announced, None),
             Child::Worker(slot) => {
                 let Some(worker) = self.workers.get_mut(&slot) else {
@@ -341,21 +358,25 @@ impl Served {
         if end.expected {
             return Ok(());
         }
-        let (message, advice) = match reason {
-            Some(reason) => (reason.to_string(), reason.advice()),
-            None => (ended.to_string(), None),
+        let others_work = match child {
+            Child::Proxy => false,
+            Child::Worker(_) => self.workers.values().any(Supervised::ready),
         };
-        if !works && (advice.is_some() || end.crashes >= CRASHES) {
-            return Err(LocalError::Child {
+        let crash = Crash {
+            row: end.crashes,
+            proven,
+            others_work,
+        };
+        let message =
+            verdict(crash, said.as_ref(), ended).map_err(|message| LocalError::Child {
                 file: self.manifest.file.clone(),
-                name: end.name,
-                message: advice.map_or(message.clone(), |advice| format!("{message}; {advice}")),
-            });
-        }
-        let name = end.name;
-        self.shared
-            .console
-            .say(format_args!("{name} ended ({message}), starting it again"));
+                name: end.name.clone(),
+                message,
+            })?;
+        self.shared.console.say(format_args!(
+            "{} ended ({message}), starting it again",
+            end.name
+        ));
         Ok(())
     }
 
@@ -393,7 +414,12 @@ impl Served {
         self.config.batching = manifest.spec.batching;
         self.config.queue = manifest.spec.queue;
         self.files.write_config(&self.config)?;
-        self.scaler.set(manifest.spec.scaling);
+        if manifest.spec.scaling != self.manifest.spec.scaling {
+            self.manifest.spec.scaling = manifest.spec.scaling;
+            let scaling = self.manifest.spec.scaling.clone();
+            let scaling = cpus::bounded(scaling, cpus::available(), &self.report);
+            self.scaler.set(scaling);
+        }
         self.report
             .say("the manifest has changed: scaling, batching and queue follow");
         Ok(())

@@ -6,6 +6,7 @@
 
 use std::{
     io,
+    os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     time::Duration,
@@ -94,11 +95,12 @@ impl Children {
     }
 
     /// Starts a process and gives a handle to stop it and a future that runs it to its end. Each line that it
-    /// writes is passed on.
+    /// writes is passed on. What it reads is `stdin`.
     pub fn spawn<F: FnMut(&str) + Clone + Send + 'static>(
         &self,
         name: &str,
         mut command: Command,
+        stdin: Stdio,
         on_line: F,
     ) -> Result<(Handle, impl Future<Output = Ended> + Send + use<F>), ProcessError> {
         let start = |source| ProcessError::Start {
@@ -106,7 +108,7 @@ impl Children {
             source,
         };
         let mut child = command
-            .stdin(Stdio::null())
+            .stdin(stdin)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(self.group)
@@ -160,6 +162,16 @@ impl Handle {
     pub fn is_stopping(&self) -> bool {
         self.stop.is_none()
     }
+
+    /// One whose process nobody started.
+    #[cfg(test)]
+    pub fn of_nobody() -> Self {
+        let (stop, _) = oneshot::channel();
+        Self {
+            pid: 0,
+            stop: Some(stop),
+        }
+    }
 }
 
 /// How a process ended.
@@ -174,6 +186,11 @@ pub struct Ended {
 impl std::fmt::Display for Ended {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.status {
+            // Nobody here kills without asking first, and a process that the kernel kills can't say why.
+            Ok(status) if status.signal() == Some(Signal::KILL.as_raw()) => f.write_str(
+                "killed by SIGKILL: probably out of memory; free some, or lower spec.scaling.maxReplicas or \
+                 spec.batching.maxBatchSize",
+            )?,
             Ok(status) => write!(f, "{status}")?,
             Err(error) => write!(f, "{error}")?,
         }
@@ -250,6 +267,7 @@ mod tests {
             .spawn(
                 "test",
                 shell("echo out; sleep 0.1; echo bad >&2; exit 3"),
+                Stdio::null(),
                 move |line| {
                     listener.lock().unwrap().push(line.to_owned());
                 },
@@ -259,6 +277,21 @@ mod tests {
         assert_eq!(ended.status.as_ref().unwrap().code(), Some(3));
         assert_eq!(ended.to_string(), "exit status: 3; it said: bad");
         assert_eq!(*said.lock().unwrap(), ["out", "bad"]);
+    }
+
+    #[tokio::test]
+    async fn a_process_that_was_killed_hints_at_memory() {
+        let children = Children::new().unwrap();
+        let killed = shell("echo loading; kill -KILL $$");
+        let (_handle, ended) = children
+            .spawn("test", killed, Stdio::null(), |_| ())
+            .unwrap();
+        let ended = ended.await.to_string();
+        assert!(
+            ended.starts_with("killed by SIGKILL: probably out of memory; "),
+            "{ended}"
+        );
+        assert!(ended.ends_with("; it said: loading"), "{ended}");
     }
 
     #[tokio::test]
@@ -279,7 +312,7 @@ mod tests {
             let (up, is_up) = oneshot::channel();
             let up = Arc::new(Mutex::new(Some(up)));
             let (mut handle, ended) = children
-                .spawn("test", shell(script), move |_| {
+                .spawn("test", shell(script), Stdio::null(), move |_| {
                     up.lock().unwrap().take().map(|up| up.send(()));
                 })
                 .unwrap();
@@ -295,7 +328,9 @@ mod tests {
     #[tokio::test]
     async fn when_the_guard_loses_its_parent_the_group_ends() {
         let mut children = Children::new().unwrap();
-        let (_handle, ended) = children.spawn("test", shell("sleep 600"), |_| ()).unwrap();
+        let (_handle, ended) = children
+            .spawn("test", shell("sleep 600"), Stdio::null(), |_| ())
+            .unwrap();
         drop(children.guard.stdin.take());
         let ended = ended.await;
         assert!(!ended.status.unwrap().success());

@@ -2,14 +2,15 @@
 
 use std::{
     io,
-    net::{SocketAddr, TcpListener},
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     pin::Pin,
+    process::Stdio,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
-use tokio::{process::Command, sync::oneshot, task::JoinHandle, time::sleep};
+use tokio::{net::TcpSocket, process::Command, sync::oneshot, task::JoinHandle, time::sleep};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -20,7 +21,7 @@ use super::{
 
 /// What it writes once clients may connect.
 const UP: &str = "Ready to accept connections";
-/// Another process may take the port between its choice and its use.
+/// Another process may listen on the port on purpose.
 const ATTEMPTS: u32 = 3;
 const GRACE: Duration = Duration::from_secs(5);
 const RESTART_AFTER: Duration = Duration::from_secs(1);
@@ -39,9 +40,13 @@ pub enum RedisError {
     Ended(Ended),
 }
 
-/// A loopback address that nobody listens on now.
-pub fn free_address() -> io::Result<SocketAddr> {
-    TcpListener::bind("127.0.0.1:0")?.local_addr()
+/// A loopback port that the system gives to nobody else while this is held. Redis can neither be handed a socket nor
+/// choose a port itself, but it may listen on one that is bound and not listened on, and again after a restart.
+fn reserve() -> io::Result<(SocketAddr, TcpSocket)> {
+    let socket = TcpSocket::new_v4()?;
+    socket.set_reuseaddr(true)?;
+    socket.bind((Ipv4Addr::LOCALHOST, 0).into())?;
+    Ok((socket.local_addr()?, socket))
 }
 
 type Running = (Handle, Pin<Box<dyn Future<Output = Ended> + Send>>);
@@ -58,8 +63,8 @@ pub async fn start(
     let config = folder.join("redis.conf");
     let url_file = folder.join("url");
     let mut attempt = 1;
-    let running = loop {
-        let address = free_address()?;
+    let (running, reserved) = loop {
+        let (address, reserved) = reserve()?;
         let password = Uuid::new_v4().simple();
         std::fs::write(
             &config,
@@ -68,11 +73,12 @@ pub async fn start(
         std::fs::write(&url_file, format!("redis://:{password}@{address}/0"))?;
         match launch(&children, &program, &config).await {
             Err(RedisError::Ended(_)) if attempt < ATTEMPTS => attempt += 1,
-            other => break other?,
+            other => break (other?, reserved),
         }
     };
     let task = tokio::spawn(async move {
         let mut running = running;
+        let _reserved = reserved;
         loop {
             let (mut handle, mut ended) = running;
             tokio::select! {
@@ -104,7 +110,7 @@ async fn launch(children: &Children, program: &Path, config: &Path) -> Result<Ru
     command.arg(config);
     let (up, is_up) = oneshot::channel();
     let up = Arc::new(Mutex::new(Some(up)));
-    let (handle, ended) = children.spawn("redis-server", command, move |line| {
+    let (handle, ended) = children.spawn("redis-server", command, Stdio::null(), move |line| {
         if line.contains(UP)
             && let Some(up) = up.lock().ok().and_then(|mut up| up.take())
         {
@@ -151,6 +157,20 @@ mod tests {
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
         answer
+    }
+
+    #[tokio::test]
+    async fn a_reserved_port_is_given_to_nobody_else_and_can_be_listened_on() {
+        let (address, _reserved) = reserve().unwrap();
+        let other = TcpSocket::new_v4().unwrap();
+        let error = other.bind(address).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        for _restart in 0..2 {
+            let socket = TcpSocket::new_v4().unwrap();
+            socket.set_reuseaddr(true).unwrap();
+            socket.bind(address).unwrap();
+            socket.listen(1).unwrap();
+        }
     }
 
     #[tokio::test]

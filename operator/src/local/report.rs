@@ -6,6 +6,7 @@ use std::{
     path::Path,
 };
 
+use carpool_crds::Loaded;
 use indicatif::ProgressBar;
 
 use super::{console::Console, metrics::Rates};
@@ -33,6 +34,8 @@ pub struct Report {
     pub url: String,
     line: Option<ProgressBar>,
     shown: Option<(usize, usize)>,
+    /// What workers last said of how they serve the model.
+    served_as: String,
 }
 
 impl Report {
@@ -44,12 +47,20 @@ impl Report {
             name: name.to_owned(),
             url: url(listen),
             shown: None,
+            served_as: String::new(),
         }
     }
 
     /// Says something about the model.
     pub fn say(&self, message: impl Display) {
         self.console.say(format_args!("{}: {message}", self.name));
+    }
+
+    /// Tells how workers serve the model, once: that of the one that serves it in the poorest way.
+    pub fn served_as(&mut self, reports: &[Loaded]) {
+        if let Some(message) = news(&mut self.served_as, reports) {
+            self.say(message);
+        }
     }
 
     /// Tells where the model is.
@@ -96,6 +107,16 @@ impl Report {
     }
 }
 
+/// What workers say of how they serve the model, if it is not what they said before.
+fn news(said: &mut String, reports: &[Loaded]) -> Option<String> {
+    let poorest = reports.iter().min_by_key(|report| report.reason)?;
+    if poorest.message == *said {
+        return None;
+    }
+    said.clone_from(&poorest.message);
+    Some(said.clone()).filter(|message| !message.is_empty())
+}
+
 /// Where clients on this machine find what listens there.
 fn url(mut listen: SocketAddr) -> String {
     if listen.ip().is_unspecified() {
@@ -109,7 +130,31 @@ fn url(mut listen: SocketAddr) -> String {
 
 #[cfg(test)]
 mod tests {
+    use carpool_crds::LoadedReason;
+
     use super::*;
+
+    #[test]
+    fn how_the_model_is_served_is_told_once() {
+        let report = |reason, message: &str| Loaded {
+            revision: "r1".into(),
+            sha256: "abc".into(),
+            reason,
+            message: message.into(),
+        };
+        let well = report(LoadedReason::Loaded, "");
+        let unbatched = report(LoadedReason::Unbatched, "served unbatched");
+        let mut said = String::new();
+        assert_eq!(news(&mut said, std::slice::from_ref(&well)), None);
+        assert_eq!(news(&mut said, &[]), None);
+        let both = [unbatched, well.clone()];
+        assert_eq!(news(&mut said, &both).as_deref(), Some("served unbatched"));
+        assert_eq!(news(&mut said, &both), None);
+        assert_eq!(news(&mut said, &[]), None, "none is ready for a moment");
+        assert_eq!(news(&mut said, &both), None);
+        assert_eq!(news(&mut said, &[well]), None, "nothing to tell");
+        assert_eq!(news(&mut said, &both).as_deref(), Some("served unbatched"));
+    }
 
     #[test]
     fn a_url_can_be_opened_on_this_machine() {

@@ -2,13 +2,12 @@
 
 use std::{
     net::SocketAddr,
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
 use super::process::Handle;
 
-/// One that lived this long and then crashed is started again at once.
-const HEALTHY_AFTER: Duration = Duration::from_secs(10);
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 
@@ -16,7 +15,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 #[derive(Debug)]
 pub struct Supervised {
     running: Option<Running>,
-    /// Crashes in a row.
+    /// Crashes in a row, the first of them perhaps of one that was ready, the others of ones that never were.
     crashes: u32,
     due: Instant,
 }
@@ -28,12 +27,47 @@ pub struct Running {
     pub handle: Handle,
     /// Its own name.
     pub name: String,
-    /// Its admin port.
-    pub admin: SocketAddr,
-    /// Whether it has said that it is ready.
-    pub ready: bool,
-    /// When it was started.
-    pub since: Instant,
+    /// Where it writes the address of its admin port.
+    pub address_file: PathBuf,
+    /// Its admin port, once it has told.
+    pub admin: Option<SocketAddr>,
+    ready: bool,
+    has_been_ready: bool,
+}
+
+impl Running {
+    /// One that has just been started and has told nothing yet.
+    pub fn new(handle: Handle, name: String, address_file: PathBuf) -> Self {
+        Self {
+            handle,
+            name,
+            address_file,
+            admin: None,
+            ready: false,
+            has_been_ready: false,
+        }
+    }
+
+    /// Where metrics and probes are, once it has told.
+    pub fn url(&self) -> Option<String> {
+        self.admin.map(|address| format!("http://{address}"))
+    }
+
+    /// Whether it says that it is ready.
+    pub fn ready(&self) -> bool {
+        self.ready
+    }
+
+    /// Whether it has ever said so.
+    pub fn has_been_ready(&self) -> bool {
+        self.has_been_ready
+    }
+
+    /// Notes whether it says that it is ready.
+    pub fn set_ready(&mut self, ready: bool) {
+        self.ready = ready;
+        self.has_been_ready |= ready;
+    }
 }
 
 impl Supervised {
@@ -58,7 +92,7 @@ impl Supervised {
 
     /// Whether it is there and ready.
     pub fn ready(&self) -> bool {
-        self.running.as_ref().is_some_and(|running| running.ready)
+        self.running.as_ref().is_some_and(Running::ready)
     }
 
     /// Whether it is on its way out.
@@ -78,14 +112,14 @@ impl Supervised {
         self.running = Some(running);
     }
 
-    /// It has ended.
+    /// It has ended. Only a life that was ready ends a row of crashes: one that takes long to fail is no better for it.
     pub fn ended(&mut self, now: Instant) -> End {
         let expected = self.is_stopping();
-        let (name, lived) = match self.running.take() {
-            Some(running) => (running.name, now.duration_since(running.since)),
-            None => (String::new(), Duration::ZERO),
+        let (name, was_ready) = match self.running.take() {
+            Some(running) => (running.name, running.has_been_ready),
+            None => (String::new(), false),
         };
-        if lived >= HEALTHY_AFTER {
+        if was_ready {
             self.crashes = 0;
         }
         let pause = match self.crashes {
@@ -119,17 +153,42 @@ pub struct End {
 mod tests {
     use super::*;
 
+    fn running(ready: &[bool]) -> Running {
+        let mut running = Running::new(Handle::of_nobody(), "w".to_owned(), PathBuf::new());
+        ready.iter().for_each(|ready| running.set_ready(*ready));
+        running
+    }
+
     #[test]
     fn crashes_in_a_row_are_started_again_later_and_later() {
         let mut now = Instant::now();
         let mut supervised = Supervised::new(now);
         assert!(supervised.is_due(now));
         for (crashes, pause) in [(1, 0), (2, 1), (3, 2), (4, 4), (5, 8), (6, 15), (7, 15)] {
+            supervised.started(running(&[false, false]));
             assert_eq!(supervised.ended(now).crashes, crashes);
             let pause = Duration::from_secs(pause);
             assert_eq!(supervised.is_due(now), pause.is_zero());
             now += pause;
             assert!(supervised.is_due(now));
+        }
+    }
+
+    #[test]
+    fn only_a_life_that_was_ready_ends_a_row_of_crashes() {
+        let mut now = Instant::now();
+        let mut supervised = Supervised::new(now);
+        for (ready, crashes) in [
+            (&[false][..], 1),
+            (&[false, false], 2),
+            (&[false, true, false], 1),
+            (&[false], 2),
+            (&[], 3),
+        ] {
+            supervised.started(running(ready));
+            // However long it lived.
+            now += Duration::from_mins(10);
+            assert_eq!(supervised.ended(now).crashes, crashes, "{ready:?}");
         }
     }
 }

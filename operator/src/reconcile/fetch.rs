@@ -11,7 +11,7 @@ use kube::{Resource, ResourceExt, api::ObjectMeta};
 
 use crate::{
     cluster::{Cluster, is_controlled_by},
-    memory::Remembered,
+    memory::{Remembered, Reported},
     names::{self, Component},
     rollout::{Revision, View},
     workers::{self, Problem, Workers},
@@ -43,8 +43,8 @@ pub struct Observed {
     pub queue_length: Option<u64>,
     /// Whether proxies have been asked for it since the operator started.
     pub asked: bool,
-    /// The artifacts' checksums, by revision.
-    pub sha256: BTreeMap<String, String>,
+    /// What workers last said of their models, by revision.
+    pub reports: BTreeMap<String, Reported>,
 }
 
 /// Looks at everything that belongs to a resource.
@@ -120,7 +120,7 @@ pub fn fetch(
         .fresh(now)
         .map(|told| told.lengths.values().sum());
     observed.asked = remembered.asked;
-    observed.sha256.clone_from(&remembered.sha256);
+    observed.reports.clone_from(&remembered.reports);
     observed
 }
 

@@ -47,7 +47,7 @@ pub fn status(
     let before = model.status.clone().unwrap_or_default();
     let generation = model.metadata.generation;
     let findings = match outcome {
-        Outcome::Applied { valid, plan } => findings(valid, plan, observed),
+        Outcome::Applied { valid, plan } => findings(valid, plan, observed, &before.conditions),
         Outcome::Rejected { reason, message } => rejected(observed, reason, message),
     };
     let mut status = BatchedModelStatus {
@@ -92,12 +92,15 @@ pub fn status(
     status.replicas = count(|deployment| deployment.status.as_ref()?.replicas);
     status.ready_replicas = count(|deployment| deployment.status.as_ref()?.ready_replicas);
     if let Outcome::Applied { valid, plan } = outcome {
-        status.sha256 = observed.sha256.get(&plan.serving).cloned().or_else(|| {
-            // What a pod said before the operator started still holds for the same revision.
-            before
-                .sha256
-                .filter(|_| before.revision.as_ref() == Some(&plan.serving))
-        });
+        let report = observed.reports.get(&plan.serving);
+        status.sha256 = report
+            .map(|report| report.model.sha256.clone())
+            .or_else(|| {
+                // What a pod said before the operator started still holds for the same revision.
+                before
+                    .sha256
+                    .filter(|_| before.revision.as_ref() == Some(&plan.serving))
+            });
         status.revision = Some(plan.serving.clone());
         status.url = Some(format!("http://{}.{}", valid.name, valid.namespace));
         status.selector = Some(names::selector_text(&valid.name, Component::Worker));

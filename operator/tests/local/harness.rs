@@ -1,5 +1,7 @@
 //! Starts `carpool local` and watches what it does.
 
+#![allow(dead_code, reason = "each test file uses its part")]
+
 use std::{
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
@@ -49,28 +51,51 @@ pub fn alive(processes: &[u64]) -> Vec<u64> {
     processes.iter().filter(exists).copied().collect()
 }
 
+/// Where what outlives a checkout is kept.
+pub fn cache() -> PathBuf {
+    let cache = std::env::var_os("XDG_CACHE_HOME").map_or_else(
+        || PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache"),
+        PathBuf::from,
+    );
+    cache.join("carpool")
+}
+
 /// A manifest of the digits model in a folder of its own.
 pub struct Manifest {
     folder: tempfile::TempDir,
+    name: &'static str,
 }
 
 impl Manifest {
     /// The model, and more lines of `spec` or, deeper indented, of `spec.model`.
     pub fn new(rest: &str) -> Self {
+        Self::named("digits", rest)
+    }
+
+    /// The same under another name.
+    pub fn named(name: &'static str, rest: &str) -> Self {
         let manifest = Self {
             folder: tempfile::tempdir().unwrap(),
+            name,
         };
         manifest.write(rest);
         manifest
     }
 
+    /// One of these lines.
+    pub fn holding(text: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let manifest = Self {
+            folder,
+            name: "held",
+        };
+        std::fs::write(manifest.path(), text).unwrap();
+        manifest
+    }
+
     /// Changes the lines that follow.
     pub fn write(&self, rest: &str) {
-        let cache = std::env::var_os("XDG_CACHE_HOME").map_or_else(
-            || PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache"),
-            PathBuf::from,
-        );
-        let artifact = cache.join("carpool/models/digits/artifact");
+        let artifact = cache().join("models/digits/artifact");
         assert!(
             artifact.exists(),
             "there is no model at {}: run examples/digits/build",
@@ -79,13 +104,14 @@ impl Manifest {
         let text = format!(
             "apiVersion: carpool.dev/v1alpha1
 kind: BatchedModel
-metadata: {{name: digits}}
+metadata: {{name: {}}}
 spec:
   model:
     uri: file://{}
     inputs: [{{name: image, datatype: FP32, shape: [1, 8, 8]}}]
     outputs: [{{name: logits, datatype: FP32, shape: [10]}}]
 {rest}",
+            self.name,
             artifact.display()
         );
         std::fs::write(self.path(), text).unwrap();
@@ -147,9 +173,14 @@ impl Client {
     /// Sends one image. Gives the status and the answer.
     pub async fn infer(&self) -> (u16, Value) {
         let image = json!({"name": "image", "datatype": "FP32", "shape": [1, 1, 8, 8], "data": vec![0; 64]});
-        let request = Request::post(format!("{}/v2/models/digits/infer", self.url))
+        self.post("digits", &json!({"inputs": [image]})).await
+    }
+
+    /// Sends a request to a model. Gives the status and the answer.
+    pub async fn post(&self, model: &str, body: &Value) -> (u16, Value) {
+        let request = Request::post(format!("{}/v2/models/{model}/infer", self.url))
             .header("content-type", "application/json")
-            .body(json!({"inputs": [image]}).to_string().into())
+            .body(body.to_string().into())
             .unwrap();
         let response = self.http.request(request).await.unwrap();
         let status = response.status().as_u16();
@@ -170,6 +201,11 @@ pub struct Local {
 impl Local {
     /// Starts it on a free port.
     pub fn start(manifest: &Manifest) -> Self {
+        Self::start_all(&[manifest])
+    }
+
+    /// Starts several models.
+    pub fn start_all(manifests: &[&Manifest]) -> Self {
         let carpool = Path::new(env!("CARGO_BIN_EXE_carpool"));
         for beside in ["carpool-sidecar", "carpool-worker"] {
             let file = carpool.with_file_name(beside);
@@ -183,8 +219,8 @@ impl Local {
         let mut child = Command::new("sh")
             .args(["-c", "ulimit -S -n 256; exec \"$0\" \"$@\""])
             .arg(carpool)
-            .args(["local", "--http", "127.0.0.1:0"])
-            .arg(manifest.path())
+            .args(["local", "--http", "localhost:0"])
+            .args(manifests.iter().map(|manifest| manifest.path()))
             .env_remove("CARPOOL_REDIS_URL")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -204,12 +240,17 @@ impl Local {
         }
     }
 
-    /// Waits until the model is loaded.
+    /// Waits until the digits model is loaded.
     pub async fn ready(&mut self) {
-        let line = self.out.find("digits: http").await;
+        self.ready_as("digits").await;
+    }
+
+    /// Waits until the model of this name is loaded.
+    pub async fn ready_as(&mut self, name: &str) {
+        let line = self.out.find(&format!("{name}: http")).await;
         self.client = Some(Client {
             http: HttpClient::builder(TokioExecutor::new()).build_http(),
-            url: line.trim_start_matches("digits: ").to_owned(),
+            url: line.split_once(": ").unwrap().1.to_owned(),
         });
         let line = self.out.find("status: ").await;
         self.status_file = line.split_once("status: ").unwrap().1.into();
@@ -245,6 +286,16 @@ impl Local {
             .parent()
             .unwrap()
             .to_owned()
+    }
+
+    /// The ids of its children that run this program.
+    pub fn running(&self, program: &str) -> Vec<u64> {
+        let mut processes = self.processes();
+        processes.retain(|process| {
+            let name = std::fs::read_to_string(format!("/proc/{process}/comm"));
+            name.is_ok_and(|name| name.trim() == program)
+        });
+        processes
     }
 
     /// The ids of its children.

@@ -40,7 +40,7 @@ pub(super) async fn answer(
         // The answers are out; the next fetch meets the same trouble and sees to it.
         tracing::debug!(%error, "failed to fetch beside an answer");
         if lost_group(&error) {
-            inner.held(|held| held.ungrouped = true);
+            inner.held(|held| held.unknown = true);
         }
         Vec::new()
     }))
@@ -100,7 +100,7 @@ async fn once(inner: &Inner, groups: &[Answers], room: usize) -> Result<Vec<Repl
             Ok(_) => {}
             Err(error) if lost_group(&error) => {
                 // The requests are gone; their proxies find out and enqueue them again.
-                inner.held(|held| held.ungrouped = true);
+                inner.held(|held| held.unknown = true);
             }
             Err(error) if error.passes() => {
                 // What the read beside it was given is in nobody's hands.

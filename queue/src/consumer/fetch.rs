@@ -31,7 +31,7 @@ pub(super) async fn fetch(
         }
         Err(error) if lost_group(&error) => {
             // FLUSHALL, or a Redis that came back empty.
-            inner.held(|held| held.ungrouped = true);
+            inner.held(|held| held.unknown = true);
             Ok(Vec::new())
         }
         Err(error) => {
@@ -73,9 +73,9 @@ pub(super) async fn next(
 /// Sees to what reading alone never returns: what a cut-off read was given, what others handed back, and what dead
 /// workers held.
 async fn recover(inner: &Inner, room: usize) -> Result<Vec<Job>, QueueError> {
-    if inner.held(|held| held.ungrouped) {
+    if inner.held(|held| held.unknown) {
         inner.join().await?;
-        inner.held(|held| held.ungrouped = false);
+        inner.held(|held| held.unknown = false);
     }
     // Requests that are no suspects must not come beside one: they would die with it.
     let room = if inner.held(|held| held.ordinary()) {

@@ -19,8 +19,8 @@ pub(super) struct Held {
     looked: Option<Instant>,
     /// A read was cut off: what it was given is in nobody's hands.
     pub(super) stray: bool,
-    /// The stream or its group is gone.
-    pub(super) ungrouped: bool,
+    /// The stream, its group or the record of the artifact is gone, so that this worker must join again.
+    pub(super) unknown: bool,
 }
 
 /// Whose turn it is.
@@ -116,7 +116,7 @@ impl Held {
 
     /// Whether there is something to see to that reading alone never returns.
     pub(super) fn recovery_due(&self) -> bool {
-        self.ungrouped || self.stray || self.look_due()
+        self.unknown || self.stray || self.look_due()
     }
 
     /// Whether it is time to look for the entries of dead workers.

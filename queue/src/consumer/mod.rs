@@ -24,6 +24,7 @@ use crate::{
     connection::{Backoff, Link},
     keys::Keys,
     scripts::{CONNECT, GONE_AFTER_MS},
+    wire,
 };
 use held::Held;
 pub use renew::{RenewalEnd, Renewer};
@@ -49,10 +50,31 @@ pub struct Consumer {
     inner: Arc<Inner>,
 }
 
+/// How a worker joins the queue.
+#[derive(Debug, Clone)]
+pub struct ConsumerOptions {
+    /// The resource's UID.
+    pub uid: String,
+    /// The revision that it serves.
+    pub revision: String,
+    /// Its process's own name. The next process of this name takes back what this one held.
+    pub name: String,
+    /// The SHA-256 of the artifact that it has loaded. The first one is recorded as the revision's; a worker with another
+    /// one is refused. Without it nothing is recorded or compared.
+    pub artifact: Option<String>,
+    /// How long it may be silent before others take its requests.
+    pub lease: Duration,
+    /// How often a request may be given to a worker, the first time included.
+    pub max_deliveries: u32,
+    /// How long a Redis that is absent or can't serve now is waited for.
+    pub patience: Duration,
+}
+
 struct Inner {
     keys: Keys,
     revision: String,
     name: String,
+    artifact: Option<String>,
     settings: RwLock<Settings>,
     /// How long an absent Redis is waited for.
     patience: Duration,
@@ -73,22 +95,26 @@ struct Settings {
 }
 
 impl Consumer {
-    /// Joins the workers of a revision and takes back what an earlier process of this name held. `name` is this
-    /// process's alone. `max_deliveries` is how often a request may be given to a worker, the first time included.
-    /// Waits up to `patience` for a Redis that is absent or can't serve now, as each [`Self::answer`] will.
+    /// Joins the workers of a revision and takes back what an earlier process of this name held. Waits for Redis up to
+    /// [`ConsumerOptions::patience`], as each [`Self::answer`] will.
     pub async fn connect(
         connection: Connection,
-        uid: &str,
-        revision: &str,
-        name: &str,
-        lease: Duration,
-        max_deliveries: u32,
-        patience: Duration,
+        options: ConsumerOptions,
     ) -> Result<Self, QueueError> {
+        let ConsumerOptions {
+            uid,
+            revision,
+            name,
+            artifact,
+            lease,
+            max_deliveries,
+            patience,
+        } = options;
         let inner = Arc::new(Inner {
-            keys: Keys::new(uid)?,
-            revision: revision.to_owned(),
-            name: name.to_owned(),
+            keys: Keys::new(&uid)?,
+            revision,
+            name,
+            artifact,
             settings: RwLock::new(Settings {
                 lease,
                 max_deliveries,
@@ -135,7 +161,7 @@ impl Consumer {
     /// until it is, nothing else comes.
     ///
     /// An error means that Redis can't be reached or can't serve now. The pause before the next try is inside, so just
-    /// call again.
+    /// call again: all but [`QueueError::ArtifactChanged`], which lasts.
     /// The future must be driven to its end: what a dropped one has read is run only when its lease is over.
     pub async fn fetch(&self, room: usize) -> Result<Vec<Job>, QueueError> {
         self.fetch_within(room, BLOCK).await
@@ -206,18 +232,32 @@ impl Inner {
             .reset();
     }
 
-    /// Makes sure that stream and group are there; says what this consumer holds in them.
+    /// Makes sure that stream and group are there and that the revision is the artifact loaded here; says what this
+    /// consumer holds.
     async fn join(&self) -> Result<Vec<Suspect>, QueueError> {
-        let mut command = CONNECT.call(&[&self.jobs(), &self.keys.bytes()], 0);
+        let keys = [self.jobs(), self.keys.bytes(), self.keys.artifacts()];
+        let mut command = CONNECT.call(&keys.each_ref().map(String::as_str), 0);
+        let given = self.artifact.as_deref().unwrap_or_default();
         command
             .arg(&self.revision)
             .arg(&self.name)
-            .arg(GONE_AFTER_MS);
+            .arg(GONE_AFTER_MS)
+            .arg(given);
         let call = Call::of_script(&CONNECT, command);
-        self.commands
-            .last(&call, "a worker's start")
-            .await
-            .map(suspects::counted)
+        let operation = "a worker's start";
+        let mut values = wire::list(self.commands.last(&call, operation).await?).into_iter();
+        let recorded: String = values
+            .next()
+            .and_then(wire::parse)
+            .ok_or(QueueError::Answer { operation })?;
+        if recorded != given {
+            return Err(QueueError::ArtifactChanged {
+                revision: self.revision.clone(),
+                recorded,
+                given: given.to_owned(),
+            });
+        }
+        Ok(suspects::counted(values))
     }
 }
 

@@ -21,8 +21,7 @@ pub(super) struct Suspect {
 }
 
 /// Pairs of entry and deliveries, as scripts give them.
-pub(super) fn counted(value: Value) -> Vec<Suspect> {
-    let mut values = wire::list(value).into_iter();
+pub(super) fn counted(mut values: impl Iterator<Item = Value>) -> Vec<Suspect> {
     let mut suspects = Vec::new();
     while let (Some(entry), Some(deliveries)) = (values.next(), values.next()) {
         if let (Some(entry), Some(deliveries)) = (wire::parse(entry), wire::parse(deliveries)) {
@@ -35,11 +34,12 @@ pub(super) fn counted(value: Value) -> Vec<Suspect> {
 /// Takes what has been handed back, up to `room`, and what dead workers held. The former is returned; the latter waits
 /// for its turn.
 pub(super) async fn take_over(inner: &Inner, room: usize) -> Result<Vec<EntryId>, QueueError> {
-    let mut command = TAKE_OVER.call(&[&inner.jobs()], 0);
+    let mut command = TAKE_OVER.call(&[&inner.jobs(), &inner.keys.artifacts()], 0);
     command
         .arg(&inner.name)
         .arg(millis(inner.settings().lease))
-        .arg(room);
+        .arg(room)
+        .arg(&inner.revision);
     let reply = inner
         .commands
         .last(&Call::of_script(&TAKE_OVER, command), "a take-over")
@@ -49,13 +49,18 @@ pub(super) async fn take_over(inner: &Inner, room: usize) -> Result<Vec<EntryId>
         .into_iter()
         .filter_map(wire::parse)
         .collect();
-    let suspects = counted(values.next().unwrap_or(Value::Nil));
+    let suspects = counted(wire::list(values.next().unwrap_or(Value::Nil)).into_iter());
     if !suspects.is_empty() {
         tracing::warn!(
             count = suspects.len(),
             "took over requests of a worker that fell silent"
         );
         inner.held(|held| held.suspect(suspects));
+    }
+    // Redis may have lost the record while this worker lived on, and have taken down another one's since.
+    let recorded: String = values.next().and_then(wire::parse).unwrap_or_default();
+    if inner.artifact.as_ref().is_some_and(|own| *own != recorded) {
+        inner.held(|held| held.unknown = true);
     }
     Ok(released)
 }

@@ -1,9 +1,9 @@
 #!lua flags=allow-oom
 -- Takes what others handed back, and what they hold but have been silent about for longer than the lease.
--- KEYS: jobs
--- ARGV: consumer, lease in ms, how many handed back to take at most
--- Counters stay as they are. Returns the entries handed back, and entry and deliveries of each request that was in the
--- hands of the silent.
+-- KEYS: jobs, artifacts
+-- ARGV: consumer, lease in ms, how many handed back to take at most, revision
+-- Counters stay as they are. Returns the entries handed back, entry and deliveries of each request that was in the
+-- hands of the silent, and the checksum that is recorded of the revision's artifact, or an empty string.
 local jobs, consumer, room = KEYS[1], ARGV[1], tonumber(ARGV[3])
 
 -- Claiming also forgets those that are pending but no longer in the stream.
@@ -46,4 +46,5 @@ for _, id in ipairs(claim(suspects)) do
   counted[#counted + 1] = id
   counted[#counted + 1] = deliveries[id]
 end
-return { released, counted }
+local recorded = redis.call('HGET', KEYS[2], ARGV[4])
+return { released, counted, recorded and string.match(recorded, '^%S+') or '' }

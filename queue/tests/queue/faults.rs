@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use carpool_queue::{Consumer, Producer, Submit, SubmitError};
+use carpool_queue::{Consumer, ConsumerOptions, Producer, Submit, SubmitError};
 use tokio::{task::JoinHandle, time::Instant};
 
 use crate::{
-    LEASE, REVISION, UID, answer, consumer, echo, eventually, fetch, fetch_all, producer,
+    LEASE, answer, consumer, echo, eventually, fetch, fetch_all, options, producer,
     relay::Relay,
     request,
     server::{Leftover, Server, jobs, key},
@@ -354,10 +354,11 @@ async fn a_request_that_redis_lost_is_answered_by_its_deadline_or_not_at_all() {
 async fn a_worker_that_cannot_reach_redis_says_so() {
     let server = Server::stopped(false);
     let connection = server.connection();
-    let error = Consumer::connect(connection, UID, REVISION, "worker", LEASE, 3, LEASE)
-        .await
-        .err()
-        .unwrap();
+    let options = ConsumerOptions {
+        patience: LEASE,
+        ..options("worker")
+    };
+    let error = Consumer::connect(connection, options).await.err().unwrap();
     assert!(
         error.to_string().contains("failed to reach Redis"),
         "{error}"

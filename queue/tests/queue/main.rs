@@ -6,6 +6,7 @@
 )]
 
 mod answers;
+mod artifacts;
 mod bounds;
 mod denied;
 mod faults;
@@ -18,7 +19,8 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use carpool_queue::{
-    Connection, Consumer, Job, JobId, Limits, Outcome, Producer, Submit, SubmitError,
+    Connection, Consumer, ConsumerOptions, Job, JobId, Limits, Outcome, Producer, Submit,
+    SubmitError,
 };
 use tokio::{task::JoinHandle, time::Instant};
 
@@ -44,9 +46,25 @@ async fn consumer(connection: &Connection, name: &str) -> Consumer {
 }
 
 async fn leased(connection: &Connection, name: &str, lease: Duration) -> Consumer {
-    Consumer::connect(connection.clone(), UID, REVISION, name, lease, 3, PATIENCE)
+    let options = ConsumerOptions {
+        lease,
+        ..options(name)
+    };
+    Consumer::connect(connection.clone(), options)
         .await
         .unwrap()
+}
+
+fn options(name: &str) -> ConsumerOptions {
+    ConsumerOptions {
+        uid: UID.to_owned(),
+        revision: REVISION.to_owned(),
+        name: name.to_owned(),
+        artifact: None,
+        lease: LEASE,
+        max_deliveries: 3,
+        patience: PATIENCE,
+    }
 }
 
 fn request(body: impl Into<Bytes>) -> Submit {

@@ -3,12 +3,14 @@
 use std::{
     io::{BufRead, BufReader, Read},
     net::SocketAddr,
+    os::fd::OwnedFd,
     process::{Command, Stdio},
     sync::{Arc, Mutex},
     thread,
     time::Duration,
 };
 
+use carpool_crds::AdminAddress;
 use serde_json::Value;
 use tempfile::NamedTempFile;
 use tokio::net::TcpStream;
@@ -193,6 +195,63 @@ async fn out_of_files_it_says_so_once_and_goes_on() {
     process.kill().unwrap();
     process.wait().unwrap();
     reader.join().unwrap();
+}
+
+#[tokio::test]
+async fn it_takes_requests_on_the_socket_it_is_given_and_tells_where_its_admin_port_is() {
+    let redis = Redis::start(free_port());
+    let folder = tempfile::tempdir().unwrap();
+    let (config_file, told_file) = (folder.path().join("config"), folder.path().join("p7.admin"));
+    std::fs::write(&config_file, config(&pairs()).to_string()).unwrap();
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = socket.local_addr().unwrap();
+    let start = |stdin: Stdio| {
+        sidecar()
+            .arg("--config")
+            .arg(&config_file)
+            .arg("--admin-address-file")
+            .arg(&told_file)
+            .args(["--listen", "stdin", "--admin-listen", "127.0.0.1:0"])
+            .args(["--redis-url", &format!("redis://127.0.0.1:{}", redis.port)])
+            .args(["--name", "p7"])
+            .stdin(stdin)
+            .spawn()
+            .unwrap()
+    };
+
+    let mut first = start(OwnedFd::from(socket.try_clone().unwrap()).into());
+    until(async || AdminAddress::read(&told_file).map(drop)).await;
+    let told = AdminAddress::read(&told_file).unwrap();
+    assert_eq!(told.name, "p7");
+    let ready = async || {
+        let answer = send(get(told.address, "/readyz")).await;
+        assert_eq!(answer.headers["carpool-name"], "p7", "{answer:?}");
+        answer.status.is_success().then_some(())
+    };
+    until(ready).await;
+    let unknown = send(get(told.address, "/nothing")).await;
+    assert_eq!(unknown.headers["carpool-name"], "p7");
+    assert!(
+        send(get(address, "/v2/health/live"))
+            .await
+            .status
+            .is_success()
+    );
+
+    // While none is there, a client waits in the socket that outlives them.
+    first.kill().unwrap();
+    first.wait().unwrap();
+    let waiting = tokio::spawn(send(get(address, "/v2/health/live")));
+    let mut second = start(OwnedFd::from(socket).into());
+    assert!(waiting.await.unwrap().status.is_success());
+    second.kill().unwrap();
+    second.wait().unwrap();
+
+    let ended = start(Stdio::null()).wait_with_output().unwrap();
+    assert_eq!(ended.status.code(), Some(1));
+    let said = String::from_utf8(ended.stderr).unwrap();
+    let expected = "carpool-sidecar: --listen stdin: standard input is no listening socket: ";
+    assert!(said.starts_with(expected), "{said}");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use carpool_protocol::{Datatype, InferRequest, InferResponse, Tensor};
-use carpool_queue::{Connection, Consumer, Failure, FailureKind, Job, Outcome};
+use carpool_queue::{Connection, Consumer, ConsumerOptions, Failure, FailureKind, Job, Outcome};
 
 /// Takes requests of one revision and answers each with what `model` says, for ever.
 pub async fn work(
@@ -30,17 +30,16 @@ pub async fn work(
 
 pub async fn connect(connection: Connection, revision: &str) -> Consumer {
     let (lease, patience) = (Duration::from_secs(1), Duration::from_secs(30));
-    Consumer::connect(
-        connection,
-        crate::rig::UID,
-        revision,
-        "w1",
+    let options = ConsumerOptions {
+        uid: crate::rig::UID.to_owned(),
+        revision: revision.to_owned(),
+        name: "w1".to_owned(),
+        artifact: None,
         lease,
-        3,
+        max_deliveries: 3,
         patience,
-    )
-    .await
-    .unwrap()
+    };
+    Consumer::connect(connection, options).await.unwrap()
 }
 
 /// The inputs, as outputs; for a text its label and score.

@@ -206,3 +206,28 @@ pub fn assert_close(given: &[f32], expected: &[f32]) {
         );
     }
 }
+
+/// What ends the process of [`CRASHING`].
+pub const POISON: f32 = 2e6;
+
+/// `y = 2 x` on four numbers, unless one of them is [`POISON`].
+pub const CRASHING: &str = "
+uri: file://crashing
+inputs: [{name: x, datatype: FP32, shape: [4]}]
+outputs: [{name: y, datatype: FP32, shape: [4]}]
+";
+
+/// Writes the model of [`CRASHING`]: libtorch trusts the indices of a sparse tensor that it was told not to check, and
+/// writes at one far beyond the tensor's end.
+pub fn write_crashing(folder: &Path) {
+    let one = tch::Tensor::ones([1], (Kind::Float, Device::Cpu));
+    let example = tch::Tensor::zeros([2, 4], (Kind::Float, Device::Cpu));
+    trace(folder, &[example], &|inputs| {
+        let poison = inputs[0].gt(f64::from(POISON) / 2.0).any();
+        let index = (poison.to_kind(Kind::Int64) * (1_i64 << 40)).reshape([1, 1]);
+        let options = (Kind::Float, Device::Cpu);
+        let sparse =
+            tch::Tensor::internal_sparse_coo_tensor_unsafe(&index, &one, [1], options, false);
+        &inputs[0] * 2 + sparse.to_dense(None, false) * 0
+    });
+}

@@ -214,6 +214,15 @@ impl Worker {
         (status, body)
     }
 
+    /// The name under which its admin port answers.
+    pub fn name(&self) -> String {
+        let head = self.ask("GET", "/readyz").1;
+        let name = head
+            .lines()
+            .find_map(|line| line.strip_prefix("carpool-name: "));
+        name.unwrap().to_owned()
+    }
+
     /// What its admin port says: the status, the head and the body.
     pub fn ask(&self, method: &str, path: &str) -> (u16, String, String) {
         let mut stream = TcpStream::connect(self.admin).unwrap();

@@ -1,7 +1,7 @@
 //! The conditions, one function each.
 
 use carpool_crds::condition;
-use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::{api::apps::v1::Deployment, apimachinery::pkg::apis::meta::v1::Condition};
 
 use crate::{
     names::{self, Component},
@@ -47,10 +47,15 @@ impl Finding {
 }
 
 /// All conditions of a resource whose children are as they should be.
-pub fn findings(valid: &Valid, plan: &Plan, observed: &Observed) -> Vec<Finding> {
+pub fn findings(
+    valid: &Valid,
+    plan: &Plan,
+    observed: &Observed,
+    before: &[Condition],
+) -> Vec<Finding> {
     let proxy = proxy_ready(observed);
     let redis = redis_ready(Some(&valid.redis), observed, &proxy);
-    let loaded = model_loaded(valid, observed);
+    let loaded = model_loaded(valid, observed, before);
     let ready = ready(plan, observed, [&redis, &proxy]);
     let progressing = progressing(valid, plan, observed, &loaded);
     let mut findings = vec![ready, progressing, loaded, proxy, redis];
@@ -172,7 +177,7 @@ fn redis_ready(place: Option<&RedisPlace>, observed: &Observed, proxy: &Finding)
 }
 
 /// Of the wanted revision: whether its workers can load it.
-fn model_loaded(valid: &Valid, observed: &Observed) -> Finding {
+fn model_loaded(valid: &Valid, observed: &Observed, before: &[Condition]) -> Finding {
     let wanted = &valid.revision;
     let Some(revision) = observed.view.revisions.get(wanted) else {
         let message = format!("revision {wanted} has no worker yet");
@@ -188,15 +193,47 @@ fn model_loaded(valid: &Valid, observed: &Observed) -> Finding {
         };
         return Finding::new(condition::MODEL_LOADED, false, reason, message);
     }
+    // Those that run serve on, but none joins them any more.
+    let changed = revision.workers.problem.as_ref();
+    if let Some(changed) = changed.filter(|problem| problem.is_changed_artifact()) {
+        return Finding::new(
+            condition::MODEL_LOADED,
+            false,
+            &changed.reason,
+            &changed.message,
+        );
+    }
     if revision.loaded {
-        let message = format!("a worker has loaded revision {wanted}");
-        return Finding::new(condition::MODEL_LOADED, true, "Loaded", message);
+        return served_as(wanted, observed, before);
     }
     if let Some(message) = &revision.workers.unschedulable {
         return Finding::new(condition::MODEL_LOADED, None, "Unschedulable", message);
     }
     let message = format!("the first worker of revision {wanted} is starting");
     Finding::new(condition::MODEL_LOADED, None, "Loading", message)
+}
+
+/// How the workers of a revision that has been loaded serve it.
+fn served_as(wanted: &str, observed: &Observed, before: &[Condition]) -> Finding {
+    let loaded = format!("a worker has loaded revision {wanted}");
+    let (reason, message) = match observed.reports.get(wanted).map(|report| &report.model) {
+        Some(model) if model.message.is_empty() => (model.reason.name().to_owned(), loaded),
+        Some(model) => {
+            let message = format!("{loaded}; {}", model.message);
+            (model.reason.name().to_owned(), message)
+        }
+        // What workers said before the operator started still holds for the same revision.
+        None => before
+            .iter()
+            .find(|old| {
+                let told = old.type_ == condition::MODEL_LOADED && old.status == "True";
+                told && old.message.starts_with(&loaded)
+            })
+            .map_or(("Loaded".to_owned(), loaded), |old| {
+                (old.reason.clone(), old.message.clone())
+            }),
+    };
+    Finding::new(condition::MODEL_LOADED, true, reason, message)
 }
 
 /// Whether the model answers, or will as soon as a request wakes it.

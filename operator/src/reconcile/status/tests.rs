@@ -1,10 +1,16 @@
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Instant,
+};
 
+use carpool_crds::{Loaded, LoadedReason};
 use k8s_openapi::api::{apps::v1::StatefulSet, core::v1::Pod};
 use serde_json::json;
 
 use super::*;
 use crate::{
+    memory::Reported,
     reconcile::fixtures,
     rollout::{self, Revision, View},
     workers::{Problem, Workers},
@@ -59,6 +65,21 @@ fn loaded(replicas: i32, ready: usize) -> Revision {
     }
 }
 
+/// A worker says how it serves the model.
+fn report(seen: &mut Observed, reason: LoadedReason, message: &str) {
+    let report = Reported {
+        at: Instant::now(),
+        workers: BTreeSet::new(),
+        model: Loaded {
+            revision: revision(),
+            sha256: "abc".into(),
+            reason,
+            message: message.into(),
+        },
+    };
+    seen.reports.insert(revision(), report);
+}
+
 fn status_of(observed: &Observed) -> BatchedModelStatus {
     status_with("{}", observed)
 }
@@ -104,7 +125,7 @@ fn message(status: &BatchedModelStatus, type_: &str) -> String {
 #[test]
 fn a_served_model() {
     let mut seen = observed(loaded(1, 1));
-    seen.sha256.insert(revision(), "abc".into());
+    report(&mut seen, LoadedReason::Loaded, "");
     let status = status_of(&seen);
     assert_eq!(
         summary(&status),
@@ -126,6 +147,44 @@ fn a_served_model() {
             .iter()
             .all(|condition| condition.observed_generation == Some(1))
     );
+}
+
+#[test]
+fn the_way_a_model_is_served_is_told_and_outlives_the_operator() {
+    let mut seen = observed(loaded(1, 1));
+    let why = "served unpadded: padding changes its answers";
+    report(&mut seen, LoadedReason::Unpadded, why);
+    let first = status_of(&seen);
+    assert!(
+        summary(&first)
+            .contains("Ready=True/Serving Progressing=False/Complete ModelLoaded=True/Unpadded"),
+        "{}",
+        summary(&first)
+    );
+    let told = format!("a worker has loaded revision {}; {why}", revision());
+    assert_eq!(message(&first, condition::MODEL_LOADED), told);
+
+    let mut model = fixtures::sentiment();
+    model.status = Some(first);
+    let again = |seen: &Observed, model: &BatchedModel| {
+        let (valid, plan) = (fixtures::valid("{}"), rollout::plan(&seen.view));
+        let outcome = Outcome::Applied {
+            valid: &valid,
+            plan: &plan,
+        };
+        status(model, seen, &outcome, Timestamp::UNIX_EPOCH)
+    };
+    seen.reports.clear();
+    let restarted = again(&seen, &model);
+    assert_eq!(message(&restarted, condition::MODEL_LOADED), told);
+    assert!(summary(&restarted).contains("ModelLoaded=True/Unpadded"));
+    assert_eq!(restarted.sha256.as_deref(), Some("abc"));
+
+    report(&mut seen, LoadedReason::Loaded, "");
+    let proved = again(&seen, &model);
+    assert!(summary(&proved).contains("ModelLoaded=True/Loaded"));
+    let told = format!("a worker has loaded revision {}", revision());
+    assert_eq!(message(&proved, condition::MODEL_LOADED), told);
 }
 
 #[test]
@@ -205,6 +264,55 @@ fn a_changed_model_that_fails_leaves_the_old_one_ready() {
         summary(&status)
     );
     assert_eq!(status.revision.as_deref(), Some("old"));
+}
+
+#[test]
+fn a_changed_artifact_is_told_while_the_worker_before_serves_on_and_after() {
+    let changed = Problem {
+        reason: "ArtifactChanged".into(),
+        message: "the artifact has changed".into(),
+    };
+    let mut seen = observed(loaded(2, 1));
+    report(&mut seen, LoadedReason::Loaded, "");
+    let revision_state = seen.view.revisions.get_mut(&revision()).unwrap();
+    revision_state.workers.pods = 2;
+    revision_state.workers.problem = Some(changed);
+    let plan = rollout::plan(&seen.view);
+    assert_eq!((plan.give_up, plan.delete), (None, Vec::new()));
+    assert_eq!(plan.serving, revision());
+    let serves_on = status_of(&seen);
+    assert!(
+        summary(&serves_on).starts_with(
+            "Ready=True/Serving Progressing=False/Failed ModelLoaded=False/ArtifactChanged"
+        ),
+        "{}",
+        summary(&serves_on)
+    );
+    assert_eq!(
+        message(&serves_on, condition::MODEL_LOADED),
+        "the artifact has changed"
+    );
+    assert_eq!(serves_on.sha256.as_deref(), Some("abc"));
+
+    let revision_state = seen.view.revisions.get_mut(&revision()).unwrap();
+    (revision_state.workers.pods, revision_state.workers.ready) = (1, 0);
+    let none_left = status_of(&seen);
+    assert!(
+        summary(&none_left).starts_with(
+            "Ready=False/ArtifactChanged Progressing=False/Failed ModelLoaded=False/ArtifactChanged"
+        ),
+        "{}",
+        summary(&none_left)
+    );
+    assert_eq!(
+        message(&none_left, condition::READY),
+        "the artifact has changed"
+    );
+    assert_eq!(
+        none_left.sha256.as_deref(),
+        Some("abc"),
+        "the recorded one, not the new one"
+    );
 }
 
 #[test]
