@@ -59,7 +59,8 @@ pub struct Model {
 
     /// Pins the artifact: the SHA-256 of the file or, for a folder, of its `sha256sum` lines sorted by
     /// path in the C locale, in lower-case hex: `find -L . -type f -printf '%P\0' | LC_ALL=C sort -z | xargs -0 sha256sum |
-    /// sha256sum`. A top-level `lost+found` does not count.
+    /// sha256sum`. A top-level `lost+found` does not count. Without it the artifact that a revision's first worker loads is
+    /// the revision's, and a worker that finds another one there is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(
         feature = "kube",

@@ -35,6 +35,11 @@ fn refusal(name: &str, spec: &Value) -> Option<String> {
         .map(|errors| errors.to_string())
 }
 
+fn assert_refused(spec: &Value, says: &str) {
+    let refusal = refusal("sentiment", spec).unwrap_or_else(|| panic!("accepted: {spec}"));
+    assert!(refusal.contains(says), "{spec}: {refusal}");
+}
+
 #[test]
 fn good_ones_are_accepted() {
     let text = json!({"tokenizer": "tokenizer.json", "labels": ["NEGATIVE", "POSITIVE"]});
@@ -66,7 +71,7 @@ fn good_ones_are_accepted() {
 }
 
 #[test]
-fn bad_ones_are_refused_by_the_fields_name() {
+fn bad_models_are_refused_by_the_fields_name() {
     let tensor =
         |name: &str, shape: Value| json!({"name": name, "datatype": "INT64", "shape": shape});
     let text =
@@ -129,6 +134,14 @@ fn bad_ones_are_refused_by_the_fields_name() {
             json!({"model": {"text": labelled, "inputs": [tensor("input_ids", json!([-1])), {"name": "attention_mask", "datatype": "INT64", "shape": [-1], "pad": 1}]}}),
             "its pad may only be 0",
         ),
+    ] {
+        assert_refused(&spec, says);
+    }
+}
+
+#[test]
+fn bad_settings_are_refused_by_the_fields_name() {
+    for (spec, says) in [
         (
             json!({"replicas": 3}),
             "replicas: allowed is 1; the queue decides",
@@ -170,8 +183,7 @@ fn bad_ones_are_refused_by_the_fields_name() {
             "maxSurge and maxUnavailable must not both be 0",
         ),
     ] {
-        let refusal = refusal("sentiment", &spec).unwrap_or_else(|| panic!("accepted: {spec}"));
-        assert!(refusal.contains(says), "{spec}: {refusal}");
+        assert_refused(&spec, says);
     }
     for name in [&"a".repeat(41), "9lives", "Upper", "dot.ted", "ends-"] {
         let refusal = refusal(name, &json!({})).unwrap_or_else(|| panic!("accepted: {name}"));

@@ -49,7 +49,8 @@ pub mod condition {
     pub const REDIS_READY: &str = "RedisReady";
     /// At least one proxy is Ready.
     pub const PROXY_READY: &str = "ProxyReady";
-    /// A worker has loaded this revision and warmed it up.
+    /// A worker has loaded this revision and warmed it up; the reason says how it is served. False, too, where workers
+    /// serve it but the artifact has changed, so that none can join them.
     pub const MODEL_LOADED: &str = "ModelLoaded";
     /// The number of workers follows the queue.
     pub const SCALING_ACTIVE: &str = "ScalingActive";

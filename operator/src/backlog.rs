@@ -68,8 +68,8 @@ pub enum AskError {
     #[error("failed to ask {0}: {1}")]
     Status(Uri, StatusCode),
     /// Somebody else answers there.
-    #[error("{0} is not the admin port of {1} but of {2}")]
-    Stranger(Uri, String, String),
+    #[error("{0} is not the admin port of {1}")]
+    Stranger(Uri, Box<str>),
     /// The answer broke off or is too large.
     #[error("failed to read the answer of {0}: {1}")]
     Body(Uri, Box<dyn std::error::Error + Send + Sync>),
@@ -153,11 +153,8 @@ impl Asker {
                 let says = header.map(|says| String::from_utf8_lossy(says.as_bytes()));
                 if says.as_deref() != Some(name) {
                     let says = says.as_deref().unwrap_or("somebody without a name");
-                    return Err(AskError::Stranger(
-                        uri.clone(),
-                        name.clone(),
-                        says.to_owned(),
-                    ));
+                    let which = format!("{name} but of {says}").into();
+                    return Err(AskError::Stranger(uri.clone(), which));
                 }
             }
             if response.status() != StatusCode::OK {

@@ -63,16 +63,15 @@ impl Workers {
                 workers.ready += 1;
                 continue;
             }
-            match unschedulable(pod).filter(|message| room_helps(message)) {
-                Some(message) => workers.unschedulable = Some(message),
-                None => {
-                    let problem = problem(pod);
-                    let first = workers.problem.is_none();
-                    // Of several problems, the one that another attempt never cures is told.
-                    if first || problem.as_ref().is_some_and(Problem::is_changed_artifact) {
-                        workers.problem = problem;
-                    }
-                }
+            if let Some(message) = unschedulable(pod).filter(|message| room_helps(message)) {
+                workers.unschedulable = Some(message);
+                continue;
+            }
+            let problem = problem(pod);
+            let first = workers.problem.is_none();
+            // Of several problems, the one that another attempt never cures is told.
+            if first || problem.as_ref().is_some_and(Problem::is_changed_artifact) {
+                workers.problem = problem;
             }
         }
         workers

@@ -298,9 +298,9 @@ mod tests {
             c:\nd: |\n  y\n8080: z\n<<: {e: f}\n---\n---\ng: 1\n";
         let documents = read(text, 1).unwrap();
         assert_eq!(documents.len(), 2);
-        documents
-            .iter()
-            .for_each(|document| document.check().unwrap());
+        for document in &documents {
+            document.check().unwrap();
+        }
         assert_eq!(
             documents[0].value,
             serde_json::json!({

@@ -45,7 +45,7 @@ spec:
   model:
     uri: file://{}
     inputs: [{{name: x, datatype: FP32, shape: [1]}}]
-    outputs: [{{name: y, datatype: FP32, shape: [1]}}]
+    outputs: [{{name: \"y\", datatype: FP32, shape: [1]}}]
 {rest}",
         artifact.display()
     ))
@@ -67,12 +67,11 @@ async fn what_crashes_its_worker_fails_alone_and_its_neighbours_are_answered() {
     local.ready_as("affine").await;
     let client = local.client();
     let (poison_at, sent) = (16, Instant::now());
-    let numbers = (0..33_u8).map(f32::from);
-    let answers = join_all(numbers.map(async |number| {
-        let x = if number == f32::from(poison_at) {
+    let answers = join_all((0..33_u8).map(async |number| {
+        let x = if number == poison_at {
             2e6
         } else {
-            number
+            f32::from(number)
         };
         let answer = infer(&client, x).await;
         (answer, sent.elapsed())

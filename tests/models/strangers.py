@@ -94,6 +94,13 @@ class Guarded(torch.nn.Module):
         return x * 2
 
 
+class Picky(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if bool((x[:, 0] > 0.5).any()):
+            raise RuntimeError("x must begin with at most 0.5")
+        return x * 2
+
+
 class Particular(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if bool((x < 100).any()):
@@ -193,6 +200,7 @@ def cases() -> dict[str, tuple[torch.nn.Module, list, list, list[Tensors], dict]
             [{"x": floats(3, 3)} for _ in range(4)], {},
         ),
         "guarded": (script(Guarded()), [tensor("x", "FP32", [4])], y, quarters, {}),
+        "picky": (script(Picky()), [tensor("x", "FP32", [4])], y, [{"x": -floats(4).abs()} for _ in range(4)], {}),
         "particular": (
             script(Particular()), [tensor("x", "FP32", [2])], [tensor("y", "FP32", [2])],
             [{"x": floats(2).abs() + 100} for _ in range(4)], {},

@@ -3,6 +3,7 @@
 use std::{
     fs::File,
     io::{self, BufRead, BufReader},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
@@ -22,6 +23,17 @@ pub struct Artifact {
     pub folder: PathBuf,
     /// The SHA-256 of the file or, for a folder, of its `sha256sum` lines, in hex.
     pub sha256: String,
+    /// The model's file before it was hashed.
+    state: FileState,
+}
+
+/// What differs once a file was written to or replaced: its size, its inode and when it was modified, in seconds and
+/// nanoseconds.
+type FileState = (u64, u64, i64, i64);
+
+fn state(file: &Path) -> io::Result<FileState> {
+    let data = std::fs::metadata(file)?;
+    Ok((data.size(), data.ino(), data.mtime(), data.mtime_nsec()))
 }
 
 impl Artifact {
@@ -45,6 +57,7 @@ impl Artifact {
         if !model.is_file() {
             return Err(missing(&format!("it holds no {MODEL_FILE}")));
         }
+        let state = state(&model).map_err(|error| missing(&error))?;
         let of_the_model = || file_digest(&model).map_err(|error| missing(&error));
         let found = if is_folder {
             let files = files(path).map_err(|error| missing(&error))?;
@@ -75,7 +88,21 @@ impl Artifact {
             folder: folder.to_owned(),
             model,
             sha256,
+            state,
         })
+    }
+
+    /// Makes sure that the model is still the one that was hashed: what was loaded between the two would else be known by
+    /// another's checksum.
+    pub fn check_unchanged(&self) -> Result<(), Fatal> {
+        if state(&self.model).is_ok_and(|state| state == self.state) {
+            return Ok(());
+        }
+        let message = format!(
+            "{} was written to while it was being loaded, so its sha256 is not known; publish a model in a folder of its own",
+            self.model.display()
+        );
+        Err(Fatal::new(Reason::ChecksumMismatch, message))
     }
 }
 
@@ -158,6 +185,22 @@ mod tests {
             .unwrap();
         assert!(output.status.success());
         String::from_utf8(output.stdout).unwrap()[..64].to_owned()
+    }
+
+    #[test]
+    fn a_model_that_is_written_to_while_it_is_loaded_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let model = folder.path().join(MODEL_FILE);
+        std::fs::write(&model, "one").unwrap();
+        let artifact = Artifact::open(folder.path(), None).unwrap();
+        artifact.check_unchanged().unwrap();
+        // Of the same size, and moved into its place as careful writers do.
+        let new = folder.path().join("new");
+        std::fs::write(&new, "two").unwrap();
+        std::fs::rename(&new, &model).unwrap();
+        let fatal = artifact.check_unchanged().unwrap_err();
+        assert_eq!(fatal.reason, Reason::ChecksumMismatch);
+        assert!(fatal.message.contains(MODEL_FILE), "{fatal}");
     }
 
     #[test]

@@ -127,35 +127,32 @@ impl Executor {
     /// Runs a batch whose outputs can't be cut apart in parts whose outputs can: those of equal shape together, or every
     /// row alone.
     fn run_apart(&mut self, slices: &[Slice], failure: &RunError) -> Result<Vec<Outputs>, Lost> {
-        let mut outputs: Vec<Option<Outputs>> = slices.iter().map(|_| None).collect();
-        if are_alike(slices) {
-            for (slice, outputs) in slices.iter().zip(&mut outputs) {
-                let singles = slice.rows.clone().map(|row| row..row + 1);
-                *outputs = Some(self.by_rows(slice, singles)?);
-            }
+        let outputs = if are_alike(slices) {
+            slices
+                .iter()
+                .map(|slice| self.by_rows(slice, slice.rows.clone().map(|row| row..row + 1)))
+                .collect::<Result<Vec<_>, _>>()?
         } else {
-            for (first, slice) in slices.iter().enumerate() {
-                let alike: Vec<usize> = (first..slices.len())
-                    .filter(|index| outputs[*index].is_none())
-                    .filter(|index| slices[*index].item.lengths == slice.item.lengths)
-                    .collect();
-                let group: Vec<Slice> = alike.iter().map(|index| slices[*index].clone()).collect();
-                if group.is_empty() || outputs[first].is_some() {
-                    continue;
-                }
-                for (index, output) in alike.into_iter().zip(self.run(&group)?) {
-                    outputs[index] = Some(output);
-                }
-            }
-        }
-        let outputs: Vec<Outputs> = outputs
-            .into_iter()
-            .map(|outputs| outputs.unwrap_or_else(|| Err(failed(failure.to_string()))))
-            .collect();
+            self.by_shape(slices)?
+        };
         if outputs.iter().any(Result::is_ok) {
             self.learn(slices, 1, failure);
         }
         Ok(outputs)
+    }
+
+    /// Runs slices of equal shape together.
+    fn by_shape(&mut self, slices: &[Slice]) -> Result<Vec<Outputs>, Lost> {
+        let lengths = |index: &usize| &slices[*index].item.lengths;
+        let mut order: Vec<usize> = (0..slices.len()).collect();
+        order.sort_by(|a, b| lengths(a).cmp(lengths(b)));
+        let mut outputs = Vec::with_capacity(slices.len());
+        for alike in order.chunk_by(|a, b| lengths(a) == lengths(b)) {
+            let group: Vec<Slice> = alike.iter().map(|index| slices[*index].clone()).collect();
+            outputs.extend(alike.iter().copied().zip(self.run(&group)?));
+        }
+        outputs.sort_by_key(|(index, _)| *index);
+        Ok(outputs.into_iter().map(|(_, outputs)| outputs).collect())
     }
 
     /// Runs ranges of a slice's rows, up to the first that fails.

@@ -126,6 +126,7 @@ impl<'a> Probe<'a> {
     }
 
     /// The first half of a row, along every dimension that may be padded; `None` where there is nothing to halve.
+    #[must_use]
     pub fn shortened(&self, row: &Item) -> Option<Result<Item, String>> {
         let mut is_shorter = false;
         let inputs = self.model.inputs.iter().zip(&row.inputs);
@@ -224,7 +225,7 @@ pub fn examples(
     };
     let request = json::decode_request(&read(example, folder)?, "", "")
         .map_err(|error| invalid(error.to_string()))?;
-    let rows = single_rows(request).map_err(invalid)?;
+    let rows = single_rows(&request).map_err(invalid)?;
     rows.into_iter()
         .take(MOST_EXAMPLES)
         .map(|row| {
@@ -253,7 +254,7 @@ fn read(example: &Example, folder: &Path) -> Result<Vec<u8>, Fatal> {
 }
 
 /// A request for each row of another.
-fn single_rows(request: InferRequest) -> Result<Vec<InferRequest>, String> {
+fn single_rows(request: &InferRequest) -> Result<Vec<InferRequest>, String> {
     let rows = request
         .inputs
         .first()

@@ -20,6 +20,9 @@ use crate::{
 /// Rows that run together. More would show no more.
 const ROWS: usize = 4;
 
+/// Rows that are tried to find so many: a model may not take each.
+const TRIED: usize = 4 * ROWS;
+
 /// What to do where made-up numbers prove nothing.
 const ADVICE: &str =
     "give spec.model.example two rows or more that differ, so that batching can be proved";
@@ -35,9 +38,9 @@ pub fn prove(
     max_batch_size: usize,
 ) -> Result<(), Fatal> {
     let rows = probe
-        .rows(ROWS, lengths.0)
+        .rows(TRIED, lengths.0)
         .map_err(|message| Fatal::new(Reason::ModelInvalid, message))?;
-    let rows = with_answers(executor, rows)?;
+    let rows = with_answers(executor, rows, ROWS)?;
     let Some(first) = rows.first() else {
         return Ok(());
     };
@@ -103,12 +106,12 @@ fn padded(
         let short = rows.first().and_then(|row| probe.shortened(&row.item));
         short.into_iter().flatten().map(Arc::new).collect()
     } else {
-        probe.rows(ROWS / 2, lengths.1).unwrap_or_default()
+        probe.rows(TRIED, lengths.1).unwrap_or_default()
     };
     rows.truncate(ROWS / 2);
-    rows.extend(with_answers(executor, others)?);
+    rows.extend(with_answers(executor, others, ROWS / 2)?);
     if model.text.is_some() {
-        rows.extend(with_answers(executor, examples.to_vec())?);
+        rows.extend(with_answers(executor, examples.to_vec(), examples.len())?);
     }
     let mut lengths = rows.iter().map(|row| &row.item.lengths);
     let first = lengths.next();
@@ -138,10 +141,18 @@ struct Row {
     answer: Vec<Tensor>,
 }
 
-/// The rows that the model takes, with their answers. Made-up numbers may be none for it, and rows that fail prove nothing.
-fn with_answers(executor: &mut Executor, items: Vec<Arc<Item>>) -> Result<Vec<Row>, Fatal> {
-    let mut rows = Vec::with_capacity(items.len());
+/// The first rows that the model takes, at most so many, with their answers. Made-up numbers may be none for it, and rows
+/// that fail prove nothing.
+fn with_answers(
+    executor: &mut Executor,
+    items: Vec<Arc<Item>>,
+    most: usize,
+) -> Result<Vec<Row>, Fatal> {
+    let mut rows = Vec::with_capacity(most);
     for item in items {
+        if rows.len() == most {
+            break;
+        }
         if let Ok(answer) = alone(executor, &item)? {
             rows.push(Row { item, answer });
         }
@@ -272,10 +283,10 @@ fn tensor_difference(alone: &Tensor, together: &Tensor) -> Option<Difference> {
     let largest = finite.fold(0.0, |largest: f64, value| largest.max(value.abs()));
     let tolerance = of_one + of_largest * largest;
     let distance = |(a, b): &(f64, f64)| {
-        if a == b || (a.is_nan() && b.is_nan()) {
-            0.0
-        } else if a.is_finite() && b.is_finite() {
+        if a.is_finite() && b.is_finite() {
             (a - b).abs()
+        } else if a.total_cmp(b).is_eq() || (a.is_nan() && b.is_nan()) {
+            0.0
         } else {
             f64::INFINITY
         }

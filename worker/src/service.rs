@@ -305,7 +305,7 @@ impl Service {
             .reading
             .next(&assembler, until, others_wait)
             .await
-            .map_err(lost)?
+            .map_err(|error| lost(&error))?
         {
             self.metrics.hop(Hop::Assemble, read.took);
             self.enter(read.fetched, read.item);
@@ -327,7 +327,7 @@ impl Service {
             let assembler = Arc::clone(&self.assembler);
             tokio::task::spawn_blocking(move || assemble(&assembler, bodies))
                 .await
-                .map_err(lost)?
+                .map_err(|error| lost(&error))?
         };
         let took = at.elapsed();
         self.metrics.hop(Hop::Assemble, took);
@@ -387,6 +387,6 @@ fn assemble(assembler: &Assembler, bodies: Vec<Bytes>) -> Vec<Result<Item, Failu
         .collect()
 }
 
-fn lost(error: tokio::task::JoinError) -> Fatal {
+fn lost(error: &tokio::task::JoinError) -> Fatal {
     Fatal::new(Reason::ModelInvalid, format!("failed to assemble: {error}"))
 }

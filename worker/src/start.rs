@@ -190,7 +190,11 @@ async fn start(
             Arc::clone(&assembler),
             *admin.live.borrow(),
         );
-        let (file, folder, device) = (artifact.model, artifact.folder, config.device);
+        let (file, folder, device) = (
+            artifact.model.clone(),
+            artifact.folder.clone(),
+            config.device,
+        );
         Runner::start(Arc::clone(&admin.progress), move || {
             let backend = TorchScript::load(&file, &model, device)?;
             let mut executor = Executor::new(Box::new(backend), model.clone(), threads);
@@ -207,6 +211,7 @@ async fn start(
         })
         .await?
     };
+    artifact.check_unchanged()?;
     let live = *admin.live.borrow();
     let options = ConsumerOptions {
         uid: config.uid,

@@ -133,7 +133,7 @@ fn archive(file: &Path) -> Option<String> {
     )
 }
 
-/// A zip archive as PyTorch writes them: all parts in one folder of any name, none compressed.
+/// A zip archive as torch writes them: all parts in one folder of any name, none compressed.
 struct Archive {
     zip: ZipArchive<rawzip::FileReader>,
     /// Each part's name within the folder.

@@ -21,7 +21,7 @@ use common::{MLP, TEXT, declared};
 
 mod common;
 
-/// Each file as PyTorch of this very version writes it.
+/// Each file as torch of this very version writes it.
 const SAVE: &str = r#"
 import pickle, sys, torch
 from torch import nn
@@ -39,7 +39,7 @@ torch.export.save(torch.export.export(module, (example,)), folder + "exported.pt
 torch.jit.trace(module, example).save(folder + "torch_script")
 "#;
 
-/// The interpreter of `hack/python`, which has PyTorch.
+/// The interpreter of `hack/python`, which has torch.
 fn python() -> PathBuf {
     let cache = std::env::var_os("XDG_CACHE_HOME").map_or_else(
         || Path::new(&std::env::var_os("HOME").unwrap()).join(".cache"),

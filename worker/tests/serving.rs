@@ -20,6 +20,7 @@ use common::{
     serving::{Open, Redis, Served, Worker, held, queued, served, submit},
     texts, words,
 };
+use sha2::Digest;
 
 mod common;
 
@@ -395,6 +396,47 @@ async fn a_pinned_artifact_must_be_the_one() {
         assert!(String::from_utf8(output.stderr).unwrap().contains(&zeros));
         std::fs::remove_file(&log).unwrap();
     }
+}
+
+#[tokio::test]
+async fn a_worker_that_finds_another_artifact_than_the_first_one_is_refused() {
+    let (redis, served) = (
+        Redis::start(),
+        served(MLP, DEFAULTS, |folder| common::write_mlp(folder, 0)),
+    );
+    let producer = redis.producer();
+    let first = served.worker(&redis, "first");
+    let sha256 = || {
+        let bytes = std::fs::read(served.artifact().join("model.pt")).unwrap();
+        hex::encode(sha2::Sha256::digest(bytes))
+    };
+    let (before, original) = (
+        sha256(),
+        std::fs::read(served.artifact().join("model.pt")).unwrap(),
+    );
+    // It takes the same requests and says the same, but it is another file.
+    common::write_mlp(&served.artifact(), 1);
+    let after = sha256();
+    let log = served.folder.path().join("termination");
+    let refused = served
+        .serve(&redis, "second")
+        .arg("--termination-log")
+        .arg(&log)
+        .output()
+        .unwrap();
+    assert_eq!(refused.status.code(), Some(1));
+    let message: serde_json::Value = serde_json::from_slice(&std::fs::read(&log).unwrap()).unwrap();
+    assert_eq!(message["reason"], "ArtifactChanged");
+    let words = message["message"].as_str().unwrap();
+    for part in ["r1", &before, &after, "spec.model.sha256", "another path"] {
+        assert!(words.contains(part), "{part}: {words}");
+    }
+
+    // The first one serves on, and whoever finds its artifact joins it.
+    assert_eq!(first.get("/readyz").0, 200);
+    submit(&producer, &numbers(&[1.0; 4])).await.unwrap();
+    std::fs::write(served.artifact().join("model.pt"), original).unwrap();
+    let _third = served.worker(&redis, "third");
 }
 
 #[test]

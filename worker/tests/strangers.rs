@@ -179,6 +179,7 @@ fn each_shares_a_batch_as_far_as_no_answer_changes() {
         ("decoder", false, false, LoadedReason::Unbatched),
         ("inverse", false, true, LoadedReason::Loaded),
         ("guarded", false, true, LoadedReason::Loaded),
+        ("picky", false, true, LoadedReason::Loaded),
         ("particular", false, false, LoadedReason::Unproven),
         ("particular-example", false, true, LoadedReason::Loaded),
         ("packed-gru", true, true, LoadedReason::Loaded),

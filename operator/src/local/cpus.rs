@@ -13,7 +13,7 @@ pub fn available() -> u32 {
 }
 
 /// What the manifest asks for, but no more workers than CPUs. Where that is less, it is said.
-pub fn bounded(scaling: Scaling, cpus: u32, report: &Report) -> Scaling {
+pub fn bounded(scaling: &Scaling, cpus: u32, report: &Report) -> Scaling {
     if scaling.max_replicas > cpus {
         report.say(format_args!(
             "at most {cpus} of the {} workers of spec.scaling.maxReplicas: here are {cpus} CPUs, and more workers would \
@@ -24,6 +24,6 @@ pub fn bounded(scaling: Scaling, cpus: u32, report: &Report) -> Scaling {
     Scaling {
         min_replicas: scaling.min_replicas.min(cpus),
         max_replicas: scaling.max_replicas.min(cpus),
-        ..scaling
+        ..scaling.clone()
     }
 }

@@ -323,6 +323,21 @@ mod tests {
                 with("").replace("BatchedModel", "Deployment"),
                 "here is \"Deployment\" of \"carpool.dev/v1alpha1\"",
             ),
+            (String::new(), "here is nothing"),
+            ("a: [".to_owned(), "failed to parse FILE"),
+        ] {
+            let error = parse(&text).unwrap_err();
+            assert!(
+                error.contains(expected),
+                "{error:?} does not say {expected:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_kubectl_reads_as_no_text_is_to_be_quoted() {
+        let number = format!("{HEAD}{MODEL}").replace("digits", "1");
+        for (text, expected) in [
             (
                 format!("{HEAD}{}", MODEL.replace("name: image", "name: y")),
                 "failed to parse FILE: line 7: spec.model.inputs[0].name: kubectl reads y as the boolean true; quote it: \"y\"",
@@ -332,12 +347,7 @@ mod tests {
                 "line 8: spec.model.outputs[0].name: invalid type: integer `7`, expected a string; kubectl reads 007 as \
                  the number 7; quote it: \"007\"",
             ),
-            (
-                with("").replace("digits", "1"),
-                "line 3: metadata.name: invalid type: integer `1`",
-            ),
-            (String::new(), "here is nothing"),
-            ("a: [".to_owned(), "failed to parse FILE"),
+            (number, "line 3: metadata.name: invalid type: integer `1`"),
         ] {
             let error = parse(&text).unwrap_err();
             assert!(

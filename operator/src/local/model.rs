@@ -92,7 +92,7 @@ impl Served {
         let files = Files::new(shared.folder.join(&manifest.name), &manifest.file)?;
         files.write_config(&config)?;
         let report = Report::new(shared.console.clone(), &manifest.name, listen);
-        let scaling = cpus::bounded(manifest.spec.scaling.clone(), cpus::available(), &report);
+        let scaling = cpus::bounded(&manifest.spec.scaling, cpus::available(), &report);
         Ok(Self {
             files,
             revision,
@@ -416,7 +416,7 @@ impl Served {
         self.files.write_config(&self.config)?;
         if manifest.spec.scaling != self.manifest.spec.scaling {
             self.manifest.spec.scaling = manifest.spec.scaling;
-            let scaling = self.manifest.spec.scaling.clone();
+            let scaling = &self.manifest.spec.scaling;
             let scaling = cpus::bounded(scaling, cpus::available(), &self.report);
             self.scaler.set(scaling);
         }

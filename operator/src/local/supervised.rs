@@ -155,7 +155,9 @@ mod tests {
 
     fn running(ready: &[bool]) -> Running {
         let mut running = Running::new(Handle::of_nobody(), "w".to_owned(), PathBuf::new());
-        ready.iter().for_each(|ready| running.set_ready(*ready));
+        for ready in ready {
+            running.set_ready(*ready);
+        }
         running
     }
 
