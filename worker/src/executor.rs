@@ -178,6 +178,15 @@ impl Executor {
     /// more than `rows` run together.
     fn learn(&mut self, slices: &[Slice], rows: usize, failure: &RunError) {
         let sharing = self.sharing.borrow().clone();
+        let is_known = if are_alike(slices) {
+            sharing.max_rows <= rows
+        } else {
+            !sharing.padded
+        };
+        // A part of the same batch has taught it already.
+        if is_known {
+            return;
+        }
         let limited = if !are_alike(slices) {
             sharing.unpadded(&format!("a padded batch failed: {failure}"))
         } else if rows == 1 {
@@ -187,7 +196,7 @@ impl Executor {
             )
         } else {
             Sharing {
-                max_rows: rows.min(sharing.max_rows),
+                max_rows: rows,
                 ..sharing
             }
         };
@@ -289,5 +298,42 @@ mod tests {
         let outputs = executor.run(&slices).unwrap();
         assert!(outputs.iter().all(Result::is_ok));
         assert_eq!(*runs.lock().unwrap(), [2, 2]);
+    }
+
+    /// Takes one row at a time.
+    struct Single;
+
+    impl Backend for Single {
+        fn forward(&mut self, inputs: &[Tensor]) -> Result<Vec<Tensor>, RunError> {
+            match inputs[0].shape[0] {
+                1 => Ok(vec![zeros("y", vec![1, 1])]),
+                rows => Err(RunError::Model(format!("{rows} rows"))),
+            }
+        }
+
+        fn set_threads(&mut self, _: usize) {}
+    }
+
+    #[test]
+    fn what_a_batch_and_its_halves_teach_is_told_once() {
+        let yaml = "{uri: file://m, inputs: [{name: x, datatype: UINT8, shape: [-1], pad: 0}],
+            outputs: [{name: y, datatype: UINT8, shape: [1]}]}";
+        let mut executor = Executor::new(Box::new(Single), serde_yaml::from_str(yaml).unwrap(), 1);
+        let slices = [1, 2, 3, 4].map(|length| {
+            Slice::whole(Arc::new(Item {
+                id: String::new(),
+                rows: 1,
+                inputs: vec![zeros("x", vec![1, length])],
+                outputs: Vec::new(),
+                lengths: vec![length],
+                unpadded: Vec::new(),
+            }))
+        });
+        let outputs = executor.run(&slices).unwrap();
+        assert!(outputs.iter().all(Result::is_ok));
+        let sharing = executor.sharing().borrow().clone();
+        assert!(!sharing.padded);
+        let told = sharing.message.matches("served unpadded").count();
+        assert_eq!(told, 1, "{}", sharing.message);
     }
 }

@@ -238,6 +238,8 @@ fn a_batch_that_can_not_be_told_apart_is_not_tried_again() {
     let mut case = Case::load("one-row");
     let sizes = case.assert_right("one-row");
     assert_eq!(sizes, [4]);
+    let message = case.executor.sharing().borrow().message.clone();
+    assert_eq!(message.matches("served unbatched").count(), 1, "{message}");
     assert_eq!(case.assert_right("one-row"), [1; 4]);
 }
 
