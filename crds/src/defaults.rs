@@ -20,6 +20,7 @@ defaults! {
     max_length: u32 = 10_000;
     max_bytes: Bytes = Bytes(512 << 20);
     max_request_bytes: Bytes = Bytes(4 << 20);
+    max_rows_per_request: u32 = 1024;
     timeout: Duration = Duration(time::Duration::from_secs(30));
     lease: Duration = Duration(time::Duration::from_secs(5));
     max_deliveries: u32 = 3;

@@ -23,6 +23,14 @@ pub const ATTENTION_MASK: &str = "attention_mask";
     validation = ("self.inputs.all(t, self.inputs.exists_one(o, o.name == t.name))", "inputs: every name must be given once"),
     validation = ("self.outputs.all(t, self.outputs.exists_one(o, o.name == t.name))", "outputs: every name must be given once"),
     validation = (
+        "self.outputs.all(t, !has(t.minimum) && !has(t.maximum))",
+        "outputs: minimum and maximum are for inputs"
+    ),
+    validation = (
+        "self.inputs.all(t, t.datatype != 'BOOL' || (!has(t.minimum) && !has(t.maximum)))",
+        "inputs: a BOOL has no minimum or maximum"
+    ),
+    validation = (
         "self.inputs.all(t, !(t.datatype in ['FP16', 'BF16']))",
         "inputs: FP16 and BF16 are not allowed: they have no JSON form, and binary tensors are not built yet"
     ),
@@ -152,6 +160,10 @@ pub enum Format {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[cfg_attr(feature = "kube", derive(KubeSchema))]
+#[cfg_attr(feature = "kube", x_kube(validation = (
+    "!has(self.minimum) || !has(self.maximum) || self.minimum <= self.maximum",
+    "minimum must not be above maximum"
+)))]
 pub struct TensorSpec {
     /// Its name in requests and answers.
     #[cfg_attr(feature = "kube", schemars(length(min = 1, max = 128)))]
@@ -177,6 +189,16 @@ pub struct TensorSpec {
     // Not a schema default: GitOps tools see drift where list items are filled in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pad: Option<i64>,
+
+    /// For an input: the smallest value that an element may have; a request with a smaller one is answered 422. With
+    /// `maximum` it keeps indices that a model does not have, such as ids beyond its vocabulary, from the device, which on a
+    /// GPU they would break for everyone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub minimum: Option<f64>,
+
+    /// For an input: the largest value that an element may have; a request with a larger one is answered 422.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub maximum: Option<f64>,
 }
 
 impl TensorSpec {

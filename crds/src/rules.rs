@@ -63,6 +63,9 @@ fn good_ones_are_accepted() {
         json!({"model": {"outputs": [{"name": "y", "datatype": "FP32", "shape": ["seq", -1, 2]}]}}),
         json!({"model": {"text": text, "inputs": [{"name": "input_ids", "datatype": "INT64", "shape": ["seq"]}]}}),
         json!({"model": {"example": {"file": "example.json"}}}),
+        json!({"model": {"inputs": [{"name": "ids", "datatype": "INT64", "shape": [-1], "minimum": 0, "maximum": 30521}]}}),
+        json!({"model": {"inputs": [{"name": "x", "datatype": "FP32", "shape": [-1], "minimum": -0.5, "maximum": 1}]}}),
+        json!({"queue": {"runTimeout": "10m", "maxRowsPerRequest": 5}}),
         json!({"model": {"example": {"request": {"inputs": []}}}}),
     ] {
         assert_eq!(refusal("sentiment", &spec), None, "{spec}");
@@ -97,6 +100,18 @@ fn bad_models_are_refused_by_the_fields_name() {
         (
             json!({"model": {"inputs": [tensor("x", json!(["seq", 0]))]}}),
             "shape: a dimension is -1",
+        ),
+        (
+            json!({"model": {"inputs": [{"name": "x", "datatype": "INT64", "shape": [-1], "minimum": 2, "maximum": 1}]}}),
+            "minimum must not be above maximum",
+        ),
+        (
+            json!({"model": {"inputs": [{"name": "x", "datatype": "BOOL", "shape": [-1], "minimum": 0}]}}),
+            "inputs: a BOOL has no minimum or maximum",
+        ),
+        (
+            json!({"model": {"outputs": [{"name": "y", "datatype": "FP32", "shape": [2], "maximum": 1}]}}),
+            "outputs: minimum and maximum are for inputs",
         ),
         (
             json!({"model": {"example": {}}}),
@@ -169,6 +184,10 @@ fn bad_settings_are_refused_by_the_fields_name() {
         (
             json!({"queue": {"lease": "500ms"}}),
             "lease must be at least 1s",
+        ),
+        (
+            json!({"queue": {"runTimeout": "100ms"}}),
+            "runTimeout: between 1s and 24h",
         ),
         (
             json!({"queue": {"timeout": "2h"}}),

@@ -189,9 +189,25 @@ pub struct Queue {
     #[serde(default = "defaults::timeout")]
     pub timeout: Duration,
 
-    /// How long a worker may be silent before another takes its requests over.
+    /// The most rows that one request may hold; a larger one is answered 413. Its rows run in batches between those of
+    /// others, and it is answered when the last has run.
+    #[cfg_attr(feature = "kube", schemars(range(min = 1, max = 1_000_000)))]
+    #[serde(default = "defaults::max_rows_per_request")]
+    pub max_rows_per_request: u32,
+
+    /// How long a worker's process may be silent before another takes its requests over. However long a batch runs, its
+    /// worker is not silent: `runTimeout` is what ends one that hangs.
     #[serde(default = "defaults::lease")]
     pub lease: Duration,
+
+    /// How long one forward pass may take before the worker is taken to hang, and ends. Default: 20 times as long as the
+    /// slowest so far, at least 1m.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "kube", x_kube(validation = (
+        "duration(self) >= duration('1s') && duration(self) <= duration('24h')",
+        "runTimeout: between 1s and 24h"
+    )))]
+    pub run_timeout: Option<Duration>,
 
     /// How often a request may be given to a worker before it is given up, the first time included.
     #[cfg_attr(feature = "kube", schemars(range(min = 2, max = 100)))]
@@ -210,7 +226,9 @@ impl Default for Queue {
             max_bytes: defaults::max_bytes(),
             max_request_bytes: defaults::max_request_bytes(),
             timeout: defaults::timeout(),
+            max_rows_per_request: defaults::max_rows_per_request(),
             lease: defaults::lease(),
+            run_timeout: None,
             max_deliveries: defaults::max_deliveries(),
             redis: Redis::default(),
         }

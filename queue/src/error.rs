@@ -80,6 +80,12 @@ pub enum SubmitError {
         /// When to try again.
         retry_after: Duration,
     },
+    /// The body is larger than what Redis takes (`proto-max-bulk-len`): it would end the connection.
+    #[error("Redis takes no body of more than {most} bytes")]
+    TooLarge {
+        /// The largest body that it takes.
+        most: u64,
+    },
     /// The request's own deadline passed before an answer came.
     #[error("no answer came before the deadline")]
     DeadlineExceeded,

@@ -60,6 +60,8 @@ pub struct Submit {
     pub rows: u32,
     /// W3C `traceparent` of the caller.
     pub trace: Option<String>,
+    /// Who sent it, for logs and dead letters.
+    pub client: Option<Arc<str>>,
     /// When the client stops waiting.
     pub deadline: Instant,
 }
@@ -75,13 +77,15 @@ pub struct Job {
     pub rows: u32,
     /// W3C `traceparent` of the caller.
     pub trace: Option<String>,
+    /// Who sent it.
+    pub client: Option<String>,
     /// Time since it was enqueued.
     pub age: Duration,
     /// Time until its client stops waiting.
     pub deadline: Duration,
-    /// It was taken over from a worker that died with it. It may be what killed it, so it comes by itself and must
-    /// run by itself.
-    pub alone: bool,
+    /// It was in the hands of a worker that died, and may be why. Requests of the same number run together, and with
+    /// nobody else; `None` for the ordinary ones.
+    pub quarantine: Option<u64>,
 }
 
 /// What the queue holds, per revision.

@@ -129,9 +129,10 @@ impl Entry {
             body,
             rows,
             trace,
+            client: None,
             age: Duration::from_millis(age),
             deadline: Duration::from_millis(ttl - age),
-            alone: false,
+            quarantine: None,
         })
     }
 }

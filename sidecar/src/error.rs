@@ -200,6 +200,7 @@ impl From<SubmitError> for Error {
         match error {
             SubmitError::Full { retry_after } => Self::Full { retry_after },
             SubmitError::Unreachable { retry_after } => Self::Unreachable { retry_after },
+            SubmitError::TooLarge { most } => Self::TooLarge { limit: most },
             SubmitError::DeadlineExceeded => Self::Deadline,
             SubmitError::ShuttingDown => Self::Draining,
         }

@@ -130,6 +130,7 @@ pub async fn ask(
             body: question.body,
             rows: question.rows,
             trace: caller.trace,
+            client: None,
             deadline: caller.arrival + question.timeout,
         })
         .await?;

@@ -18,8 +18,8 @@ pub struct Open<I = JobId> {
     pub arrived: Instant,
     /// When nobody waits for it any more.
     pub expires: Instant,
-    /// It may have killed a worker, so it must run by itself.
-    pub alone: bool,
+    /// It may have killed a worker, so it runs only with those of the same number.
+    pub quarantine: Option<u64>,
     /// The model's outputs for its first rows.
     pub parts: Vec<Vec<Tensor>>,
     /// How many rows those are.
@@ -95,7 +95,7 @@ impl<I> Line<I> {
     /// Whether one of those that wait must run by itself: until it has, the queue gives nothing else.
     #[must_use]
     pub fn holds_suspect(&self) -> bool {
-        self.waiting.iter().any(|open| open.alone)
+        self.waiting.iter().any(|open| open.quarantine.is_some())
     }
 
     /// Takes out the requests that nobody waits for any more.
@@ -123,9 +123,11 @@ impl<I> Line<I> {
         let Some(head) = self.waiting.front() else {
             return ride;
         };
-        let joins = |open: &Open<I>| !open.alone && open.item.joins(&head.item, padded);
+        let joins = |open: &Open<I>| {
+            open.quarantine == head.quarantine && open.item.joins(&head.item, padded)
+        };
         let mut others: Vec<usize> = (1..self.waiting.len())
-            .filter(|index| !head.alone && joins(&self.waiting[*index]))
+            .filter(|index| joins(&self.waiting[*index]))
             .collect();
         let length = head.item.length();
         // The sort is stable: among equally near ones the older goes first.
@@ -173,7 +175,7 @@ mod tests {
             }),
             arrived: now,
             expires: now + Duration::from_secs(30),
-            alone: false,
+            quarantine: None,
             parts: Vec::new(),
             done: 0,
         }
@@ -254,7 +256,7 @@ mod tests {
     #[test]
     fn a_suspect_rides_by_itself() {
         let suspect = Open {
-            alone: true,
+            quarantine: Some(1),
             ..open("suspect", 3, 0)
         };
         let mut line = line([open("a", 1, 0), suspect, open("b", 1, 0)]);

@@ -51,7 +51,7 @@ pub struct Reading {
 impl Reading {
     /// Whether a request is one that others should not wait for. A suspect is not: others wait for it in any case.
     pub fn is_long(assembler: &Assembler, job: &Job) -> bool {
-        assembler.takes_text() && job.body.len() > LONG && !job.alone
+        assembler.takes_text() && job.body.len() > LONG && job.quarantine.is_none()
     }
 
     /// Puts a request at the end.

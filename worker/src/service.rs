@@ -354,7 +354,7 @@ impl Service {
                     item: Arc::new(item),
                     arrived: at.checked_sub(job.age).unwrap_or(at),
                     expires: at + job.deadline,
-                    alone: job.alone,
+                    quarantine: job.quarantine,
                     parts: Vec::new(),
                     done: 0,
                 });

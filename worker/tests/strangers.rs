@@ -129,7 +129,7 @@ impl Case {
                 item: Arc::clone(item),
                 arrived: now,
                 expires: now + Duration::from_mins(1),
-                alone: false,
+                quarantine: None,
                 parts: Vec::new(),
                 done: 0,
             });

@@ -221,6 +221,7 @@ mod tests {
             body: vec![0; size].into(),
             rows: 1,
             trace: None,
+            client: None,
             deadline: Instant::now(),
         };
         (uuid, open.insert(uuid, request, LIMITS).unwrap())

@@ -24,6 +24,7 @@ async fn a_request_arrives_whole_and_its_answer_comes_back() {
         Submit {
             rows: 5,
             trace: Some("00-trace".to_owned()),
+            client: None,
             ..request(body.clone())
         },
     );
@@ -33,7 +34,7 @@ async fn a_request_arrives_whole_and_its_answer_comes_back() {
     assert_eq!(job.trace.as_deref(), Some("00-trace"));
     assert!(job.age < Duration::from_secs(5), "{:?}", job.age);
     assert!(job.deadline > Duration::from_secs(24), "{:?}", job.deadline);
-    assert!(!job.alone);
+    assert!(job.quarantine.is_none());
     assert_eq!((producer.open(), server.bytes().await), (1, 100_000));
 
     consumer
@@ -116,7 +117,7 @@ async fn two_workers_answer_one_request_and_one_answer_arrives() {
     let late = fetch(&slow, 1).await.pop().unwrap();
     let fast = consumer(&server.connection(), "fast").await;
     let taken = fetch(&fast, 1).await.pop().unwrap();
-    assert!(taken.alone, "its first worker may have died of it");
+    assert!(taken.quarantine.is_some(), "its first worker may have died of it");
     assert_eq!(taken.id, late.id);
 
     fast.answer(vec![(taken.id, answer("fast"))], 0)

@@ -285,7 +285,7 @@ async fn what_a_cut_off_read_was_given_is_taken_back() {
     assert!(first.is_err(), "the read was cut off");
     let jobs = fetch(&consumer, 4).await;
     assert_eq!(jobs.len(), 1);
-    assert!(!jobs[0].alone, "it never ran");
+    assert!(jobs[0].quarantine.is_none(), "it never ran");
     consumer.answer(echo(jobs), 0).await.unwrap();
     assert_eq!(waiting.await.unwrap().unwrap(), answer("x"));
 }
@@ -322,7 +322,7 @@ async fn all_that_a_cut_off_read_was_given_is_taken_back_although_some_has_expir
     let mut left = 5;
     while left > 0 {
         let jobs = fetch(&consumer, 5).await;
-        assert!(jobs.iter().all(|job| !job.alone), "none of them ever ran");
+        assert!(jobs.iter().all(|job| job.quarantine.is_none()), "none of them ever ran");
         left -= jobs.len();
         consumer.answer(echo(jobs), 0).await.unwrap();
     }

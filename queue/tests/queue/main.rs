@@ -73,6 +73,7 @@ fn request(body: impl Into<Bytes>) -> Submit {
         body: body.into(),
         rows: 1,
         trace: None,
+        client: None,
         deadline: Instant::now() + Duration::from_secs(30),
     }
 }

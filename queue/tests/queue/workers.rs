@@ -36,7 +36,7 @@ async fn another_takes_over_from_a_dead_worker_within_two_leases() {
     drop(doomed);
     for _ in 0..3 {
         let jobs = fetch(&other, 8).await;
-        assert!(jobs.len() == 1 && jobs[0].alone);
+        assert!(jobs.len() == 1 && jobs[0].quarantine.is_some());
         other.answer(echo(jobs), 0).await.unwrap();
     }
     assert!(died.elapsed() < lease * 2, "{:?}", died.elapsed());
@@ -88,7 +88,7 @@ async fn nothing_else_comes_while_a_suspect_runs() {
     drop(doomed);
     let other = consumer(&server.connection(), "other").await;
     let suspect = fetch(&other, 8).await;
-    assert!(suspect[0].alone);
+    assert!(suspect[0].quarantine.is_some());
     let handed_back = submit(&producer, request("handed back"));
     // One that takes nothing over.
     let leaving = leased(&server.connection(), "leaving", PATIENCE).await;
@@ -108,7 +108,7 @@ async fn nothing_else_comes_while_a_suspect_runs() {
     let (jobs, _) = tokio::join!(fetch_all(&other, 2), other.answer(echo(suspect), 0));
     let bodies: BTreeSet<_> = jobs.iter().map(|job| &*job.body).collect();
     assert_eq!(bodies, BTreeSet::from([&b"handed back"[..], b"next"]));
-    assert!(jobs.iter().all(|job| !job.alone));
+    assert!(jobs.iter().all(|job| job.quarantine.is_none()));
     other.answer(echo(jobs), 0).await.unwrap();
     for waiting in [waiting, handed_back, next] {
         waiting.await.unwrap().unwrap();
@@ -141,7 +141,7 @@ async fn a_turn_counts_once_although_the_reply_was_lost() {
     .await;
     relay.cut();
     let other = turn.await.unwrap();
-    assert!(fetch(&other, 1).await[0].alone);
+    assert!(fetch(&other, 1).await[0].quarantine.is_some());
     assert_eq!(server.pending().await[0].3, 2, "one death, one turn");
 }
 
@@ -212,7 +212,7 @@ async fn released_requests_reach_a_waiting_worker_at_once() {
     let (other, jobs, came) = fetching.await.unwrap();
     assert!(came - released < Duration::from_millis(500));
     assert_eq!(jobs.len(), 4);
-    assert!(jobs.iter().all(|job| !job.alone));
+    assert!(jobs.iter().all(|job| job.quarantine.is_none()));
     assert!(
         server.pending().await.iter().all(|pending| pending.3 == 1),
         "a release was counted as a delivery"
@@ -242,7 +242,7 @@ async fn released_requests_may_wait_longer_than_a_lease_and_are_no_suspects() {
     for _ in 0..3 {
         let jobs = fetch(&other, 2).await;
         assert_eq!(jobs.len(), 2);
-        assert!(jobs.iter().all(|job| !job.alone), "no worker died of them");
+        assert!(jobs.iter().all(|job| job.quarantine.is_none()), "no worker died of them");
         other.answer(echo(jobs), 0).await.unwrap();
     }
     for (i, waiting) in (0u8..).zip(waiting) {
@@ -288,7 +288,7 @@ async fn a_released_suspect_stays_one_and_its_turn_does_not_count() {
     for name in ["first", "second", "third", "fourth"] {
         let worker = consumer(&server.connection(), name).await;
         let job = fetch(&worker, 1).await.pop().unwrap();
-        assert!(job.alone);
+        assert!(job.quarantine.is_some());
         assert_eq!(server.pending().await[0].3, 2, "one death, one turn");
         worker.release(vec![job.id]).await.unwrap();
     }
@@ -340,7 +340,7 @@ async fn a_restarted_worker_takes_its_own_requests_at_once() {
     drop(before);
     let after = consumer(&server.connection(), "same").await;
     let jobs = timeout(LEASE / 2, fetch(&after, 1)).await.unwrap();
-    assert!(jobs[0].alone, "its process ended with it");
+    assert!(jobs[0].quarantine.is_some(), "its process ended with it");
     after.answer(echo(jobs), 0).await.unwrap();
     waiting.await.unwrap().unwrap();
 }

@@ -16,6 +16,8 @@ fn spec(name: &str, shape: &[&str], pad: Option<i64>) -> TensorSpec {
         datatype: carpool_crds::Datatype::Int16,
         shape: shape.iter().map(dimension).collect(),
         pad,
+        minimum: None,
+        maximum: None,
     }
 }
 

@@ -267,6 +267,7 @@ pub async fn submit(producer: &Producer, request: &InferRequest) -> Result<Infer
         body: request.encode(),
         rows: u32::try_from(request.inputs[0].shape[0]).unwrap(),
         trace: None,
+        client: None,
         deadline: Instant::now() + Duration::from_mins(1),
     };
     match producer.submit(submit).await.unwrap() {
