@@ -2,7 +2,11 @@
 
 use redis::{Cmd, Pipeline, ServerError, ServerErrorKind, Value};
 
-use crate::{QueueError, connection::Live, scripts::Script};
+use crate::{
+    QueueError,
+    connection::{Link, Live},
+    scripts::Script,
+};
 
 /// What is sent in one write.
 #[derive(Default)]
@@ -41,7 +45,10 @@ impl Call {
 
     /// Sends everything in one write. Scripts that Redis has forgotten are loaded and sent again, so that they run after
     /// the rest.
-    /// An error means that nothing is known of any of them.
+    ///
+    /// An error means that nothing is known of any of them, and that the connection is of no more use. A Redis that is
+    /// loading or no longer the primary says so within its replies and keeps the connection: no reply of any call is passed
+    /// on without this look at all of them.
     pub(crate) async fn send(&self, live: &Live) -> Result<Vec<Reply>, QueueError> {
         let mut redis = live.redis.clone();
         let mut values = send(&mut redis, &self.pipeline).await?;
@@ -61,7 +68,20 @@ impl Call {
                 }
             }
         }
-        Ok(values.into_iter().map(Reply).collect())
+        let useless = values.iter().find_map(|value| match value {
+            Value::ServerError(error) if is_unreachable(error) => Some(text(error)),
+            _ => None,
+        });
+        match useless {
+            Some(message) => Err(QueueError::Unreachable(message)),
+            None => Ok(values.into_iter().map(Reply).collect()),
+        }
+    }
+
+    /// The same over a link, which gives up a connection that is of no more use.
+    pub(crate) async fn over(&self, link: &Link) -> Result<Vec<Reply>, QueueError> {
+        let live = link.get().await?;
+        link.watch(&live, self.send(&live).await)
     }
 
     /// Sends everything in one write and gives the value of the last, which is all that matters.
@@ -92,8 +112,7 @@ async fn send(
 pub(crate) struct Reply(Value);
 
 impl Reply {
-    /// Its value. A Redis that is loading or no longer the primary is as good as none: another connection may lead to
-    /// one that serves.
+    /// Its value.
     pub(crate) fn value(self, operation: &'static str) -> Result<Value, QueueError> {
         let error = match self.0 {
             Value::ServerError(error) => error,
@@ -101,12 +120,21 @@ impl Reply {
         };
         let message = text(&error);
         Err(match error.code() {
-            "LOADING" | "READONLY" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN" => {
-                QueueError::Unreachable(message)
-            }
             "MISCONF" | "NOREPLICAS" | "BUSY" => QueueError::Unready { operation, message },
             _ => QueueError::Refused { operation, message },
         })
+    }
+}
+
+/// Whether a Redis that says this is as good as none: another connection may lead to one that serves.
+fn is_unreachable(error: &ServerError) -> bool {
+    match error.code() {
+        "LOADING" | "READONLY" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN" => true,
+        // A read that waited in a primary which has become a replica.
+        "UNBLOCKED" => error
+            .details()
+            .is_some_and(|details| details.contains("instance state changed")),
+        _ => false,
     }
 }
 
@@ -130,9 +158,12 @@ pub(crate) fn out_of_memory(error: &QueueError) -> bool {
 mod tests {
     use super::*;
 
+    fn value(line: &str) -> Value {
+        redis::parse_redis_value(format!("-{line}\r\n").as_bytes()).unwrap()
+    }
+
     fn said(line: &str) -> QueueError {
-        let value = redis::parse_redis_value(format!("-{line}\r\n").as_bytes()).unwrap();
-        Reply(value).value("a test").unwrap_err()
+        Reply(value(line)).value("a test").unwrap_err()
     }
 
     #[test]
@@ -143,8 +174,12 @@ mod tests {
             "MASTERDOWN Link with MASTER is down",
             "CLUSTERDOWN The cluster is down",
             "TRYAGAIN Multiple keys request during rehashing of slot",
+            "UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)",
         ] {
-            assert!(matches!(said(line), QueueError::Unreachable(_)), "{line}");
+            assert!(
+                matches!(value(line), Value::ServerError(error) if is_unreachable(&error)),
+                "{line}"
+            );
         }
         for line in [
             "MISCONF Errors writing to the AOF file: No space left on device",
@@ -155,6 +190,7 @@ mod tests {
         }
         for line in [
             "BUSYGROUP Consumer Group name already exists",
+            "UNBLOCKED the stream key no longer exists",
             "ERR syntax error",
         ] {
             assert!(matches!(said(line), QueueError::Refused { .. }), "{line}");

@@ -86,6 +86,12 @@ pub enum SubmitError {
         /// The largest body that it takes.
         most: u64,
     },
+    /// The connection to Redis broke each time the request was written, alone in the end.
+    #[error("the connection to Redis broke each of the {times} times that the request was written")]
+    Breaks {
+        /// How often it was written.
+        times: u32,
+    },
     /// The request's own deadline passed before an answer came.
     #[error("no answer came before the deadline")]
     DeadlineExceeded,

@@ -2,6 +2,7 @@
 
 use std::{fmt, str::FromStr, sync::Arc};
 
+use tokio::time::Instant;
 use uuid::Uuid;
 
 /// The digits of an entry's sequence number that come from the request's uuid.
@@ -55,13 +56,28 @@ impl FromStr for EntryId {
 }
 
 /// A request in a worker's hands: where it is, whose it is and where its answer goes.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone)]
 pub struct JobId {
     pub(crate) entry: EntryId,
     pub(crate) uuid: Uuid,
     pub(crate) proxy: Arc<str>,
+    /// The size of its body.
     pub(crate) size: usize,
+    /// Its body is in a key of its own.
+    pub(crate) is_large: bool,
+    /// Who sent it; empty where nobody says.
+    pub(crate) client: Arc<str>,
+    /// When nobody waits for its answer any more.
+    pub(crate) expires: Instant,
 }
+
+impl PartialEq for JobId {
+    fn eq(&self, other: &Self) -> bool {
+        (self.entry, self.uuid) == (other.entry, other.uuid)
+    }
+}
+
+impl Eq for JobId {}
 
 impl fmt::Display for JobId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

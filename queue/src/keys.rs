@@ -5,13 +5,21 @@
 //!
 //! | key | kind | what |
 //! |---|---|---|
-//! | `jobs:<revision>` | stream, group `workers` | one entry per request: `v` (format version), `id` (uuid), `to` (the proxy that waits), `ttl` (ms left at entry), `rows`, `trace`, `body`. An entry with the one field `wake` tells a waiting worker to look for released requests |
-//! | `replies:<proxy>` | stream, expires without its proxy | one entry per batch, a field per answered uuid |
+//! | `jobs:<revision>` | stream, group `workers` | one entry per request: `h`, its [header](crate::wire), and `b`, its body, or `s`, the size of a body that is kept in a key of its own. An entry with the one field `wake` tells a waiting worker to look for released requests |
+//! | `index:<revision>` | sorted set | the entries of that stream, by the millisecond in which they expire |
+//! | `body:<uuid>` | string, expires with its request | a body that is too large for an entry |
+//! | `replies:<proxy>` | stream, kept alive by its proxy | one entry per batch, a field per answered uuid. Where it is missing, its proxy is gone and nothing is added |
+//! | `reply:<proxy>:<uuid>:<worker>` | string, expires with `replies:<proxy>` | an answer that is too large for an entry |
+//! | `receipts:<proxy>` | hash, expires | what the proxy's last enqueues came to: how it finds out after a connection broke |
 //! | `dead` | stream, capped at 256 entries, each without fields above 64 KiB | what was given up, why, and by whom |
 //! | `artifacts` | hash, capped at 32 fields | by revision: the SHA-256 of the artifact that its first worker loaded, and when a worker last joined, in ms |
-//! | `bytes` | hash | bytes of request bodies in `jobs:<revision>`, by revision; its fields are also the list of revisions |
+//! | `bytes` | hash | bytes of request bodies in `jobs:<revision>`, by revision; its fields are also the list of revisions. `~replies` is all that `unread` holds |
+//! | `unread` | hash | bytes of the large answers that a proxy has not read, by proxy |
+//! | `pulse` | hash | when anyone last spoke, and until when nobody is taken to be dead, in ms |
 
 use std::sync::Arc;
+
+use uuid::Uuid;
 
 use crate::QueueError;
 
@@ -21,11 +29,45 @@ pub(crate) const GROUP: &str = "workers";
 /// Holds requests that a worker handed back before they started. No pod can have this name.
 pub(crate) const RELEASED: &str = "~released";
 
-/// Holds requests handed back that once were in the hands of a worker that died.
+/// Holds requests that were in the hands of workers that died, until one takes some of them.
 pub(crate) const SUSPECTS: &str = "~suspects";
 
 /// The field of an entry that is no request but wakes a worker which waits for one.
 pub(crate) const WAKE: &str = "wake";
+
+/// Whether a name stands for no worker.
+pub(crate) fn is_reserved(name: &str) -> bool {
+    name.starts_with('~')
+}
+
+/// Holds requests of a format that the worker which read them does not know; workers that do take them from there.
+pub(crate) fn newer(format: u32) -> String {
+    format!("~format-{format}")
+}
+
+/// A class of requests: each has a stream of its own, so that one does not wait behind another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub(crate) enum Class {
+    /// Somebody waits for the answer.
+    #[default]
+    Interactive,
+}
+
+impl Class {
+    /// What the names of its keys end with.
+    const fn suffix(self) -> &'static str {
+        match self {
+            Self::Interactive => "",
+        }
+    }
+}
+
+/// The keys of the requests of one revision and class.
+#[derive(Debug, Clone)]
+pub(crate) struct Lane {
+    pub(crate) jobs: String,
+    pub(crate) index: String,
+}
 
 /// The key names of one model.
 #[derive(Debug, Clone)]
@@ -44,12 +86,28 @@ impl Keys {
         })
     }
 
-    pub(crate) fn jobs(&self, revision: &str) -> String {
-        format!("{}jobs:{revision}", self.prefix)
+    pub(crate) fn lane(&self, revision: &str, class: Class) -> Lane {
+        let name = |kind| format!("{}{kind}:{revision}{}", self.prefix, class.suffix());
+        Lane {
+            jobs: name("jobs"),
+            index: name("index"),
+        }
+    }
+
+    pub(crate) fn body(&self, uuid: Uuid) -> String {
+        format!("{}body:{uuid}", self.prefix)
     }
 
     pub(crate) fn replies(&self, proxy: &str) -> String {
         format!("{}replies:{proxy}", self.prefix)
+    }
+
+    pub(crate) fn reply(&self, proxy: &str, uuid: Uuid, worker: &str) -> String {
+        format!("{}reply:{proxy}:{uuid}:{worker}", self.prefix)
+    }
+
+    pub(crate) fn receipts(&self, proxy: &str) -> String {
+        format!("{}receipts:{proxy}", self.prefix)
     }
 
     pub(crate) fn dead(&self) -> String {
@@ -63,6 +121,14 @@ impl Keys {
     pub(crate) fn bytes(&self) -> String {
         format!("{}bytes", self.prefix)
     }
+
+    pub(crate) fn unread(&self) -> String {
+        format!("{}unread", self.prefix)
+    }
+
+    pub(crate) fn pulse(&self) -> String {
+        format!("{}pulse", self.prefix)
+    }
 }
 
 #[cfg(test)]
@@ -73,11 +139,17 @@ mod tests {
     fn all_keys_of_a_model_share_one_hash_tag() {
         let keys = Keys::new("6f1c").unwrap();
         for key in [
-            keys.jobs("rev1"),
+            keys.lane("rev1", Class::Interactive).jobs,
+            keys.lane("rev1", Class::Interactive).index,
+            keys.body(Uuid::nil()),
             keys.replies("proxy"),
+            keys.reply("proxy", Uuid::nil(), "worker"),
+            keys.receipts("proxy"),
             keys.dead(),
             keys.artifacts(),
             keys.bytes(),
+            keys.unread(),
+            keys.pulse(),
         ] {
             assert!(key.starts_with("carpool:{6f1c}:"), "{key}");
         }

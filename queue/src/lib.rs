@@ -16,7 +16,7 @@ mod types;
 mod wire;
 
 pub use connection::Connection;
-pub use consumer::{Consumer, ConsumerOptions, RenewalEnd, Renewer};
+pub use consumer::{Consumer, ConsumerLimits, ConsumerOptions, Renewer};
 pub use error::{QueueError, SubmitError};
 pub use id::JobId;
 pub use producer::Producer;

@@ -1,10 +1,16 @@
 //! The scripts: what must happen at once in Redis happens in one of them.
 
-use std::sync::LazyLock;
+use std::{sync::LazyLock, time::Duration};
 
 use redis::Cmd;
+use uuid::Uuid;
 
-use crate::{call::Call, id::EntryId, keys::Keys};
+use crate::{
+    JobId,
+    call::Call,
+    id::EntryId,
+    keys::{Class, Keys},
+};
 
 /// Most requests that one call of a script may carry, so that others wait for Redis but shortly.
 pub(crate) const MOST_REQUESTS: usize = 128;
@@ -15,6 +21,9 @@ pub(crate) const MOST_BYTES: usize = 1 << 20;
 /// After how many milliseconds without a word a worker is taken to be gone. A live one reads or renews every few
 /// seconds, and one that comes back after all joins again.
 pub(crate) const GONE_AFTER_MS: u64 = 60_000;
+
+/// How long a proxy's replies live without it.
+pub(crate) const REPLIES_LIVE: Duration = Duration::from_secs(10);
 
 /// A script, known to Redis by its hash.
 pub(crate) struct Script {
@@ -31,17 +40,18 @@ macro_rules! scripts {
 
 scripts! {
     ENQUEUE = "enqueue.lua",
-    CHECK = "check.lua",
-    LOCATE = "locate.lua",
     DROP = "drop.lua",
     EVICT = "evict.lua",
     CONNECT = "connect.lua",
     ANSWER = "answer.lua",
     TAKE_OVER = "takeover.lua",
-    SUSPECT = "suspect.lua",
+    QUARANTINE = "quarantine.lua",
     RENEW = "renew.lua",
     RELEASE = "release.lua",
     LEAVE = "leave.lua",
+    PRESENT = "present.lua",
+    FORGET = "forget.lua",
+    SWEEP = "sweep.lua",
 }
 
 impl Script {
@@ -71,23 +81,52 @@ impl Script {
     }
 }
 
-/// The call that forgets entries of a revision, each given with the size of its body.
-pub(crate) fn drop_entries(
+/// An entry to forget.
+#[derive(Debug, Clone)]
+pub(crate) struct Useless {
+    pub(crate) entry: EntryId,
+    /// The size of its body.
+    pub(crate) size: usize,
+    /// Whose body is in a key of its own.
+    pub(crate) large: Option<Uuid>,
+}
+
+impl From<&JobId> for Useless {
+    fn from(id: &JobId) -> Self {
+        Self {
+            entry: id.entry,
+            size: id.size,
+            large: id.is_large.then_some(id.uuid),
+        }
+    }
+}
+
+/// The call that forgets entries of a revision.
+pub(crate) fn drop_entries<'a>(
     keys: &Keys,
     revision: &str,
-    entries: impl IntoIterator<Item = (EntryId, usize)>,
+    entries: impl IntoIterator<Item = &'a Useless> + Clone,
 ) -> Call {
-    let mut command = DROP.call(&[&keys.jobs(revision), &keys.bytes()], 0);
+    let lane = keys.lane(revision, Class::Interactive);
+    let mut names = vec![lane.jobs, lane.index, keys.bytes()];
+    let large = entries
+        .clone()
+        .into_iter()
+        .filter_map(|useless| useless.large);
+    names.extend(large.map(|uuid| keys.body(uuid)));
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mut command = DROP.call(&names, 0);
     command.arg(revision);
-    for (entry, size) in entries {
-        command.arg(entry.to_string()).arg(size);
+    for useless in entries {
+        command.arg(useless.entry.to_string()).arg(useless.size);
     }
     Call::of_script(&DROP, command)
 }
 
 /// The call that forgets a revision's expired entries, and its stream if that is deserted.
 pub(crate) fn evict(keys: &Keys, revision: &str) -> Call {
-    let mut command = EVICT.call(&[&keys.jobs(revision), &keys.bytes()], 0);
+    let lane = keys.lane(revision, Class::Interactive);
+    let mut command = EVICT.call(&[&lane.jobs, &lane.index, &keys.bytes()], 0);
     command.arg(revision).arg(GONE_AFTER_MS);
     Call::of_script(&EVICT, command)
 }

@@ -43,8 +43,11 @@ pub enum FailureKind {
 pub struct Limits {
     /// Requests waiting and in flight: in Redis per revision, in one proxy of all revisions together.
     pub max_length: u64,
-    /// Bytes of request bodies of all revisions together, in Redis and likewise in one proxy.
+    /// Bytes of request bodies of all revisions together and of large answers that are not read yet, in Redis; of request
+    /// bodies likewise in one proxy.
     pub max_bytes: u64,
+    /// The largest request body.
+    pub max_request_bytes: u64,
     /// How long a worker may be silent before others take its requests.
     pub lease: Duration,
 }

@@ -2,18 +2,55 @@
 
 use std::{str::FromStr, time::Duration};
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
+use prost::Message;
 use redis::Value;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::{
-    Failure, FailureKind, Job, JobId, Outcome,
+    Failure, FailureKind, Job, JobId, Outcome, Submit,
     id::{EntryId, mark},
     keys::WAKE,
 };
 
-/// The version of the entry format that this code writes and reads.
-const VERSION: &[u8] = b"1";
+/// The version of the entry format that this code writes, and the newest that it reads.
+pub(crate) const FORMAT: u32 = 2;
+
+/// What is larger than this is kept in a key of its own, so that no script copies it. Measured with `strain`: below it the
+/// second round trip costs more than the copies.
+pub(crate) const LARGE: usize = 16 << 10;
+
+/// What an entry says of its request besides the body. Protobuf, so that fields may be added; what changes the meaning of
+/// those that are there makes a new [`FORMAT`].
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Header {
+    #[prost(uint32, tag = "1")]
+    pub(crate) format: u32,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub(crate) uuid: Bytes,
+    /// Where the answer goes.
+    #[prost(oneof = "Destination", tags = "3")]
+    pub(crate) to: Option<Destination>,
+    /// Milliseconds until nobody waits any more, from when the entry was added.
+    #[prost(uint64, tag = "4")]
+    pub(crate) ttl: u64,
+    #[prost(uint32, tag = "5")]
+    pub(crate) rows: u32,
+    /// W3C `traceparent`.
+    #[prost(string, tag = "6")]
+    pub(crate) trace: String,
+    #[prost(string, tag = "7")]
+    pub(crate) client: String,
+}
+
+/// Where an answer goes.
+#[derive(Clone, PartialEq, Eq, prost::Oneof)]
+pub(crate) enum Destination {
+    /// To the proxy of this name, which holds the client's connection.
+    #[prost(string, tag = "3")]
+    Proxy(String),
+}
 
 /// An entry of any stream: its id, and its fields in order.
 pub(crate) struct Entry {
@@ -23,13 +60,16 @@ pub(crate) struct Entry {
 
 /// What an entry of a jobs stream turns out to be.
 pub(crate) enum Read {
+    /// A request, whose body is there or is to be fetched.
     Job(Job),
     /// Its client has stopped waiting.
     Expired(JobId),
     /// No request: released ones wait to be taken.
     Wake,
-    /// It is of another version, or damaged. What is known of it, so that it can be answered.
-    Unknown(Option<JobId>),
+    /// It is of a format newer than this code's.
+    Newer(u32),
+    /// It is damaged.
+    Unknown,
 }
 
 /// The entries of one stream, as XRANGE gives them. Those that can't be understood are left out.
@@ -88,113 +128,181 @@ pub(crate) fn clock(value: Value) -> Option<u64> {
 }
 
 impl Entry {
-    /// Reads an entry of a jobs stream at a time of Redis' clock, in milliseconds.
+    /// Reads an entry of a jobs stream at a time of Redis' clock, in milliseconds. A large body is left out.
     pub(crate) fn job(self, now: u64) -> Read {
-        let mut version = Bytes::new();
-        let mut uuid = None;
-        let mut proxy = None;
-        let mut ttl = None;
-        let mut rows = None;
-        let mut trace = None;
+        let mut header = None;
         let mut body = Bytes::new();
+        let mut size = None;
         for (name, value) in self.fields {
-            let text = std::str::from_utf8(&value);
             match &*name {
-                b"v" => version = value,
-                b"id" => uuid = text.ok().and_then(|text| Uuid::from_str(text).ok()),
-                b"to" => proxy = text.ok().map(Into::into),
-                b"ttl" => ttl = text.ok().and_then(|text| text.parse::<u64>().ok()),
-                b"rows" => rows = text.ok().and_then(|text| text.parse().ok()),
-                b"trace" => trace = text.ok().filter(|text| !text.is_empty()).map(str::to_owned),
-                b"body" => body = value,
+                b"h" => header = Header::decode(value).ok(),
+                b"b" => {
+                    size = Some(value.len());
+                    body = value;
+                }
+                b"s" => size = text(&value),
                 name if name == WAKE.as_bytes() => return Read::Wake,
                 _ => {}
             }
         }
-        let id = uuid.zip(proxy).map(|(uuid, proxy)| JobId {
-            entry: self.id,
-            uuid,
-            proxy,
-            size: body.len(),
-        });
-        let (Some(id), Some(ttl), Some(rows), VERSION) = (id.clone(), ttl, rows, &*version) else {
-            return Read::Unknown(id);
+        let Some(header) = header else {
+            return Read::Unknown;
+        };
+        if header.format > FORMAT {
+            return Read::Newer(header.format);
+        }
+        let uuid = Uuid::from_slice(&header.uuid).ok();
+        let (Some(uuid), Some(Destination::Proxy(proxy)), Some(size)) = (uuid, header.to, size)
+        else {
+            return Read::Unknown;
         };
         let age = now.saturating_sub(self.id.millis);
-        if age >= ttl {
+        let left = Duration::from_millis(header.ttl.saturating_sub(age));
+        let id = JobId {
+            entry: self.id,
+            uuid,
+            proxy: proxy.into(),
+            size,
+            is_large: size > body.len(),
+            client: header.client.into(),
+            // A deadline out of reach is none.
+            expires: Instant::now().checked_add(left).unwrap_or_else(far_away),
+        };
+        if left.is_zero() {
             return Read::Expired(id);
         }
         Read::Job(Job {
-            id,
             body,
-            rows,
-            trace,
-            client: None,
+            rows: header.rows,
+            trace: Some(header.trace).filter(|trace| !trace.is_empty()),
+            client: Some(id.client.to_string()).filter(|client| !client.is_empty()),
             age: Duration::from_millis(age),
-            deadline: Duration::from_millis(ttl - age),
+            deadline: left,
             quarantine: None,
+            id,
         })
     }
+}
+
+fn far_away() -> Instant {
+    Instant::now() + Duration::from_hours(24)
+}
+
+fn text<T: FromStr>(value: &[u8]) -> Option<T> {
+    std::str::from_utf8(value).ok()?.parse().ok()
+}
+
+/// Whether a body or an answer of this size is kept in a key of its own.
+pub(crate) fn is_large(size: usize) -> bool {
+    size > LARGE
 }
 
 /// The arguments that the enqueue script takes of one request.
 pub(crate) fn enqueue_arguments(
     command: &mut redis::Cmd,
     uuid: Uuid,
+    proxy: &str,
     ttl: Duration,
-    rows: u32,
-    trace: Option<&str>,
-    body: &[u8],
+    request: &Submit,
 ) {
+    let header = Header {
+        format: FORMAT,
+        uuid: Bytes::copy_from_slice(uuid.as_bytes()),
+        to: Some(Destination::Proxy(proxy.to_owned())),
+        ttl: u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).max(1),
+        rows: request.rows,
+        trace: request.trace.clone().unwrap_or_default(),
+        client: request.client.as_deref().unwrap_or_default().to_owned(),
+    };
+    let body = if is_large(request.body.len()) {
+        &[][..]
+    } else {
+        &request.body
+    };
     command
-        .arg(uuid.hyphenated().encode_lower(&mut Uuid::encode_buffer()) as &str)
         .arg(mark(uuid))
-        .arg(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).max(1))
-        .arg(rows)
-        .arg(trace.unwrap_or_default())
+        .arg(header.ttl)
+        .arg(request.body.len())
+        .arg(header.encode_to_vec())
         .arg(body);
+}
+
+/// What the field of a replies stream's entry that brings an outcome is called: what it is, then whose.
+const FIELD: usize = 1 + 16;
+
+/// An answer that is kept in a key of its own; the field's value names the worker.
+const ELSEWHERE: u8 = b'E';
+
+/// What a field of a replies stream's entry brings.
+pub(crate) enum Reply {
+    Outcome(Outcome),
+    /// An answer that is kept in a key of its own: the worker that wrote it, and its size.
+    Elsewhere {
+        worker: String,
+        size: usize,
+    },
 }
 
 impl Outcome {
     /// About what it takes in an entry.
     pub(crate) fn size(&self) -> usize {
+        self.payload().len()
+    }
+
+    /// The answer, or a failure's message.
+    pub(crate) fn payload(&self) -> &[u8] {
         match self {
-            Self::Answer(body) => body.len(),
-            Self::Failure(failure) => failure.message.len(),
+            Self::Answer(body) => body,
+            Self::Failure(failure) => failure.message.as_bytes(),
         }
     }
 
-    /// One byte says what follows: the answer or a failure's message.
-    pub(crate) fn encode(&self) -> Bytes {
-        let (tag, payload) = match self {
-            Self::Answer(body) => (b'a', &**body),
-            Self::Failure(failure) => (failure.kind.tag(), failure.message.as_bytes()),
-        };
-        let mut encoded = BytesMut::with_capacity(1 + payload.len());
-        encoded.put_u8(tag);
-        encoded.put_slice(payload);
-        encoded.freeze()
+    /// Whether it is kept in a key of its own.
+    pub(crate) fn is_large(&self) -> bool {
+        matches!(self, Self::Answer(body) if is_large(body.len()))
     }
 
-    pub(crate) fn decode(mut encoded: Bytes) -> Self {
-        let tag = if encoded.is_empty() {
-            0
-        } else {
-            encoded.split_to(1)[0]
+    /// The name of the field that brings it; `within` the entry, even a large one.
+    pub(crate) fn field(&self, uuid: Uuid, within: bool) -> [u8; FIELD] {
+        let tag = match self {
+            Self::Answer(_) if self.is_large() && !within => ELSEWHERE,
+            Self::Answer(_) => b'a',
+            Self::Failure(failure) => failure.kind.tag(),
         };
-        if tag == b'a' {
-            return Self::Answer(encoded);
-        }
-        // A kind that a newer worker knows is a failure all the same.
-        let kind = FailureKind::ALL
-            .into_iter()
-            .find(|kind| kind.tag() == tag)
-            .unwrap_or(FailureKind::Model);
-        Self::Failure(Failure {
-            kind,
-            message: String::from_utf8_lossy(&encoded).into_owned(),
-        })
+        let mut field = [tag; FIELD];
+        field[1..].copy_from_slice(uuid.as_bytes());
+        field
     }
+}
+
+/// The value of a field that says where a large answer is.
+pub(crate) fn elsewhere(size: usize, worker: &str) -> String {
+    format!("{size} {worker}")
+}
+
+/// Reads a field of a replies stream's entry; none if it brings nothing.
+pub(crate) fn reply(name: &[u8], value: Bytes) -> Option<(Uuid, Reply)> {
+    let (tag, uuid) = name.split_first()?;
+    let uuid = Uuid::from_slice(uuid).ok()?;
+    let reply = match *tag {
+        b'a' => Reply::Outcome(Outcome::Answer(value)),
+        ELSEWHERE => {
+            let (size, worker) = std::str::from_utf8(&value).ok()?.split_once(' ')?;
+            Reply::Elsewhere {
+                worker: worker.to_owned(),
+                size: size.parse().ok()?,
+            }
+        }
+        tag => Reply::Outcome(Outcome::Failure(Failure {
+            // A kind that a newer worker knows is a failure all the same.
+            kind: FailureKind::ALL
+                .into_iter()
+                .find(|kind| kind.tag() == tag)
+                .unwrap_or(FailureKind::Model),
+            message: String::from_utf8_lossy(&value).into_owned(),
+        })),
+    };
+    Some((uuid, reply))
 }
 
 impl FailureKind {
@@ -219,56 +327,87 @@ impl FailureKind {
 mod tests {
     use super::*;
 
-    fn field(name: &str, value: &str) -> (Bytes, Bytes) {
-        (
-            Bytes::copy_from_slice(name.as_bytes()),
-            Bytes::copy_from_slice(value.as_bytes()),
-        )
+    fn header() -> Header {
+        Header {
+            format: FORMAT,
+            uuid: Bytes::copy_from_slice(Uuid::from_u128(7).as_bytes()),
+            to: Some(Destination::Proxy("proxy".to_owned())),
+            ttl: 500,
+            rows: 3,
+            trace: String::new(),
+            client: "10.0.0.7".to_owned(),
+        }
     }
 
-    fn sample() -> Entry {
+    fn entry(header: &Header, body: (&'static str, &'static str)) -> Entry {
+        let field = |name: &'static str, value| (Bytes::from_static(name.as_bytes()), value);
         Entry {
             id: EntryId {
                 millis: 1_000,
                 sequence: 7,
             },
             fields: vec![
-                field("v", "1"),
-                field("id", "01234567-89ab-4def-8123-456789abcdef"),
-                field("to", "proxy"),
-                field("ttl", "500"),
-                field("rows", "3"),
-                field("trace", ""),
-                field("body", "tensor"),
+                field("h", header.encode_to_vec().into()),
+                field(body.0, Bytes::from_static(body.1.as_bytes())),
             ],
         }
     }
 
     #[test]
     fn a_job_knows_its_age_and_its_deadline() {
-        let Read::Job(job) = sample().job(1_200) else {
+        let Read::Job(job) = entry(&header(), ("b", "tensor")).job(1_200) else {
             panic!("not a job");
         };
         assert_eq!(job.age, Duration::from_millis(200));
         assert_eq!(job.deadline, Duration::from_millis(300));
         assert_eq!((job.rows, &*job.body, job.trace), (3, &b"tensor"[..], None));
-        assert_eq!((&*job.id.proxy, job.id.size), ("proxy", 6));
+        assert_eq!(job.client.as_deref(), Some("10.0.0.7"));
+        assert_eq!(
+            (&*job.id.proxy, job.id.size, job.id.is_large),
+            ("proxy", 6, false)
+        );
+    }
+
+    #[test]
+    fn a_large_body_is_elsewhere() {
+        let Read::Job(job) = entry(&header(), ("s", "4194304")).job(1_200) else {
+            panic!("not a job");
+        };
+        assert_eq!(
+            (job.body.len(), job.id.size, job.id.is_large),
+            (0, 4 << 20, true)
+        );
     }
 
     #[test]
     fn a_clock_behind_the_entry_makes_it_new_and_one_far_ahead_makes_it_expired() {
+        let sample = || entry(&header(), ("b", ""));
         assert!(matches!(sample().job(10), Read::Job(job) if job.age.is_zero()));
         assert!(matches!(sample().job(1_500), Read::Expired(_)));
     }
 
     #[test]
-    fn another_version_is_unknown_but_can_be_answered() {
-        let mut entry = sample();
-        entry.fields[0] = field("v", "2");
-        assert!(matches!(entry.job(1_000), Read::Unknown(Some(_))));
-        let mut entry = sample();
-        entry.fields[1] = field("id", "nonsense");
-        assert!(matches!(entry.job(1_000), Read::Unknown(None)));
+    fn a_newer_format_is_told_from_damage() {
+        let newer = Header {
+            format: FORMAT + 1,
+            to: None,
+            ..header()
+        };
+        assert!(
+            matches!(entry(&newer, ("b", "")).job(1_000), Read::Newer(format) if format == FORMAT + 1)
+        );
+        let damaged = Header {
+            uuid: Bytes::new(),
+            ..header()
+        };
+        assert!(matches!(
+            entry(&damaged, ("b", "")).job(1_000),
+            Read::Unknown
+        ));
+        assert!(matches!(
+            entry(&header(), ("s", "much")).job(1_000),
+            Read::Unknown
+        ));
     }
 
     #[test]
@@ -283,15 +422,20 @@ mod tests {
                 message: "naïve".to_owned(),
             })
         }));
+        let uuid = Uuid::from_u128(7);
         for outcome in outcomes {
-            assert_eq!(Outcome::decode(outcome.encode()), outcome);
+            let payload = Bytes::copy_from_slice(outcome.payload());
+            let (whose, read) = reply(&outcome.field(uuid, false), payload).unwrap();
+            assert_eq!(whose, uuid);
+            assert!(matches!(read, Reply::Outcome(read) if read == outcome));
         }
-        assert!(matches!(
-            Outcome::decode(Bytes::new()),
-            Outcome::Failure(Failure {
-                kind: FailureKind::Model,
-                ..
-            })
-        ));
+        let large = Outcome::Answer(vec![0; LARGE + 1].into());
+        let (_, read) = reply(
+            &large.field(uuid, false),
+            elsewhere(70_000, "worker-1").into(),
+        )
+        .unwrap();
+        assert!(matches!(read, Reply::Elsewhere { worker, size: 70_000 } if worker == "worker-1"));
+        assert!(reply(b"present", Bytes::new()).is_none());
     }
 }

@@ -201,6 +201,7 @@ impl From<SubmitError> for Error {
             SubmitError::Full { retry_after } => Self::Full { retry_after },
             SubmitError::Unreachable { retry_after } => Self::Unreachable { retry_after },
             SubmitError::TooLarge { most } => Self::TooLarge { limit: most },
+            error @ SubmitError::Breaks { .. } => Self::Internal(error.to_string()),
             SubmitError::DeadlineExceeded => Self::Deadline,
             SubmitError::ShuttingDown => Self::Draining,
         }

@@ -66,6 +66,7 @@ pub fn limits(config: &Config) -> Limits {
     Limits {
         max_length: config.queue.max_length.into(),
         max_bytes: config.queue.max_bytes.0,
+        max_request_bytes: config.queue.max_request_bytes.0,
         lease: config.queue.lease.0,
     }
 }

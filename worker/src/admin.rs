@@ -45,7 +45,7 @@ impl Admin {
     /// Whether the run thread gets on, or has nothing to do.
     #[must_use]
     pub fn alive(&self) -> bool {
-        self.progress.stalled() <= self.live.borrow().lease
+        self.progress.stalled() <= self.live.borrow().queue.lease
     }
 
     fn respond(&self, path: &str) -> Response<Full<Bytes>> {

@@ -3,6 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use carpool_crds::Config;
+use carpool_queue::ConsumerLimits;
 use tokio::sync::watch;
 
 /// How requests become batches, and how long they are held for.
@@ -12,10 +13,8 @@ pub struct Live {
     pub max_batch_size: usize,
     /// How long a batch that is not full waits for more, counted from its oldest request's arrival.
     pub max_delay: Duration,
-    /// How long the worker may be silent.
-    pub lease: Duration,
-    /// How often a request is given to a worker, the first time included, before it is given up.
-    pub max_deliveries: u32,
+    /// The queue's bounds.
+    pub queue: ConsumerLimits,
 }
 
 impl From<&Config> for Live {
@@ -23,8 +22,11 @@ impl From<&Config> for Live {
         Self {
             max_batch_size: config.batching.max_batch_size.max(1) as usize,
             max_delay: config.batching.max_delay.0,
-            lease: config.queue.lease.0,
-            max_deliveries: config.queue.max_deliveries,
+            queue: ConsumerLimits {
+                lease: config.queue.lease.0,
+                max_deliveries: config.queue.max_deliveries,
+                max_bytes: config.queue.max_bytes.0,
+            },
         }
     }
 }

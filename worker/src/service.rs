@@ -123,7 +123,7 @@ impl Service {
     fn apply_settings(&mut self) {
         if self.live.has_changed().unwrap_or(false) {
             let live = *self.live.borrow_and_update();
-            self.consumer.set_limits(live.lease, live.max_deliveries);
+            self.consumer.set_limits(live.queue);
         }
     }
 

@@ -11,7 +11,7 @@ use std::{
 };
 
 use carpool_crds::{AdminAddress, Loaded};
-use carpool_queue::{Consumer, ConsumerOptions, RenewalEnd};
+use carpool_queue::{Consumer, ConsumerOptions};
 use hyper::header::HeaderValue;
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -218,9 +218,7 @@ async fn start(
         revision: revision.clone(),
         name: args.name.clone(),
         artifact: Some(artifact.sha256.clone()),
-        lease: live.lease,
-        max_deliveries: live.max_deliveries,
-        patience: REDIS_PATIENCE,
+        limits: live.queue,
     };
     let consumer = Consumer::connect(connection, options)
         .await
@@ -277,16 +275,13 @@ async fn digest(path: PathBuf, pinned: Option<String>) -> Result<Artifact, Fatal
 /// Keeps the lease while the run thread gets on. Ends when it doesn't, and then the process must end too, so that
 /// others take its requests.
 fn renewed(consumer: &Consumer, admin: Arc<Admin>) -> impl Future<Output = Fatal> + use<> {
-    let renewal = tokio::spawn(consumer.renewer().run(move || admin.alive()));
+    tokio::spawn(consumer.renewer().run());
     async move {
-        match renewal.await {
-            Ok(RenewalEnd::Stalled) => {
-                let message = "the run thread made no progress for longer than the lease";
-                Fatal::new(Reason::DeviceUnavailable, message)
-            }
-            // The service left the queue, so it ends by itself.
-            Ok(RenewalEnd::Left) | Err(_) => std::future::pending().await,
+        while admin.alive() {
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
         }
+        let message = "the run thread made no progress for longer than the lease";
+        Fatal::new(Reason::DeviceUnavailable, message)
     }
 }
 

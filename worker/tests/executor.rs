@@ -453,8 +453,11 @@ async fn a_run_that_hangs_is_noticed() {
     let live = Live {
         max_batch_size: 1,
         max_delay: Duration::ZERO,
-        lease: Duration::from_millis(10),
-        max_deliveries: 1,
+        queue: carpool_queue::ConsumerLimits {
+            lease: Duration::from_millis(10),
+            max_deliveries: 1,
+            max_bytes: 1,
+        },
     };
     let progress = Arc::new(Progress::default());
     let admin = Admin {

@@ -1,36 +1,80 @@
 //! Answering requests.
 
-use std::time::Duration;
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::{MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
-use super::{Inner, REPLIES_LIVE, fetch, millis};
+use super::{Inner, fetch, held::Turn, millis};
 use crate::{
     FailureKind, Job, JobId, Outcome, QueueError,
-    call::{Call, Reply, lost_group},
-    scripts::{ANSWER, groups},
+    call::{Call, Reply, lost_group, out_of_memory},
+    id::EntryId,
+    scripts::{ANSWER, REPLIES_LIVE, groups},
+    wire,
 };
 
-type Answers = Vec<(JobId, Outcome)>;
+/// Bytes of large answers that may wait here for room in Redis while other requests are served.
+const MOST_UNSENT: usize = 64 << 20;
+
+/// An answer on its way.
+pub(super) struct Due {
+    id: JobId,
+    outcome: Outcome,
+    /// It goes into the entry, however large: Redis had no memory for a key of its own, but takes what frees memory.
+    within: bool,
+}
+
+/// Large answers that had no room in Redis.
+pub(super) type Unsent = Vec<Due>;
+
+impl From<(JobId, Outcome)> for Due {
+    fn from((id, outcome): (JobId, Outcome)) -> Self {
+        Self {
+            id,
+            outcome,
+            within: false,
+        }
+    }
+}
+
+impl Due {
+    fn is_large(&self) -> bool {
+        self.outcome.is_large() && !self.within
+    }
+
+    /// About what it takes in a script's call.
+    fn size(&self) -> usize {
+        if self.is_large() {
+            0
+        } else {
+            self.outcome.size()
+        }
+    }
+}
 
 pub(super) async fn answer(
     inner: &Inner,
-    answers: Answers,
+    answers: Vec<(JobId, Outcome)>,
     room: usize,
 ) -> Result<Vec<Job>, QueueError> {
-    let entries: Vec<_> = answers.iter().map(|(id, _)| id.entry).collect();
+    let mut due = std::mem::take(&mut *unsent(inner));
+    due.extend(answers.into_iter().map(Due::from));
+    let entries: Vec<EntryId> = due.iter().map(|due| due.id.entry).collect();
     // Under a lasting backlog each read finds all that there is room for, so what is due must not wait for one that
     // does not.
-    let read =
-        room > 0 && inner.held(|held| !held.recovery_due() && held.ordinary_after(entries.iter()));
-    let result = patiently(inner, answers, if read { room } else { 0 }).await;
-    inner.held(|held| {
-        for entry in entries {
-            held.settle(entry);
-        }
-    });
-    inner.settled.notify_waiters();
-    let replies = result?;
+    let read = room > 0
+        && inner.held(|held| {
+            let reads = !held.recovery_due() && held.turn_after(&entries) == Turn::Ordinary;
+            if reads {
+                held.read_ordinary();
+            }
+            reads
+        });
+    let replies = send(inner, due, if read { room } else { 0 }).await?;
     let next = if room > 0 && !read {
         fetch::next(inner, room, Duration::ZERO).await
     } else {
@@ -47,42 +91,129 @@ pub(super) async fn answer(
 }
 
 /// Answers without taking anything new.
-pub(super) async fn send(inner: &Inner, answers: Answers) {
-    if let Err(error) = patiently(inner, answers, 0).await {
+pub(super) async fn answer_only(inner: &Inner, answers: Vec<(JobId, Outcome)>) {
+    let due = answers.into_iter().map(Due::from).collect();
+    if let Err(error) = send(inner, due, 0).await {
         tracing::warn!(%error, "failed to answer");
     }
 }
 
-/// Tries until Redis has it, and gives the replies to the read that went along. Answering twice is harmless: the second
-/// time finds nothing to answer.
-async fn patiently(
-    inner: &Inner,
-    answers: Answers,
-    mut room: usize,
-) -> Result<Vec<Reply>, QueueError> {
-    let groups = groups(answers, |(_, outcome)| outcome.size());
-    let give_up = Instant::now() + inner.patience;
+/// Tries again to send what had no room. Says whether some still has none.
+pub(super) async fn send_unsent(inner: &Inner) -> bool {
+    let due = std::mem::take(&mut *unsent(inner));
+    if due.is_empty() {
+        return false;
+    }
+    if let Err(error) = send(inner, due, 0).await {
+        tracing::warn!(%error, "failed to answer");
+    }
+    !unsent(inner).is_empty()
+}
+
+fn unsent(inner: &Inner) -> MutexGuard<'_, Unsent> {
+    inner.unsent.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Sends answers until Redis has them or nobody waits for them any more, and gives the replies to the read that went along.
+/// Answering twice is harmless: the second time finds nothing to answer. What has no room is kept for later.
+async fn send(inner: &Inner, mut due: Vec<Due>, mut room: usize) -> Result<Vec<Reply>, QueueError> {
+    let mut replies = Vec::new();
     loop {
-        match once(inner, &groups, room).await {
-            Err(error) if error.passes() && Instant::now() < give_up => {
+        drop_expired(inner, &mut due);
+        // Nothing to answer, and no turn to read, so that nothing may be read either.
+        if due.is_empty() && room == 0 {
+            return Ok(replies);
+        }
+        match once(inner, &due, room).await {
+            Ok(Sent { reads, waiting }) => {
+                if room > 0 {
+                    replies = reads;
+                    room = 0;
+                }
+                due = settle(inner, due, &waiting);
+                let bytes: usize = due.iter().map(|due| due.outcome.size()).sum();
+                if bytes <= MOST_UNSENT {
+                    unsent(inner).append(&mut due);
+                    return Ok(replies);
+                }
+                inner.pause().await;
+            }
+            // There is nothing to answer: the next fetch sees to it.
+            Err(error) if due.is_empty() => return Err(error),
+            Err(error) if error.passes() => {
                 tracing::debug!(%error, "waiting for Redis to answer requests");
                 room = 0;
                 inner.pause().await;
             }
-            outcome => return outcome,
+            Err(error) => {
+                settle(inner, due, &[]);
+                return Err(error);
+            }
         }
     }
 }
 
-async fn once(inner: &Inner, groups: &[Answers], room: usize) -> Result<Vec<Reply>, QueueError> {
-    // Nothing to answer, and a suspect waits its turn, so that nothing may be read either.
-    if groups.is_empty() && room == 0 {
-        return Ok(Vec::new());
+/// Gives up answers that nobody waits for any more.
+fn drop_expired(inner: &Inner, due: &mut Vec<Due>) {
+    let now = Instant::now();
+    let before = due.len();
+    due.retain(|due| {
+        let is_wanted = due.id.expires > now;
+        if !is_wanted {
+            inner.held(|held| held.settle(due.id.entry));
+        }
+        is_wanted
+    });
+    if due.len() < before {
+        let count = before - due.len();
+        tracing::warn!(count, "dropping answers that nobody waits for any more");
+        inner.settled.notify_waiters();
     }
+}
+
+/// Notes that these are answered, but for those that have no room, which are returned.
+fn settle(inner: &Inner, due: Vec<Due>, waiting: &[Waiting]) -> Vec<Due> {
+    let mut left = Vec::with_capacity(waiting.len());
+    inner.held(|held| {
+        for (place, mut due) in due.into_iter().enumerate() {
+            match waiting.iter().find(|waiting| waiting.place == place) {
+                Some(waiting) => {
+                    due.within |= waiting.no_memory;
+                    left.push(due);
+                }
+                None => held.settle(due.id.entry),
+            }
+        }
+    });
+    inner.settled.notify_waiters();
+    left
+}
+
+/// What became of a write.
+struct Sent {
+    reads: Vec<Reply>,
+    waiting: Vec<Waiting>,
+}
+
+/// An answer that had no room.
+struct Waiting {
+    place: usize,
+    /// Redis had no memory for a key of its own.
+    no_memory: bool,
+}
+
+async fn once(inner: &Inner, due: &[Due], room: usize) -> Result<Sent, QueueError> {
     let live = inner.commands.get().await?;
     let mut call = Call::new();
-    for group in groups {
-        call.script(&ANSWER, command(inner, group));
+    let large: Vec<usize> = (0..due.len())
+        .filter(|place| due[*place].is_large())
+        .collect();
+    for place in &large {
+        call.command(store(inner, &due[*place]));
+    }
+    let groups = groups((0..due.len()).collect(), |place| due[*place].size());
+    for group in &groups {
+        call.script(&ANSWER, command(inner, group, due));
     }
     if room > 0 {
         call.command(fetch::read_command(inner, room, Duration::ZERO));
@@ -93,69 +224,148 @@ async fn once(inner: &Inner, groups: &[Answers], room: usize) -> Result<Vec<Repl
         fetch::sent(inner, &inner.commands, &live, sent)?
     } else {
         inner.commands.watch(&live, sent)?
-    };
-    let reads = replies.split_off(groups.len());
-    for reply in replies {
-        match inner.commands.watch(&live, reply.value("an answer")) {
+    }
+    .into_iter();
+    let mut no_memory = HashSet::new();
+    for (place, reply) in large.into_iter().zip(&mut replies) {
+        match reply.value("an answer") {
             Ok(_) => {}
+            Err(error) if out_of_memory(&error) => {
+                no_memory.insert(place);
+            }
+            Err(error) => return Err(stray(inner, room, error)),
+        }
+    }
+    let mut waiting = Vec::new();
+    for (group, reply) in groups.iter().zip(&mut replies) {
+        match reply.value("an answer") {
+            Ok(value) => waiting.extend(wire::list(value).into_iter().filter_map(|request| {
+                let request: usize = wire::parse(request)?;
+                let place = *group.get(request.checked_sub(1)?)?;
+                Some(Waiting {
+                    place,
+                    no_memory: no_memory.contains(&place),
+                })
+            })),
             Err(error) if lost_group(&error) => {
                 // The requests are gone; their proxies find out and enqueue them again.
                 inner.held(|held| held.unknown = true);
             }
-            Err(error) if error.passes() => {
-                // What the read beside it was given is in nobody's hands.
-                inner.held(|held| held.stray |= room > 0);
-                return Err(error);
-            }
+            Err(error) if error.passes() => return Err(stray(inner, room, error)),
             Err(error) => tracing::warn!(%error, "failed to answer"),
         }
     }
-    Ok(reads)
+    Ok(Sent {
+        reads: replies.collect(),
+        waiting,
+    })
 }
 
-fn command(inner: &Inner, group: &[(JobId, Outcome)]) -> redis::Cmd {
-    let mut streams: Vec<String> = Vec::new();
-    let places: Vec<usize> = group
+/// What the read beside a failed answer was given is in nobody's hands.
+fn stray(inner: &Inner, room: usize, error: QueueError) -> QueueError {
+    inner.held(|held| held.stray |= room > 0);
+    error
+}
+
+/// The command that puts a large answer into a key of its own, which the script lets live as long as its proxy.
+fn store(inner: &Inner, due: &Due) -> redis::Cmd {
+    let key = inner.keys.reply(&due.id.proxy, due.id.uuid, &inner.name);
+    let mut command = redis::Cmd::with_capacity(5, due.outcome.size() + 256);
+    command
+        .arg("SET")
+        .arg(key)
+        .arg(due.outcome.payload())
+        .arg("PX")
+        .arg(millis(REPLIES_LIVE));
+    command
+}
+
+/// The call that answers these places of what is due.
+fn command(inner: &Inner, group: &[usize], due: &[Due]) -> redis::Cmd {
+    let mut streams: BTreeMap<&str, usize> = BTreeMap::new();
+    for place in group {
+        let next = streams.len() + 1;
+        streams.entry(&due[*place].id.proxy).or_insert(next);
+    }
+    let mut names: Vec<(usize, String)> = streams
         .iter()
-        .map(|(id, _)| {
-            let stream = inner.keys.replies(&id.proxy);
-            streams
-                .iter()
-                .position(|known| *known == stream)
-                .unwrap_or_else(|| {
-                    streams.push(stream);
-                    streams.len() - 1
-                })
-        })
+        .map(|(proxy, stream)| (*stream, inner.keys.replies(proxy)))
         .collect();
-    let jobs = inner.jobs();
+    names.sort_unstable();
     let bytes = inner.keys.bytes();
-    let dead = inner.keys.dead();
-    let mut keys = vec![&*jobs, &*bytes, &*dead];
-    keys.extend(streams.iter().map(String::as_str));
-    let size = group.iter().map(|(_, outcome)| outcome.size() + 128).sum();
+    let (dead, unread) = (inner.keys.dead(), inner.keys.unread());
+    let mut large = Vec::new();
+    let mut extras = Vec::new();
+    let first_large = 5 + names.len() + 1;
+    for (request, place) in group.iter().enumerate() {
+        let Due { id, outcome, .. } = &due[*place];
+        let mut key = |wanted: bool, name: &dyn Fn() -> String| {
+            if !wanted {
+                return 0;
+            }
+            large.push(name());
+            first_large + large.len() - 1
+        };
+        let body = key(id.is_large, &|| inner.keys.body(id.uuid));
+        let is_large = due[*place].is_large();
+        let answer = key(is_large, &|| {
+            inner.keys.reply(&id.proxy, id.uuid, &inner.name)
+        });
+        if body > 0 || answer > 0 || kind(outcome) == DEAD {
+            extras.push((request + 1, body, answer, id, outcome.size()));
+        }
+    }
+    let keys: Vec<&str> = [&*inner.lane.jobs, &inner.lane.index, &bytes, &dead, &unread]
+        .into_iter()
+        .chain(names.iter().map(|(_, name)| name.as_str()))
+        .chain(large.iter().map(String::as_str))
+        .collect();
+    let size = group.iter().map(|place| due[*place].size() + 128).sum();
     let mut command = ANSWER.call(&keys, size);
     command
         .arg(&inner.revision)
         .arg(&inner.name)
-        .arg(millis(REPLIES_LIVE));
-    for ((id, outcome), place) in group.iter().zip(places) {
+        .arg(inner.limits().max_bytes)
+        .arg(names.len())
+        .arg(group.len());
+    for place in group {
+        let Due {
+            id,
+            outcome,
+            within,
+        } = &due[*place];
         command
             .arg(id.entry.to_string())
-            .arg(place + 1)
-            .arg(id.uuid.hyphenated().to_string())
+            .arg(streams[&*id.proxy])
             .arg(id.size)
             .arg(kind(outcome))
-            .arg(&*outcome.encode());
+            .arg(&outcome.field(id.uuid, *within));
+        if due[*place].is_large() {
+            command.arg(wire::elsewhere(outcome.size(), &inner.name));
+        } else {
+            command.arg(outcome.payload());
+        }
+    }
+    for (request, body, answer, id, size) in extras {
+        command
+            .arg(request)
+            .arg(body)
+            .arg(answer)
+            .arg(size)
+            .arg(id.uuid.to_string())
+            .arg(&*id.client);
     }
     command
 }
+
+/// A failure of which the dead-letter stream is told.
+const DEAD: &str = "d";
 
 /// How the script is to treat an outcome.
 fn kind(outcome: &Outcome) -> &'static str {
     match outcome {
         Outcome::Answer(_) => "s",
-        Outcome::Failure(failure) if failure.kind == FailureKind::TooManyDeliveries => "d",
+        Outcome::Failure(failure) if failure.kind == FailureKind::TooManyDeliveries => DEAD,
         Outcome::Failure(_) => "f",
     }
 }

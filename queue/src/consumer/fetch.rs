@@ -5,16 +5,19 @@ use std::time::Duration;
 use redis::{Cmd, Value};
 use tokio::time::{Instant, timeout_at};
 
-use super::{BLOCK, Inner, answer, held::Turn, millis, suspects};
+use super::{BLOCK, Inner, answer, bodies, held::Turn, millis, quarantine, release};
 use crate::{
-    Failure, FailureKind, Job, JobId, Outcome, QueueError,
+    Job, QueueError,
     call::{Call, Reply, lost_group},
     connection::{Link, Live},
     id::EntryId,
-    keys::GROUP,
-    scripts::{drop_entries, groups},
+    keys::{GROUP, SUSPECTS, newer},
+    scripts::{Useless, drop_entries, groups},
     wire::{self, Entry, Read},
 };
+
+/// How long a read waits while answers wait for room in Redis.
+const UNSENT_PAUSE: Duration = Duration::from_millis(100);
 
 pub(super) async fn fetch(
     inner: &Inner,
@@ -24,7 +27,11 @@ pub(super) async fn fetch(
     if room == 0 {
         return Ok(Vec::new());
     }
-    match next(inner, room, wait.min(BLOCK)).await {
+    let mut wait = wait.min(BLOCK);
+    if answer::send_unsent(inner).await {
+        wait = wait.min(UNSENT_PAUSE);
+    }
+    match next(inner, room, wait).await {
         Ok(jobs) => {
             inner.reached();
             Ok(jobs)
@@ -54,11 +61,20 @@ pub(super) async fn next(
     let until = Instant::now() + wait;
     loop {
         let settled = inner.settled.notified();
-        match inner.held(super::held::Held::turn) {
-            Turn::Anyone => return read(inner, room, wait).await,
-            Turn::Suspect(suspect) => {
-                if let Some(job) = suspects::start(inner, suspect).await? {
-                    return Ok(vec![job]);
+        match inner.held(|held| held.turn()) {
+            Turn::Ordinary => {
+                let aside = inner.held(super::held::Held::read_ordinary);
+                let left = until.saturating_duration_since(Instant::now());
+                let wait = if aside { Duration::ZERO } else { left };
+                let jobs = read(inner, room, wait).await?;
+                if !aside || !jobs.is_empty() {
+                    return Ok(jobs);
+                }
+            }
+            Turn::Quarantine => {
+                let jobs = quarantine::take(inner, room).await?;
+                if !jobs.is_empty() {
+                    return Ok(jobs);
                 }
             }
             Turn::Nobody => {
@@ -74,18 +90,18 @@ pub(super) async fn next(
 /// workers held.
 async fn recover(inner: &Inner, room: usize) -> Result<Vec<Job>, QueueError> {
     if inner.held(|held| held.unknown) {
-        inner.join().await?;
+        inner.join(false).await?;
         inner.held(|held| held.unknown = false);
     }
-    // Requests that are no suspects must not come beside one: they would die with it.
-    let room = if inner.held(|held| held.ordinary()) {
+    // Ordinary requests must not come beside those of dead workers: they would die with them.
+    let room = if inner.held(|held| held.turn()) == Turn::Ordinary {
         room
     } else {
         0
     };
-    if room > 0 && inner.held(|held| held.stray) {
+    if inner.held(|held| held.stray) {
         let stray = find_stray(inner, room).await?;
-        let jobs = load(inner, &stray).await?;
+        let jobs = load(inner, &stray, None).await?;
         // If there was no room for more, there may be more of them.
         if stray.len() < room {
             inner.held(|held| held.stray = false);
@@ -95,64 +111,93 @@ async fn recover(inner: &Inner, room: usize) -> Result<Vec<Job>, QueueError> {
         }
     }
     if inner.held(|held| held.look_due()) {
-        let released = suspects::take_over(inner, room).await?;
+        let released = quarantine::take_over(inner, room).await?;
         if room == 0 || released.len() < room {
             inner.held(super::held::Held::looked);
         }
-        return load(inner, &released).await;
+        return load(inner, &released, None).await;
     }
     Ok(Vec::new())
 }
 
-/// Entries that a cut-off read was given, up to `room`. They never ran, so they are like new.
+/// Entries that a cut-off read was given, up to `room`. They never ran, so they are like new. Those of dead workers, which
+/// were counted for a turn that did not take place, are set aside again.
 async fn find_stray(inner: &Inner, room: usize) -> Result<Vec<EntryId>, QueueError> {
     let held = inner.held(|held| held.all().len());
     let mut command = redis::cmd("XPENDING");
     command
-        .arg(inner.jobs())
+        .arg(&inner.lane.jobs)
         .arg(GROUP)
         .arg("-")
         .arg("+")
-        .arg(held + room)
+        .arg(held + room.max(1))
         .arg(&inner.name);
     let pending = inner.commands.last(&Call::of(command), "XPENDING").await?;
-    Ok(wire::list(pending)
-        .into_iter()
-        .filter_map(|pending| wire::parse(wire::list(pending).into_iter().next()?))
-        .filter(|entry| !inner.held(|held| held.holds(*entry)))
-        .take(room)
-        .collect())
+    let mut stray = Vec::new();
+    let mut suspects = Vec::new();
+    for pending in wire::list(pending) {
+        let mut values = wire::list(pending).into_iter();
+        let (Some(entry), Some(deliveries)) = (
+            values.next().and_then(wire::parse),
+            values.nth(2).and_then(wire::parse::<u32>),
+        ) else {
+            continue;
+        };
+        if inner.held(|held| held.holds(entry)) {
+            continue;
+        }
+        if deliveries > 1 {
+            suspects.push((entry, SUSPECTS.to_owned(), 1));
+        } else {
+            stray.push(entry);
+        }
+    }
+    if !suspects.is_empty() {
+        release::hand_over(inner, suspects).await?;
+        inner.held(|held| held.set_aside(true));
+    }
+    stray.truncate(room);
+    Ok(stray)
 }
 
 /// Reads entries that this consumer holds already.
-async fn load(inner: &Inner, entries: &[EntryId]) -> Result<Vec<Job>, QueueError> {
+pub(super) async fn load(
+    inner: &Inner,
+    entries: &[EntryId],
+    quarantine: Option<u64>,
+) -> Result<Vec<Job>, QueueError> {
     if entries.is_empty() {
         return Ok(Vec::new());
     }
-    let live = inner.commands.get().await?;
+    let read = range(inner, entries).await;
+    let (found, now) = read.inspect_err(|_| inner.held(|held| held.stray = true))?;
+    let jobs = sort_out(inner, found, now).await;
+    hand_out(inner, jobs, quarantine).await
+}
+
+/// Entries by name, and the time of Redis' clock.
+pub(super) async fn range(
+    inner: &Inner,
+    entries: &[EntryId],
+) -> Result<(Vec<Entry>, u64), QueueError> {
     let mut call = Call::new();
     for entry in entries {
-        call.command(range(inner, *entry));
+        let entry = entry.to_string();
+        let mut command = redis::cmd("XRANGE");
+        command.arg(&inner.lane.jobs).arg(&entry).arg(&entry);
+        call.command(command);
     }
     call.command(redis::cmd("TIME"));
-    let mut replies = sent(inner, &inner.commands, &live, call.send(&live).await)?;
+    let mut replies = call.over(&inner.commands).await?;
     let now = time(replies.pop())?;
     let mut found = Vec::new();
     for reply in replies {
         found.extend(wire::entries(reply.value("XRANGE")?));
     }
-    sort_out(inner, found, now).await
+    Ok((found, now))
 }
 
-/// The command that reads one entry.
-pub(super) fn range(inner: &Inner, entry: EntryId) -> Cmd {
-    let entry = entry.to_string();
-    let mut command = redis::cmd("XRANGE");
-    command.arg(inner.jobs()).arg(&entry).arg(&entry);
-    command
-}
-
-pub(super) fn time(reply: Option<Reply>) -> Result<u64, QueueError> {
+fn time(reply: Option<Reply>) -> Result<u64, QueueError> {
     let answer = QueueError::Answer { operation: "TIME" };
     wire::clock(reply.ok_or(answer.clone())?.value("TIME")?).ok_or(answer)
 }
@@ -198,7 +243,7 @@ pub(super) fn read_command(inner: &Inner, room: usize, wait: Duration) -> Cmd {
         // 0 would block for ever.
         command.arg("BLOCK").arg(millis(wait).max(1));
     }
-    command.arg("STREAMS").arg(inner.jobs()).arg(">");
+    command.arg("STREAMS").arg(&inner.lane.jobs).arg(">");
     command
 }
 
@@ -217,58 +262,71 @@ pub(super) async fn read_replies(
     };
     // Without the time, what was read is in nobody's hands.
     let now = now.inspect_err(|_| inner.held(|held| held.stray = true))?;
-    sort_out(inner, wire::read_entries(value), now).await
+    let jobs = sort_out(inner, wire::read_entries(value), now).await;
+    hand_out(inner, jobs, None).await
 }
 
-/// Hands out what is to run and clears away the rest.
-async fn sort_out(inner: &Inner, entries: Vec<Entry>, now: u64) -> Result<Vec<Job>, QueueError> {
+/// Hands requests out, whole.
+async fn hand_out(
+    inner: &Inner,
+    mut jobs: Vec<Job>,
+    quarantine: Option<u64>,
+) -> Result<Vec<Job>, QueueError> {
+    inner.held(|held| {
+        for job in &mut jobs {
+            job.quarantine = quarantine;
+            held.hand_out(job.id.entry, quarantine);
+        }
+    });
+    bodies::bring(inner, jobs).await
+}
+
+/// Gives what is to run, and clears away the rest.
+pub(super) async fn sort_out(inner: &Inner, entries: Vec<Entry>, now: u64) -> Vec<Job> {
     let mut jobs = Vec::with_capacity(entries.len());
     let mut useless = Vec::new();
-    let mut strange = Vec::new();
+    let mut too_new = Vec::new();
+    let nothing = |entry| Useless {
+        entry,
+        size: 0,
+        large: None,
+    };
     for entry in entries {
         let id = entry.id;
         match entry.job(now) {
             Read::Job(job) => jobs.push(job),
             // Its proxy tells the client; Redis' clock only saves the work.
-            Read::Expired(id) => useless.push((id.entry, id.size)),
+            Read::Expired(id) => useless.push(Useless::from(&id)),
             Read::Wake => {
                 inner.held(super::held::Held::look_soon);
-                useless.push((id, 0));
+                useless.push(nothing(id));
             }
-            Read::Unknown(Some(id)) => strange.push(id),
-            Read::Unknown(None) => {
+            Read::Newer(format) => too_new.push((id, newer(format), 0)),
+            Read::Unknown => {
                 tracing::warn!(entry = %id, "dropping an entry that is no request");
-                useless.push((id, 0));
+                useless.push(nothing(id));
             }
         }
     }
-    inner.held(|held| {
-        for job in &jobs {
-            held.hand_out(job.id.entry);
+    if !too_new.is_empty() {
+        tracing::warn!(
+            count = too_new.len(),
+            "handing back requests of a newer format, for newer workers"
+        );
+        if let Err(error) = release::hand_over(inner, too_new).await {
+            tracing::warn!(%error, "failed to hand requests back");
         }
-    });
+    }
     if !useless.is_empty() {
         discard(inner, useless).await;
     }
-    if !strange.is_empty() {
-        answer::send(inner, strange.into_iter().map(unreadable).collect()).await;
-    }
-    Ok(jobs)
-}
-
-/// The answer to a request that this worker can't read.
-pub(super) fn unreadable(id: JobId) -> (JobId, Outcome) {
-    let failure = Failure {
-        kind: FailureKind::Model,
-        message: "the worker does not know this version of the queue's format".to_owned(),
-    };
-    (id, Outcome::Failure(failure))
+    jobs
 }
 
 /// Forgets entries. Those that can't be forgotten now come back when their lease is over.
-pub(super) async fn discard(inner: &Inner, entries: Vec<(EntryId, usize)>) {
+pub(super) async fn discard(inner: &Inner, entries: Vec<Useless>) {
     for group in groups(entries, |_| 0) {
-        let call = drop_entries(&inner.keys, &inner.revision, group);
+        let call = drop_entries(&inner.keys, &inner.revision, &group);
         if let Err(error) = inner.commands.last(&call, "a drop").await {
             tracing::warn!(%error, "failed to drop entries");
         }

@@ -1,20 +1,24 @@
 //! What this worker holds.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::HashSet;
 
 use tokio::time::Instant;
 
-use super::{TAKE_OVER_EVERY, suspects::Suspect};
+use super::TAKE_OVER_EVERY;
 use crate::id::EntryId;
 
 #[derive(Default)]
 pub(super) struct Held {
     /// Handed out, not answered yet.
     out: HashSet<EntryId>,
-    /// The one of them that must run by itself.
-    alone: Option<EntryId>,
-    /// Taken over from the dead, waiting for their turn to run by themselves.
-    suspects: VecDeque<Suspect>,
+    /// Those of them that run with nobody else.
+    quarantined: HashSet<EntryId>,
+    /// How many groups were quarantined here.
+    groups: u64,
+    /// Requests of dead workers are set aside, waiting to be taken by some worker.
+    aside: bool,
+    /// Ordinary requests come first, as it was the others' turn.
+    ordinary_first: bool,
     /// When the entries of dead workers were last looked for.
     looked: Option<Instant>,
     /// A read was cut off: what it was given is in nobody's hands.
@@ -24,94 +28,79 @@ pub(super) struct Held {
 }
 
 /// Whose turn it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Turn {
     /// Ordinary requests'.
-    Anyone,
+    Ordinary,
     /// Nobody's before all that was handed out is answered.
     Nobody,
-    /// This suspect's.
-    Suspect(Suspect),
+    /// Theirs that were set aside.
+    Quarantine,
 }
 
 impl Held {
-    pub(super) fn hand_out(&mut self, entry: EntryId) {
+    pub(super) fn hand_out(&mut self, entry: EntryId, quarantine: Option<u64>) {
         self.out.insert(entry);
+        if quarantine.is_some() {
+            self.quarantined.insert(entry);
+        }
     }
 
     pub(super) fn settle(&mut self, entry: EntryId) {
         self.out.remove(&entry);
-        if self.alone == Some(entry) {
-            self.alone = None;
+        if self.quarantined.remove(&entry) && self.quarantined.is_empty() {
+            self.ordinary_first = true;
         }
     }
 
-    /// Adds suspects, those with the fewest deliveries first: they are the likeliest to be innocent.
-    pub(super) fn suspect(&mut self, suspects: Vec<Suspect>) {
-        for suspect in suspects {
-            if !self.holds(suspect.entry) {
-                self.suspects.push_back(suspect);
-            }
+    /// A number for a group of requests that run together and with nobody else.
+    pub(super) fn group(&mut self) -> u64 {
+        self.groups += 1;
+        self.groups
+    }
+
+    /// Notes whether requests of dead workers are set aside.
+    pub(super) fn set_aside(&mut self, aside: bool) {
+        self.aside = aside;
+    }
+
+    /// Says whose turn it is. Ordinary requests and those set aside take turns.
+    pub(super) fn turn(&self) -> Turn {
+        self.turn_after(&[])
+    }
+
+    /// Says whose turn it will be once these are answered.
+    pub(super) fn turn_after(&self, answered: &[EntryId]) -> Turn {
+        let left =
+            |entries: &HashSet<EntryId>| entries.iter().any(|entry| !answered.contains(entry));
+        if left(&self.quarantined) {
+            Turn::Nobody
+        } else if !self.aside || self.ordinary_first || !self.quarantined.is_empty() {
+            Turn::Ordinary
+        } else if left(&self.out) {
+            Turn::Nobody
+        } else {
+            Turn::Quarantine
         }
-        self.suspects
-            .make_contiguous()
-            .sort_by_key(|suspect| (suspect.deliveries, suspect.entry));
     }
 
-    /// Says whose turn it is, and gives a suspect its turn.
-    pub(super) fn turn(&mut self) -> Turn {
-        if self.alone.is_some() || (!self.suspects.is_empty() && !self.out.is_empty()) {
-            return Turn::Nobody;
-        }
-        let Some(suspect) = self.suspects.pop_front() else {
-            return Turn::Anyone;
-        };
-        self.alone = Some(suspect.entry);
-        self.out.insert(suspect.entry);
-        Turn::Suspect(suspect)
+    /// Ordinary requests are about to be read. Says whether others are set aside, for whose turn the read must not wait.
+    pub(super) fn read_ordinary(&mut self) -> bool {
+        self.ordinary_first = false;
+        self.aside
     }
 
-    /// Takes back a turn that could not be used.
-    pub(super) fn put_back(&mut self, suspect: Suspect) {
-        self.settle(suspect.entry);
-        self.suspects.push_front(suspect);
-    }
-
-    /// Whether it is ordinary requests' turn.
-    pub(super) fn ordinary(&self) -> bool {
-        self.ordinary_after(std::iter::empty())
-    }
-
-    /// Whether it will be ordinary requests' turn once those are answered.
-    pub(super) fn ordinary_after<'a>(
-        &self,
-        mut answered: impl Iterator<Item = &'a EntryId>,
-    ) -> bool {
-        self.suspects.is_empty()
-            && self
-                .alone
-                .is_none_or(|alone| answered.any(|entry| *entry == alone))
-    }
-
-    pub(super) fn is_alone(&self, entry: EntryId) -> bool {
-        self.alone == Some(entry)
+    pub(super) fn is_quarantined(&self, entry: EntryId) -> bool {
+        self.quarantined.contains(&entry)
     }
 
     pub(super) fn holds(&self, entry: EntryId) -> bool {
-        self.out.contains(&entry) || self.suspects.iter().any(|suspect| suspect.entry == entry)
+        self.out.contains(&entry)
     }
 
-    /// Everything held, started or not.
+    /// Everything held.
     pub(super) fn all(&self) -> Vec<EntryId> {
-        self.out
-            .iter()
-            .copied()
-            .chain(self.suspects.iter().map(|suspect| suspect.entry))
-            .collect()
-    }
-
-    /// Gives up all suspects that wait for their turn.
-    pub(super) fn take_suspects(&mut self) -> Vec<Suspect> {
-        self.suspects.drain(..).collect()
+        self.out.iter().copied().collect()
     }
 
     /// Whether there is something to see to that reading alone never returns.
@@ -146,56 +135,35 @@ mod tests {
         }
     }
 
-    fn suspect(millis: u64, deliveries: u32) -> Suspect {
-        Suspect {
-            entry: entry(millis),
-            deliveries,
-        }
-    }
-
     #[test]
-    fn a_suspect_waits_for_all_others_and_all_others_for_it() {
+    fn those_set_aside_wait_for_all_others_and_all_others_for_them() {
         let mut held = Held::default();
-        held.hand_out(entry(1));
-        assert!(held.ordinary());
-        held.suspect(vec![suspect(2, 1)]);
-        assert!(matches!(held.turn(), Turn::Nobody));
-        assert!(!held.ordinary());
-        assert!(!held.ordinary_after([entry(1)].iter()));
+        held.hand_out(entry(1), None);
+        assert_eq!(held.turn(), Turn::Ordinary);
+        held.set_aside(true);
+        assert_eq!(held.turn(), Turn::Nobody);
+        assert_eq!(held.turn_after(&[entry(1)]), Turn::Quarantine);
 
         held.settle(entry(1));
-        assert!(matches!(held.turn(), Turn::Suspect(turn) if turn.entry == entry(2)));
-        assert!(matches!(held.turn(), Turn::Nobody));
-        assert!(held.is_alone(entry(2)));
-        assert!(!held.ordinary());
-        assert!(held.ordinary_after([entry(2)].iter()));
-
+        assert_eq!(held.turn(), Turn::Quarantine);
+        let group = held.group();
+        held.hand_out(entry(2), Some(group));
+        held.hand_out(entry(3), Some(group));
         held.settle(entry(2));
-        assert!(matches!(held.turn(), Turn::Anyone));
-        assert!(held.all().is_empty());
+        assert_eq!(held.turn(), Turn::Nobody);
+        assert_eq!(held.turn_after(&[entry(3)]), Turn::Ordinary);
     }
 
     #[test]
-    fn the_likeliest_innocent_go_first_and_none_twice() {
+    fn ordinary_ones_have_their_turn_between_two_groups() {
         let mut held = Held::default();
-        held.suspect(vec![suspect(1, 3), suspect(2, 1)]);
-        held.suspect(vec![suspect(2, 1), suspect(3, 2)]);
-        let order: Vec<_> = held
-            .take_suspects()
-            .into_iter()
-            .map(|suspect| suspect.entry.millis)
-            .collect();
-        assert_eq!(order, [2, 3, 1]);
-    }
-
-    #[test]
-    fn a_turn_put_back_comes_again() {
-        let mut held = Held::default();
-        held.suspect(vec![suspect(1, 1)]);
-        let Turn::Suspect(turn) = held.turn() else {
-            panic!("no turn");
-        };
-        held.put_back(turn);
-        assert!(matches!(held.turn(), Turn::Suspect(turn) if turn.entry == entry(1)));
+        held.set_aside(true);
+        held.hand_out(entry(1), Some(1));
+        held.settle(entry(1));
+        assert_eq!(held.turn(), Turn::Ordinary);
+        assert!(held.read_ordinary(), "others wait");
+        assert_eq!(held.turn(), Turn::Quarantine);
+        held.set_aside(false);
+        assert_eq!(held.turn(), Turn::Ordinary);
     }
 }

@@ -1,34 +1,35 @@
 //! The worker's side: requests come out, outcomes go back.
 //!
 //! Reading blocks, so it has a connection of its own; all else goes over a second one. What this worker holds is known
-//! here (`held`), so that leases are renewed for it (`renew`) and requests that may have killed another worker are
-//! handed out one by one, with nothing beside them (`suspects`).
+//! here (`held`), so that leases are renewed for it (`renew`) and requests that may have killed another worker run with
+//! nothing beside them (`quarantine`). Large bodies are kept beside the stream (`bodies`).
 
 mod answer;
+mod bodies;
 mod fetch;
 mod held;
+mod quarantine;
 mod release;
 mod renew;
-mod suspects;
 
 use std::{
     sync::{Arc, Mutex, PoisonError, RwLock},
     time::Duration,
 };
 
-use tokio::{sync::Notify, time::Instant};
+use tokio::sync::Notify;
 
 use crate::{
     Connection, Job, JobId, Outcome, QueueError,
     call::Call,
     connection::{Backoff, Link},
-    keys::Keys,
+    keys::{Class, Keys, Lane},
     scripts::{CONNECT, GONE_AFTER_MS},
     wire,
 };
+use answer::Unsent;
 use held::Held;
-pub use renew::{RenewalEnd, Renewer};
-use suspects::Suspect;
+pub use renew::Renewer;
 
 /// How long Redis may take to answer what does not block.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -41,9 +42,6 @@ const READ_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How often the entries of dead workers are looked for.
 const TAKE_OVER_EVERY: Duration = Duration::from_secs(1);
-
-/// How long replies live without their proxy.
-const REPLIES_LIVE: Duration = Duration::from_mins(1);
 
 /// The worker's side of the queue. A fetch may wait while a batch is answered, so all methods take `&self`.
 pub struct Consumer {
@@ -62,41 +60,42 @@ pub struct ConsumerOptions {
     /// The SHA-256 of the artifact that it has loaded. The first one is recorded as the revision's; a worker with another
     /// one is refused. Without it nothing is recorded or compared.
     pub artifact: Option<String>,
+    /// What may change while it serves.
+    pub limits: ConsumerLimits,
+}
+
+/// A worker's bounds, as the resource states them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConsumerLimits {
     /// How long it may be silent before others take its requests.
     pub lease: Duration,
     /// How often a request may be given to a worker, the first time included.
     pub max_deliveries: u32,
-    /// How long a Redis that is absent or can't serve now is waited for.
-    pub patience: Duration,
+    /// Bytes of request bodies and unread large answers that Redis may hold.
+    pub max_bytes: u64,
 }
 
 struct Inner {
     keys: Keys,
+    lane: Lane,
     revision: String,
     name: String,
     artifact: Option<String>,
-    settings: RwLock<Settings>,
-    /// How long an absent Redis is waited for.
-    patience: Duration,
+    limits: RwLock<ConsumerLimits>,
     /// For reads that block.
     reads: Link,
     /// For everything else.
     commands: Link,
     held: Mutex<Held>,
+    unsent: Mutex<Unsent>,
     /// Something was answered or handed back.
     settled: Notify,
     backoff: Mutex<Backoff>,
 }
 
-#[derive(Clone, Copy)]
-struct Settings {
-    lease: Duration,
-    max_deliveries: u32,
-}
-
 impl Consumer {
-    /// Joins the workers of a revision and takes back what an earlier process of this name held. Waits for Redis up to
-    /// [`ConsumerOptions::patience`], as each [`Self::answer`] will.
+    /// Joins the workers of a revision; what an earlier process of this name held is set aside, as it may be why that ended.
+    /// Waits for a Redis that is absent or can't serve now for as long as it takes: drop the future to give up.
     pub async fn connect(
         connection: Connection,
         options: ConsumerOptions,
@@ -106,36 +105,31 @@ impl Consumer {
             revision,
             name,
             artifact,
-            lease,
-            max_deliveries,
-            patience,
+            limits,
         } = options;
+        let keys = Keys::new(&uid)?;
         let inner = Arc::new(Inner {
-            keys: Keys::new(&uid)?,
+            lane: keys.lane(&revision, Class::Interactive),
+            keys,
             revision,
             name,
             artifact,
-            settings: RwLock::new(Settings {
-                lease,
-                max_deliveries,
-            }),
-            patience,
+            limits: RwLock::new(limits),
             reads: Link::new(connection.clone(), READ_TIMEOUT),
             commands: Link::new(connection, RESPONSE_TIMEOUT),
             held: Mutex::default(),
+            unsent: Mutex::default(),
             settled: Notify::new(),
             backoff: Mutex::new(Backoff::new()),
         });
-        let give_up = Instant::now() + patience;
+        let mut told = false;
         loop {
-            match inner.join().await {
-                Ok(before) => {
-                    // They were there when the process of this name ended, so they may be why.
-                    inner.held(|held| held.suspect(before));
-                    return Ok(Self { inner });
-                }
-                Err(error) if error.passes() && Instant::now() < give_up => {
-                    tracing::debug!(%error, "waiting for Redis");
+            match inner.join(true).await {
+                Ok(()) => return Ok(Self { inner }),
+                Err(error) if error.passes() => {
+                    if !std::mem::replace(&mut told, true) {
+                        tracing::warn!(%error, "waiting for Redis");
+                    }
                     inner.pause().await;
                 }
                 Err(error) => return Err(error),
@@ -143,22 +137,19 @@ impl Consumer {
         }
     }
 
-    /// Applies a changed lease and number of deliveries.
-    pub fn set_limits(&self, lease: Duration, max_deliveries: u32) {
+    /// Applies changed bounds.
+    pub fn set_limits(&self, limits: ConsumerLimits) {
         *self
             .inner
-            .settings
+            .limits
             .write()
-            .unwrap_or_else(PoisonError::into_inner) = Settings {
-            lease,
-            max_deliveries,
-        };
+            .unwrap_or_else(PoisonError::into_inner) = limits;
     }
 
     /// Takes up to `room` requests, waiting about a second for the first; none if none came.
     ///
-    /// A job with `alone` comes by itself, and only once everything handed out before has been answered or released;
-    /// until it is, nothing else comes.
+    /// Jobs in `quarantine` come by themselves, and only once everything handed out before has been answered or released;
+    /// until they are, nothing else comes.
     ///
     /// An error means that Redis can't be reached or can't serve now. The pause before the next try is inside, so just
     /// call again: all but [`QueueError::ArtifactChanged`], which lasts.
@@ -175,8 +166,8 @@ impl Consumer {
     /// Answers requests, and takes up to `room` new ones that are there already, in one write.
     ///
     /// The first success wins, whoever holds the request by now; a failure counts only while this worker holds it.
-    /// Waits for Redis as long as the connect did; after that the requests are given up here, and run again when their
-    /// lease is over.
+    /// Waits for Redis until nobody waits for any of the answers any more. Large answers that have no room in Redis now are
+    /// kept, and sent with later calls.
     pub async fn answer(
         &self,
         answers: Vec<(JobId, Outcome)>,
@@ -203,12 +194,8 @@ impl Consumer {
 }
 
 impl Inner {
-    fn jobs(&self) -> String {
-        self.keys.jobs(&self.revision)
-    }
-
-    fn settings(&self) -> Settings {
-        *self.settings.read().unwrap_or_else(PoisonError::into_inner)
+    fn limits(&self) -> ConsumerLimits {
+        *self.limits.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn held<T>(&self, change: impl FnOnce(&mut Held) -> T) -> T {
@@ -232,23 +219,21 @@ impl Inner {
             .reset();
     }
 
-    /// Makes sure that stream and group are there and that the revision is the artifact loaded here; says what this
-    /// consumer holds.
-    async fn join(&self) -> Result<Vec<Suspect>, QueueError> {
-        let keys = [self.jobs(), self.keys.bytes(), self.keys.artifacts()];
-        let mut command = CONNECT.call(&keys.each_ref().map(String::as_str), 0);
+    /// Makes sure that stream and group are there and that the revision is the artifact loaded here. A `fresh` process sets
+    /// aside what another one of its name held.
+    async fn join(&self, fresh: bool) -> Result<(), QueueError> {
+        let keys = [&*self.lane.jobs, &self.keys.bytes(), &self.keys.artifacts()];
+        let mut command = CONNECT.call(&keys, 0);
         let given = self.artifact.as_deref().unwrap_or_default();
         command
             .arg(&self.revision)
             .arg(&self.name)
             .arg(GONE_AFTER_MS)
-            .arg(given);
+            .arg(given)
+            .arg(u8::from(fresh));
         let call = Call::of_script(&CONNECT, command);
         let operation = "a worker's start";
-        let mut values = wire::list(self.commands.last(&call, operation).await?).into_iter();
-        let recorded: String = values
-            .next()
-            .and_then(wire::parse)
+        let recorded: String = wire::parse(self.commands.last(&call, operation).await?)
             .ok_or(QueueError::Answer { operation })?;
         if recorded != given {
             return Err(QueueError::ArtifactChanged {
@@ -257,7 +242,7 @@ impl Inner {
                 given: given.to_owned(),
             });
         }
-        Ok(suspects::counted(values))
+        Ok(())
     }
 }
 

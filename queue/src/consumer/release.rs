@@ -2,7 +2,7 @@
 
 use tokio::time::Instant;
 
-use super::{Inner, RESPONSE_TIMEOUT};
+use super::{Inner, RESPONSE_TIMEOUT, answer};
 use crate::{
     QueueError,
     call::{Call, lost_group},
@@ -12,18 +12,18 @@ use crate::{
 };
 
 /// Who holds a request until another worker takes it, and how many deliveries are taken back.
-type Handover = (EntryId, &'static str, u32);
+pub(super) type Handover = (EntryId, String, u32);
 
 pub(super) async fn release(inner: &Inner, entries: Vec<EntryId>) -> Result<(), QueueError> {
     let handovers = inner.held(|held| {
         entries
             .into_iter()
             .map(|entry| {
-                if held.is_alone(entry) {
+                if held.is_quarantined(entry) {
                     // Its turn was counted, but did not take place.
-                    (entry, SUSPECTS, 1)
+                    (entry, SUSPECTS.to_owned(), 1)
                 } else {
-                    (entry, RELEASED, 0)
+                    (entry, RELEASED.to_owned(), 0)
                 }
             })
             .collect()
@@ -32,25 +32,19 @@ pub(super) async fn release(inner: &Inner, entries: Vec<EntryId>) -> Result<(), 
 }
 
 pub(super) async fn leave(inner: &Inner) -> Result<(), QueueError> {
-    let suspects: Vec<Handover> = inner.held(|held| {
-        held.take_suspects()
-            .into_iter()
-            .map(|suspect| (suspect.entry, SUSPECTS, 0))
-            .collect()
-    });
-    hand_over(inner, suspects).await?;
+    answer::send_unsent(inner).await;
     release(inner, inner.held(|held| held.all())).await?;
-    let mut command = LEAVE.call(&[&inner.jobs()], 0);
+    let mut command = LEAVE.call(&[&inner.lane.jobs], 0);
     command.arg(&inner.name);
     patiently(inner, &Call::of_script(&LEAVE, command)).await?;
     // The last one to leave an empty stream takes it along.
     patiently(inner, &evict(&inner.keys, &inner.revision)).await
 }
 
-async fn hand_over(inner: &Inner, handovers: Vec<Handover>) -> Result<(), QueueError> {
+pub(super) async fn hand_over(inner: &Inner, handovers: Vec<Handover>) -> Result<(), QueueError> {
     let mut outcome = Ok(());
     for group in handovers.chunks(MOST_REQUESTS) {
-        let mut command = RELEASE.call(&[&inner.jobs()], 0);
+        let mut command = RELEASE.call(&[&inner.lane.jobs], 0);
         command.arg(&inner.name);
         for (entry, holder, fewer) in group {
             command.arg(entry.to_string()).arg(holder).arg(fewer);

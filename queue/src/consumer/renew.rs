@@ -15,15 +15,6 @@ pub struct Renewer {
     inner: Weak<Inner>,
 }
 
-/// Why a renewer stopped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RenewalEnd {
-    /// The run thread makes no progress. The process should exit, as others take its requests.
-    Stalled,
-    /// The consumer is gone.
-    Left,
-}
-
 impl Renewer {
     pub(super) fn new(inner: &Arc<Inner>) -> Self {
         Self {
@@ -31,19 +22,16 @@ impl Renewer {
         }
     }
 
-    /// Renews every third of the lease whatever the consumer still owns, for as long as `progress` says that the run
-    /// thread moves.
-    pub async fn run(self, progress: impl Fn() -> bool + Send) -> RenewalEnd {
+    /// Renews every third of the lease whatever the consumer still owns, until the consumer is gone. A lease says that the
+    /// process lives, however long it takes over a request.
+    pub async fn run(self) {
         loop {
-            let Some(lease) = self.inner.upgrade().map(|inner| inner.settings().lease) else {
-                return RenewalEnd::Left;
+            let Some(lease) = self.inner.upgrade().map(|inner| inner.limits().lease) else {
+                return;
             };
             tokio::time::sleep(lease / 3).await;
-            if !progress() {
-                return RenewalEnd::Stalled;
-            }
             let Some(inner) = self.inner.upgrade() else {
-                return RenewalEnd::Left;
+                return;
             };
             let held = inner.held(|held| held.all());
             for group in held.chunks(MOST_REQUESTS) {
@@ -56,7 +44,7 @@ impl Renewer {
 }
 
 async fn renew(inner: &Inner, entries: &[EntryId]) -> Result<(), QueueError> {
-    let mut command = RENEW.call(&[&inner.jobs()], 0);
+    let mut command = RENEW.call(&[&inner.lane.jobs], 0);
     command.arg(&inner.name);
     for entry in entries {
         command.arg(entry.to_string());

@@ -8,8 +8,7 @@ use super::Shared;
 use crate::{
     Backlog, ConsumerBacklog, QueueError, RevisionBacklog,
     call::Call,
-    connection::Live,
-    keys::{GROUP, RELEASED, SUSPECTS},
+    keys::{Class, GROUP, is_reserved},
     scripts::{GONE_AFTER_MS, evict},
     wire,
 };
@@ -17,24 +16,25 @@ use crate::{
 /// Asks for every revision: first which there are, then what each holds. Where there are no workers left to drop what has
 /// expired, it is dropped here, or it would count against the bounds for ever.
 pub(super) async fn read(shared: &Shared) -> Result<Backlog, QueueError> {
-    let live = shared.link.get().await?;
     let mut command = redis::cmd("HGETALL");
     command.arg(shared.keys.bytes());
-    let bytes = Call::of(command).last("HGETALL", &live).await?;
+    let bytes = shared.link.last(&Call::of(command), "HGETALL").await?;
     let mut values = wire::list(bytes).into_iter();
     let mut held: Vec<(String, u64)> = Vec::new();
     while let (Some(revision), Some(bytes)) = (values.next(), values.next()) {
-        let revision = wire::parse(revision).ok_or(QueueError::Answer {
+        let revision: String = wire::parse(revision).ok_or(QueueError::Answer {
             operation: "HGETALL",
         })?;
-        held.push((revision, wire::parse(bytes).unwrap_or_default()));
+        if !is_reserved(&revision) {
+            held.push((revision, wire::parse(bytes).unwrap_or_default()));
+        }
     }
     if held.is_empty() {
         return Ok(Backlog::default());
     }
     let mut call = Call::new();
     for (revision, _) in &held {
-        let jobs = shared.keys.jobs(revision);
+        let jobs = shared.keys.lane(revision, Class::Interactive).jobs;
         let mut length = redis::cmd("XLEN");
         length.arg(&jobs);
         call.command(length);
@@ -42,7 +42,7 @@ pub(super) async fn read(shared: &Shared) -> Result<Backlog, QueueError> {
         consumers.arg("CONSUMERS").arg(&jobs).arg(GROUP);
         call.command(consumers);
     }
-    let mut replies = call.send(&live).await?.into_iter();
+    let mut replies = call.over(&shared.link).await?.into_iter();
     let mut backlog = Backlog::default();
     let mut deserted = Vec::new();
     for (revision, bytes) in held {
@@ -59,10 +59,9 @@ pub(super) async fn read(shared: &Shared) -> Result<Backlog, QueueError> {
             Err(error) => return Err(error),
         };
         let unanswered: u64 = consumers.iter().map(|(consumer, _)| consumer.pending).sum();
-        let workers = consumers.into_iter().filter(|(consumer, _)| {
-            // Those two stand for no worker.
-            consumer.name != RELEASED && consumer.name != SUSPECTS
-        });
+        let workers = consumers
+            .into_iter()
+            .filter(|(consumer, _)| !is_reserved(&consumer.name));
         let (consumers, idle_ms): (Vec<ConsumerBacklog>, Vec<_>) = workers.unzip();
         if idle_ms.into_iter().all(|idle_ms| idle_ms > GONE_AFTER_MS) {
             deserted.push(revision.clone());
@@ -75,16 +74,17 @@ pub(super) async fn read(shared: &Shared) -> Result<Backlog, QueueError> {
         };
         backlog.revisions.insert(revision, summary);
     }
-    if let Err(error) = clear(shared, &live, &deserted).await {
+    if let Err(error) = clear(shared, &deserted).await {
         tracing::debug!(%error, "failed to clear up behind workers that are gone");
     }
     Ok(backlog)
 }
 
-async fn clear(shared: &Shared, live: &Live, deserted: &[String]) -> Result<(), QueueError> {
+async fn clear(shared: &Shared, deserted: &[String]) -> Result<(), QueueError> {
     for revision in deserted {
-        evict(&shared.keys, revision)
-            .last("an eviction", live)
+        shared
+            .link
+            .last(&evict(&shared.keys, revision), "an eviction")
             .await?;
     }
     Ok(())

@@ -1,5 +1,7 @@
 //! The check of requests that nothing was heard of. FLUSHALL, an expired replies stream, a lost AOF tail and a failover
 //! all look the same to a proxy: the entry is gone and there is no reply. Then it is enqueued again.
+//!
+//! The index of a stream answers for thousands of entries at once, and no entry is read.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -15,18 +17,13 @@ use super::{
     open::{Stage, Suspicion},
     replies,
 };
-use crate::{
-    QueueError,
-    call::Call,
-    connection::Live,
-    id::{EntryId, mark},
-    scripts::{CHECK, LOCATE, groups},
-    wire,
-};
+use crate::{QueueError, call::Call, connection::Live, id::EntryId, keys::Class, wire};
 
-/// About how many bytes of bodies Redis reads in a check of what nothing was heard of for a while. The rest waits for the
-/// next one, unless something is missing.
-const BUDGET: usize = 16 << 20;
+/// Entries asked for in one command, so that others wait for Redis but shortly.
+const MOST_ENTRIES: usize = 1024;
+
+/// What became of an enqueue that was not heard of: the entry of each of its requests, none where there was no room.
+type Receipts = HashMap<u64, Vec<Option<EntryId>>>;
 
 /// Looks for requests that nothing was heard of for `patience` and returns those that are neither in their stream nor
 /// among the replies, oldest first. Without patience it looks for all.
@@ -35,66 +32,55 @@ pub(super) async fn run(
     live: &Live,
     patience: Duration,
 ) -> Result<Vec<Uuid>, QueueError> {
-    let budget = if patience.is_zero() {
-        usize::MAX
-    } else {
-        BUDGET
-    };
-    let mut missing = look(shared, live, patience, budget).await?;
+    let missing = look(shared, live, patience).await?;
     if missing.is_empty() {
-        // A connection that breaks while nothing is sent is noticed all the same.
-        Call::of(redis::cmd("PING")).last("PING", live).await?;
         return Ok(Vec::new());
-    }
-    if budget < usize::MAX {
-        // Where one is lost, all may be.
-        missing.append(&mut look(shared, live, patience, usize::MAX).await?);
     }
     // An answered entry is gone, too. Whatever is answered here leaves the map of open requests.
     replies::read_all(shared, live).await?;
     Ok(missing.into_iter().map(|(_, uuid)| uuid).collect())
 }
 
-/// Looks for requests that hold about `budget` bytes. Those that are not in their stream are returned with when they came.
+/// Looks for requests. Those that are not in their stream are returned with when they came.
 async fn look(
     shared: &Shared,
     live: &Live,
     patience: Duration,
-    budget: usize,
 ) -> Result<BTreeSet<(Instant, Uuid)>, QueueError> {
-    let mut revisions: BTreeMap<Arc<str>, Vec<Suspicion>> = BTreeMap::new();
-    for suspicion in shared.open.suspicions(patience, budget) {
-        revisions
-            .entry(suspicion.revision.clone())
-            .or_default()
-            .push(suspicion);
-    }
+    let mut queued: BTreeMap<Arc<str>, Vec<(Suspicion, EntryId)>> = BTreeMap::new();
     let mut missing = BTreeSet::new();
-    for (revision, suspicions) in revisions {
-        let jobs = shared.keys.jobs(&revision);
-        let mut queued = Vec::new();
-        let mut unsure = Vec::new();
-        for suspicion in suspicions {
-            match suspicion.stage {
-                Stage::Queued(entry) => queued.push((suspicion, entry)),
-                Stage::Unsure => unsure.push(suspicion),
-                Stage::Waiting | Stage::Sent | Stage::Lost => {
-                    missing.insert((suspicion.opened, suspicion.uuid));
+    let mut receipts = None;
+    for suspicion in shared.open.suspicions(patience) {
+        let entry = match suspicion.stage {
+            Stage::Queued(entry) => Some(entry),
+            Stage::Unsure(place) => {
+                if receipts.is_none() {
+                    receipts = Some(read_receipts(shared, live).await?);
                 }
+                let entries = receipts
+                    .as_ref()
+                    .and_then(|receipts| receipts.get(&place.call));
+                let entry = entries.and_then(|entries| *entries.get(place.position)?);
+                if let Some(entry) = entry {
+                    shared.open.locate(suspicion.uuid, entry);
+                }
+                entry
+            }
+            Stage::Waiting | Stage::Sent(_) | Stage::Lost => None,
+        };
+        match entry {
+            Some(entry) => queued
+                .entry(suspicion.revision.clone())
+                .or_default()
+                .push((suspicion, entry)),
+            None => {
+                missing.insert((suspicion.opened, suspicion.uuid));
             }
         }
-        for suspicion in gone(live, &jobs, queued).await? {
+    }
+    for (revision, queued) in queued {
+        for suspicion in gone(shared, live, &revision, queued).await? {
             missing.insert((suspicion.opened, suspicion.uuid));
-        }
-        let marks: Vec<String> = unsure.iter().map(|unsure| mark(unsure.uuid)).collect();
-        let found = locate(live, &jobs, &marks).await?;
-        for (suspicion, mark) in unsure.into_iter().zip(marks) {
-            match found.get(&mark) {
-                Some(entry) => shared.open.locate(suspicion.uuid, *entry),
-                None => {
-                    missing.insert((suspicion.opened, suspicion.uuid));
-                }
-            }
         }
     }
     Ok(missing)
@@ -102,53 +88,39 @@ async fn look(
 
 /// Those whose entries are not in the stream.
 async fn gone(
+    shared: &Shared,
     live: &Live,
-    jobs: &str,
+    revision: &str,
     queued: Vec<(Suspicion, EntryId)>,
 ) -> Result<Vec<Suspicion>, QueueError> {
-    let mut gone = Vec::new();
-    for group in groups(queued, |(suspicion, _)| suspicion.size) {
-        let mut command = CHECK.call(&[jobs], 0);
-        for (_, entry) in &group {
+    let index = shared.keys.lane(revision, Class::Interactive).index;
+    let mut scores = Vec::with_capacity(queued.len());
+    for some in queued.chunks(MOST_ENTRIES) {
+        let mut command = redis::cmd("ZMSCORE");
+        command.arg(&index);
+        for (_, entry) in some {
             command.arg(entry.to_string());
         }
-        let reply = Call::of_script(&CHECK, command)
-            .last("a check", live)
-            .await?;
-        for ((suspicion, _), found) in group.into_iter().zip(wire::list(reply)) {
-            if wire::parse::<u8>(found) == Some(0) {
-                gone.push(suspicion);
-            }
-        }
+        scores.extend(wire::list(Call::of(command).last("ZMSCORE", live).await?));
     }
-    Ok(gone)
+    let gone = queued
+        .into_iter()
+        .zip(scores)
+        .filter(|(_, score)| *score == redis::Value::Nil)
+        .map(|((suspicion, _), _)| suspicion);
+    Ok(gone.collect())
 }
 
-/// Goes through the stream for requests whose entry id was never learned. Only a connection that broke in the middle of
-/// an enqueue leaves such.
-async fn locate(
-    live: &Live,
-    jobs: &str,
-    marks: &[String],
-) -> Result<HashMap<String, EntryId>, QueueError> {
-    let mut found = HashMap::new();
-    if marks.is_empty() {
-        return Ok(found);
-    }
-    let mut from = "-".to_owned();
-    while !from.is_empty() {
-        let mut command = LOCATE.call(&[jobs], 0);
-        command.arg(&from).arg(marks);
-        let reply = Call::of_script(&LOCATE, command)
-            .last("a search", live)
-            .await?;
-        let mut values = wire::list(reply).into_iter();
-        from = values.next().and_then(wire::parse).unwrap_or_default();
-        while let (Some(mark), Some(entry)) = (values.next(), values.next()) {
-            if let (Some(mark), Some(entry)) = (wire::parse(mark), wire::parse(entry)) {
-                found.insert(mark, entry);
-            }
-        }
-    }
-    Ok(found)
+/// What this proxy's last enqueues came to. Only a connection that broke in the middle of one leaves it to be asked.
+async fn read_receipts(shared: &Shared, live: &Live) -> Result<Receipts, QueueError> {
+    let mut command = redis::cmd("HVALS");
+    command.arg(shared.keys.receipts(&shared.proxy));
+    let values = wire::list(Call::of(command).last("HVALS", live).await?);
+    let receipts = values.into_iter().filter_map(|value| {
+        let text: String = wire::parse(value)?;
+        let mut words = text.split(' ');
+        let call = words.next()?.parse().ok()?;
+        Some((call, words.map(|entry| entry.parse().ok()).collect()))
+    });
+    Ok(receipts.collect())
 }

@@ -18,15 +18,17 @@ use uuid::Uuid;
 use super::{
     Shared, check,
     open::{Cancelled, Outgoing},
+    presence,
     write::{Command, unreachable},
 };
 use crate::{
-    QueueError, SubmitError,
+    QueueError, Submit, SubmitError,
     call::{Call, Reply, out_of_memory},
     connection::Live,
     id::EntryId,
+    keys::Class,
     scripts::{ENQUEUE, MOST_REQUESTS, drop_entries, evict},
-    wire,
+    wire::{self, is_large},
 };
 
 /// Enqueues on their way at a time; cancellations, which are small, may come on top. While they are, what arrives gathers
@@ -39,6 +41,12 @@ const CHECK_EVERY: Duration = Duration::from_secs(1);
 /// How often a full queue is searched for expired requests, which costs Redis more than a refusal.
 const EVICT_EVERY: Duration = Duration::from_millis(100);
 
+/// How long a proxy may be cut off and still learn what its last enqueues came to.
+const RECEIPTS_LIVE: Duration = Duration::from_mins(1);
+
+/// How long a large body outlives its request's deadline: an entry must not be there without it.
+const BODIES_OUTLIVE: Duration = Duration::from_secs(5);
+
 /// The time from one connection to the next.
 pub(super) struct Session<'a> {
     shared: Arc<Shared>,
@@ -47,6 +55,8 @@ pub(super) struct Session<'a> {
     waiting: &'a mut VecDeque<Uuid>,
     work: FuturesUnordered<BoxFuture<'static, Done>>,
     calls: usize,
+    /// The call under way must be the only one.
+    alone: bool,
     /// A check is under way.
     checking: bool,
     /// The next call is to evict first.
@@ -76,6 +86,7 @@ impl<'a> Session<'a> {
             waiting,
             work: FuturesUnordered::new(),
             calls: 0,
+            alone: false,
             checking: false,
             evict: false,
             evicted: None,
@@ -88,6 +99,10 @@ impl<'a> Session<'a> {
         mut self,
         commands: &mut UnboundedReceiver<Command>,
     ) -> ControlFlow<()> {
+        if let Err(error) = begin(&self.shared, &self.live).await {
+            tracing::debug!(%error, "the connection to Redis broke");
+            return ControlFlow::Continue(());
+        }
         let mut tick = interval(CHECK_EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         tick.tick().await;
@@ -119,9 +134,13 @@ impl<'a> Session<'a> {
             }
             if self.stopping && self.calls == 0 {
                 let mut farewell = redis::cmd("DEL");
-                farewell.arg(self.shared.keys.replies(&self.shared.proxy));
-                // The stream expires by itself, too.
+                let keys = &self.shared.keys;
+                farewell
+                    .arg(keys.replies(&self.shared.proxy))
+                    .arg(keys.receipts(&self.shared.proxy));
+                // Both expire by themselves, too.
                 let _ = Call::of(farewell).send(&self.live).await;
+                let _ = presence::sweep(&self.shared, &self.live).await;
                 return ControlFlow::Break(());
             }
         }
@@ -141,39 +160,55 @@ impl<'a> Session<'a> {
 
     /// Writes from the front of those that wait.
     fn enqueue(&mut self) {
-        while self.calls < MOST_CALLS && !self.waiting.is_empty() {
-            let group = self.shared.open.send(self.waiting);
-            if let Some(first) = group.first() {
-                self.write(&first.request.revision, &group);
-            }
+        while self.calls < MOST_CALLS && !self.alone && !self.waiting.is_empty() {
+            let call = self.shared.next_call();
+            let group = self.shared.open.send(self.waiting, call, self.calls == 0);
+            let Some(first) = group.requests.first() else {
+                // The first in line must be alone, which it can't be yet.
+                break;
+            };
+            let revision = Arc::clone(&first.request.revision);
+            self.alone = group.alone;
+            self.write(&revision, call, &group.requests);
         }
     }
 
-    fn write(&mut self, revision: &Arc<str>, group: &[Outgoing]) {
+    fn write(&mut self, revision: &Arc<str>, number: u64, group: &[Outgoing]) {
         let limits = self.shared.limits();
-        let size = group
-            .iter()
-            .map(|outgoing| outgoing.request.body.len() + 128)
-            .sum();
         let keys = &self.shared.keys;
-        let mut command = ENQUEUE.call(&[&keys.jobs(revision), &keys.bytes()], size);
+        let lane = keys.lane(revision, Class::Interactive);
+        let mut names = vec![
+            lane.jobs,
+            lane.index,
+            keys.bytes(),
+            keys.receipts(&self.shared.proxy),
+        ];
+        let mut call = Call::new();
+        let mut size = 0;
+        for Outgoing { uuid, request } in group {
+            size += 128;
+            if is_large(request.body.len()) {
+                let key = keys.body(*uuid);
+                call.command(store(&key, request));
+                names.push(key);
+            } else {
+                size += request.body.len();
+            }
+        }
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let mut command = ENQUEUE.call(&names, size);
         command
             .arg(&**revision)
             .arg(limits.max_length)
             .arg(limits.max_bytes)
-            .arg(&self.shared.proxy);
+            .arg(number)
+            .arg(RECEIPTS_LIVE.as_millis());
         let now = Instant::now();
         for Outgoing { uuid, request } in group {
-            wire::enqueue_arguments(
-                &mut command,
-                *uuid,
-                request.deadline.saturating_duration_since(now),
-                request.rows,
-                request.trace.as_deref(),
-                &request.body,
-            );
+            let ttl = request.deadline.saturating_duration_since(now);
+            wire::enqueue_arguments(&mut command, *uuid, &self.shared.proxy, ttl, request);
         }
-        let call = Call::of_script(&ENQUEUE, command);
+        call.script(&ENQUEUE, command);
         let eviction = std::mem::take(&mut self.evict).then(|| evict(keys, revision));
         let sent = group
             .iter()
@@ -208,7 +243,7 @@ impl<'a> Session<'a> {
                 .push(entry);
         }
         for (revision, entries) in revisions {
-            let entries = entries.into_iter().map(|gone| (gone.entry, gone.size));
+            let entries = entries.iter().map(|cancelled| &cancelled.useless);
             let call = drop_entries(&self.shared.keys, &revision, entries);
             let live = self.live.clone();
             self.calls += 1;
@@ -222,7 +257,16 @@ impl<'a> Session<'a> {
         if !std::mem::replace(&mut self.checking, true) {
             let (shared, live) = (self.shared.clone(), self.live.clone());
             self.work.push(
-                async move { Done::Checked(check::run(&shared, &live, patience).await) }.boxed(),
+                async move {
+                    let checked = async {
+                        // Also how a connection that breaks while nothing is sent is noticed.
+                        presence::renew(&shared, &live).await?;
+                        presence::sweep(&shared, &live).await?;
+                        check::run(&shared, &live, patience).await
+                    };
+                    Done::Checked(checked.await)
+                }
+                .boxed(),
             );
         }
     }
@@ -236,6 +280,7 @@ impl<'a> Session<'a> {
                 replies,
             } => {
                 self.calls -= 1;
+                self.alone = false;
                 let reply = replies?
                     .pop()
                     .ok_or(QueueError::Answer {
@@ -322,6 +367,26 @@ impl<'a> Session<'a> {
             .rev()
             .for_each(|uuid| self.waiting.push_front(uuid));
     }
+}
+
+/// What comes before anything else over a new connection.
+async fn begin(shared: &Shared, live: &Live) -> Result<(), QueueError> {
+    // Whoever is not there is not answered.
+    survivable(presence::renew(shared, live).await)?;
+    survivable(presence::learn_largest(shared, live).await)
+}
+
+/// The command that puts a large body into a key of its own, which expires when nobody waits any more.
+fn store(key: &str, request: &Submit) -> redis::Cmd {
+    let left = request.deadline.saturating_duration_since(Instant::now());
+    let mut command = redis::Cmd::with_capacity(5, request.body.len() + 256);
+    command
+        .arg("SET")
+        .arg(key)
+        .arg(&*request.body)
+        .arg("PX")
+        .arg((left + BODIES_OUTLIVE).as_millis());
+    command
 }
 
 /// A refusal leaves the connection as it was.

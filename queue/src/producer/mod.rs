@@ -8,12 +8,16 @@ mod backlog;
 mod check;
 mod enqueue;
 mod open;
+mod presence;
 mod rate;
 mod replies;
 mod write;
 
 use std::{
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::{
+        Arc, Mutex, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -61,6 +65,10 @@ struct Shared {
     limits: RwLock<Limits>,
     open: OpenRequests,
     link: Link,
+    /// The number of the next enqueue, which no other process of this name has used.
+    calls: AtomicU64,
+    /// The largest body that Redis takes.
+    largest: AtomicU64,
     /// The last reply read.
     cursor: Mutex<EntryId>,
     /// The connection that reads replies broke, so the one that writes may have, too. Writing to it would leave
@@ -75,6 +83,10 @@ struct Shared {
 impl Shared {
     fn limits(&self) -> Limits {
         *self.limits.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn next_call(&self) -> u64 {
+        self.calls.fetch_add(1, Ordering::Relaxed)
     }
 
     fn cursor(&self) -> EntryId {
@@ -102,6 +114,9 @@ impl Producer {
             limits: RwLock::new(limits),
             open: OpenRequests::default(),
             link: Link::new(connection.clone(), RESPONSE_TIMEOUT),
+            // Lua's numbers are exact up to 2^53.
+            calls: AtomicU64::new(rand::random::<u64>() >> 12),
+            largest: AtomicU64::new(u64::MAX),
             cursor: Mutex::default(),
             doubt: Notify::new(),
             stop: stop.clone(),
@@ -137,6 +152,10 @@ impl Producer {
             return Err(SubmitError::DeadlineExceeded);
         }
         let shared = &self.handle.shared;
+        let most = shared.largest.load(Ordering::Relaxed);
+        if request.body.len() as u64 > most {
+            return Err(SubmitError::TooLarge { most });
+        }
         let uuid = uuid::Builder::from_random_bytes(rand::random()).into_uuid();
         let receiver = shared.open.insert(uuid, request, shared.limits())?;
         let _ticket = Ticket {

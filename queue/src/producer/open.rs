@@ -15,7 +15,7 @@ use tokio::{
 use uuid::Uuid;
 
 use super::rate::Rate;
-use crate::{Limits, Outcome, Submit, SubmitError, id::EntryId};
+use crate::{Limits, Outcome, Submit, SubmitError, id::EntryId, scripts::Useless, wire::is_large};
 pub(super) use stage::{Outgoing, Stage, Suspicion};
 
 type Receiver = oneshot::Receiver<Result<Outcome, SubmitError>>;
@@ -26,6 +26,8 @@ struct Open {
     stage: Stage,
     /// It was in the stream once, so it is no longer refused.
     accepted: bool,
+    /// How many connections broke while it was written for the first time.
+    breaks: u32,
     opened: Instant,
     checked: Instant,
 }
@@ -34,8 +36,7 @@ struct Open {
 #[derive(Debug)]
 pub(super) struct Cancelled {
     pub(super) revision: Arc<str>,
-    pub(super) entry: EntryId,
-    pub(super) size: usize,
+    pub(super) useless: Useless,
 }
 
 #[derive(Default)]
@@ -82,12 +83,17 @@ impl OpenRequests {
                     outcome,
                     stage: Stage::Waiting,
                     accepted: false,
+                    breaks: 0,
                     opened: now,
                     checked: now,
                 },
             );
             Ok(receiver)
         })
+    }
+
+    pub(super) fn contains(&self, uuid: Uuid) -> bool {
+        self.with(|state| state.requests.contains_key(&uuid))
     }
 
     pub(super) fn len(&self) -> usize {
@@ -181,20 +187,28 @@ impl State {
         let cancelled = match open.stage {
             Stage::Queued(entry) => Some(Cancelled {
                 revision: open.request.revision.clone(),
-                entry,
-                size: open.request.body.len(),
+                useless: useless(uuid, open.request.body.len(), entry),
             }),
-            Stage::Sent => {
+            Stage::Sent(_) => {
                 self.abandoned.insert(uuid);
                 None
             }
-            Stage::Waiting | Stage::Unsure | Stage::Lost => None,
+            Stage::Waiting | Stage::Unsure(_) | Stage::Lost => None,
         };
         Some((open, cancelled))
     }
 
     fn retry_after(&self) -> Duration {
         self.rate.retry_after(self.requests.len())
+    }
+}
+
+/// An entry that nobody waits for.
+fn useless(uuid: Uuid, size: usize, entry: EntryId) -> Useless {
+    Useless {
+        entry,
+        size,
+        large: is_large(size).then_some(uuid),
     }
 }
 
@@ -211,6 +225,7 @@ mod tests {
     const LIMITS: Limits = Limits {
         max_length: 1_000,
         max_bytes: 10 << 20,
+        max_request_bytes: 4 << 20,
         lease: Duration::from_secs(1),
     };
 
@@ -245,10 +260,10 @@ mod tests {
     fn what_is_cut_off_while_it_is_written_is_cancelled_when_its_entry_is_known() {
         let open = OpenRequests::default();
         let (uuid, mut receiver) = insert(&open, "rev", 3);
-        open.send(&mut [uuid].into());
+        open.send(&mut [uuid].into(), 1, true);
         assert!(open.abandon_all().is_empty(), "its entry is not known yet");
         assert_eq!(receiver.try_recv().unwrap(), Err(SubmitError::ShuttingDown));
         let cancelled = open.confirm(uuid, &"rev".into(), 3, EntryId::default());
-        assert_eq!(cancelled.unwrap().size, 3);
+        assert_eq!(cancelled.unwrap().useless.size, 3);
     }
 }

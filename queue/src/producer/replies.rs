@@ -1,6 +1,6 @@
 //! The task that reads replies, on a connection of its own because it blocks.
 
-use std::{str::FromStr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use uuid::Uuid;
 
@@ -10,7 +10,8 @@ use crate::{
     call::Call,
     connection::{Backoff, Link, Live},
     id::EntryId,
-    wire::{self, Entry},
+    scripts::FORGET,
+    wire::{self, Entry, Reply},
 };
 
 /// How long one read waits in Redis, and how long this side waits for it: a half-open connection answers never.
@@ -19,6 +20,22 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Entries per read. One holds what a worker answered in one batch.
 const COUNT: usize = 64;
+
+/// Bytes of large answers asked for in one write, or one answer.
+const LARGE: usize = 16 << 20;
+
+/// An entry whose outcomes have been delivered.
+struct Delivered {
+    entry: EntryId,
+    large: Vec<Large>,
+}
+
+/// An answer that is kept in a key of its own.
+struct Large {
+    uuid: Uuid,
+    key: String,
+    size: usize,
+}
 
 /// Reads until the producer stops.
 pub(super) async fn run(shared: Arc<Shared>, connection: Connection) {
@@ -45,13 +62,10 @@ pub(super) async fn run(shared: Arc<Shared>, connection: Connection) {
 async fn read(
     shared: &Shared,
     link: &Link,
-    delivered: &mut Vec<EntryId>,
+    delivered: &mut Vec<Delivered>,
 ) -> Result<(), QueueError> {
-    let key = shared.keys.replies(&shared.proxy);
     let mut call = Call::new();
-    if !delivered.is_empty() {
-        call.command(delete(&key, delivered));
-    }
+    delete(shared, &mut call, delivered);
     let mut command = redis::cmd("XREAD");
     command
         .arg("COUNT")
@@ -59,13 +73,17 @@ async fn read(
         .arg("BLOCK")
         .arg(BLOCK_MS)
         .arg("STREAMS")
-        .arg(&key)
+        .arg(shared.keys.replies(&shared.proxy))
         .arg(shared.cursor().to_string());
     call.command(command);
-    let reply = link.last(&call, "XREAD").await?;
-    *delivered = deliver(shared, wire::read_entries(reply));
+    let live = link.get().await?;
+    let outcome = async {
+        let reply = call.last("XREAD", &live).await?;
+        deliver(shared, &live, wire::read_entries(reply)).await
+    };
+    *delivered = link.watch(&live, outcome.await)?;
     if let Some(last) = delivered.last() {
-        shared.set_cursor(*last);
+        shared.set_cursor(last.entry);
     }
     Ok(())
 }
@@ -84,43 +102,105 @@ pub(super) async fn read_all(shared: &Shared, live: &Live) -> Result<(), QueueEr
             .arg("COUNT")
             .arg(COUNT);
         let reply = Call::of(command).last("XRANGE", live).await?;
-        let delivered = deliver(shared, wire::entries(reply));
-        let Some(last) = delivered.last() else {
+        let delivered = deliver(shared, live, wire::entries(reply)).await?;
+        let Some(last) = delivered.last().map(|delivered| delivered.entry) else {
             return Ok(());
         };
-        Call::of(delete(&key, &delivered))
-            .last("XDEL", live)
-            .await?;
-        if *last < shared.cursor() {
-            shared.set_cursor(*last);
+        let mut call = Call::new();
+        delete(shared, &mut call, &delivered);
+        call.send(live).await?;
+        if last < shared.cursor() {
+            shared.set_cursor(last);
         }
         from = last.next();
     }
 }
 
 /// Entries are deleted by name. Trimming up to the cursor would take unread ones when the clock was set back.
-fn delete(key: &str, entries: &[EntryId]) -> redis::Cmd {
-    let mut command = redis::cmd("XDEL");
-    command.arg(key);
-    for entry in entries {
-        command.arg(entry.to_string());
+fn delete(shared: &Shared, call: &mut Call, delivered: &[Delivered]) {
+    let keys = &shared.keys;
+    let replies = keys.replies(&shared.proxy);
+    let mut small = redis::cmd("XDEL");
+    small.arg(&replies);
+    let mut any_small = false;
+    for delivered in delivered {
+        if delivered.large.is_empty() {
+            any_small = true;
+            small.arg(delivered.entry.to_string());
+            continue;
+        }
+        let (bytes, unread) = (keys.bytes(), keys.unread());
+        let large = delivered.large.iter().map(|large| &*large.key);
+        let names: Vec<&str> = [&*replies, &bytes, &unread]
+            .into_iter()
+            .chain(large)
+            .collect();
+        let size: usize = delivered.large.iter().map(|large| large.size).sum();
+        let mut command = FORGET.call(&names, 0);
+        command
+            .arg(&shared.proxy)
+            .arg(delivered.entry.to_string())
+            .arg(size);
+        call.script(&FORGET, command);
     }
-    command
+    if any_small {
+        call.command(small);
+    }
 }
 
-fn deliver(shared: &Shared, entries: Vec<Entry>) -> Vec<EntryId> {
-    entries
-        .into_iter()
-        .map(|entry| {
-            for (uuid, outcome) in entry.fields {
-                let uuid = std::str::from_utf8(&uuid)
-                    .ok()
-                    .and_then(|uuid| Uuid::from_str(uuid).ok());
-                if let Some(uuid) = uuid {
-                    shared.open.deliver(uuid, Outcome::decode(outcome));
-                }
+/// Brings outcomes to those who wait for them.
+async fn deliver(
+    shared: &Shared,
+    live: &Live,
+    entries: Vec<Entry>,
+) -> Result<Vec<Delivered>, QueueError> {
+    let mut all = Vec::with_capacity(entries.len());
+    for entry in entries {
+        let mut delivered = Delivered {
+            entry: entry.id,
+            large: Vec::new(),
+        };
+        for (name, value) in entry.fields {
+            match wire::reply(&name, value) {
+                Some((uuid, Reply::Outcome(outcome))) => shared.open.deliver(uuid, outcome),
+                Some((uuid, Reply::Elsewhere { worker, size })) => delivered.large.push(Large {
+                    uuid,
+                    key: shared.keys.reply(&shared.proxy, uuid, &worker),
+                    size,
+                }),
+                None => {}
             }
-            entry.id
-        })
-        .collect()
+        }
+        all.push(delivered);
+    }
+    let large = all.iter().flat_map(|delivered| &delivered.large);
+    let mut wanted: Vec<&Large> = large
+        .filter(|large| shared.open.contains(large.uuid))
+        .collect();
+    while !wanted.is_empty() {
+        let mut bytes = 0;
+        let count = wanted
+            .iter()
+            .take_while(|large| {
+                let first = bytes == 0;
+                bytes += large.size;
+                first || bytes <= LARGE
+            })
+            .count();
+        let rest = wanted.split_off(count);
+        let mut call = Call::new();
+        for large in &wanted {
+            let mut get = redis::cmd("GET");
+            get.arg(&large.key);
+            call.command(get);
+        }
+        for (large, reply) in wanted.into_iter().zip(call.send(live).await?) {
+            // One that is lost is found missing by the check, and its request is enqueued again.
+            if let Some(body) = wire::bytes(reply.value("GET")?) {
+                shared.open.deliver(large.uuid, Outcome::Answer(body));
+            }
+        }
+        wanted = rest;
+    }
+    Ok(all)
 }

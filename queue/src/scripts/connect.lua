@@ -1,18 +1,19 @@
 #!lua flags=allow-oom
--- Makes sure that the stream, its group and this consumer are there, and says what this consumer holds from before.
+-- Makes sure that the stream, its group and this consumer are there.
 -- KEYS: jobs, bytes, artifacts
 -- ARGV: revision, consumer, after how many ms without a word a consumer that holds nothing is forgotten, the checksum of
---       the artifact that the consumer has loaded (empty: it does not say)
+--       the artifact that the consumer has loaded (empty: it does not say), 1 if the consumer is a new process: what one of
+--       this name held before is set aside, for it may be why that ended
 -- The first artifact of a revision is recorded; a consumer with another one changes nothing here. The record outlives
 -- the stream, for a revision that was scaled to zero is the same one when it wakes; beyond 32 revisions the one that
 -- no consumer has joined for longest is forgotten. The group begins at 0: requests may have come before it.
--- Returns the recorded checksum, then entry and deliveries of each request held.
+-- Returns the recorded checksum.
 local jobs, revision, digest = KEYS[1], ARGV[1], ARGV[4]
 if digest ~= '' then
   local recorded = redis.call('HGET', KEYS[3], revision)
   local known = recorded and string.match(recorded, '^%S+')
   if known and known ~= digest then
-    return { known }
+    return known
   end
   local time = redis.call('TIME')
   local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -44,9 +45,17 @@ for _, info in ipairs(redis.call('XINFO', 'CONSUMERS', jobs, 'workers')) do
     redis.call('XGROUP', 'DELCONSUMER', jobs, 'workers', consumer.name)
   end
 end
-local held = { digest }
-for _, pending in ipairs(redis.call('XPENDING', jobs, 'workers', '-', '+', 128, ARGV[2])) do
-  held[#held + 1] = pending[1]
-  held[#held + 1] = pending[4]
+if ARGV[5] == '1' then
+  repeat
+    local claim = { jobs, 'workers', '~suspects', 0 }
+    for _, pending in ipairs(redis.call('XPENDING', jobs, 'workers', '-', '+', 128, ARGV[2])) do
+      claim[#claim + 1] = pending[1]
+    end
+    local more = #claim > 4
+    if more then
+      claim[#claim + 1] = 'JUSTID'
+      redis.call('XCLAIM', unpack(claim))
+    end
+  until not more
 end
-return held
+return digest

@@ -1,10 +1,11 @@
 #!lua
 -- Adds requests, each within the queue's bounds or not at all.
--- KEYS: jobs, bytes
--- ARGV: revision, most requests, most bytes, proxy,
---       then of each request: uuid, mark, ttl in ms, rows, trace, body
--- Returns for each request its entry id, or an empty string where the queue was full.
-local jobs, held, revision = KEYS[1], KEYS[2], ARGV[1]
+-- KEYS: jobs, index, bytes, receipts, then the keys that hold large bodies
+-- ARGV: revision, most requests, most bytes, the call's number, how long its receipt is kept in ms,
+--       then of each request: mark, ttl in ms, size, header, body (empty where the body has the next key)
+-- Returns for each request its entry id, or an empty string where the queue was full. The receipt says the same, for a
+-- proxy whose connection breaks before it hears of it.
+local jobs, index, held, receipts, revision = KEYS[1], KEYS[2], KEYS[3], KEYS[4], ARGV[1]
 local max_length, max_bytes = tonumber(ARGV[2]), tonumber(ARGV[3])
 
 local time = redis.call('TIME')
@@ -38,20 +39,42 @@ local function add(mark, ...)
   return id
 end
 
-local results, failure = {}, nil
-for i = 5, #ARGV, 6 do
-  local size = #ARGV[i + 5]
-  local result = ''
-  if length < max_length and bytes + size <= max_bytes then
-    result = add(ARGV[i + 1], 'v', '1', 'id', ARGV[i], 'to', ARGV[4], 'ttl', ARGV[i + 2], 'rows', ARGV[i + 3],
-      'trace', ARGV[i + 4], 'body', ARGV[i + 5])
+local results, indexed, failure = {}, { index }, nil
+local large = 4
+for i = 6, #ARGV, 5 do
+  local size, body, result = tonumber(ARGV[i + 2]), ARGV[i + 4], ''
+  local key = nil
+  if size > #body then
+    large = large + 1
+    key = KEYS[large]
+  end
+  -- A large body was written just before; what may not be written for want of memory is not there.
+  if length < max_length and bytes + size <= max_bytes and (not key or redis.call('EXISTS', key) == 1) then
+    if key then
+      result = add(ARGV[i], 'h', ARGV[i + 3], 's', size)
+    else
+      result = add(ARGV[i], 'h', ARGV[i + 3], 'b', body)
+    end
     if type(result) == 'table' then
       failure = result
       break
     end
+    indexed[#indexed + 1] = now + ARGV[i + 1]
+    indexed[#indexed + 1] = result
     length, bytes, change = length + 1, bytes + size, change + size
+  elseif key then
+    redis.call('UNLINK', key)
   end
   results[#results + 1] = result
 end
+if #indexed > 1 then
+  redis.call('ZADD', unpack(indexed))
+end
 redis.call('HINCRBY', held, revision, change)
-return failure or results
+if failure then
+  return failure
+end
+-- A proxy has few calls under way.
+redis.call('HSET', receipts, ARGV[4] % 16, ARGV[4] .. ' ' .. table.concat(results, ' '))
+redis.call('PEXPIRE', receipts, ARGV[5])
+return results

@@ -19,20 +19,21 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use carpool_queue::{
-    Connection, Consumer, ConsumerOptions, Job, JobId, Limits, Outcome, Producer, Submit,
-    SubmitError,
+    Connection, Consumer, ConsumerLimits, ConsumerOptions, Job, JobId, Limits, Outcome, Producer,
+    Submit, SubmitError,
 };
 use tokio::{task::JoinHandle, time::Instant};
 
 const UID: &str = "6f1c1d5e-uid";
 const REVISION: &str = "rev1";
 const LEASE: Duration = Duration::from_secs(1);
-const PATIENCE: Duration = Duration::from_secs(30);
+const FOREVER: Duration = Duration::from_secs(30);
 
 fn limits() -> Limits {
     Limits {
         max_length: 10_000,
         max_bytes: 1 << 30,
+        max_request_bytes: 4 << 20,
         lease: LEASE,
     }
 }
@@ -46,10 +47,8 @@ async fn consumer(connection: &Connection, name: &str) -> Consumer {
 }
 
 async fn leased(connection: &Connection, name: &str, lease: Duration) -> Consumer {
-    let options = ConsumerOptions {
-        lease,
-        ..options(name)
-    };
+    let mut options = options(name);
+    options.limits.lease = lease;
     Consumer::connect(connection.clone(), options)
         .await
         .unwrap()
@@ -61,9 +60,11 @@ fn options(name: &str) -> ConsumerOptions {
         revision: REVISION.to_owned(),
         name: name.to_owned(),
         artifact: None,
-        lease: LEASE,
-        max_deliveries: 3,
-        patience: PATIENCE,
+        limits: ConsumerLimits {
+            lease: LEASE,
+            max_deliveries: 3,
+            max_bytes: 1 << 30,
+        },
     }
 }
 
@@ -117,7 +118,7 @@ fn echo(jobs: Vec<Job>) -> Vec<(JobId, Outcome)> {
 /// A worker that answers each request with its own body.
 fn worker(consumer: Consumer) -> JoinHandle<()> {
     let consumer = Arc::new(consumer);
-    tokio::spawn(consumer.renewer().run(|| true));
+    tokio::spawn(consumer.renewer().run());
     tokio::spawn(async move {
         let mut jobs = Vec::new();
         loop {

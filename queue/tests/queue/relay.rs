@@ -60,6 +60,11 @@ impl Relay {
         *self.last_words.lock().unwrap() = Some(words);
     }
 
+    /// Whether Redis is not heard now.
+    pub fn holds(&self) -> bool {
+        *self.held.borrow()
+    }
+
     /// What Redis has said meanwhile arrives now.
     pub fn let_go(&self) {
         self.held.send_replace(false);

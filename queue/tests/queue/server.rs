@@ -7,6 +7,7 @@ use std::{
 };
 
 use carpool_queue::Connection;
+use prost::Message;
 use redis::{FromRedisValue, ToRedisArgs, aio::MultiplexedConnection};
 use tempfile::TempDir;
 
@@ -122,10 +123,25 @@ impl Drop for Server {
     }
 }
 
+/// What an entry says of its request.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Header {
+    #[prost(uint32, tag = "1")]
+    format: u32,
+    #[prost(bytes = "vec", tag = "2")]
+    uuid: Vec<u8>,
+    #[prost(string, tag = "3")]
+    to: String,
+    #[prost(uint64, tag = "4")]
+    ttl: u64,
+    #[prost(uint32, tag = "5")]
+    rows: u32,
+}
+
 /// A request of a proxy that died, `dead`, which does not wait for its answer.
 pub struct Leftover {
     pub revision: &'static str,
-    pub version: &'static str,
+    pub format: u32,
     pub ttl_ms: u64,
 }
 
@@ -133,7 +149,7 @@ impl Default for Leftover {
     fn default() -> Self {
         Self {
             revision: REVISION,
-            version: "1",
+            format: 2,
             ttl_ms: 60_000,
         }
     }
@@ -142,22 +158,24 @@ impl Default for Leftover {
 impl Leftover {
     /// Adds it with a body of five bytes.
     pub async fn add(self, server: &Server) {
-        let stream = key(&format!("jobs:{}", self.revision));
-        let ttl = self.ttl_ms.to_string();
-        let uuid = "01234567-89ab-4def-8123-456789abcdef";
-        let add = [
-            "XADD",
-            &stream,
-            "*",
-            "v",
-            self.version,
-            "id",
-            uuid,
-            "to",
-            "dead",
-        ];
-        let rest = ["ttl", &ttl, "rows", "1", "trace", "", "body", "12345"];
-        server.ask::<String>(&[&add[..], &rest].concat()).await;
+        let [stream, index] =
+            ["jobs", "index"].map(|kind| key(&format!("{kind}:{}", self.revision)));
+        let header = Header {
+            format: self.format,
+            uuid: vec![7; 16],
+            to: "dead".to_owned(),
+            ttl: self.ttl_ms,
+            rows: 1,
+        };
+        let header = header.encode_to_vec();
+        let fields: [&[u8]; 4] = [b"h", &header, b"b", b"12345"];
+        let add: [&[u8]; 3] = [b"XADD", stream.as_bytes(), b"*"];
+        let entry: String = server.ask(&[&add[..], &fields].concat()).await;
+        let (added, _) = entry.split_once('-').unwrap();
+        let expires = (added.parse::<u64>().unwrap() + self.ttl_ms).to_string();
+        server
+            .ask::<usize>(&["ZADD", &index, &expires, &entry])
+            .await;
         server
             .ask::<i64>(&["HINCRBY", &key("bytes"), self.revision, "5"])
             .await;

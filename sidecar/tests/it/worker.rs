@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use carpool_protocol::{Datatype, InferRequest, InferResponse, Tensor};
-use carpool_queue::{Connection, Consumer, ConsumerOptions, Failure, FailureKind, Job, Outcome};
+use carpool_queue::{
+    Connection, Consumer, ConsumerLimits, ConsumerOptions, Failure, FailureKind, Job, Outcome,
+};
 
 /// Takes requests of one revision and answers each with what `model` says, for ever.
 pub async fn work(
@@ -29,15 +31,16 @@ pub async fn work(
 }
 
 pub async fn connect(connection: Connection, revision: &str) -> Consumer {
-    let (lease, patience) = (Duration::from_secs(1), Duration::from_secs(30));
     let options = ConsumerOptions {
         uid: crate::rig::UID.to_owned(),
         revision: revision.to_owned(),
         name: "w1".to_owned(),
         artifact: None,
-        lease,
-        max_deliveries: 3,
-        patience,
+        limits: ConsumerLimits {
+            lease: Duration::from_secs(1),
+            max_deliveries: 3,
+            max_bytes: 1 << 30,
+        },
     };
     Consumer::connect(connection, options).await.unwrap()
 }

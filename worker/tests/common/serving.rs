@@ -60,6 +60,7 @@ impl Redis {
         let limits = Limits {
             max_length: 10_000,
             max_bytes: 1 << 30,
+            max_request_bytes: 4 << 20,
             lease: Duration::from_secs(5),
         };
         Producer::start(

@@ -5,7 +5,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{Cancelled, OpenRequests};
+use super::{Cancelled, OpenRequests, useless};
 use crate::{
     Submit, SubmitError,
     id::EntryId,
@@ -18,13 +18,32 @@ pub(crate) enum Stage {
     /// Nowhere yet, or no longer, but in line to be written.
     Waiting,
     /// Written, not confirmed yet.
-    Sent,
+    Sent(Place),
     /// Written, but the connection broke before the confirmation.
-    Unsure,
+    Unsure(Place),
     /// In the stream.
     Queued(EntryId),
     /// Nowhere: Redis has lost it, and there was no room when it was to be written again.
     Lost,
+}
+
+/// Which request of which enqueue a request was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) call: u64,
+    pub(crate) position: usize,
+}
+
+/// A connection that breaks may break of what is written. A request that was under way then goes alone the next time, and
+/// after so many times no more.
+pub(super) const MOST_BREAKS: u32 = 3;
+
+/// Requests about to be written in one call.
+#[derive(Default)]
+pub(crate) struct Group {
+    pub(crate) requests: Vec<Outgoing>,
+    /// Nothing else may be under way: the one request may be what broke a connection.
+    pub(crate) alone: bool,
 }
 
 /// A request about to be written.
@@ -37,7 +56,6 @@ pub(crate) struct Outgoing {
 pub(crate) struct Suspicion {
     pub(crate) uuid: Uuid,
     pub(crate) revision: Arc<str>,
-    pub(crate) size: usize,
     pub(crate) stage: Stage,
     pub(crate) opened: Instant,
 }
@@ -55,25 +73,41 @@ impl OpenRequests {
         });
     }
 
-    /// Takes from the front of those that wait what one call writes: requests of one revision, as many as a call may carry.
-    /// Those given up meanwhile are left out.
-    pub(crate) fn send(&self, waiting: &mut VecDeque<Uuid>) -> Vec<Outgoing> {
+    /// Takes from the front of those that wait what one `call` writes: requests of one revision, as many as a call may carry,
+    /// or one by itself that must be `alone`, if it may be now. Those given up meanwhile are left out.
+    pub(crate) fn send(
+        &self,
+        waiting: &mut VecDeque<Uuid>,
+        call: u64,
+        may_be_alone: bool,
+    ) -> Group {
         self.with(|state| {
-            let mut group: Vec<Outgoing> = Vec::new();
+            let mut group = Group::default();
             let mut bytes = 0;
             while let Some(uuid) = waiting.front().copied()
-                && group.len() < MOST_REQUESTS
+                && group.requests.len() < MOST_REQUESTS
+                && !group.alone
             {
                 if let Some(open) = state.requests.get_mut(&uuid) {
+                    let must_be_alone = open.breaks > 0;
                     bytes += open.request.body.len();
-                    let fits = group.first().is_none_or(|first| {
-                        bytes <= MOST_BYTES && first.request.revision == open.request.revision
-                    });
+                    let fits = match group.requests.first() {
+                        None => may_be_alone || !must_be_alone,
+                        Some(first) => {
+                            !must_be_alone
+                                && bytes <= MOST_BYTES
+                                && first.request.revision == open.request.revision
+                        }
+                    };
                     if !fits {
                         break;
                     }
-                    open.stage = Stage::Sent;
-                    group.push(Outgoing {
+                    group.alone = must_be_alone;
+                    open.stage = Stage::Sent(Place {
+                        call,
+                        position: group.requests.len(),
+                    });
+                    group.requests.push(Outgoing {
                         uuid,
                         request: open.request.clone(),
                     });
@@ -96,12 +130,12 @@ impl OpenRequests {
             if let Some(open) = state.requests.get_mut(&uuid) {
                 open.stage = Stage::Queued(entry);
                 open.accepted = true;
+                open.breaks = 0;
                 open.checked = Instant::now();
             } else if state.abandoned.remove(&uuid) {
                 return Some(Cancelled {
                     revision: revision.clone(),
-                    entry,
-                    size,
+                    useless: useless(uuid, size, entry),
                 });
             }
             None
@@ -129,47 +163,51 @@ impl OpenRequests {
         self.tell_if_drained();
     }
 
-    /// The connection broke: nothing is known of what was not confirmed.
+    /// The connection broke: nothing is known of what was not confirmed. What was under way each of the times that one broke
+    /// is refused.
     pub(crate) fn lose_track(&self) {
         self.with(|state| {
             state.abandoned.clear();
-            for open in state.requests.values_mut() {
-                if open.stage == Stage::Sent {
-                    open.stage = Stage::Unsure;
+            let mut breaking = Vec::new();
+            for (uuid, open) in &mut state.requests {
+                if let Stage::Sent(place) = open.stage {
+                    open.stage = Stage::Unsure(place);
+                    // What was in the stream once doesn't break connections.
+                    open.breaks += u32::from(!open.accepted);
+                    if open.breaks == MOST_BREAKS {
+                        breaking.push(*uuid);
+                    }
                 }
             }
+            for uuid in breaking {
+                tracing::error!(request = %uuid, "giving up a request: the connection to Redis broke each time it was written");
+                state.settle(uuid, Err(SubmitError::Breaks { times: MOST_BREAKS }));
+            }
         });
+        self.tell_if_drained();
     }
 
-    /// Requests to look for: those that nothing was heard of for `patience`, and those that are nowhere for sure. Those
-    /// come first that were not looked for the longest, until they hold `budget` bytes. They are not due again for as
-    /// long as `patience`.
-    pub(crate) fn suspicions(&self, patience: Duration, budget: usize) -> Vec<Suspicion> {
+    /// Requests to look for, those first that were not looked for the longest: those that nothing was heard of for
+    /// `patience`, and those that are nowhere for sure. They are not due again for as long as `patience`.
+    pub(crate) fn suspicions(&self, patience: Duration) -> Vec<Suspicion> {
         let now = Instant::now();
         self.with(|state| {
             let mut due: Vec<_> = state
                 .requests
                 .iter_mut()
                 .filter(|(_, open)| match open.stage {
-                    Stage::Waiting | Stage::Sent => false,
+                    Stage::Waiting | Stage::Sent(_) => false,
                     Stage::Queued(_) => now - open.checked >= patience,
-                    Stage::Unsure | Stage::Lost => true,
+                    Stage::Unsure(_) | Stage::Lost => true,
                 })
                 .collect();
             due.sort_by_key(|(_, open)| open.checked);
-            let mut bytes = 0;
             due.into_iter()
-                .take_while(|(_, open)| {
-                    let within = bytes < budget;
-                    bytes += open.request.body.len();
-                    within
-                })
                 .map(|(uuid, open)| {
                     open.checked = now;
                     Suspicion {
                         uuid: *uuid,
                         revision: open.request.revision.clone(),
-                        size: open.request.body.len(),
                         stage: open.stage,
                         opened: open.opened,
                     }
@@ -184,6 +222,7 @@ impl OpenRequests {
             if let Some(open) = state.requests.get_mut(&uuid) {
                 open.stage = Stage::Queued(entry);
                 open.accepted = true;
+                open.breaks = 0;
             }
         });
     }
@@ -203,7 +242,7 @@ mod tests {
         open.refuse([fresh, accepted], unreachable);
         assert!(refused.try_recv().unwrap().is_err());
         assert!(kept.try_recv().is_err(), "it got an outcome");
-        let due = open.suspicions(Duration::from_mins(1), 1);
+        let due = open.suspicions(Duration::from_mins(1));
         assert_eq!(due.len(), 1);
         assert_eq!((due[0].uuid, due[0].stage), (accepted, Stage::Lost));
     }
@@ -220,7 +259,7 @@ mod tests {
             .unzip();
         drop(open.abandon(waiting[2]));
         let groups: Vec<_> = std::iter::from_fn(|| {
-            let group = open.send(&mut waiting);
+            let group = open.send(&mut waiting, 1, true).requests;
             (!group.is_empty()).then_some(group.len())
         })
         .collect();
@@ -229,27 +268,39 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_looked_for_the_longest_is_looked_for_first_within_the_budget() {
+    fn what_may_break_connections_goes_alone_and_not_for_ever() {
         let open = OpenRequests::default();
-        let receivers: Vec<_> = (0..6)
-            .map(|_| {
-                let (uuid, receiver) = insert(&open, "rev", 100);
-                open.confirm(uuid, &"rev".into(), 100, EntryId::default());
-                receiver
-            })
-            .collect();
-        let mut looked: Vec<_> = (0..3)
-            .flat_map(|_| open.suspicions(Duration::ZERO, 150))
-            .map(|suspicion| suspicion.uuid)
-            .collect();
-        assert_eq!(looked.len(), 6);
-        looked.sort();
-        looked.dedup();
-        assert_eq!(
-            looked.len(),
-            6,
-            "one was looked for twice, another not at all"
-        );
-        drop(receivers);
+        let (uuid, mut outcome) = insert(&open, "rev", 1);
+        let mut waiting = VecDeque::from([uuid]);
+        for times in 0..MOST_BREAKS {
+            let (other, _other) = insert(&open, "rev", 1);
+            waiting.push_back(other);
+            assert!(outcome.try_recv().is_err(), "given up after {times} times");
+            if times > 0 {
+                let busy = open.send(&mut waiting, 1, false);
+                assert!(busy.requests.is_empty(), "others are under way");
+            }
+            let group = open.send(&mut waiting, 1, true);
+            assert_eq!((group.alone, group.requests[0].uuid), (times > 0, uuid));
+            assert_eq!(group.requests.len(), if times > 0 { 1 } else { 2 });
+            open.lose_track();
+            open.wait(&[uuid]);
+            waiting = VecDeque::from([uuid]);
+        }
+        let given_up = Err(SubmitError::Breaks { times: MOST_BREAKS });
+        assert_eq!(outcome.try_recv().unwrap(), given_up);
+    }
+
+    #[test]
+    fn what_was_in_the_stream_breaks_no_connection() {
+        let open = OpenRequests::default();
+        let (uuid, mut outcome) = insert(&open, "rev", 1);
+        open.confirm(uuid, &"rev".into(), 1, EntryId::default());
+        for _ in 0..2 * MOST_BREAKS {
+            open.wait(&[uuid]);
+            assert!(!open.send(&mut [uuid].into(), 1, true).alone);
+            open.lose_track();
+        }
+        assert!(outcome.try_recv().is_err());
     }
 }

@@ -1,0 +1,98 @@
+//! Large bodies, which are kept beside the stream so that nothing copies them but who runs them.
+
+use super::{Inner, fetch, release};
+use crate::{Job, QueueError, call::Call, keys::RELEASED, scripts::Useless, wire};
+
+/// Bytes of bodies that one fetch brings, or one body. What is read beyond is handed back, for others to take.
+const FETCH: usize = 64 << 20;
+
+/// Bytes of bodies asked for in one write.
+const CALL: usize = 16 << 20;
+
+/// Brings the bodies that are not there yet. Where that fails, the requests are in nobody's hands.
+pub(super) async fn bring(inner: &Inner, jobs: Vec<Job>) -> Result<Vec<Job>, QueueError> {
+    if jobs.iter().all(|job| !job.id.is_large) {
+        return Ok(jobs);
+    }
+    let (jobs, beyond) = within(jobs);
+    let entries: Vec<_> = jobs.iter().map(|job| job.id.entry).collect();
+    if !beyond.is_empty() {
+        let beyond = beyond
+            .into_iter()
+            .map(|job| (job.id.entry, RELEASED.to_owned(), 0));
+        release::hand_over(inner, beyond.collect()).await?;
+    }
+    let brought = try_bring(inner, jobs).await;
+    if brought.is_err() {
+        inner.held(|held| {
+            for entry in entries {
+                held.settle(entry);
+            }
+            held.stray = true;
+        });
+    }
+    brought
+}
+
+/// Splits jobs into those that one fetch brings and the rest.
+fn within(jobs: Vec<Job>) -> (Vec<Job>, Vec<Job>) {
+    let mut bytes = 0;
+    let mut within = Vec::with_capacity(jobs.len());
+    let mut beyond = Vec::new();
+    for job in jobs {
+        bytes += job.id.size;
+        // A group that must run together stays together.
+        if bytes <= FETCH || within.is_empty() || job.quarantine.is_some() {
+            within.push(job);
+        } else {
+            beyond.push(job);
+        }
+    }
+    (within, beyond)
+}
+
+async fn try_bring(inner: &Inner, mut jobs: Vec<Job>) -> Result<Vec<Job>, QueueError> {
+    let mut large: Vec<&mut Job> = jobs.iter_mut().filter(|job| job.id.is_large).collect();
+    let mut lost = Vec::new();
+    while !large.is_empty() {
+        let mut bytes = 0;
+        let count = large
+            .iter()
+            .take_while(|job| {
+                let first = bytes == 0;
+                bytes += job.id.size;
+                first || bytes <= CALL
+            })
+            .count();
+        let rest = large.split_off(count);
+        let mut call = Call::new();
+        for job in &large {
+            let mut get = redis::cmd("GET");
+            get.arg(inner.keys.body(job.id.uuid));
+            call.command(get);
+        }
+        let replies = call.over(&inner.commands).await?;
+        for (job, reply) in large.into_iter().zip(replies) {
+            match wire::bytes(reply.value("GET")?) {
+                Some(body) if body.len() == job.id.size => job.body = body,
+                // Redis has lost it. Without its entry, its proxy finds out and enqueues it again.
+                _ => lost.push(Useless::from(&job.id)),
+            }
+        }
+        large = rest;
+    }
+    if !lost.is_empty() {
+        tracing::warn!(
+            count = lost.len(),
+            "Redis has lost bodies; their requests are enqueued again"
+        );
+        jobs.retain(|job| lost.iter().all(|useless| useless.entry != job.id.entry));
+        inner.held(|held| {
+            for useless in &lost {
+                held.settle(useless.entry);
+            }
+        });
+        fetch::discard(inner, lost).await;
+    }
+    Ok(jobs)
+}

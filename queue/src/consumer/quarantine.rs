@@ -1,0 +1,111 @@
+//! Requests of workers that died. One of them may be what killed its worker, so they run with nothing beside them: in halves
+//! first, for most are innocent, and one by one before any is given up. Each turn is counted before it begins.
+//!
+//! They are set aside in Redis, for any worker to take some, and take turns with ordinary requests.
+
+use redis::Value;
+
+use super::{Inner, answer, fetch, millis};
+use crate::{
+    Failure, FailureKind, Job, JobId, Outcome, QueueError,
+    call::Call,
+    id::EntryId,
+    keys::{RELEASED, newer},
+    scripts::{MOST_REQUESTS, QUARANTINE, TAKE_OVER},
+    wire::{self, FORMAT},
+};
+
+/// Takes what has been handed back, up to `room`, and sets aside what dead workers held.
+pub(super) async fn take_over(inner: &Inner, room: usize) -> Result<Vec<EntryId>, QueueError> {
+    let keys = [
+        &*inner.lane.jobs,
+        &inner.keys.artifacts(),
+        &inner.keys.pulse(),
+    ];
+    let mut command = TAKE_OVER.call(&keys, 0);
+    command
+        .arg(&inner.name)
+        .arg(millis(inner.limits().lease))
+        .arg(room)
+        .arg(&inner.revision)
+        .arg(RELEASED)
+        // What workers of before did not know.
+        .arg(newer(FORMAT));
+    let reply = inner
+        .commands
+        .last(&Call::of_script(&TAKE_OVER, command), "a take-over")
+        .await?;
+    let mut values = wire::list(reply).into_iter();
+    let released = entries(wire::list(values.next().unwrap_or(Value::Nil)));
+    let aside = values.next().and_then(wire::parse::<u32>) != Some(0);
+    // Redis may have lost the record while this worker lived on, and have taken down another one's since.
+    let recorded: String = values.next().and_then(wire::parse).unwrap_or_default();
+    inner.held(|held| {
+        held.set_aside(aside);
+        if inner.artifact.as_ref().is_some_and(|own| *own != recorded) {
+            held.unknown = true;
+        }
+    });
+    Ok(released)
+}
+
+fn entries(values: impl IntoIterator<Item = Value>) -> Vec<EntryId> {
+    values.into_iter().filter_map(wire::parse).collect()
+}
+
+/// Begins the turn of some of those set aside, up to `room`; none if there are none to run.
+pub(super) async fn take(inner: &Inner, room: usize) -> Result<Vec<Job>, QueueError> {
+    let most = inner.limits().max_deliveries;
+    let mut command = QUARANTINE.call(&[&inner.lane.jobs], 0);
+    command
+        .arg(&inner.name)
+        .arg(room.clamp(1, MOST_REQUESTS))
+        .arg(most);
+    let operation = "a turn";
+    let outcome = inner
+        .commands
+        .last(&Call::of_script(&QUARANTINE, command), operation)
+        .await;
+    // If the reply is lost, some are this worker's and in nobody's hands.
+    let reply = outcome.inspect_err(|_| inner.held(|held| held.stray = true))?;
+    let mut values = wire::list(reply).into_iter();
+    let parse = |value: Option<Value>| value.and_then(wire::parse::<u32>);
+    let (Some(more), Some(deliveries)) = (parse(values.next()), parse(values.next())) else {
+        return Err(QueueError::Answer { operation });
+    };
+    let entries = entries(values);
+    inner.held(|held| held.set_aside(more > 0));
+    if deliveries > most {
+        give_up(inner, &entries, most).await?;
+        return Ok(Vec::new());
+    }
+    if entries.is_empty() {
+        return Ok(Vec::new());
+    }
+    tracing::warn!(
+        count = entries.len(),
+        deliveries,
+        "running requests of a worker that fell silent, by themselves"
+    );
+    let group = inner.held(super::held::Held::group);
+    fetch::load(inner, &entries, Some(group)).await
+}
+
+/// Answers requests that have been given to workers as often as they may.
+async fn give_up(inner: &Inner, entries: &[EntryId], deliveries: u32) -> Result<(), QueueError> {
+    let read = fetch::range(inner, entries).await;
+    let (found, now) = read.inspect_err(|_| inner.held(|held| held.stray = true))?;
+    let jobs = fetch::sort_out(inner, found, now).await;
+    let answers = jobs.into_iter().map(|job| letter(job.id, deliveries));
+    answer::answer_only(inner, answers.collect()).await;
+    Ok(())
+}
+
+fn letter(id: JobId, deliveries: u32) -> (JobId, Outcome) {
+    tracing::error!(request = %id, client = &*id.client, deliveries, "giving up a request: workers died each time they ran it");
+    let failure = Failure {
+        kind: FailureKind::TooManyDeliveries,
+        message: format!("workers died each of the {deliveries} times they ran this request"),
+    };
+    (id, Outcome::Failure(failure))
+}

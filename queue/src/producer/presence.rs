@@ -1,0 +1,77 @@
+//! What tells Redis that this proxy is there, and clears up behind proxies that are not.
+
+use std::sync::atomic::Ordering;
+
+use super::Shared;
+use crate::{
+    QueueError,
+    call::Call,
+    connection::Live,
+    scripts::{PRESENT, REPLIES_LIVE, SWEEP},
+    wire,
+};
+
+/// Says that this proxy is there, without which nobody answers it.
+pub(super) async fn renew(shared: &Shared, live: &Live) -> Result<(), QueueError> {
+    let keys = &shared.keys;
+    let names = [
+        &*keys.replies(&shared.proxy),
+        &keys.bytes(),
+        &keys.unread(),
+        &keys.pulse(),
+    ];
+    let mut command = PRESENT.call(&names, 0);
+    command
+        .arg(&shared.proxy)
+        .arg(REPLIES_LIVE.as_millis())
+        .arg(shared.limits().lease.as_millis());
+    Call::of_script(&PRESENT, command)
+        .last("a sign of life", live)
+        .await
+        .map(drop)
+}
+
+/// Forgets what proxies that are gone have not read, so that it does not count any more.
+pub(super) async fn sweep(shared: &Shared, live: &Live) -> Result<(), QueueError> {
+    let keys = &shared.keys;
+    let mut command = redis::cmd("HKEYS");
+    command.arg(keys.unread());
+    let proxies = wire::list(Call::of(command).last("HKEYS", live).await?);
+    let proxies: Vec<String> = proxies.into_iter().filter_map(wire::parse).collect();
+    if proxies.is_empty() {
+        return Ok(());
+    }
+    let replies = proxies.iter().map(|proxy| keys.replies(proxy));
+    let names: Vec<String> = [keys.bytes(), keys.unread()]
+        .into_iter()
+        .chain(replies)
+        .collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mut command = SWEEP.call(&names, 0);
+    command.arg(&proxies);
+    Call::of_script(&SWEEP, command)
+        .last("a sweep", live)
+        .await
+        .map(drop)
+}
+
+/// Learns how large a body Redis takes: a larger one would end the connection. A Redis that does not tell takes any.
+pub(super) async fn learn_largest(shared: &Shared, live: &Live) -> Result<(), QueueError> {
+    let mut command = redis::cmd("CONFIG");
+    command.arg("GET").arg("proto-max-bulk-len");
+    let reply = match Call::of(command).last("CONFIG GET", live).await {
+        // Managed ones often do not know the command, and an ACL may forbid it.
+        Err(QueueError::Refused { .. }) => return Ok(()),
+        reply => reply?,
+    };
+    let value = wire::list(reply).pop().and_then(wire::parse::<u64>);
+    let most = value.unwrap_or(u64::MAX);
+    let before = shared.largest.swap(most, Ordering::Relaxed);
+    let wanted = shared.limits().max_request_bytes;
+    if most != before && wanted > most {
+        tracing::error!(
+            "queue.maxRequestBytes is {wanted}, but this Redis takes no more than its proto-max-bulk-len, {most} bytes: larger requests are refused"
+        );
+    }
+    Ok(())
+}
