@@ -110,7 +110,10 @@ async fn try_start(inner: &Inner, suspect: Suspect) -> Result<Option<Job>, Queue
         return Ok(None);
     };
     match found.job(now) {
-        Read::Job(job) if deliveries <= most => Ok(Some(Job { quarantine: Some(entry.sequence), ..job })),
+        Read::Job(job) if deliveries <= most => Ok(Some(Job {
+            quarantine: Some(entry.sequence),
+            ..job
+        })),
         Read::Job(job) => {
             give_up(inner, job.id, deliveries - 1).await;
             Ok(None)

@@ -117,7 +117,10 @@ async fn two_workers_answer_one_request_and_one_answer_arrives() {
     let late = fetch(&slow, 1).await.pop().unwrap();
     let fast = consumer(&server.connection(), "fast").await;
     let taken = fetch(&fast, 1).await.pop().unwrap();
-    assert!(taken.quarantine.is_some(), "its first worker may have died of it");
+    assert!(
+        taken.quarantine.is_some(),
+        "its first worker may have died of it"
+    );
     assert_eq!(taken.id, late.id);
 
     fast.answer(vec![(taken.id, answer("fast"))], 0)

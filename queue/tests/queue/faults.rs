@@ -322,7 +322,10 @@ async fn all_that_a_cut_off_read_was_given_is_taken_back_although_some_has_expir
     let mut left = 5;
     while left > 0 {
         let jobs = fetch(&consumer, 5).await;
-        assert!(jobs.iter().all(|job| job.quarantine.is_none()), "none of them ever ran");
+        assert!(
+            jobs.iter().all(|job| job.quarantine.is_none()),
+            "none of them ever ran"
+        );
         left -= jobs.len();
         consumer.answer(echo(jobs), 0).await.unwrap();
     }

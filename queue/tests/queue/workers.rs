@@ -242,7 +242,10 @@ async fn released_requests_may_wait_longer_than_a_lease_and_are_no_suspects() {
     for _ in 0..3 {
         let jobs = fetch(&other, 2).await;
         assert_eq!(jobs.len(), 2);
-        assert!(jobs.iter().all(|job| job.quarantine.is_none()), "no worker died of them");
+        assert!(
+            jobs.iter().all(|job| job.quarantine.is_none()),
+            "no worker died of them"
+        );
         other.answer(echo(jobs), 0).await.unwrap();
     }
     for (i, waiting) in (0u8..).zip(waiting) {
