@@ -15,7 +15,7 @@ use tokio::{task::spawn_blocking, time::sleep};
 
 use crate::Error;
 
-const STARTED_WITHIN: Duration = Duration::from_secs(60);
+const STARTED_WITHIN: Duration = Duration::from_mins(1);
 
 pub struct Redis {
     program: PathBuf,
@@ -35,7 +35,7 @@ pub struct Usage {
     /// The bytes it holds.
     pub memory: u64,
     /// The longest command that its slow log knows, in microseconds, and which it was.
-    pub slowest: (i64, String),
+    pub slowest: (u64, String),
     /// Microseconds spent in each command.
     pub commands: BTreeMap<String, u64>,
 }
@@ -147,9 +147,10 @@ impl Redis {
             for entry in entries {
                 if let Reply::List(entry) = entry
                     && let [_, _, Reply::Number(micros), Reply::List(words), ..] = &*entry
-                    && *micros > usage.slowest.0
+                    && let Ok(micros) = u64::try_from(*micros)
+                    && micros > usage.slowest.0
                 {
-                    usage.slowest = (*micros, name_of(words));
+                    usage.slowest = (micros, name_of(words));
                 }
             }
         }
@@ -165,10 +166,10 @@ impl Redis {
 
     async fn ask(&self, words: &[&str]) -> Result<Reply, Error> {
         let port = self.port;
-        let mut command = format!("*{}\r\n", words.len());
-        for word in words {
-            command += &format!("${}\r\n{word}\r\n", word.len());
-        }
+        let words = words
+            .iter()
+            .map(|word| format!("${}\r\n{word}\r\n", word.len()));
+        let command = format!("*{}\r\n{}", words.len(), words.collect::<String>());
         spawn_blocking(move || {
             let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
             stream.set_read_timeout(Some(STARTED_WITHIN))?;

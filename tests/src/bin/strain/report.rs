@@ -58,11 +58,11 @@ impl Row {
             doubled: count(&tally.doubled),
             failed: count(&tally.failed),
             runs_again: runs.saturating_sub(answered as u64),
-            answered_each_second: float(answered) / took.as_secs_f64(),
+            answered_each_second: float(answered as u64) / took.as_secs_f64(),
             redis_cpu_seconds: cpu,
-            redis_cpu_micros_each: cpu * 1e6 / float(answered.max(1)),
+            redis_cpu_micros_each: cpu * 1e6 / float(answered.max(1) as u64),
             redis_peak_mib: mebibytes(after.peak.max(before.peak)),
-            slowest_command_ms: after.slowest.0 as f64 / 1e3,
+            slowest_command_ms: float(after.slowest.0) / 1e3,
             slowest_command: after.slowest.1,
             p50_micros: tally.quantile(1, 2),
             p99_micros: tally.quantile(99, 100),
@@ -128,9 +128,10 @@ impl fmt::Display for Row {
 }
 
 pub fn mebibytes(bytes: u64) -> f64 {
-    bytes as f64 / f64::from(1 << 20)
+    float(bytes) / f64::from(1 << 20)
 }
 
-fn float(count: usize) -> f64 {
+#[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
+pub fn float(count: u64) -> f64 {
     count as f64
 }

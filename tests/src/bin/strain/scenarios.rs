@@ -15,7 +15,7 @@ use crate::{
     Args, Error,
     load::{self, Model, Tally, Workers},
     redis::Redis,
-    report::{Row, mebibytes},
+    report::{Row, float, mebibytes},
 };
 
 const WARM_UP: Duration = Duration::from_secs(1);
@@ -134,7 +134,7 @@ pub async fn overload(args: &Args) -> Result<(), Error> {
         if name.is_empty() {
             let begun = Instant::now();
             let tally = load::closed(&producers, 1, 256, 2 * WARM_UP).await?;
-            capacity = tally.answered() as f64 / begun.elapsed().as_secs_f64();
+            capacity = float(tally.answered() as u64) / begun.elapsed().as_secs_f64();
             continue;
         }
         let before = redis.usage().await?;
