@@ -12,15 +12,16 @@ use std::{
 };
 
 use carpool_queue::{Connection, Outcome, Producer, SubmitError};
-use redis::{FromRedisValue, ToRedisArgs};
+use redis::{FromRedisValue, RedisResult, ToRedisArgs};
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 
 use crate::{
-    answer, consumer, eventually, producer,
+    answer, consumer, echo, eventually, fetch, producer,
     relay::Relay,
     request,
     server::{Server, free_port},
+    submit,
     tls::Authority,
     worker,
 };
@@ -100,7 +101,7 @@ impl Set {
             eventually(
                 "the sentinels know the replica and each other",
                 async || {
-                    let info: String = ask(sentinel.port, &["INFO", "sentinel"]).await;
+                    let info: String = ask(sentinel.port, &["INFO", "sentinel"]).await.unwrap();
                     info.contains("status=ok") && info.contains("slaves=1,sentinels=3")
                 },
             )
@@ -133,12 +134,12 @@ async fn pair() -> (Server, Server) {
     (primary, replica)
 }
 
-async fn ask<T: FromRedisValue>(port: u16, command: &[impl ToRedisArgs]) -> T {
-    let client = redis::Client::open(format!("redis://127.0.0.1:{port}")).unwrap();
-    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+async fn ask<T: FromRedisValue>(port: u16, command: &[impl ToRedisArgs]) -> RedisResult<T> {
+    let client = redis::Client::open(format!("redis://127.0.0.1:{port}"))?;
+    let mut connection = client.get_multiplexed_async_connection().await?;
     let mut request = redis::Cmd::new();
     request.arg(command);
-    request.query_async(&mut connection).await.unwrap()
+    request.query_async(&mut connection).await
 }
 
 async fn role(server: &Server) -> String {
@@ -188,10 +189,8 @@ impl Tally {
 /// Sends numbered requests while `fail` makes the replica the primary.
 async fn under_load(what: &str, set: &mut Set, fail: impl AsyncFnOnce(&mut Set)) {
     let connection = set.connection();
-    let mut workers = JoinSet::new();
     for index in 0..WORKERS {
-        let consumer = consumer(&connection, &format!("worker-{index}")).await;
-        workers.spawn(worker(consumer));
+        worker(consumer(&connection, &format!("worker-{index}")).await);
     }
     let tally = Arc::new(Tally::default());
     let mut clients = JoinSet::new();
@@ -205,8 +204,9 @@ async fn under_load(what: &str, set: &mut Set, fail: impl AsyncFnOnce(&mut Set))
     eventually("the load flows", async || tally.answered() > 500).await;
     let before = tally.answered();
     fail(set).await;
-    eventually("the replica is the primary", async || {
+    eventually("the servers have changed places", async || {
         role(&set.replica).await == "master"
+            && (!set.primary.runs() || role(&set.primary).await == "slave")
     })
     .await;
     let after = tally.answered();
@@ -255,27 +255,35 @@ async fn nothing_is_lost_when_sentinels_are_told_to_fail_over() {
     let mut set = Set::start().await;
     under_load("SENTINEL FAILOVER", &mut set, async |set| {
         let sentinel = set.sentinels[0].port;
-        ask::<()>(sentinel, &["SENTINEL", "FAILOVER", NAME]).await;
+        // Refused until it has heard from the replica itself.
+        eventually("a sentinel begins", async || {
+            let begun = ask::<()>(sentinel, &["SENTINEL", "FAILOVER", NAME]).await;
+            begun.is_ok()
+        })
+        .await;
     })
     .await;
 }
 
-/// The connections to a server that is demoted stay open, and it answers reads as before.
-#[tokio::test]
-async fn a_demoted_server_is_left() {
-    let (old, new) = pair().await;
-    let relay = Relay::start(old.port).await;
-    let producer = producer(&relay.connection(), "proxy");
-    let working = worker(consumer(&relay.connection(), "worker").await);
-    assert_eq!(
-        producer.submit(request("before")).await.unwrap(),
-        answer("before")
-    );
-    eventually("both wait in Redis", async || old.blocked().await == 2).await;
+/// Makes the replica the primary, to which new connections are led. Those to the demoted server stay open, and it answers
+/// reads as before.
+async fn demote(old: &Server, new: &Server, relay: &Relay) {
     relay.lead_to(new.port);
     new.ask::<()>(&["REPLICAOF", "NO", "ONE"]).await;
     old.ask::<()>(&["REPLICAOF", "127.0.0.1", &new.port.to_string()])
         .await;
+}
+
+#[tokio::test]
+async fn a_server_that_is_demoted_while_all_wait_in_it_is_left() {
+    let (old, new) = pair().await;
+    let relay = Relay::start(old.port).await;
+    let producer = producer(&relay.connection(), "proxy");
+    let working = worker(consumer(&relay.connection(), "worker").await);
+    let before = producer.submit(request("before")).await;
+    assert_eq!(before, Ok(answer("before")));
+    eventually("both wait in Redis", async || old.blocked().await == 2).await;
+    demote(&old, &new, &relay).await;
     let answered = async || producer.submit(request("after")).await == Ok(answer("after"));
     eventually("a request is accepted and answered", answered).await;
     eventually("both wait in the new primary", async || {
@@ -283,6 +291,64 @@ async fn a_demoted_server_is_left() {
     })
     .await;
     working.abort();
+}
+
+/// It says so within its replies, of which one to a read that blocks is alone.
+#[tokio::test]
+async fn a_worker_leaves_a_server_that_was_demoted_between_two_reads() {
+    let (old, new) = pair().await;
+    let relay = Relay::start(old.port).await;
+    let consumer = consumer(&relay.connection(), "worker").await;
+    // Opens the connection that reads.
+    let none = consumer.fetch_within(1, Duration::from_millis(1)).await;
+    assert!(none.unwrap().is_empty());
+    demote(&old, &new, &relay).await;
+    let producer = producer(&relay.connection(), "proxy");
+    let waiting = submit(&producer, request("x"));
+    let mut jobs = Vec::new();
+    eventually("the worker is given a request", async || {
+        match consumer.fetch(1).await {
+            Ok(found) => jobs = found,
+            Err(error) => eprintln!("{error}"),
+        }
+        !jobs.is_empty()
+    })
+    .await;
+    consumer.answer(echo(jobs), 0).await.unwrap();
+    assert_eq!(waiting.await.unwrap(), Ok(answer("x")));
+}
+
+/// It refuses to delete what was delivered, but goes on to wait for more, which comes to the new primary.
+#[tokio::test]
+async fn a_proxy_leaves_a_server_that_was_demoted_between_two_reads() {
+    let (old, new) = pair().await;
+    let relay = Relay::start(old.port).await;
+    let producer = producer(&relay.connection(), "proxy");
+    let consumer = consumer(&old.connection(), "worker").await;
+    let waiting = submit(&producer, request("x"));
+    let jobs = fetch(&consumer, 1).await;
+    eventually("the proxy waits in Redis", async || {
+        old.blocked().await == 1
+    })
+    .await;
+    relay.hold();
+    consumer.answer(echo(jobs), 0).await.unwrap();
+    eventually("Redis has given it the answer", async || {
+        old.blocked().await == 0
+    })
+    .await;
+    eventually("the replica has the answer", async || {
+        let acknowledged: i64 = old.ask(&["WAIT", "1", "100"]).await;
+        acknowledged == 1
+    })
+    .await;
+    demote(&old, &new, &relay).await;
+    relay.let_go();
+    assert_eq!(waiting.await.unwrap(), Ok(answer("x")));
+    eventually("the proxy waits in the new primary", async || {
+        new.blocked().await == 1
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -81,6 +81,11 @@ impl Server {
         }
     }
 
+    /// Whether it has been started and not killed.
+    pub fn runs(&self) -> bool {
+        self.process.is_some()
+    }
+
     pub fn connection(&self) -> Connection {
         Connection::from_url(&format!("redis://127.0.0.1:{}", self.port)).unwrap()
     }
