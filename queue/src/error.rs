@@ -16,6 +16,14 @@ pub enum QueueError {
     /// The URL is none of Redis. The URL itself is left out, as it may hold a password.
     #[error("failed to parse the Redis URL: {0}")]
     Url(String),
+    /// The file with the certificate authorities can't be read, or holds none.
+    #[error("failed to read the certificate authorities of Redis from {path}: {message}")]
+    CaFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        message: String,
+    },
     /// The resource's UID can't be part of a key.
     #[error("failed to make keys of the UID {0:?}: it is empty or holds braces")]
     Uid(String),

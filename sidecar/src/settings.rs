@@ -1,6 +1,12 @@
 //! The command line and the environment. Everything is parsed, and every mistake told, before anything is bound.
 
-use std::{io::IsTerminal, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    io::IsTerminal,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use carpool_crds::Config;
 use carpool_queue::Connection;
@@ -18,7 +24,9 @@ pub struct Args {
     #[arg(long, env = "CARPOOL_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
 
-    /// The Redis that holds the queue: redis://[USER:PASSWORD@]HOST:PORT[/DB].
+    /// The Redis that holds the queue: redis[s]://[USER:PASSWORD@]HOST[:PORT][/DB], s for TLS; or
+    /// redis[s]+sentinel://[USER:PASSWORD@]HOST[:PORT][,HOST[:PORT]...]/NAME[/DB], the primary that those sentinels know
+    /// by this name; ?sentinelUsername=USER&sentinelPassword=PASSWORD at the end is for the sentinels.
     #[arg(
         long,
         env = "CARPOOL_REDIS_URL",
@@ -30,6 +38,11 @@ pub struct Args {
     /// A file that holds that URL.
     #[arg(long, env = "CARPOOL_REDIS_URL_FILE", value_name = "FILE")]
     pub redis_url_file: Option<PathBuf>,
+
+    /// A PEM file with the certificate authorities that Redis' certificate may come from, read again for each new
+    /// connection. Default: `ca.crt` beside --redis-url-file, where there is one, or else the system's.
+    #[arg(long, env = "CARPOOL_REDIS_CA_FILE", value_name = "FILE")]
+    pub redis_ca_file: Option<PathBuf>,
 
     /// Where requests are taken. Default: 0.0.0.0:8080. `stdin`: on the listening socket that standard input is, which
     /// whoever starts this proxy holds, too, so that no other process gets its port between two proxies.
@@ -138,7 +151,11 @@ impl Settings {
         let config = config_file
             .as_deref()
             .and_then(|file| keep(Config::read(file), &mut errors));
-        let redis = redis(args.redis_url, args.redis_url_file);
+        let redis = redis(
+            args.redis_url.as_deref(),
+            args.redis_url_file.as_deref(),
+            args.redis_ca_file.as_deref(),
+        );
         let redis = keep(redis, &mut errors);
         let listen = match args.listen.as_deref() {
             Some("stdin") => Some(Listen::Stdin),
@@ -189,13 +206,23 @@ fn required<T>(value: Option<T>, flag: &str, errors: &mut Vec<String>) -> Option
     keep(value.ok_or_else(|| format!("{flag} is missing")), errors)
 }
 
-fn redis(url: Option<String>, file: Option<PathBuf>) -> Result<Connection, String> {
-    match (url, file) {
-        (Some(url), None) => Connection::from_url(&url).map_err(|error| error.to_string()),
-        (None, Some(file)) => Connection::from_file(&file).map_err(|error| error.to_string()),
-        (None, None) => Err("either --redis-url or --redis-url-file is missing".to_owned()),
-        (Some(_), Some(_)) => Err("--redis-url and --redis-url-file exclude each other".to_owned()),
-    }
+fn redis(url: Option<&str>, file: Option<&Path>, ca: Option<&Path>) -> Result<Connection, String> {
+    let connection = match (url, file) {
+        (Some(url), None) => Connection::from_url(url),
+        (None, Some(file)) => Connection::from_file(file),
+        (None, None) => {
+            return Err("either --redis-url or --redis-url-file is missing".to_owned());
+        }
+        (Some(_), Some(_)) => {
+            return Err("--redis-url and --redis-url-file exclude each other".to_owned());
+        }
+    };
+    connection
+        .and_then(|connection| match ca {
+            Some(ca) => connection.with_ca_file(ca),
+            None => Ok(connection),
+        })
+        .map_err(|error| error.to_string())
 }
 
 fn address(flag: &str, given: Option<&str>, default: &str) -> Result<SocketAddr, String> {

@@ -54,7 +54,9 @@ pub struct ServeArgs {
     #[command(flatten)]
     pub common: CommonArgs,
 
-    /// The Redis that holds the queue: redis://[USER:PASSWORD@]HOST:PORT[/DB].
+    /// The Redis that holds the queue: redis[s]://[USER:PASSWORD@]HOST[:PORT][/DB], s for TLS; or
+    /// redis[s]+sentinel://[USER:PASSWORD@]HOST[:PORT][,HOST[:PORT]...]/NAME[/DB], the primary that those sentinels know
+    /// by this name; ?sentinelUsername=USER&sentinelPassword=PASSWORD at the end is for the sentinels.
     #[arg(
         long,
         env = "CARPOOL_REDIS_URL",
@@ -66,6 +68,11 @@ pub struct ServeArgs {
     /// A file that holds that URL.
     #[arg(long, env = "CARPOOL_REDIS_URL_FILE", conflicts_with = "redis_url")]
     pub redis_url_file: Option<PathBuf>,
+
+    /// A PEM file with the certificate authorities that Redis' certificate may come from, read again for each new
+    /// connection. Default: `ca.crt` beside --redis-url-file, where there is one, or else the system's.
+    #[arg(long, env = "CARPOOL_REDIS_CA_FILE")]
+    pub redis_ca_file: Option<PathBuf>,
 
     /// This worker's name, unique among those alive: the pod's.
     #[arg(long, env = "CARPOOL_NAME")]
@@ -138,11 +145,7 @@ impl ServeArgs {
     /// Reads and checks the configuration and the URL that the command line names.
     pub fn settings(&self) -> Result<Settings, SettingsError> {
         let config = self.common.config();
-        let connection = match (&self.redis_url, &self.redis_url_file) {
-            (Some(url), _) => Connection::from_url(url).map_err(|error| error.to_string()),
-            (None, Some(file)) => Connection::from_file(file).map_err(|error| error.to_string()),
-            (None, None) => Err("neither --redis-url nor --redis-url-file is given".to_owned()),
-        };
+        let connection = self.connection();
         match (config, connection) {
             (Ok((config, model)), Ok(connection)) => Ok(Settings {
                 config,
@@ -159,6 +162,22 @@ impl ServeArgs {
                     .collect(),
             )),
         }
+    }
+
+    fn connection(&self) -> Result<Connection, String> {
+        let connection = match (&self.redis_url, &self.redis_url_file) {
+            (Some(url), _) => Connection::from_url(url),
+            (None, Some(file)) => Connection::from_file(file),
+            (None, None) => {
+                return Err("neither --redis-url nor --redis-url-file is given".to_owned());
+            }
+        };
+        connection
+            .and_then(|connection| match &self.redis_ca_file {
+                Some(file) => connection.with_ca_file(file),
+                None => Ok(connection),
+            })
+            .map_err(|error| error.to_string())
     }
 }
 

@@ -311,8 +311,9 @@ fn command(inner: &Inner, group: &[usize], due: &[Due]) -> redis::Cmd {
         let answer = key(is_large, &|| {
             inner.keys.reply(&id.proxy, id.uuid, &inner.name)
         });
-        if body > 0 || answer > 0 || kind(outcome) == DEAD {
-            extras.push((request + 1, body, answer, id, outcome.size()));
+        let size = if outcome.is_large() { outcome.size() } else { 0 };
+        if body > 0 || size > 0 || kind(outcome) == DEAD {
+            extras.push((request + 1, body, answer, id, size));
         }
     }
     let keys: Vec<&str> = [&*inner.lane.jobs, &inner.lane.index, &bytes, &dead, &unread]

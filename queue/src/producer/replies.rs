@@ -28,6 +28,8 @@ const LARGE: usize = 16 << 20;
 struct Delivered {
     entry: EntryId,
     large: Vec<Large>,
+    /// Bytes of its large answers, wherever they were kept.
+    counted: usize,
 }
 
 /// An answer that is kept in a key of its own.
@@ -124,7 +126,7 @@ fn delete(shared: &Shared, call: &mut Call, delivered: &[Delivered]) {
     small.arg(&replies);
     let mut any_small = false;
     for delivered in delivered {
-        if delivered.large.is_empty() {
+        if delivered.counted == 0 {
             any_small = true;
             small.arg(delivered.entry.to_string());
             continue;
@@ -135,12 +137,11 @@ fn delete(shared: &Shared, call: &mut Call, delivered: &[Delivered]) {
             .into_iter()
             .chain(large)
             .collect();
-        let size: usize = delivered.large.iter().map(|large| large.size).sum();
         let mut command = FORGET.call(&names, 0);
         command
             .arg(&shared.proxy)
             .arg(delivered.entry.to_string())
-            .arg(size);
+            .arg(delivered.counted);
         call.script(&FORGET, command);
     }
     if any_small {
@@ -159,15 +160,24 @@ async fn deliver(
         let mut delivered = Delivered {
             entry: entry.id,
             large: Vec::new(),
+            counted: 0,
         };
         for (name, value) in entry.fields {
             match wire::reply(&name, value) {
-                Some((uuid, Reply::Outcome(outcome))) => shared.open.deliver(uuid, outcome),
-                Some((uuid, Reply::Elsewhere { worker, size })) => delivered.large.push(Large {
-                    uuid,
-                    key: shared.keys.reply(&shared.proxy, uuid, &worker),
-                    size,
-                }),
+                Some((uuid, Reply::Outcome(outcome))) => {
+                    if outcome.is_large() {
+                        delivered.counted += outcome.size();
+                    }
+                    shared.open.deliver(uuid, outcome);
+                }
+                Some((uuid, Reply::Elsewhere { worker, size })) => {
+                    delivered.counted += size;
+                    delivered.large.push(Large {
+                        uuid,
+                        key: shared.keys.reply(&shared.proxy, uuid, &worker),
+                        size,
+                    });
+                }
                 None => {}
             }
         }

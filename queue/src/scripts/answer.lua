@@ -4,13 +4,14 @@
 -- ARGV: revision, consumer, most bytes, how many replies streams, how many requests,
 --       then of each request: entry, which of the replies streams (1, 2, ...), size, kind, field, outcome,
 --       then of each request that needs more: which of the requests (1, 2, ...), which key holds its body (0: none), which
---       key holds its answer (0: none), the answer's size, its uuid, its client
+--       key holds its answer (0: none), the answer's size if it is a large one (else 0), its uuid, its client
 -- Kinds: 's' a success, which wins whoever owns the entry; 'f' a failure, which only its owner may report; 'd' a
 -- failure of which the dead-letter stream is told.
 -- The reply comes first: a script is not rolled back, so a reply that can't be added must leave its request in place.
 -- Where a proxy's replies stream is missing, the proxy is gone: its requests are forgotten without a word.
 -- Large answers count among the bytes that the queue may hold until their proxy has read them, of which one proxy may
--- leave a quarter. Returns the requests (1, 2, ...) whose answers have no room now: they are still there.
+-- leave a quarter. One that Redis had no memory to keep in a key of its own comes as an outcome: it is let through, to make
+-- room, where its proxy has read all before it. Returns the requests (1, 2, ...) whose answers have no room now: they are still there.
 local jobs, index, held, dead, unread = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local revision, consumer, max_bytes = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local count = tonumber(ARGV[5])
@@ -56,7 +57,7 @@ local function bury(place, extra)
 end
 
 local bytes, all_unread = nil, nil
-local function has_room(stream, size, freed)
+local function has_room(stream, size, freed, is_outcome)
   if not bytes then
     bytes = 0
     for _, part in ipairs(redis.call('HVALS', held)) do
@@ -67,7 +68,7 @@ local function has_room(stream, size, freed)
   local proxy = string.match(stream, 'replies:(.*)$')
   local own = tonumber(redis.call('HGET', unread, proxy) or 0)
   -- Where nothing is unread, the largest one has room.
-  if own > 0 and (own + size > max_bytes / 4 or bytes - freed + size > max_bytes) then
+  if own > 0 and (is_outcome or own + size > max_bytes / 4 or bytes - freed + size > max_bytes) then
     return false
   end
   bytes, all_unread = bytes - freed + size, all_unread + size
@@ -86,15 +87,16 @@ for request = 1, count do
     owned[ARGV[i]] = nil
     local stream = KEYS[5 + ARGV[i + 1]]
     local fits = true
-    if answer > 0 then
+    local large = extra and tonumber(ARGV[extra + 3]) or 0
+    if large > 0 then
       local life = redis.call('PTTL', stream)
       -- What could not be written for want of memory is not there.
-      if redis.call('EXISTS', KEYS[answer]) == 0 then
+      if answer > 0 and redis.call('EXISTS', KEYS[answer]) == 0 then
         fits = false
       elseif life ~= -2 then
-        fits = has_room(stream, tonumber(ARGV[extra + 3]), tonumber(ARGV[i + 2]))
+        fits = has_room(stream, large, tonumber(ARGV[i + 2]), answer == 0)
       end
-      if life > 0 then
+      if answer > 0 and life > 0 then
         redis.call('PEXPIRE', KEYS[answer], life)
       end
     end
@@ -111,7 +113,9 @@ for request = 1, count do
       end
     else
       waiting[#waiting + 1] = request
-      useless[#useless + 1] = KEYS[answer]
+      if answer > 0 then
+        useless[#useless + 1] = KEYS[answer]
+      end
     end
   elseif answer > 0 then
     useless[#useless + 1] = KEYS[answer]

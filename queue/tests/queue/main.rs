@@ -9,10 +9,12 @@ mod answers;
 mod artifacts;
 mod bounds;
 mod denied;
+mod failover;
 mod faults;
 mod relay;
 mod server;
 mod stress;
+mod tls;
 mod workers;
 
 use std::{sync::Arc, time::Duration};

@@ -1,7 +1,10 @@
 //! A relay between a client and Redis that can hold back what Redis says and cut connections: what happens between a
 //! command and its reply.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicU16, Ordering},
+};
 
 use carpool_queue::Connection;
 use tokio::{
@@ -12,6 +15,7 @@ use tokio::{
 
 pub struct Relay {
     port: u16,
+    upstream: Arc<AtomicU16>,
     held: Arc<watch::Sender<bool>>,
     cuts: Arc<watch::Sender<u32>>,
     /// Once a client says this, Redis is not heard any more.
@@ -23,15 +27,19 @@ impl Relay {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let relay = Self {
             port: listener.local_addr().unwrap().port(),
+            upstream: Arc::new(AtomicU16::new(upstream)),
             held: Arc::new(watch::Sender::new(false)),
             cuts: Arc::new(watch::Sender::new(0)),
             last_words: Arc::default(),
         };
         let (held, cuts) = (relay.held.clone(), relay.cuts.clone());
         let last_words = relay.last_words.clone();
+        let upstream = relay.upstream.clone();
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                let server = TcpStream::connect(("127.0.0.1", upstream)).await.unwrap();
+                let server = TcpStream::connect(("127.0.0.1", upstream.load(Ordering::Relaxed)))
+                    .await
+                    .unwrap();
                 let mut cut = cuts.subscribe();
                 let (held, last_words) = (held.clone(), last_words.clone());
                 tokio::spawn(async move {
@@ -48,6 +56,11 @@ impl Relay {
 
     pub fn connection(&self) -> Connection {
         Connection::from_url(&format!("redis://127.0.0.1:{}", self.port)).unwrap()
+    }
+
+    /// Leads new connections to another server; the old ones stay.
+    pub fn lead_to(&self, upstream: u16) {
+        self.upstream.store(upstream, Ordering::Relaxed);
     }
 
     /// From now on Redis hears everything but is not heard.

@@ -17,6 +17,7 @@ pub struct Server {
     pub port: u16,
     folder: TempDir,
     append_only: bool,
+    arguments: Vec<String>,
     process: Option<Child>,
 }
 
@@ -28,17 +29,21 @@ impl Server {
         server
     }
 
+    /// A running server with arguments of its own.
+    pub fn start_with(arguments: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        let mut server = Self::stopped(false);
+        server.arguments = arguments.into_iter().map(Into::into).collect();
+        server.run();
+        server
+    }
+
     /// A server that has a port but does not run yet.
     pub fn stopped(append_only: bool) -> Self {
-        let port = TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
         Self {
-            port,
+            port: free_port(),
             folder: tempfile::tempdir().unwrap(),
             append_only,
+            arguments: Vec::new(),
             process: None,
         }
     }
@@ -50,6 +55,7 @@ impl Server {
             .arg(self.port.to_string())
             .args(["--appendonly", if self.append_only { "yes" } else { "no" }])
             .args(["--appendfsync", "always"])
+            .args(&self.arguments)
             .current_dir(self.folder.path())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -74,6 +80,11 @@ impl Server {
             process.kill().unwrap();
             process.wait().unwrap();
         }
+    }
+
+    /// Whether it has been started and not killed.
+    pub fn runs(&self) -> bool {
+        self.process.is_some()
     }
 
     pub fn connection(&self) -> Connection {
@@ -115,6 +126,11 @@ impl Server {
         self.ask(&["XPENDING", &jobs(), "workers", "-", "+", "1000"])
             .await
     }
+}
+
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
 }
 
 impl Drop for Server {

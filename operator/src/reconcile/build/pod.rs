@@ -99,6 +99,19 @@ pub fn config_volume(model: &str, redis_secret: &str) -> Volume {
                     }),
                     ..VolumeProjection::default()
                 },
+                // One of its own, as only a Secret of the user's has this key, and not each of those.
+                VolumeProjection {
+                    secret: Some(SecretProjection {
+                        name: redis_secret.to_owned(),
+                        items: Some(vec![KeyToPath {
+                            key: "ca.crt".to_owned(),
+                            path: "redis/ca.crt".to_owned(),
+                            ..KeyToPath::default()
+                        }]),
+                        optional: Some(true),
+                    }),
+                    ..VolumeProjection::default()
+                },
             ]),
             ..ProjectedVolumeSource::default()
         }),

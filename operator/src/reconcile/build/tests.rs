@@ -275,11 +275,29 @@ fn a_redis_of_the_users_has_no_children() {
     assert!(children.redis.is_none() && !children.needs_secret);
     assert_eq!(children.services.len(), 1);
     assert_eq!(children.policies.len(), 2);
-    assert!(
-        serde_json::to_string(&children.proxy)
-            .unwrap()
-            .contains("\"mine\"")
-    );
+    // The Secret need not hold authorities, but must hold the URL.
+    let proxy = template(&children.proxy).spec.as_ref().unwrap();
+    for pod in [proxy, worker(&children)] {
+        let secrets: Vec<_> = pod
+            .volumes
+            .iter()
+            .flatten()
+            .filter_map(|volume| volume.projected.as_ref()?.sources.as_ref())
+            .flatten()
+            .filter_map(|source| source.secret.as_ref())
+            .map(|secret| {
+                let item = &secret.items.as_ref().unwrap()[0];
+                (&*secret.name, &*item.path, secret.optional)
+            })
+            .collect();
+        assert_eq!(
+            secrets,
+            [
+                ("mine", "redis/url", None),
+                ("mine", "redis/ca.crt", Some(true))
+            ]
+        );
+    }
 }
 
 #[test]

@@ -1,5 +1,8 @@
 //! Where Redis is, and links to it that come back when they break.
 
+mod address;
+mod open;
+
 use std::{
     fmt,
     path::{Path, PathBuf},
@@ -7,16 +10,10 @@ use std::{
     time::Duration,
 };
 
-use redis::{
-    AsyncConnectionConfig, Client, IntoConnectionInfo, Value,
-    aio::MultiplexedConnection,
-    io::tcp::{TcpSettings, socket2::TcpKeepalive},
-};
+use redis::{Value, aio::MultiplexedConnection};
 
 use crate::{QueueError, call::Call};
-
-/// Long enough for a new TCP connection across a cluster, short enough for a client that waits.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+use address::Address;
 
 /// When a silent peer is probed, and how often. Without it a half-open connection looks alive for hours.
 const KEEPALIVE: Duration = Duration::from_secs(5);
@@ -29,72 +26,114 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub struct Connection {
     source: Source,
+    /// Whom to trust in place of the system's certificate authorities.
+    ca_file: Option<PathBuf>,
 }
+
+/// What a file with certificate authorities is called in a Secret that holds the URL, too.
+const CA_FILE: &str = "ca.crt";
 
 #[derive(Clone)]
 enum Source {
-    Url(Client),
+    Url(Address),
     File(PathBuf),
 }
 
 impl Connection {
-    /// From a URL: `redis://[user:password@]host[:port][/db]` or `unix:///path`.
+    /// From a URL:
+    ///
+    /// - `redis://[USER:PASSWORD@]HOST[:PORT][/DB]`, and `rediss://` for TLS,
+    /// - `unix:///PATH`,
+    /// - `redis+sentinel://[USER:PASSWORD@]HOST[:PORT][,HOST[:PORT]...]/NAME[/DB]`, and `rediss+sentinel://` for TLS: the
+    ///   primary that those sentinels know by this name. User and password are the primary's; the sentinels' own come
+    ///   last, as `?sentinelUsername=USER&sentinelPassword=PASSWORD`.
+    ///
+    /// Each new connection looks the host up, or asks the sentinels, anew.
     pub fn from_url(url: &str) -> Result<Self, QueueError> {
-        client(url).map(|client| Self {
-            source: Source::Url(client),
+        Address::parse(url).map(|address| Self {
+            source: Source::Url(address),
+            ca_file: None,
         })
     }
 
     /// From a file that holds the URL. It is read again for each new connection, so that a changed password arrives.
+    /// Where a `ca.crt` lies beside it, a URL with TLS trusts the certificate authorities in there in place of the
+    /// system's.
     pub fn from_file(path: &Path) -> Result<Self, QueueError> {
-        read(path)?;
-        Ok(Self {
+        let connection = Self {
             source: Source::File(path.to_owned()),
-        })
+            ca_file: None,
+        };
+        connection.resolve()?;
+        Ok(connection)
     }
 
-    async fn open(&self, response_timeout: Duration) -> Result<MultiplexedConnection, QueueError> {
-        let client = match &self.source {
-            Source::Url(client) => client.clone(),
+    /// Trusts the certificate authorities of a PEM file in place of the system's. It is read again for each new
+    /// connection, so that a new authority arrives. The URL must be one with TLS.
+    pub fn with_ca_file(self, path: &Path) -> Result<Self, QueueError> {
+        let connection = Self {
+            ca_file: Some(path.to_owned()),
+            ..self
+        };
+        connection.resolve()?;
+        Ok(connection)
+    }
+
+    /// The URL and the authorities as they are now.
+    fn resolve(&self) -> Result<(Address, Option<Vec<u8>>), QueueError> {
+        let address = match &self.source {
+            Source::Url(address) => address.clone(),
             Source::File(path) => read(path)?,
         };
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(CONNECT_TIMEOUT))
-            .set_response_timeout(Some(response_timeout));
-        client
-            .get_multiplexed_async_connection_with_config(&config)
-            .await
-            .map_err(|error| QueueError::Unreachable(error.to_string()))
+        let authorities = match (&self.ca_file, &self.source) {
+            (Some(_), _) if !address.is_tls() => {
+                return Err(QueueError::Url(
+                    "with a CA file it must begin with rediss:// or rediss+sentinel://".to_owned(),
+                ));
+            }
+            (Some(path), _) => Some(open::authorities(path)?),
+            (None, Source::File(path)) if address.is_tls() => {
+                let beside = path.with_file_name(CA_FILE);
+                // A path that can't be looked at is one that can't be read, which is to be told.
+                match beside.try_exists() {
+                    Ok(false) => None,
+                    Ok(true) | Err(_) => Some(open::authorities(&beside)?),
+                }
+            }
+            (None, _) => None,
+        };
+        Ok((address, authorities))
+    }
+
+    /// A connection to a server that takes writes.
+    async fn open(&self, response_timeout: Duration) -> Result<MultiplexedConnection, QueueError> {
+        let (address, authorities) = self.resolve()?;
+        let to = open::To {
+            authorities,
+            response_timeout,
+        };
+        match address {
+            Address::Server(server) => to.server(server).await,
+            Address::Sentinels(sentinels) => to.primary(&sentinels).await,
+        }
     }
 }
 
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.source {
-            Source::Url(client) => write!(f, "Redis at {}", client.get_connection_info().addr()),
+            Source::Url(address) => address.fmt(f),
             Source::File(path) => write!(f, "Redis at the URL in {}", path.display()),
         }
     }
 }
 
-fn read(path: &Path) -> Result<Client, QueueError> {
+fn read(path: &Path) -> Result<Address, QueueError> {
     let url = std::fs::read_to_string(path).map_err(|error| QueueError::UrlFile {
         path: path.to_owned(),
         message: error.to_string(),
     })?;
-    client(url.trim())
-}
-
-fn client(url: &str) -> Result<Client, QueueError> {
-    let tcp = TcpSettings::default().set_nodelay(true).set_keepalive(
-        TcpKeepalive::new()
-            .with_time(KEEPALIVE)
-            .with_interval(KEEPALIVE)
-            .with_retries(2),
-    );
-    url.into_connection_info()
-        .and_then(|info| Client::open(info.set_tcp_settings(tcp)))
-        .map_err(|error| QueueError::Url(error.to_string()))
+    Address::parse(url.trim())
 }
 
 /// One connection at a time, opened when asked for and again after it broke.

@@ -1,0 +1,210 @@
+//! Opening one connection: TLS, who the primary is, and whether a server is one.
+
+use std::{collections::HashMap, path::Path, time::Duration};
+
+use futures::{StreamExt, stream::FuturesUnordered};
+use redis::{
+    AsyncConnectionConfig, Client, ConnectionInfo, RedisError, Role, TlsCertificates,
+    aio::MultiplexedConnection,
+};
+
+use rustls::{
+    RootCertStore,
+    pki_types::{CertificateDer, pem::PemObject},
+};
+
+use super::address::{Sentinels, is_tls};
+use crate::QueueError;
+
+/// Long enough for a new TCP connection across a cluster, short enough for a client that waits.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A sentinel has nothing to do but to answer.
+const SENTINEL_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How a connection is to be.
+pub(super) struct To {
+    /// PEM certificates to trust in place of the system's.
+    pub(super) authorities: Option<Vec<u8>>,
+    pub(super) response_timeout: Duration,
+}
+
+impl To {
+    /// A connection to this server, which must take writes.
+    pub(super) async fn server(
+        &self,
+        server: ConnectionInfo,
+    ) -> Result<MultiplexedConnection, QueueError> {
+        match self.role(server).await? {
+            Found::Primary(redis) => Ok(redis),
+            Found::ReplicaOf(host, port) => Err(replica(&host, port)),
+        }
+    }
+
+    /// A connection to the server that the sentinels name. Redis' own library has such a search, too; its connections
+    /// allow a server half a second, which one that all come back to at once exceeds.
+    pub(super) async fn primary(
+        &self,
+        sentinels: &Sentinels,
+    ) -> Result<MultiplexedConnection, QueueError> {
+        let mut last = None;
+        for (host, port) in self.ask(sentinels).await? {
+            let server = match self.role(sentinels.server(host, port)?).await {
+                Ok(Found::Primary(redis)) => return Ok(redis),
+                // Demoted since: sentinels take half a minute to notice what `FAILOVER` did, but it knows.
+                Ok(Found::ReplicaOf(host, port)) => sentinels.server(host, port)?,
+                Err(error) => {
+                    last = Some(error);
+                    continue;
+                }
+            };
+            match self.server(server).await {
+                Ok(redis) => return Ok(redis),
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(last.unwrap_or_else(|| {
+            let primary = &sentinels.primary;
+            QueueError::Unreachable(format!("no sentinel knows a primary called {primary:?}"))
+        }))
+    }
+
+    /// Asks all sentinels at once. What more than half of them say is the answer; else it is everything that was said,
+    /// what most say first.
+    async fn ask(&self, sentinels: &Sentinels) -> Result<Vec<(String, u16)>, QueueError> {
+        let mut asked: FuturesUnordered<_> = sentinels
+            .sentinels
+            .iter()
+            .map(|sentinel| self.ask_one(sentinel.clone(), &sentinels.primary))
+            .collect();
+        let mut votes: HashMap<(String, u16), usize> = HashMap::new();
+        let mut failed = None;
+        while let Some(answer) = asked.next().await {
+            match answer {
+                Ok(Some(address)) => {
+                    let count = votes.entry(address.clone()).or_default();
+                    *count += 1;
+                    if *count * 2 > sentinels.sentinels.len() {
+                        return Ok(vec![address]);
+                    }
+                }
+                Ok(None) => {}
+                Err(error) => failed = Some(error),
+            }
+        }
+        if let (true, Some(error)) = (votes.is_empty(), failed) {
+            return Err(error);
+        }
+        let mut votes: Vec<_> = votes.into_iter().collect();
+        votes.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+        Ok(votes.into_iter().map(|(address, _)| address).collect())
+    }
+
+    async fn ask_one(
+        &self,
+        sentinel: ConnectionInfo,
+        primary: &str,
+    ) -> Result<Option<(String, u16)>, QueueError> {
+        let about = format!("the sentinel at {}", sentinel.addr());
+        let told = |error: String| QueueError::Unreachable(format!("{about}: {error}"));
+        let mut redis = self
+            .connect(sentinel, SENTINEL_TIMEOUT, SENTINEL_TIMEOUT)
+            .await
+            .map_err(|error| match error {
+                QueueError::Unreachable(error) => told(error),
+                other => other,
+            })?;
+        redis::cmd("SENTINEL")
+            .arg("GET-MASTER-ADDR-BY-NAME")
+            .arg(primary)
+            .query_async(&mut redis)
+            .await
+            .map_err(|error: RedisError| told(error.to_string()))
+    }
+
+    async fn connect(
+        &self,
+        server: ConnectionInfo,
+        connect_timeout: Duration,
+        response_timeout: Duration,
+    ) -> Result<MultiplexedConnection, QueueError> {
+        let client = client(server, self.authorities.clone())
+            .map_err(|error| QueueError::Url(error.to_string()))?;
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(connect_timeout))
+            .set_response_timeout(Some(response_timeout));
+        client
+            .get_multiplexed_async_connection_with_config(&config)
+            .await
+            .map_err(|error| QueueError::Unreachable(error.to_string()))
+    }
+
+    /// Connects and asks the server what it is. After a failover, a name or a sentinel may lead to one that has just
+    /// been demoted, which answers reads as before.
+    async fn role(&self, server: ConnectionInfo) -> Result<Found, QueueError> {
+        let mut redis = self
+            .connect(server, CONNECT_TIMEOUT, self.response_timeout)
+            .await?;
+        match redis::cmd("ROLE").query_async(&mut redis).await {
+            Ok(Role::Replica {
+                primary_ip,
+                primary_port,
+                ..
+            }) => Ok(Found::ReplicaOf(primary_ip, primary_port)),
+            Ok(Role::Sentinel { .. }) => Err(QueueError::Unreachable(
+                "the server is a sentinel, whose URL begins with redis+sentinel:// or rediss+sentinel://"
+                    .to_owned(),
+            )),
+            Err(error) if error.is_unrecoverable_error() || error.is_timeout() => {
+                Err(QueueError::Unreachable(error.to_string()))
+            }
+            // A user who may not ask finds out when the first write is refused.
+            Ok(_) | Err(_) => Ok(Found::Primary(redis)),
+        }
+    }
+}
+
+/// What a server turned out to be.
+enum Found {
+    Primary(MultiplexedConnection),
+    /// Where its primary is.
+    ReplicaOf(String, u16),
+}
+
+fn replica(host: &str, port: u16) -> QueueError {
+    QueueError::Unreachable(format!("the server is a replica of {host}:{port}"))
+}
+
+/// The certificates of a PEM file, which must hold some.
+pub(super) fn authorities(path: &Path) -> Result<Vec<u8>, QueueError> {
+    let wrong = |message: String| QueueError::CaFile {
+        path: path.to_owned(),
+        message,
+    };
+    let pem = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;
+    let mut certificates = CertificateDer::pem_slice_iter(&pem).peekable();
+    if certificates.peek().is_none() {
+        return Err(wrong("it holds no PEM certificate".to_owned()));
+    }
+    let mut store = RootCertStore::empty();
+    for certificate in certificates {
+        let certificate = certificate.map_err(|error| wrong(error.to_string()))?;
+        store
+            .add(certificate)
+            .map_err(|error| wrong(error.to_string()))?;
+    }
+    Ok(pem)
+}
+
+fn client(server: ConnectionInfo, authorities: Option<Vec<u8>>) -> Result<Client, RedisError> {
+    if !is_tls(&server) {
+        return Client::open(server);
+    }
+    // Fails if there is one already, which is as good.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let certificates = TlsCertificates {
+        client_tls: None,
+        root_cert: authorities,
+    };
+    Client::build_with_tls(server, certificates)
+}

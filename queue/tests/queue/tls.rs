@@ -1,0 +1,172 @@
+//! Redis behind TLS.
+
+use std::path::Path;
+
+use carpool_queue::{Connection, Consumer, QueueError};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use tempfile::TempDir;
+
+use crate::{
+    answer, consumer, options, producer, request,
+    server::{Server, free_port},
+    worker,
+};
+
+/// A certificate authority with the certificate and the key that it made for 127.0.0.1, as files.
+pub struct Authority {
+    folder: TempDir,
+}
+
+impl Authority {
+    pub fn new() -> Self {
+        let mut params = CertificateParams::new([]).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.self_signed(&key).unwrap();
+        let issuer = Issuer::new(params, key);
+        let server_key = KeyPair::generate().unwrap();
+        let server = CertificateParams::new(["127.0.0.1".to_owned()])
+            .unwrap()
+            .signed_by(&server_key, &issuer)
+            .unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        for (name, pem) in [
+            ("ca.crt", certificate.pem()),
+            ("server.crt", server.pem()),
+            ("server.key", server_key.serialize_pem()),
+        ] {
+            std::fs::write(folder.path().join(name), pem).unwrap();
+        }
+        Self { folder }
+    }
+
+    pub fn file(&self, name: &str) -> String {
+        self.folder.path().join(name).to_str().unwrap().to_owned()
+    }
+
+    /// What a server needs to be reached by TLS at this port.
+    pub fn arguments(&self, port: u16) -> Vec<String> {
+        [
+            ("--tls-port", port.to_string()),
+            ("--tls-cert-file", self.file("server.crt")),
+            ("--tls-key-file", self.file("server.key")),
+            ("--tls-ca-cert-file", self.file("ca.crt")),
+            ("--tls-auth-clients", "no".to_owned()),
+        ]
+        .into_iter()
+        .flat_map(|(name, value)| [name.to_owned(), value])
+        .collect()
+    }
+}
+
+/// A server that is reached by TLS, too, and the URL for that.
+fn start(authority: &Authority) -> (Server, String) {
+    let port = free_port();
+    let server = Server::start_with(authority.arguments(port));
+    (server, format!("rediss://127.0.0.1:{port}"))
+}
+
+fn trusting(url: &str, authority: &Authority) -> Connection {
+    let file = authority.file("ca.crt");
+    Connection::from_url(url)
+        .unwrap()
+        .with_ca_file(Path::new(&file))
+        .unwrap()
+}
+
+/// Why Redis can't be reached.
+async fn refused(connection: Connection) -> String {
+    match producer(&connection, "proxy").backlog().await {
+        Err(error @ QueueError::Unreachable(_)) => error.to_string(),
+        Err(error) => panic!("{error}"),
+        Ok(_) => panic!("it was let in"),
+    }
+}
+
+#[tokio::test]
+async fn requests_go_through_tls() {
+    let authority = Authority::new();
+    let (_server, url) = start(&authority);
+    let connection = trusting(&url, &authority);
+    let producer = producer(&connection, "proxy");
+    let working = worker(consumer(&connection, "worker").await);
+    let body = vec![7; 1 << 20];
+    let outcome = producer.submit(request(body.clone())).await.unwrap();
+    assert_eq!(outcome, answer(body));
+    working.abort();
+}
+
+#[tokio::test]
+async fn a_server_that_nobody_trusted_vouches_for_is_refused() {
+    let authority = Authority::new();
+    let (_server, url) = start(&authority);
+    let other = Authority::new();
+    let error = refused(trusting(&url, &other)).await;
+    assert!(error.contains("certificate"), "{error}");
+
+    // The system's authorities have never heard of it either.
+    let error = refused(Connection::from_url(&url).unwrap()).await;
+    assert!(error.contains("certificate"), "{error}");
+
+    // The certificate is for another name.
+    let url = url.replace("127.0.0.1", "localhost");
+    let error = refused(trusting(&url, &authority)).await;
+    assert!(error.contains("not valid for name"), "{error}");
+}
+
+#[tokio::test]
+async fn the_next_connection_trusts_a_new_authority() {
+    let authority = Authority::new();
+    let (_server, url) = start(&authority);
+    let folder = tempfile::tempdir().unwrap();
+    let (url_file, ca_file) = (folder.path().join("url"), folder.path().join("ca.crt"));
+    std::fs::write(&url_file, url).unwrap();
+    std::fs::copy(Authority::new().file("ca.crt"), &ca_file).unwrap();
+    let connections = [
+        Connection::from_file(&url_file).unwrap(),
+        Connection::from_file(&url_file)
+            .unwrap()
+            .with_ca_file(&ca_file)
+            .unwrap(),
+    ];
+    for connection in &connections {
+        refused(connection.clone()).await;
+    }
+    std::fs::copy(authority.file("ca.crt"), &ca_file).unwrap();
+    for connection in &connections {
+        assert!(producer(connection, "proxy").ping().await);
+    }
+    std::fs::write(&ca_file, "").unwrap();
+    for connection in connections {
+        let error = Consumer::connect(connection, options("worker")).await.err();
+        assert!(
+            matches!(error, Some(QueueError::CaFile { .. })),
+            "{error:?}"
+        );
+    }
+}
+
+#[test]
+fn a_ca_file_that_does_nothing_is_refused() {
+    let authority = Authority::new();
+    let tls = Connection::from_url("rediss://redis").unwrap();
+    for (file, part) in [
+        ("nowhere", "No such file"),
+        ("server.key", "holds no PEM certificate"),
+    ] {
+        let file = authority.file(file);
+        let error = tls.clone().with_ca_file(Path::new(&file)).unwrap_err();
+        let error = error.to_string();
+        assert!(error.contains(part) && error.contains(&file), "{error}");
+    }
+    let plain = Connection::from_url("redis://:secret@redis").unwrap();
+    let file = authority.file("ca.crt");
+    let error = plain
+        .with_ca_file(Path::new(&file))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("rediss://") && !error.contains("secret"),
+        "{error}"
+    );
+}

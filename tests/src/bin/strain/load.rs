@@ -1,0 +1,336 @@
+//! Proxies and workers, and the requests that go through them.
+
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant as StdInstant},
+};
+
+use bytes::Bytes;
+use carpool_queue::{
+    Connection, Consumer, ConsumerLimits, ConsumerOptions, Job, JobId, Limits, Outcome, Producer, Submit,
+    SubmitError,
+};
+use tokio::{
+    runtime::{Builder, Runtime},
+    sync::watch,
+    task::JoinSet,
+    time::{Instant, MissedTickBehavior, interval, sleep},
+};
+
+use crate::Error;
+
+pub const UID: &str = "strain";
+const REVISION: &str = "rev1";
+/// As the resource has it unless told otherwise.
+const LEASE: Duration = Duration::from_secs(5);
+const MAX_BYTES: u64 = 512 << 20;
+/// Long after every scenario should be over: what is answered later is lost.
+const TIMEOUT: Duration = Duration::from_mins(2);
+const TICK: Duration = Duration::from_millis(5);
+
+pub fn limits(max_length: u64) -> Limits {
+    Limits {
+        max_length,
+        max_bytes: MAX_BYTES,
+        max_request_bytes: 4 << 20,
+        lease: LEASE,
+    }
+}
+
+/// Starts so many proxies, and waits until Redis answers each.
+pub async fn producers(
+    connection: &Connection,
+    count: usize,
+    limits: Limits,
+) -> Result<Vec<Producer>, Error> {
+    let mut producers = Vec::new();
+    for index in 0..count {
+        let producer = Producer::start(connection.clone(), UID, &format!("proxy-{index}"), limits)?;
+        if !producer.ping().await {
+            return Err("Redis does not answer a proxy".into());
+        }
+        producers.push(producer);
+    }
+    Ok(producers)
+}
+
+/// How a worker works.
+#[derive(Debug, Clone, Copy)]
+pub struct Model {
+    /// The most requests in a batch.
+    pub batch: usize,
+    /// How long a batch takes.
+    pub time: Duration,
+    /// The bytes of each answer; those of the request unless given.
+    pub answer: Option<usize>,
+}
+
+impl Default for Model {
+    fn default() -> Self {
+        Self {
+            batch: 32,
+            time: Duration::from_millis(5),
+            answer: None,
+        }
+    }
+}
+
+/// Workers, which end when this is dropped. They have a thread of their own: however busy the proxies are, it is Redis
+/// and the queue that workers wait for.
+pub struct Workers {
+    runtime: Option<Runtime>,
+    go: watch::Sender<bool>,
+    runs: Arc<AtomicU64>,
+}
+
+impl Workers {
+    /// Workers that have joined the queue, and wait for [`Self::go`].
+    pub async fn join(connection: &Connection, count: usize, model: Model) -> Result<Self, Error> {
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()?;
+        let mut workers = Self {
+            runtime: None,
+            go: watch::Sender::new(false),
+            runs: Arc::default(),
+        };
+        for index in 0..count {
+            let options = ConsumerOptions {
+                uid: UID.to_owned(),
+                revision: REVISION.to_owned(),
+                name: format!("worker-{index}"),
+                artifact: None,
+                limits: ConsumerLimits {
+                    lease: LEASE,
+                    max_deliveries: 3,
+                    max_bytes: MAX_BYTES,
+                },
+            };
+            let consumer = runtime
+                .spawn(Consumer::connect(connection.clone(), options))
+                .await??;
+            let (go, runs) = (workers.go.subscribe(), workers.runs.clone());
+            runtime.spawn(work(consumer, model, go, runs));
+        }
+        workers.runtime = Some(runtime);
+        Ok(workers)
+    }
+
+    pub fn go(&self) {
+        self.go.send_replace(true);
+    }
+
+    /// Requests that were run so far.
+    pub fn runs(&self) -> u64 {
+        self.runs.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+async fn work(
+    consumer: Consumer,
+    model: Model,
+    mut go: watch::Receiver<bool>,
+    runs: Arc<AtomicU64>,
+) {
+    let renewal = tokio::spawn(consumer.renewer().run());
+    if go.wait_for(|go| *go).await.is_err() {
+        return;
+    }
+    let mut jobs: Vec<Job> = Vec::new();
+    while !renewal.is_finished() {
+        jobs = if jobs.is_empty() {
+            // The pause after an error is inside.
+            consumer.fetch(model.batch).await
+        } else {
+            runs.fetch_add(jobs.len() as u64, Ordering::Relaxed);
+            if !model.time.is_zero() {
+                sleep(model.time).await;
+            }
+            let answers = jobs.into_iter().map(|job| run(&model, job)).collect();
+            consumer.answer(answers, model.batch).await
+        }
+        .unwrap_or_default();
+    }
+}
+
+fn run(model: &Model, job: Job) -> (JobId, Outcome) {
+    let answer = match model.answer {
+        Some(size) => body(number(&job.body).unwrap_or_default(), size),
+        None => job.body,
+    };
+    (job.id, Outcome::Answer(answer))
+}
+
+/// A body of so many bytes that begins with a number.
+fn body(number: u64, size: usize) -> Bytes {
+    let mut body = vec![0; size.max(8)];
+    body[..8].copy_from_slice(&number.to_le_bytes());
+    body.into()
+}
+
+fn number(body: &[u8]) -> Option<u64> {
+    body.first_chunk().copied().map(u64::from_le_bytes)
+}
+
+/// What became of numbered requests.
+#[derive(Default)]
+pub struct Tally {
+    next: AtomicU64,
+    /// The queue was full.
+    pub refused: AtomicU64,
+    /// Redis could not be reached.
+    pub unreachable: AtomicU64,
+    /// No answer came in time.
+    pub lost: AtomicU64,
+    /// Answers with another one's number, and numbers that were answered before.
+    pub doubled: AtomicU64,
+    /// Failures of the model, which has none.
+    pub failed: AtomicU64,
+    seen: Mutex<HashSet<u64>>,
+    micros: Mutex<Vec<u64>>,
+    /// When the first and the last answer came.
+    span: Mutex<Option<(StdInstant, StdInstant)>>,
+}
+
+impl Tally {
+    pub fn sent(&self) -> u64 {
+        self.next.load(Ordering::Relaxed)
+    }
+
+    pub fn answered(&self) -> usize {
+        lock(&self.seen).len()
+    }
+
+    /// When the first and the last answer came.
+    pub fn span(&self) -> Option<(StdInstant, StdInstant)> {
+        *lock(&self.span)
+    }
+
+    /// Microseconds that this share of the answers took at most.
+    pub fn quantile(&self, numerator: usize, denominator: usize) -> u64 {
+        let mut micros = lock(&self.micros);
+        micros.sort_unstable();
+        let index = micros.len() * numerator / denominator;
+        micros
+            .get(index.min(micros.len().saturating_sub(1)))
+            .copied()
+            .unwrap_or_default()
+    }
+
+    /// Sends one request and notes what comes of it.
+    pub async fn send(&self, producer: &Producer, size: usize) -> Result<(), SubmitError> {
+        let sent = self.next.fetch_add(1, Ordering::Relaxed);
+        let begun = StdInstant::now();
+        let outcome = producer.submit(request(sent, size)).await;
+        let now = StdInstant::now();
+        let count = match &outcome {
+            Ok(Outcome::Answer(answer)) => {
+                lock(&self.micros)
+                    .push(u64::try_from(now.duration_since(begun).as_micros()).unwrap_or(u64::MAX));
+                lock(&self.span).get_or_insert((now, now)).1 = now;
+                if number(answer) == Some(sent) && lock(&self.seen).insert(sent) {
+                    return Ok(());
+                }
+                &self.doubled
+            }
+            Ok(Outcome::Failure(_)) => &self.failed,
+            Err(SubmitError::Full { .. }) => &self.refused,
+            Err(SubmitError::Unreachable { .. }) => &self.unreachable,
+            Err(_) => &self.lost,
+        };
+        count.fetch_add(1, Ordering::Relaxed);
+        outcome.map(drop)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub fn request(number: u64, size: usize) -> Submit {
+    Submit {
+        revision: REVISION.into(),
+        body: body(number, size),
+        rows: 1,
+        trace: None,
+        client: None,
+        deadline: Instant::now() + TIMEOUT,
+    }
+}
+
+/// So many clients at each proxy, each of which sends one request after another.
+pub async fn closed(
+    producers: &[Producer],
+    clients: usize,
+    size: usize,
+    time: Duration,
+) -> Result<Arc<Tally>, Error> {
+    let tally = Arc::new(Tally::default());
+    let until = Instant::now() + time;
+    let mut tasks = JoinSet::new();
+    for producer in producers {
+        for _ in 0..clients {
+            let (producer, tally) = (producer.clone(), tally.clone());
+            tasks.spawn(async move {
+                while Instant::now() < until {
+                    if tally.send(&producer, size).await.is_err() {
+                        sleep(TICK).await;
+                    }
+                }
+            });
+        }
+    }
+    finish(tasks).await?;
+    Ok(tally)
+}
+
+/// Small requests that come at a rate of their own, whatever becomes of those before.
+pub async fn arrivals(
+    producers: &[Producer],
+    each_second: f64,
+    time: Duration,
+) -> Result<Arc<Tally>, Error> {
+    let tally = Arc::new(Tally::default());
+    let begun = StdInstant::now();
+    let mut tasks = JoinSet::new();
+    let mut tick = interval(TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut next = producers.iter().cycle();
+    let mut sent = 0.0;
+    while begun.elapsed() < time {
+        tick.tick().await;
+        let due = begun.elapsed().as_secs_f64() * each_second;
+        while sent < due
+            && let Some(producer) = next.next()
+        {
+            sent += 1.0;
+            let (producer, tally) = (producer.clone(), tally.clone());
+            tasks.spawn(async move {
+                // The tally has it.
+                let _ = tally.send(&producer, 256).await;
+            });
+        }
+    }
+    finish(tasks).await?;
+    Ok(tally)
+}
+
+pub async fn finish(mut tasks: JoinSet<()>) -> Result<(), Error> {
+    while let Some(ended) = tasks.join_next().await {
+        ended?;
+    }
+    Ok(())
+}
