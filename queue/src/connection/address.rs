@@ -36,11 +36,18 @@ impl Address {
     /// `rediss+sentinel://`, for which there is no such thing. Errors say what is wrong without repeating the URL, which
     /// may hold a password.
     pub(super) fn parse(url: &str) -> Result<Self, QueueError> {
-        let (scheme, rest) = url.split_once("://").unwrap_or_default();
+        let (scheme, rest) = url.split_once(':').unwrap_or_default();
+        let rest = rest.strip_prefix("//").unwrap_or(rest);
         match scheme {
             "redis+sentinel" => Sentinels::parse(rest, "redis").map(Self::Sentinels),
             "rediss+sentinel" => Sentinels::parse(rest, "rediss").map(Self::Sentinels),
-            _ => server(url).map(Self::Server),
+            "redis" | "rediss" | "valkey" | "valkeys" | "unix" | "redis+unix" | "valkey+unix" => {
+                server(url).map(Self::Server)
+            }
+            _ => Err(QueueError::Url(
+                "it must begin with redis://, rediss://, unix://, redis+sentinel:// or rediss+sentinel://"
+                    .to_owned(),
+            )),
         }
     }
 
@@ -247,8 +254,9 @@ mod tests {
                 "without sentinelPassword",
             ),
             ("rediss://:secret@redis/#insecure", "#insecure"),
-            ("http://:secret@redis", "not a redis URL"),
-            ("secret", "did not parse"),
+            ("http://:secret@redis", "must begin with redis://"),
+            ("secret", "must begin with redis://"),
+            ("redis://:secret@redis:port", "did not parse"),
         ] {
             let error = Address::parse(url).unwrap_err().to_string();
             assert!(error.contains(part), "{url}: {error}");
