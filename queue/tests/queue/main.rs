@@ -11,6 +11,8 @@ mod bounds;
 mod denied;
 mod failover;
 mod faults;
+mod large;
+mod quarantine;
 mod relay;
 mod server;
 mod stress;

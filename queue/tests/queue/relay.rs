@@ -20,6 +20,8 @@ pub struct Relay {
     cuts: Arc<watch::Sender<u32>>,
     /// Once a client says this, Redis is not heard any more.
     last_words: Arc<Mutex<Option<&'static str>>>,
+    /// A client that says this is cut off.
+    fatal_words: Arc<Mutex<Option<&'static str>>>,
 }
 
 impl Relay {
@@ -31,9 +33,10 @@ impl Relay {
             held: Arc::new(watch::Sender::new(false)),
             cuts: Arc::new(watch::Sender::new(0)),
             last_words: Arc::default(),
+            fatal_words: Arc::default(),
         };
         let (held, cuts) = (relay.held.clone(), relay.cuts.clone());
-        let last_words = relay.last_words.clone();
+        let (last_words, fatal_words) = (relay.last_words.clone(), relay.fatal_words.clone());
         let upstream = relay.upstream.clone();
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
@@ -42,11 +45,12 @@ impl Relay {
                     .unwrap();
                 let mut cut = cuts.subscribe();
                 let (held, last_words) = (held.clone(), last_words.clone());
+                let fatal_words = fatal_words.clone();
                 tokio::spawn(async move {
                     tokio::select! {
                         biased;
                         _ = cut.changed() => {}
-                        () = pass(client, server, &held, &last_words) => {}
+                        () = pass(client, server, &held, &last_words, &fatal_words) => {}
                     }
                 });
             }
@@ -78,6 +82,11 @@ impl Relay {
         *self.held.borrow()
     }
 
+    /// From now on a client's connection is cut whenever it says this.
+    pub fn cut_at(&self, words: &'static str) {
+        *self.fatal_words.lock().unwrap() = Some(words);
+    }
+
     /// What Redis has said meanwhile arrives now.
     pub fn let_go(&self) {
         self.held.send_replace(false);
@@ -95,6 +104,7 @@ async fn pass(
     server: TcpStream,
     held: &watch::Sender<bool>,
     last_words: &Mutex<Option<&'static str>>,
+    fatal_words: &Mutex<Option<&'static str>>,
 ) {
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = server.into_split();
@@ -102,6 +112,10 @@ async fn pass(
         let mut buffer = vec![0; 65_536];
         while let Ok(count @ 1..) = from_client.read(&mut buffer).await {
             let said = String::from_utf8_lossy(&buffer[..count]);
+            let fatal = *fatal_words.lock().unwrap();
+            if fatal.is_some_and(|words| said.contains(words)) {
+                return;
+            }
             let heard = last_words
                 .lock()
                 .unwrap()

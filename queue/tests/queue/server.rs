@@ -82,6 +82,13 @@ impl Server {
         }
     }
 
+    /// Sends it a signal.
+    pub fn signal(&self, signal: &str) {
+        let process = self.process.as_ref().unwrap().id().to_string();
+        let done = Command::new("kill").args(["-s", signal, &process]).status();
+        assert!(done.unwrap().success());
+    }
+
     /// Whether it has been started and not killed.
     pub fn runs(&self) -> bool {
         self.process.is_some()
