@@ -335,3 +335,25 @@ fn sixteen_bit_floats_are_sent_to_the_binary_form() {
     );
     assert!(error.is_malformed());
 }
+
+#[test]
+fn a_request_can_be_looked_at_before_its_data_is_read() {
+    let body = br#"{"id": "42", "inputs": [{"name": "x", "shape": [2, -5], "datatype": "INT8", "data": [true]}]}"#;
+    let unread = UnreadRequest::new(body).unwrap();
+    let view = unread.view();
+    assert_eq!(view.id, "42");
+    let [input] = view.inputs[..] else {
+        panic!("one input is given")
+    };
+    let (name, datatype, shape) = ("x", Datatype::Int8, &[2, -5][..]);
+    assert_eq!(
+        input,
+        crate::TensorView {
+            name,
+            datatype,
+            shape
+        }
+    );
+    let error = unread.read().unwrap_err().to_string();
+    assert!(error.contains("negative dimension"), "{error}");
+}
