@@ -90,17 +90,17 @@ impl Reader<'_> {
             Datatype::Fp32 => self.all(text, at, fp32),
             Datatype::Fp64 => self.all(text, at, fp64),
             Datatype::Fp16 | Datatype::Bf16 | Datatype::Bytes => {
-                self.all(text, at, |_| None::<[u8; 0]>)
+                self.all(text, at, |_| None::<([u8; 0], usize)>)
             }
         }
     }
 
-    /// The same, where `element` gives an element's raw bytes.
+    /// The same, where `element` reads one of them.
     fn all<const N: usize>(
         &mut self,
         text: &str,
         mut at: usize,
-        element: impl Fn(&str) -> Option<[u8; N]>,
+        element: impl Fn(&[u8]) -> Option<([u8; N], usize)>,
     ) -> Result<usize, DecodeError> {
         if self.nested && self.lengths.len() != self.tensor.shape.len() {
             return Err(self.nesting());
@@ -112,14 +112,17 @@ impl Reader<'_> {
                 b',' | b' ' | b'\t' | b'\r' | b'\n' => at += 1,
                 b'[' | b']' | b'"' | b'{' => break,
                 _ => {
-                    let end = at + scalar_length(&bytes[at..]);
-                    let token = &text[at..end];
-                    let Some(raw) = element(token) else {
-                        return Err(self.value(token));
+                    let rest = &bytes[at..];
+                    // A part of the text, such as the 1 of 1.5, is no element.
+                    let Some((raw, length)) =
+                        element(rest).filter(|(_, length)| rest.get(*length).is_none_or(ends))
+                    else {
+                        let length = rest.iter().position(ends).unwrap_or(rest.len());
+                        return Err(self.value(&text[at..at + length]));
                     };
                     self.data.extend_from_slice(&raw);
                     self.index += 1;
-                    at = end;
+                    at += length;
                 }
             }
         }
@@ -232,10 +235,7 @@ fn string_length(text: &[u8]) -> usize {
     end.map_or(text.len(), |end| end + 2)
 }
 
-/// The length in bytes of the number, boolean or null that `text` begins with.
-fn scalar_length(text: &[u8]) -> usize {
-    let end = text
-        .iter()
-        .position(|byte| matches!(byte, b',' | b']' | b' ' | b'\t' | b'\r' | b'\n'));
-    end.unwrap_or(text.len())
+/// Whether a number, boolean or null ends before this byte.
+fn ends(byte: &u8) -> bool {
+    matches!(byte, b',' | b']' | b' ' | b'\t' | b'\r' | b'\n')
 }
