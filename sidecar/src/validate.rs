@@ -250,7 +250,7 @@ fn rows_of_tensors(model: &Model, inputs: &[TensorView<'_>]) -> Result<u32, Inva
             expected: expected(),
         })?;
         check_datatype(input, datatype(spec.datatype))?;
-        let rows = shape::rows(spec, &input.shape)
+        let rows = shape::rows(spec, input.shape)
             .map_err(|hint| wrong_shape(input, format!("{:?}", spec.protocol_shape()), hint))?;
         let (first, rows_of_first) = *first.get_or_insert((input, rows));
         if rows != rows_of_first {

@@ -113,12 +113,13 @@ impl Reader<'_> {
                 b'[' | b']' | b'"' | b'{' => break,
                 _ => {
                     let rest = &bytes[at..];
-                    // A part of the text, such as the 1 of 1.5, is no element.
-                    let Some((raw, length)) =
-                        element(rest).filter(|(_, length)| rest.get(*length).is_none_or(ends))
-                    else {
-                        let length = rest.iter().position(ends).unwrap_or(rest.len());
-                        return Err(self.value(&text[at..at + length]));
+                    // A part of what stands there, such as the 1 of 1.5, is no element.
+                    let whole = element(rest)
+                        .filter(|(_, length)| rest.get(*length).is_none_or(|byte| ends(*byte)));
+                    let Some((raw, length)) = whole else {
+                        let end = rest.iter().position(|byte| ends(*byte));
+                        let given = &text[at..at + end.unwrap_or(rest.len())];
+                        return Err(self.value(given));
                     };
                     self.data.extend_from_slice(&raw);
                     self.index += 1;
@@ -236,6 +237,6 @@ fn string_length(text: &[u8]) -> usize {
 }
 
 /// Whether a number, boolean or null ends before this byte.
-fn ends(byte: &u8) -> bool {
+fn ends(byte: u8) -> bool {
     matches!(byte, b',' | b']' | b' ' | b'\t' | b'\r' | b'\n')
 }
