@@ -6,7 +6,7 @@ use http::{
     header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE},
 };
 use http_body_util::Full;
-use hyper::body::Body as _;
+use hyper::body::Body;
 
 /// The methods of a path that is read.
 pub const READ: &str = "GET, HEAD, OPTIONS";
@@ -16,7 +16,7 @@ pub const WRITE: &str = "POST, OPTIONS";
 
 /// The answer to OPTIONS.
 #[must_use]
-pub fn options(allow: &'static str) -> Response<Full<Bytes>> {
+pub fn options<B: Default>(allow: &'static str) -> Response<B> {
     let mut response = Response::default();
     *response.status_mut() = StatusCode::NO_CONTENT;
     let headers = response.headers_mut();
@@ -26,12 +26,12 @@ pub fn options(allow: &'static str) -> Response<Full<Bytes>> {
 
 /// The answer to HEAD: that to GET, its length included, without its body. HTTP/2 would send that.
 #[must_use]
-pub fn head(get: Response<Full<Bytes>>) -> Response<Full<Bytes>> {
+pub fn head<B: Body + Default>(get: Response<B>) -> Response<B> {
     let (mut head, body) = get.into_parts();
     if let Some(length) = body.size_hint().exact() {
         head.headers.insert(CONTENT_LENGTH, length.into());
     }
-    Response::from_parts(head, Full::default())
+    Response::from_parts(head, B::default())
 }
 
 /// Answers a request to a port where everything is read; `get` is the answer to GET.

@@ -22,5 +22,5 @@ mod parameters;
 #[cfg(test)]
 mod tests;
 
-pub use decode::{decode_object, decode_request, decode_response};
+pub use decode::{UnreadRequest, decode_object, decode_request, decode_response};
 pub use encode::{encode_request, encode_response};

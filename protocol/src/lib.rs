@@ -3,6 +3,7 @@
 //! A message's tensors are raw little-endian bytes, whatever form they came in: a protobuf message's raw contents
 //! are slices of it, JSON numbers are parsed straight into bytes.
 
+mod bounds;
 mod datatype;
 mod error;
 mod excerpt;
@@ -11,10 +12,13 @@ mod message;
 mod protobuf;
 mod tensor;
 
+pub use bounds::first_outside;
 pub use datatype::{Datatype, UnknownDatatype};
 pub use error::{DecodeError, EncodeError};
-pub use message::{InferRequest, InferResponse, Parameter, Parameters, RequestedOutput};
-pub use tensor::{Tensor, TensorError};
+pub use message::{
+    InferRequest, InferResponse, Parameter, Parameters, RequestView, RequestedOutput,
+};
+pub use tensor::{Tensor, TensorError, TensorView};
 
 /// The protobuf messages, generated from `proto/inference.proto`.
 #[allow(missing_docs, clippy::pedantic, reason = "generated")]

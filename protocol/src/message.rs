@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::{DecodeError, Tensor};
+use crate::{DecodeError, Tensor, TensorView};
 
 /// Options by name.
 pub type Parameters = BTreeMap<String, Parameter>;
@@ -37,6 +37,32 @@ pub struct InferRequest {
     pub inputs: Vec<Tensor>,
     /// The tensors wanted back, their names unique; none means all.
     pub outputs: Vec<RequestedOutput>,
+}
+
+/// What a request says beside the elements of its tensors: enough to hold it against a model, whatever form it came in.
+#[derive(Clone, Debug)]
+pub struct RequestView<'a> {
+    /// The client's name for this request; may be empty.
+    pub id: &'a str,
+    /// Options for this request.
+    pub parameters: &'a Parameters,
+    /// The tensors for the model.
+    pub inputs: Vec<TensorView<'a>>,
+    /// The tensors wanted back; none means all.
+    pub outputs: &'a [RequestedOutput],
+}
+
+impl InferRequest {
+    /// All but the elements of its tensors.
+    #[must_use]
+    pub fn view(&self) -> RequestView<'_> {
+        RequestView {
+            id: &self.id,
+            parameters: &self.parameters,
+            inputs: self.inputs.iter().map(Tensor::view).collect(),
+            outputs: &self.outputs,
+        }
+    }
 }
 
 /// A tensor that the client wants back.

@@ -20,6 +20,17 @@ pub struct Tensor {
     pub data: Bytes,
 }
 
+/// What is said of a tensor beside its elements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TensorView<'a> {
+    /// The model's name for it.
+    pub name: &'a str,
+    /// The type of its elements.
+    pub datatype: Datatype,
+    /// Its dimensions; the first counts the rows of a batch.
+    pub shape: &'a [i64],
+}
+
 /// Why a tensor does not hold together.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TensorError {
@@ -154,6 +165,16 @@ impl Tensor {
             }
         }
         Self::new(name, Datatype::Bytes, shape, data)
+    }
+
+    /// All but its elements.
+    #[must_use]
+    pub fn view(&self) -> TensorView<'_> {
+        TensorView {
+            name: &self.name,
+            datatype: self.datatype,
+            shape: &self.shape,
+        }
     }
 
     /// How many elements the shape has: the product of its dimensions.

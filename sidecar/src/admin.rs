@@ -2,17 +2,16 @@
 
 use std::{convert::Infallible, sync::Arc};
 
-use bytes::Bytes;
 use carpool_crds::NAME_HEADER;
 use carpool_process::methods;
 use carpool_queue::RevisionBacklog;
 use http::{HeaderValue, Method, Request, Response, header::CONTENT_TYPE};
-use http_body_util::Full;
 use hyper::body::Incoming;
 use serde_json::{Map, Value, json};
 
 use crate::{
     error::Error,
+    payload::Payload,
     proxy::{self, Proxy},
     routes,
 };
@@ -25,7 +24,7 @@ pub async fn serve(
     proxy: Arc<Proxy>,
     name: HeaderValue,
     request: Request<Incoming>,
-) -> Result<Response<Full<Bytes>>, Infallible> {
+) -> Result<Response<Payload>, Infallible> {
     let answer = dispatch(&proxy, &request).await;
     let mut response = answer.unwrap_or_else(|error| error.response());
     response.headers_mut().insert(NAME_HEADER, name);
@@ -35,10 +34,7 @@ pub async fn serve(
     Ok(response)
 }
 
-async fn dispatch(
-    proxy: &Proxy,
-    request: &Request<Incoming>,
-) -> Result<Response<Full<Bytes>>, Error> {
+async fn dispatch(proxy: &Proxy, request: &Request<Incoming>) -> Result<Response<Payload>, Error> {
     let method = request.method();
     if method == Method::OPTIONS {
         return Ok(methods::options(methods::READ));
@@ -62,7 +58,7 @@ async fn dispatch(
             })?;
             Ok(text(metrics, OPEN_METRICS))
         }
-        "/backlog" => Ok(routes::json(backlog(proxy).await?.to_string().into())),
+        "/backlog" => Ok(routes::json(backlog(proxy).await?.to_string())),
         path => Err(Error::UnknownPath {
             given: path.to_owned(),
             served: "/livez, /readyz, /metrics and /backlog",
@@ -106,8 +102,8 @@ fn of_revision(held: RevisionBacklog) -> Value {
     json!({"length": length, "pending": pending, "bytes": bytes, "workers": workers})
 }
 
-fn text(body: String, media_type: &'static str) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::from(body));
+fn text(body: String, media_type: &'static str) -> Response<Payload> {
+    let mut response = Response::new(Payload::from(body));
     response
         .headers_mut()
         .insert(CONTENT_TYPE, HeaderValue::from_static(media_type));

@@ -2,16 +2,14 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use carpool_queue::{Failure, FailureKind, SubmitError};
 use http::{
     HeaderValue, Method, Response, StatusCode,
     header::{ACCEPT_ENCODING, ALLOW, CONTENT_TYPE, RETRY_AFTER},
 };
-use http_body_util::Full;
 use serde_json::json;
 
-use crate::validate::Invalid;
+use crate::{payload::Payload, validate::Invalid};
 
 /// Why a request gets no answer from the model.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +68,16 @@ pub enum Error {
     TooLarge {
         /// The bytes allowed.
         limit: u64,
+    },
+    /// It has more rows than `queue.maxRowsPerRequest`.
+    #[error(
+        "the request has {given} rows, queue.maxRowsPerRequest allows {limit}; send them in several requests"
+    )]
+    TooManyRows {
+        /// Its rows.
+        given: u32,
+        /// The rows allowed.
+        limit: u32,
     },
     /// Its body is of a type that this path doesn't read.
     #[error("the body must be {expected}, it is {given}")]
@@ -138,6 +146,7 @@ impl Error {
             Self::Asynchronous | Self::NotBuilt(_) => (StatusCode::NOT_IMPLEMENTED, "not_built"),
             Self::Method { .. } => (StatusCode::METHOD_NOT_ALLOWED, "method"),
             Self::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "too_large"),
+            Self::TooManyRows { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "too_many_rows"),
             Self::MediaType { .. } | Self::ContentEncoding { .. } => {
                 (StatusCode::UNSUPPORTED_MEDIA_TYPE, "media_type")
             }
@@ -153,9 +162,9 @@ impl Error {
     }
 
     /// The answer that says so.
-    pub fn response(&self) -> Response<Full<Bytes>> {
+    pub fn response(&self) -> Response<Payload> {
         let body = json!({ "error": self.to_string() }).to_string();
-        let mut response = Response::new(Full::from(body));
+        let mut response = Response::new(Payload::from(body));
         *response.status_mut() = self.status().0;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

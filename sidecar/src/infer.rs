@@ -1,9 +1,11 @@
 //! `POST /v2/models/NAME/infer`: the protocol's JSON in and out.
 
-use std::{sync::Arc, time::Duration};
+use std::{mem, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use carpool_protocol::{DecodeError, InferRequest, InferResponse, Parameter, json};
+use carpool_protocol::{
+    DecodeError, InferRequest, InferResponse, Parameter, Parameters, RequestView, json,
+};
 use carpool_queue::{Outcome, Submit};
 use http::{HeaderMap, request::Parts};
 use tokio::time::Instant;
@@ -11,7 +13,7 @@ use tokio::time::Instant;
 use crate::{
     body::{self, Arriving},
     error::Error,
-    metrics::Hop,
+    metrics::{Hop, Way},
     proxy::{Proxy, Served},
     trace, validate,
 };
@@ -20,7 +22,8 @@ use crate::{
 const BINARY: &str = "inference-header-content-length";
 
 /// A request that the model can take, ready for the queue.
-pub struct Question {
+pub struct Validated {
+    /// An encoded `ModelInferRequest`.
     body: Bytes,
     rows: u32,
     timeout: Duration,
@@ -28,21 +31,54 @@ pub struct Question {
     id: String,
 }
 
-impl Question {
-    /// Holds a request against the model.
-    pub fn new(served: &Served, request: &InferRequest) -> Result<Self, Error> {
-        let asked = timeout(request)?;
+impl Validated {
+    /// Holds a request against the model. `body` gives its bytes for the queue once it is known to be right: those it came
+    /// in, if they were protobuf.
+    pub fn of_message(
+        served: &Served,
+        request: &InferRequest,
+        body: impl FnOnce() -> Bytes,
+    ) -> Result<Self, Error> {
+        let validated = Self::without_body(served, &request.view())?;
+        validate::elements(&served.model, &request.inputs)?;
+        let body = body();
+        Ok(Self { body, ..validated })
+    }
+
+    /// Holds a request in JSON against the model, and encodes it. Its tensors' elements are read last: the more of them
+    /// there are, the longer that takes.
+    pub fn of_json(served: &Served, body: &[u8]) -> Result<Self, Error> {
+        let request = json::UnreadRequest::new(body)?;
+        let validated = Self::without_body(served, &request.view())?;
+        let request = request.read()?;
+        validate::elements(&served.model, &request.inputs)?;
+        let body = request.encode();
+        Ok(Self { body, ..validated })
+    }
+
+    /// Holds all but the elements against the model.
+    fn without_body(served: &Served, request: &RequestView<'_>) -> Result<Self, Error> {
+        let asked = timeout(request.parameters)?;
+        let rows = validate::rows(&served.model, request)?;
+        if rows > served.max_rows {
+            return Err(Error::TooManyRows {
+                given: rows,
+                limit: served.max_rows,
+            });
+        }
         Ok(Self {
-            rows: validate::rows(&served.model, request)?,
-            body: request.encode(),
+            body: Bytes::new(),
+            rows,
             timeout: asked.map_or(served.timeout, |asked| asked.min(served.timeout)),
-            id: request.id.clone(),
+            id: request.id.to_owned(),
         })
     }
 }
 
-/// When a request came, and as part of which trace.
+/// Whose request it is, when it came, and as part of which trace.
 pub struct Caller {
+    /// The client, as its connection tells it.
+    pub client: Arc<str>,
     /// When its head was here.
     pub arrival: Instant,
     /// W3C `traceparent`.
@@ -50,9 +86,10 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// Whose request's head is here now.
-    pub fn of(headers: &HeaderMap) -> Self {
+    /// The client whose request's head is here now.
+    pub fn new(client: Arc<str>, headers: &HeaderMap) -> Self {
         Self {
+            client,
             arrival: Instant::now(),
             trace: trace::parent(headers),
         }
@@ -62,11 +99,11 @@ impl Caller {
 /// Answers one request with the protocol's JSON.
 pub async fn serve(
     proxy: &Proxy,
+    caller: Caller,
     head: &Parts,
     body: &mut Arriving,
     version: Option<&str>,
 ) -> Result<Vec<u8>, Error> {
-    let caller = Caller::of(&head.headers);
     let media_type = |given: String| Error::MediaType {
         expected: "application/json",
         given,
@@ -84,21 +121,16 @@ pub async fn serve(
 
     let served = proxy.served();
     served.check_version(version)?;
-    let parsing = proxy.metrics.hop(Hop::Parse);
-    let question = {
+    let mut way = proxy.metrics.way();
+    let mut validated = {
         let served = Arc::clone(&served);
-        body::off_reactor(body.len(), move || {
-            let request = json::decode_request(&body, &served.name, &served.revision)?;
-            Question::new(&served, &request)
-        })
-        .await?
+        body::off_reactor(body.len(), move || Validated::of_json(&served, &body)).await?
     };
-    parsing.done();
+    way.passed(Hop::Parse);
 
-    let id = question.id.clone();
-    let answer = ask(proxy, &served, question, caller).await?;
+    let id = mem::take(&mut validated.id);
+    let answer = ask(proxy, &served, validated, caller, &mut way).await?;
 
-    let responding = proxy.metrics.hop(Hop::Respond);
     let response = body::off_reactor(answer.len(), move || {
         let response = InferResponse {
             model_name: served.name.clone(),
@@ -110,7 +142,7 @@ pub async fn serve(
             .map_err(|error| Error::Internal(format!("failed to write the answer: {error}")))
     })
     .await?;
-    responding.done();
+    way.passed(Hop::Respond);
     Ok(response)
 }
 
@@ -119,22 +151,22 @@ pub async fn serve(
 pub async fn ask(
     proxy: &Proxy,
     served: &Served,
-    question: Question,
+    validated: Validated,
     caller: Caller,
+    way: &mut Way<'_>,
 ) -> Result<Bytes, Error> {
-    let queueing = proxy.metrics.hop(Hop::Queue);
     let outcome = proxy
         .producer
         .submit(Submit {
             revision: Arc::clone(&served.revision),
-            body: question.body,
-            rows: question.rows,
+            body: validated.body,
+            rows: validated.rows,
             trace: caller.trace,
-            client: None,
-            deadline: caller.arrival + question.timeout,
+            client: Some(caller.client),
+            deadline: caller.arrival + validated.timeout,
         })
         .await?;
-    queueing.done();
+    way.passed(Hop::Queue);
     match outcome {
         Outcome::Answer(answer) => Ok(answer),
         Outcome::Failure(failure) => Err(failure.into()),
@@ -148,8 +180,8 @@ pub fn decode(answer: Bytes) -> Result<InferResponse, Error> {
 }
 
 /// The client's own limit, from the parameter `timeout` in microseconds.
-fn timeout(request: &InferRequest) -> Result<Option<Duration>, Error> {
-    let micros = match request.parameters.get("timeout") {
+fn timeout(parameters: &Parameters) -> Result<Option<Duration>, Error> {
+    let micros = match parameters.get("timeout") {
         None => return Ok(None),
         Some(Parameter::Int64(micros)) => u64::try_from(*micros).ok(),
         Some(Parameter::Uint64(micros)) => Some(*micros),
@@ -169,6 +201,68 @@ impl From<DecodeError> for Error {
             Self::Malformed(error.to_string())
         } else {
             Self::Invalid(error.to_string())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use carpool_protocol::{Datatype, Tensor};
+    use serde_json::json;
+
+    use super::*;
+
+    /// A model of pairs, of which a request may hold two.
+    fn served() -> Served {
+        let pair = json!([{"name": "x", "datatype": "FP32", "shape": [2], "maximum": 9}]);
+        let config = json!({
+            "name": "m",
+            "namespace": "default",
+            "uid": "0",
+            "serving": "r1",
+            "models": {"r1": {"uri": "file://m", "inputs": pair, "outputs": pair}},
+            "batching": {},
+            "queue": {"maxRowsPerRequest": 2},
+            "device": "cpu",
+        });
+        Served::new(&serde_json::from_value(config).unwrap()).unwrap()
+    }
+
+    fn pairs(rows: i64) -> InferRequest {
+        let data: Vec<u8> = (0..rows * 2).flat_map(|_| 1.5_f32.to_le_bytes()).collect();
+        InferRequest {
+            id: "7".to_owned(),
+            inputs: vec![Tensor::new("x", Datatype::Fp32, [rows, 2], data).unwrap()],
+            ..InferRequest::default()
+        }
+    }
+
+    #[test]
+    fn a_message_is_forwarded_as_it_came() {
+        // Field 4095, which no version of the protocol has: nothing that a client sends gets lost.
+        let unknown = b"\xf8\xff\x01\x2a";
+        let came = Bytes::from([&pairs(2).encode()[..], unknown].concat());
+        let request = InferRequest::decode(came.clone()).unwrap();
+        let validated = Validated::of_message(&served(), &request, || came.clone()).unwrap();
+        assert_eq!((validated.rows, &*validated.id), (2, "7"));
+        assert_eq!(validated.body.as_ptr(), came.as_ptr());
+        assert_eq!(validated.body, came);
+    }
+
+    #[test]
+    fn json_is_held_against_the_model_as_a_message_is() {
+        let served = served();
+        let json = json::encode_request(&pairs(2)).unwrap();
+        let of_json = Validated::of_json(&served, &json).unwrap();
+        assert_eq!(of_json.body, pairs(2).encode());
+        let json = json::encode_request(&pairs(3)).unwrap();
+        let refused = [
+            Validated::of_json(&served, &json),
+            Validated::of_message(&served, &pairs(3), || unreachable!()),
+        ];
+        for refused in refused {
+            let error = refused.err().unwrap();
+            assert!(matches!(error, Error::TooManyRows { given: 3, limit: 2 }));
         }
     }
 }

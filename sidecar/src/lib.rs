@@ -11,6 +11,7 @@ mod error;
 mod infer;
 mod metadata;
 mod metrics;
+mod payload;
 mod predict;
 mod proxy;
 mod reload;

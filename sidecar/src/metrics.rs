@@ -1,6 +1,6 @@
 //! What the proxy measures of itself, for Prometheus. A drop guard counts requests, so no way out is forgotten.
 
-use std::time::Instant;
+use std::{sync::OnceLock, time::Instant};
 
 use http::StatusCode;
 use prometheus_client::{
@@ -16,7 +16,36 @@ use prometheus_client::{
 
 use crate::error::CLIENT_LEFT;
 
-/// A part of a request's way through the proxy.
+/// What a request asks for.
+#[derive(Debug, Clone, Copy)]
+pub enum Kind {
+    /// Words about the server or the model.
+    Metadata,
+    /// Whether one of them lives or is ready.
+    Health,
+    /// What the model says, in the protocol's form.
+    Infer,
+    /// What it says of a text.
+    Predict,
+    /// What there isn't.
+    Unknown,
+}
+
+impl Kind {
+    const COUNT: usize = 5;
+
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Metadata => "metadata",
+            Self::Health => "health",
+            Self::Infer => "infer",
+            Self::Predict => "predict",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// A part of an inference request's way through the proxy.
 #[derive(Debug, Clone, Copy)]
 pub enum Hop {
     /// From the last byte of the body to an encoded, validated request.
@@ -28,6 +57,8 @@ pub enum Hop {
 }
 
 impl Hop {
+    const ALL: [Self; 3] = [Self::Parse, Self::Queue, Self::Respond];
+
     const fn label(self) -> &'static str {
         match self {
             Self::Parse => "parse",
@@ -60,6 +91,13 @@ struct ResultLabel {
 
 type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
 
+/// What counts the requests of one kind that end with one status.
+#[derive(Debug, Clone)]
+struct Series {
+    requests: Counter,
+    duration: Histogram,
+}
+
 /// The proxy's metrics, all prefixed `carpool_proxy_`.
 #[derive(Debug)]
 pub struct Metrics {
@@ -67,7 +105,10 @@ pub struct Metrics {
     requests: Family<RequestLabels, Counter>,
     refusals: Family<ReasonLabel, Counter>,
     duration: Histograms<RequestLabels>,
-    hops: Histograms<HopLabel>,
+    /// The series of requests that were answered with 200, by kind, once there was one: finding them by their labels takes
+    /// longer than counting.
+    answered: [OnceLock<Series>; Kind::COUNT],
+    hops: [Histogram; Hop::ALL.len()],
     open: Gauge,
     reloads: Family<ResultLabel, Counter>,
 }
@@ -94,7 +135,7 @@ impl Default for Metrics {
             Unit::Seconds,
             duration.clone(),
         );
-        let hops = Histograms::new_with_constructor(seconds);
+        let hops = Histograms::<HopLabel>::new_with_constructor(seconds);
         registry.register_with_unit(
             "hop",
             "The parts of a request's way through the proxy",
@@ -118,7 +159,11 @@ impl Default for Metrics {
             requests,
             refusals,
             duration,
-            hops,
+            answered: Default::default(),
+            hops: Hop::ALL.map(|hop| {
+                let hop = hop.label();
+                hops.get_or_create_owned(&HopLabel { hop })
+            }),
             open,
             reloads,
         }
@@ -128,21 +173,20 @@ impl Default for Metrics {
 impl Metrics {
     /// A request has come in.
     #[must_use]
-    pub fn open(&self, route: &'static str) -> OpenRequest<'_> {
+    pub fn open(&self, kind: Kind) -> OpenRequest<'_> {
         self.open.inc();
         OpenRequest {
             metrics: self,
-            route,
+            kind,
             since: Instant::now(),
             code: CLIENT_LEFT,
         }
     }
 
-    /// A part of the way begins.
-    pub fn hop(&self, hop: Hop) -> OpenHop<'_> {
-        OpenHop {
+    /// An inference request's body is there, and its way begins.
+    pub fn way(&self) -> Way<'_> {
+        Way {
             metrics: self,
-            hop,
             since: Instant::now(),
         }
     }
@@ -158,6 +202,23 @@ impl Metrics {
         self.reloads.get_or_create(&ResultLabel { result }).inc();
     }
 
+    /// What counts requests of this kind that end with this status.
+    fn series(&self, kind: Kind, code: u16) -> Series {
+        let find = || {
+            let route = kind.label();
+            let labels = RequestLabels { route, code };
+            Series {
+                requests: self.requests.get_or_create_owned(&labels),
+                duration: self.duration.get_or_create_owned(&labels),
+            }
+        };
+        if code == StatusCode::OK {
+            self.answered[kind as usize].get_or_init(find).clone()
+        } else {
+            find()
+        }
+    }
+
     /// All of them, as Prometheus reads them.
     pub fn encode(&self) -> Result<String, std::fmt::Error> {
         let mut text = String::new();
@@ -170,7 +231,7 @@ impl Metrics {
 #[derive(Debug)]
 pub struct OpenRequest<'a> {
     metrics: &'a Metrics,
-    route: &'static str,
+    kind: Kind,
     since: Instant,
     code: u16,
 }
@@ -184,39 +245,28 @@ impl OpenRequest<'_> {
 
 impl Drop for OpenRequest<'_> {
     fn drop(&mut self) {
-        let Self {
-            metrics,
-            route,
-            since,
-            code,
-        } = *self;
-        metrics.open.dec();
-        let labels = RequestLabels { route, code };
-        metrics.requests.get_or_create(&labels).inc();
-        metrics
-            .duration
-            .get_or_create(&labels)
-            .observe(since.elapsed().as_secs_f64());
+        self.metrics.open.dec();
+        let series = self.metrics.series(self.kind, self.code);
+        series.requests.inc();
+        series.duration.observe(self.since.elapsed().as_secs_f64());
     }
 }
 
-/// A part of the way. Dropped before it is done, it counts as nothing: refusals take no time.
+/// How far an inference request has come. Dropped on the way, what it had before it counts as nothing: refusals take no
+/// time.
 #[derive(Debug)]
-#[must_use]
-pub struct OpenHop<'a> {
+pub struct Way<'a> {
     metrics: &'a Metrics,
-    hop: Hop,
     since: Instant,
 }
 
-impl OpenHop<'_> {
-    /// The request has come to its end.
-    pub fn done(self) {
-        let hop = self.hop.label();
-        self.metrics
-            .hops
-            .get_or_create(&HopLabel { hop })
-            .observe(self.since.elapsed().as_secs_f64());
+impl Way<'_> {
+    /// A part of the way is behind it, and the next begins.
+    pub fn passed(&mut self, hop: Hop) {
+        let now = Instant::now();
+        let took = now.duration_since(self.since);
+        self.metrics.hops[hop as usize].observe(took.as_secs_f64());
+        self.since = now;
     }
 }
 

@@ -12,7 +12,7 @@ use url::form_urlencoded;
 use crate::{
     body::{self, Arriving},
     error::Error,
-    infer::{self, Caller, Question},
+    infer::{self, Caller, Validated},
     metrics::Hop,
     proxy::{Proxy, Served},
     validate::{LABEL, SCORE, TEXT},
@@ -38,8 +38,12 @@ fn whatever<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Value>, D::Err
 }
 
 /// Answers one request.
-pub async fn serve(proxy: &Proxy, head: &Parts, body: &mut Arriving) -> Result<Vec<u8>, Error> {
-    let caller = Caller::of(&head.headers);
+pub async fn serve(
+    proxy: &Proxy,
+    caller: Caller,
+    head: &Parts,
+    body: &mut Arriving,
+) -> Result<Vec<u8>, Error> {
     let form = match body::media_type(&head.headers).as_deref() {
         Some("application/json") => Form::Json,
         Some("application/x-www-form-urlencoded") => Form::UrlEncoded,
@@ -55,16 +59,15 @@ pub async fn serve(proxy: &Proxy, head: &Parts, body: &mut Arriving) -> Result<V
 
     let served = proxy.served();
     check_takes_text(&served)?;
-    let parsing = proxy.metrics.hop(Hop::Parse);
-    let question = {
+    let mut way = proxy.metrics.way();
+    let validated = {
         let served = Arc::clone(&served);
-        body::off_reactor(body.len(), move || question(&served, form, &body)).await?
+        body::off_reactor(body.len(), move || validated(&served, form, &body)).await?
     };
-    parsing.done();
-    let answer = infer::ask(proxy, &served, question, caller).await?;
-    let responding = proxy.metrics.hop(Hop::Respond);
+    way.passed(Hop::Parse);
+    let answer = infer::ask(proxy, &served, validated, caller, &mut way).await?;
     let response = respond(answer)?;
-    responding.done();
+    way.passed(Hop::Respond);
     Ok(response)
 }
 
@@ -78,7 +81,7 @@ fn check_takes_text(served: &Served) -> Result<(), Error> {
 }
 
 /// The request of the protocol that asks for a text's label and score.
-fn question(served: &Served, form: Form, body: &[u8]) -> Result<Question, Error> {
+fn validated(served: &Served, form: Form, body: &[u8]) -> Result<Validated, Error> {
     let text = text(form, body)?;
     let input = Tensor::from_strings(TEXT, [1, 1], [text.as_bytes()])
         .map_err(|error| Error::Invalid(error.to_string()))?;
@@ -87,13 +90,11 @@ fn question(served: &Served, form: Form, body: &[u8]) -> Result<Question, Error>
         ..RequestedOutput::default()
     });
     let request = InferRequest {
-        model_name: served.name.clone(),
-        model_version: served.revision.to_string(),
         inputs: vec![input],
         outputs: outputs.into(),
         ..InferRequest::default()
     };
-    Question::new(served, &request)
+    Validated::of_message(served, &request, || request.encode())
 }
 
 fn text(form: Form, body: &[u8]) -> Result<Cow<'_, str>, Error> {

@@ -31,6 +31,8 @@ pub struct Served {
     pub timeout: Duration,
     /// The largest request body, in bytes.
     pub max_request_bytes: u64,
+    /// The most rows of a request.
+    pub max_rows: u32,
     /// Whose pages may read answers.
     pub cors: Cors,
 }
@@ -44,6 +46,7 @@ impl Served {
             model: config.model(&config.serving)?.clone(),
             timeout: config.queue.timeout.0,
             max_request_bytes: config.queue.max_request_bytes.0,
+            max_rows: config.queue.max_rows_per_request,
             cors: Cors::new(&config.cors_allow_origins),
         })
     }

@@ -2,20 +2,22 @@
 
 use std::{convert::Infallible, sync::Arc};
 
-use bytes::Bytes;
 use carpool_process::methods;
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, Version,
     header::{CONNECTION, CONTENT_TYPE},
     request::Parts,
 };
-use http_body_util::Full;
 use hyper::body::Incoming;
 
 use crate::{
     body::Arriving,
     error::Error,
-    infer, metadata, predict,
+    infer::{self, Caller},
+    metadata,
+    metrics::Kind,
+    payload::Payload,
+    predict,
     proxy::{Proxy, Served},
 };
 
@@ -92,13 +94,13 @@ impl<'a> Route<'a> {
         }
     }
 
-    /// The name under which requests are counted.
-    fn label(&self) -> &'static str {
+    /// What requests to it are counted as.
+    fn kind(&self) -> Kind {
         match self {
-            Self::Any | Self::Server | Self::Model(_) => "metadata",
-            Self::Live | Self::Ready | Self::ModelReady(_) => "health",
-            Self::Infer(_) => "infer",
-            Self::Predict => "predict",
+            Self::Any | Self::Server | Self::Model(_) => Kind::Metadata,
+            Self::Live | Self::Ready | Self::ModelReady(_) => Kind::Health,
+            Self::Infer(_) => Kind::Infer,
+            Self::Predict => Kind::Predict,
         }
     }
 }
@@ -106,15 +108,16 @@ impl<'a> Route<'a> {
 /// Answers one request, whatever it is.
 pub async fn serve(
     proxy: Arc<Proxy>,
+    client: Arc<str>,
     request: Request<Incoming>,
-) -> Result<Response<Full<Bytes>>, Infallible> {
+) -> Result<Response<Payload>, Infallible> {
     let (head, body) = request.into_parts();
     let mut body = Arriving::new(&head.headers, body);
     let route = Route::of(head.uri.path());
-    let label = route.as_ref().map_or("unknown", Route::label);
+    let kind = route.as_ref().map_or(Kind::Unknown, Route::kind);
     let inference = route.as_ref().is_some_and(Route::is_inference);
-    let mut open = proxy.metrics.open(label);
-    let mut response = match dispatch(&proxy, route, &head, &mut body).await {
+    let mut open = proxy.metrics.open(kind);
+    let mut response = match dispatch(&proxy, client, route, &head, &mut body).await {
         Ok(response) => response,
         Err(error) => {
             if inference {
@@ -143,10 +146,11 @@ pub async fn serve(
 
 async fn dispatch(
     proxy: &Proxy,
+    client: Arc<str>,
     route: Option<Route<'_>>,
     head: &Parts,
     body: &mut Arriving,
-) -> Result<Response<Full<Bytes>>, Error> {
+) -> Result<Response<Payload>, Error> {
     let route = route.ok_or_else(|| Error::UnknownPath {
         given: head.uri.path().to_owned(),
         served: PATHS,
@@ -164,7 +168,7 @@ async fn dispatch(
     if route.is_inference() && is_asynchronous(&head.headers) {
         return Err(Error::Asynchronous);
     }
-    let answer: Bytes = match route {
+    let answer: Payload = match route {
         Route::Any | Route::Server => metadata::server().into(),
         Route::Live => metadata::live().into(),
         Route::Ready => {
@@ -179,11 +183,16 @@ async fn dispatch(
         }
         Route::Infer(target) => {
             target.check_name(&proxy.served().name)?;
-            infer::serve(proxy, head, body, target.version)
+            let caller = Caller::new(client, &head.headers);
+            let version = target.version;
+            infer::serve(proxy, caller, head, body, version)
                 .await?
                 .into()
         }
-        Route::Predict => predict::serve(proxy, head, body).await?.into(),
+        Route::Predict => {
+            let caller = Caller::new(client, &head.headers);
+            predict::serve(proxy, caller, head, body).await?.into()
+        }
     };
     Ok(json(answer))
 }
@@ -220,8 +229,8 @@ impl Target<'_> {
 }
 
 /// A body of JSON, with 200.
-pub fn json(body: Bytes) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(body));
+pub fn json(body: impl Into<Payload>) -> Response<Payload> {
+    let mut response = Response::new(body.into());
     response
         .headers_mut()
         .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

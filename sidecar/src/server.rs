@@ -5,16 +5,11 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use carpool_crds::{AdminAddress, ConfigError};
 use carpool_process::Acceptor;
 use carpool_queue::{Producer, QueueError};
 use http::{HeaderValue, Request, Response, header::InvalidHeaderValue};
-use http_body_util::Full;
-use hyper::{
-    body::Incoming,
-    service::{Service, service_fn},
-};
+use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::{conn::auto, graceful::GracefulShutdown},
@@ -30,6 +25,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
     admin,
+    payload::Payload,
     proxy::{Proxy, limits},
     reload, routes,
     settings::{Listen, Settings},
@@ -178,19 +174,24 @@ impl Server {
         } = self;
         let never = CancellationToken::new();
         let (listens, admin_listens) = (data.local_addr(), admin.local_addr());
-        let to_admin = answer_with(&proxy, move |proxy, request| {
-            admin::serve(proxy, name.clone(), request)
-        });
-        let to_admin = accept(admin, to_admin, HEAD_TIMEOUT, never);
+        let own: Arc<str> = settings.name.into();
+        let to_admin = {
+            let proxy = Arc::clone(&proxy);
+            move |_, request| admin::serve(Arc::clone(&proxy), name.clone(), request)
+        };
+        let to_admin = accept(admin, to_admin, Arc::clone(&own), HEAD_TIMEOUT, never);
         let _admin = AbortOnDropHandle::new(tokio::spawn(to_admin));
         let _reload = AbortOnDropHandle::new(tokio::spawn(reload::watch(
             Arc::clone(&proxy),
             settings.config_file,
             settings.config,
         )));
-        let to_data = answer_with(&proxy, routes::serve);
+        let to_data = {
+            let proxy = Arc::clone(&proxy);
+            move |client, request| routes::serve(Arc::clone(&proxy), client, request)
+        };
         let closing = CancellationToken::new();
-        let to_data = accept(data, to_data, HEAD_TIMEOUT, closing.clone());
+        let to_data = accept(data, to_data, own, HEAD_TIMEOUT, closing.clone());
         let accepting = tokio::spawn(to_data);
         if let (Ok(listen), Ok(admin)) = (listens, admin_listens) {
             let serving = &*proxy.served().revision;
@@ -233,35 +234,28 @@ fn of_stdin() -> io::Result<TcpListener> {
     TcpListener::from_std(listener)
 }
 
-/// A service that answers every request with `serve`.
-fn answer_with<S, F>(
-    proxy: &Arc<Proxy>,
-    serve: S,
-) -> impl Service<Request<Incoming>, Response = Response<Full<Bytes>>, Error = Infallible, Future = F>
-+ Clone
-+ Send
-+ 'static
-where
-    S: Fn(Arc<Proxy>, Request<Incoming>) -> F + Clone + Send + 'static,
-    F: Future<Output = Result<Response<Full<Bytes>>, Infallible>> + Send + 'static,
-{
-    let proxy = Arc::clone(proxy);
-    service_fn(move |request| serve(Arc::clone(&proxy), request))
+/// Who is at the other end of a connection: its IP address, or, where that is this very machine or pod, `own`, for a
+/// loopback address says nothing elsewhere.
+fn client(peer: io::Result<SocketAddr>, own: &Arc<str>) -> Arc<str> {
+    match peer.map(|peer| peer.ip().to_canonical()) {
+        Ok(peer) if !peer.is_loopback() => peer.to_string().into(),
+        // Who is already gone asks for nothing.
+        Ok(_) | Err(_) => Arc::clone(own),
+    }
 }
 
-/// Takes connections, HTTP/1.1 and HTTP/2 without TLS, until told to stop. What is given back closes them.
-async fn accept<S>(
+/// Takes connections, HTTP/1.1 and HTTP/2 without TLS, until told to stop, and answers every request with `answer`, which
+/// is told the client. What is given back closes them.
+async fn accept<A, F>(
     listener: TcpListener,
-    service: S,
+    answer: A,
+    own: Arc<str>,
     head_timeout: Duration,
     stop: CancellationToken,
 ) -> GracefulShutdown
 where
-    S: Service<Request<Incoming>, Response = Response<Full<Bytes>>, Error = Infallible>
-        + Clone
-        + Send
-        + 'static,
-    S::Future: Send,
+    A: Fn(Arc<str>, Request<Incoming>) -> F + Clone + Send + 'static,
+    F: Future<Output = Result<Response<Payload>, Infallible>> + Send + 'static,
 {
     let mut http = auto::Builder::new(TokioExecutor::new());
     http.http1()
@@ -277,10 +271,11 @@ where
         let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(WRITE_TIMEOUT));
         let spoken = Arc::new(Notify::new());
         let service = {
-            let (service, spoken) = (service.clone(), Arc::clone(&spoken));
+            let (answer, spoken) = (answer.clone(), Arc::clone(&spoken));
+            let client = client(stream.peer_addr(), &own);
             service_fn(move |request| {
                 spoken.notify_one();
-                service.call(request)
+                answer(Arc::clone(&client), request)
             })
         };
         let connection = http.serve_connection(TokioIo::new(stream), service);
@@ -309,27 +304,5 @@ where
 }
 
 #[cfg(test)]
-mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
-    use super::*;
-
-    #[tokio::test]
-    async fn a_client_that_asks_for_nothing_is_let_go() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let service = service_fn(async |_| Ok(Response::default()));
-        let soon = Duration::from_millis(100);
-        tokio::spawn(accept(listener, service, soon, CancellationToken::new()));
-        // HTTP/2 begins with PRI.
-        for begun in ["", "PRI ", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"] {
-            let mut client = TcpStream::connect(address).await.unwrap();
-            client.write_all(begun.as_bytes()).await.unwrap();
-            let closed =
-                async { while client.read(&mut [0; 64]).await.is_ok_and(|read| read > 0) {} };
-            tokio::time::timeout(Duration::from_secs(20), closed)
-                .await
-                .unwrap();
-        }
-    }
-}
+#[path = "server_tests.rs"]
+mod tests;

@@ -3,7 +3,10 @@
 use std::collections::HashSet;
 
 use carpool_crds::{Model, TensorSpec};
-use carpool_protocol::{Datatype, InferRequest, Parameter, Parameters, RequestedOutput, Tensor};
+use carpool_protocol::{
+    Datatype, Parameter, Parameters, RequestView, RequestedOutput, Tensor, TensorView,
+    first_outside,
+};
 
 use crate::shape;
 
@@ -95,6 +98,18 @@ pub enum Invalid {
         /// Its size in this one.
         given: i64,
     },
+    /// An element that the model doesn't take.
+    #[error("input {input:?}: element {index} is {given}, {bound}")]
+    Element {
+        /// The input's name.
+        input: String,
+        /// Which element, counted from 0 in row-major order.
+        index: usize,
+        /// Its value.
+        given: String,
+        /// The bound, and on which side of it the value is.
+        bound: String,
+    },
     /// An output that the model doesn't give.
     #[error("unknown output {given:?}; the model gives {expected}")]
     UnknownOutput {
@@ -130,8 +145,8 @@ pub enum Invalid {
 }
 
 /// Checks a request against the model and gives the number of its rows, at least 1.
-pub fn rows(model: &Model, request: &InferRequest) -> Result<u32, Invalid> {
-    let InferRequest {
+pub fn rows(model: &Model, request: &RequestView<'_>) -> Result<u32, Invalid> {
+    let RequestView {
         parameters,
         inputs,
         outputs,
@@ -145,17 +160,53 @@ pub fn rows(model: &Model, request: &InferRequest) -> Result<u32, Invalid> {
     };
     check_outputs(model, outputs, text.is_some())?;
     check_parameters(parameters, || "request".to_owned())?;
-    for RequestedOutput { name, parameters } in outputs {
+    for RequestedOutput { name, parameters } in *outputs {
         check_parameters(parameters, || format!("output {name:?}"))?;
     }
     Ok(rows)
 }
 
+/// Checks the elements of a request of which the rest is right. A text has no such inputs: its ids are the tokenizer's.
+pub fn elements(model: &Model, inputs: &[Tensor]) -> Result<(), Invalid> {
+    for TensorSpec {
+        name,
+        minimum,
+        maximum,
+        ..
+    } in &model.inputs
+    {
+        let Some(input) = inputs.iter().find(|input| input.name == *name) else {
+            continue;
+        };
+        let outside = |bound: &str, minimum: Option<f64>, maximum: Option<f64>| {
+            let (index, given) = first_outside(input.datatype, &input.data, minimum, maximum)?;
+            let value = minimum.or(maximum)?;
+            Some((index, given, format!("{bound} {value}")))
+        };
+        let above = outside("above the maximum", None, *maximum);
+        let below = outside("below the minimum", *minimum, None);
+        let first = above.into_iter().chain(below);
+        if let Some((index, given, bound)) = first.min_by_key(|(index, ..)| *index) {
+            return Err(Invalid::Element {
+                input: name.clone(),
+                index,
+                bound: if given == "NaN" {
+                    "outside of every bound".to_owned()
+                } else {
+                    bound
+                },
+                given,
+            });
+        }
+    }
+    Ok(())
+}
+
 /// One text a row, of shape `[rows, 1]` or, as the batch dimension is easily forgotten for a text, `[rows]`.
-fn rows_of_text(text: &Tensor, inputs: &[Tensor]) -> Result<u32, Invalid> {
+fn rows_of_text(text: &TensorView<'_>, inputs: &[TensorView<'_>]) -> Result<u32, Invalid> {
     if let Some(other) = inputs.iter().find(|input| input.name != TEXT) {
         return Err(Invalid::TextAndTensors {
-            given: other.name.clone(),
+            given: other.name.to_owned(),
         });
     }
     if inputs.len() > 1 {
@@ -164,7 +215,7 @@ fn rows_of_text(text: &Tensor, inputs: &[Tensor]) -> Result<u32, Invalid> {
         });
     }
     check_datatype(text, Datatype::Bytes)?;
-    let hint = match text.shape[..] {
+    let hint = match *text.shape {
         [rows] | [rows, 1] => match shape::positive(rows) {
             Some(rows) => return Ok(rows),
             None => shape::no_rows(&[1, 1]),
@@ -175,22 +226,22 @@ fn rows_of_text(text: &Tensor, inputs: &[Tensor]) -> Result<u32, Invalid> {
 }
 
 /// The model's own inputs, each once, in any order.
-fn rows_of_tensors(model: &Model, inputs: &[Tensor]) -> Result<u32, Invalid> {
+fn rows_of_tensors(model: &Model, inputs: &[TensorView<'_>]) -> Result<u32, Invalid> {
     let expected = || names(model.inputs.iter().map(|spec| &*spec.name));
     for (index, input) in inputs.iter().enumerate() {
         if !model.inputs.iter().any(|spec| spec.name == input.name) {
             return Err(Invalid::UnknownInput {
-                given: input.name.clone(),
+                given: input.name.to_owned(),
                 expected: expected(),
             });
         }
         if inputs[..index].iter().any(|other| other.name == input.name) {
             return Err(Invalid::DuplicateInput {
-                input: input.name.clone(),
+                input: input.name.to_owned(),
             });
         }
     }
-    let mut first: Option<(&Tensor, u32)> = None;
+    let mut first: Option<(&TensorView<'_>, u32)> = None;
     let mut named: Vec<(&str, i64, &str)> = Vec::new();
     for spec in &model.inputs {
         let input = inputs.iter().find(|input| input.name == spec.name);
@@ -199,13 +250,13 @@ fn rows_of_tensors(model: &Model, inputs: &[Tensor]) -> Result<u32, Invalid> {
             expected: expected(),
         })?;
         check_datatype(input, datatype(spec.datatype))?;
-        let rows = shape::rows(spec, &input.shape)
+        let rows = shape::rows(spec, input.shape)
             .map_err(|hint| wrong_shape(input, format!("{:?}", spec.protocol_shape()), hint))?;
         let (first, rows_of_first) = *first.get_or_insert((input, rows));
         if rows != rows_of_first {
             return Err(Invalid::Rows {
-                input: input.name.clone(),
-                first: first.name.clone(),
+                input: input.name.to_owned(),
+                first: first.name.to_owned(),
                 expected: rows_of_first,
                 given: rows,
             });
@@ -217,7 +268,7 @@ fn rows_of_tensors(model: &Model, inputs: &[Tensor]) -> Result<u32, Invalid> {
             match named.iter().find(|(other, ..)| *other == name) {
                 Some((_, expected, first)) if expected != size => {
                     return Err(Invalid::Dimension {
-                        input: input.name.clone(),
+                        input: input.name.to_owned(),
                         dimension: name.to_owned(),
                         expected: *expected,
                         first: (*first).to_owned(),
@@ -225,7 +276,7 @@ fn rows_of_tensors(model: &Model, inputs: &[Tensor]) -> Result<u32, Invalid> {
                     });
                 }
                 Some(_) => {}
-                None => named.push((name, *size, &input.name)),
+                None => named.push((name, *size, input.name)),
             }
         }
         // What a tokenizer makes is one value a token: ids and masks of different lengths are no text.
@@ -238,22 +289,22 @@ fn rows_of_tensors(model: &Model, inputs: &[Tensor]) -> Result<u32, Invalid> {
     Ok(first.map_or(0, |(_, rows)| rows))
 }
 
-fn check_datatype(input: &Tensor, expected: Datatype) -> Result<(), Invalid> {
+fn check_datatype(input: &TensorView<'_>, expected: Datatype) -> Result<(), Invalid> {
     if input.datatype == expected {
         return Ok(());
     }
     Err(Invalid::Datatype {
-        input: input.name.clone(),
+        input: input.name.to_owned(),
         expected,
         given: input.datatype,
     })
 }
 
-fn wrong_shape(input: &Tensor, expected: String, hint: String) -> Invalid {
+fn wrong_shape(input: &TensorView<'_>, expected: String, hint: String) -> Invalid {
     Invalid::Shape {
-        input: input.name.clone(),
+        input: input.name.to_owned(),
         expected,
-        given: input.shape.clone(),
+        given: input.shape.to_owned(),
         hint,
     }
 }

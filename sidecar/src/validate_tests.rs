@@ -7,6 +7,10 @@ fn model(value: Value) -> Model {
     serde_json::from_value(value).unwrap()
 }
 
+fn rows(model: &Model, request: &InferRequest) -> Result<u32, Invalid> {
+    super::rows(model, &request.view())
+}
+
 /// Two inputs, the second of variable length.
 fn tensors() -> Model {
     model(json!({
@@ -253,4 +257,41 @@ fn a_dimension_is_of_one_size_wherever_its_name_stands() {
         given(4).unwrap_err().to_string(),
         r#"input "b": expected 3 for its dimension seq as in "a", given 4"#
     );
+}
+
+#[test]
+fn an_element_outside_of_its_bounds_is_told_with_the_bound() {
+    let bounded = |minimum: Value, maximum: Value| {
+        model(json!({
+            "uri": "file://m",
+            "inputs": [
+                {"name": "a", "datatype": "FP32", "shape": [2]},
+                {"name": "x", "datatype": "FP32", "shape": [-1], "minimum": minimum, "maximum": maximum},
+            ],
+            "outputs": [{"name": "y", "datatype": "FP32", "shape": [1]}],
+        }))
+    };
+    let ask = |model: Model, values: &[f32]| {
+        let data: Vec<u8> = values.iter().flat_map(|it| it.to_le_bytes()).collect();
+        let columns = i64::try_from(values.len()).unwrap();
+        let x = Tensor::new("x", Datatype::Fp32, [1, columns], data).unwrap();
+        elements(&model, &[x, a(&[1, 2])]).map_err(|error| error.to_string())
+    };
+    let told = |element| Err(format!("input \"x\": element {element}"));
+    let both = || bounded(json!(0), json!(1));
+    assert_eq!(ask(both(), &[0.0, 0.5, 1.0]), Ok(()));
+    for (values, element) in [
+        (&[0.0, 1.5, -1.0][..], "1 is 1.5, above the maximum 1"),
+        (&[0.0, -1.0, 1.5], "1 is -1, below the minimum 0"),
+        (&[f32::NAN], "0 is NaN, outside of every bound"),
+    ] {
+        assert_eq!(ask(both(), values), told(element));
+    }
+    let values = &[-2.0, 2.0];
+    let low = bounded(json!(-0.5), Value::Null);
+    assert_eq!(ask(low, values), told("0 is -2, below the minimum -0.5"));
+    let high = bounded(Value::Null, json!(1));
+    assert_eq!(ask(high, values), told("1 is 2, above the maximum 1"));
+    let free = bounded(Value::Null, Value::Null);
+    assert_eq!(ask(free, &[f32::NAN]), Ok(()));
 }

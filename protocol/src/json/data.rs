@@ -4,7 +4,10 @@ use std::borrow::Cow;
 
 use serde_json::value::RawValue;
 
-use super::{element::push_scalar, hint::hint};
+use super::{
+    element::{boolean, fp32, fp64, integer},
+    hint::hint,
+};
 use crate::{Datatype, DecodeError, Tensor, TensorError, excerpt::Quoted, tensor::push_bytes};
 
 /// The elements in `text`, as `tensor`'s datatype and shape say. A flat array's length is not checked here.
@@ -45,33 +48,89 @@ struct Reader<'a> {
 impl Reader<'_> {
     /// Reads `text`, which serde has found to be valid JSON: commas, colons and brackets are where they belong.
     fn read(&mut self, text: &str) -> Result<(), DecodeError> {
-        let mut rest = text;
-        while let Some(first) = rest.bytes().next() {
-            let length = match first {
+        let bytes = text.as_bytes();
+        let mut at = 0;
+        while let Some(first) = bytes.get(at) {
+            match first {
+                b',' | b' ' | b'\t' | b'\r' | b'\n' => at += 1,
                 b'[' => {
                     self.open()?;
-                    1
+                    at += 1;
                 }
                 b']' => {
                     self.close()?;
-                    1
+                    at += 1;
                 }
                 b'"' => {
-                    let length = string_length(rest);
-                    self.string(&rest[..length])?;
-                    length
+                    let end = at + string_length(&bytes[at..]);
+                    self.string(&text[at..end])?;
+                    at = end;
                 }
                 b'{' => return Err(self.value("{…}")),
-                b',' | b' ' | b'\t' | b'\r' | b'\n' => 1,
-                _ => {
-                    let length = scalar_length(rest);
-                    self.scalar(&rest[..length])?;
-                    length
-                }
-            };
-            rest = &rest[length..];
+                _ => at = self.scalars(text, at)?,
+            }
         }
         Ok(())
+    }
+
+    /// Reads numbers, booleans and nulls from `at` on, up to the end of their array or to what is none of them, and gives
+    /// the place of that.
+    fn scalars(&mut self, text: &str, at: usize) -> Result<usize, DecodeError> {
+        // Most of a large message is read here, so each datatype has a loop of its own.
+        match self.tensor.datatype {
+            Datatype::Bool => self.all(text, at, boolean),
+            Datatype::Uint8 => self.all(text, at, integer(u8::to_le_bytes)),
+            Datatype::Uint16 => self.all(text, at, integer(u16::to_le_bytes)),
+            Datatype::Uint32 => self.all(text, at, integer(u32::to_le_bytes)),
+            Datatype::Uint64 => self.all(text, at, integer(u64::to_le_bytes)),
+            Datatype::Int8 => self.all(text, at, integer(i8::to_le_bytes)),
+            Datatype::Int16 => self.all(text, at, integer(i16::to_le_bytes)),
+            Datatype::Int32 => self.all(text, at, integer(i32::to_le_bytes)),
+            Datatype::Int64 => self.all(text, at, integer(i64::to_le_bytes)),
+            Datatype::Fp32 => self.all(text, at, fp32),
+            Datatype::Fp64 => self.all(text, at, fp64),
+            Datatype::Fp16 | Datatype::Bf16 | Datatype::Bytes => {
+                self.all(text, at, |_| None::<([u8; 0], usize)>)
+            }
+        }
+    }
+
+    /// The same, where `element` reads one of them.
+    fn all<const N: usize>(
+        &mut self,
+        text: &str,
+        mut at: usize,
+        element: impl Fn(&[u8]) -> Option<([u8; N], usize)>,
+    ) -> Result<usize, DecodeError> {
+        if self.nested && self.lengths.len() != self.tensor.shape.len() {
+            return Err(self.nesting());
+        }
+        let bytes = text.as_bytes();
+        let before = self.index;
+        while let Some(first) = bytes.get(at) {
+            match first {
+                b',' | b' ' | b'\t' | b'\r' | b'\n' => at += 1,
+                b'[' | b']' | b'"' | b'{' => break,
+                _ => {
+                    let rest = &bytes[at..];
+                    // A part of what stands there, such as the 1 of 1.5, is no element.
+                    let whole = element(rest)
+                        .filter(|(_, length)| rest.get(*length).is_none_or(|byte| ends(*byte)));
+                    let Some((raw, length)) = whole else {
+                        let end = rest.iter().position(|byte| ends(*byte));
+                        let given = &text[at..at + end.unwrap_or(rest.len())];
+                        return Err(self.value(given));
+                    };
+                    self.data.extend_from_slice(&raw);
+                    self.index += 1;
+                    at += length;
+                }
+            }
+        }
+        if let Some(length) = self.lengths.last_mut() {
+            *length += self.index - before;
+        }
+        Ok(at)
     }
 
     fn open(&mut self) -> Result<(), DecodeError> {
@@ -148,14 +207,6 @@ impl Reader<'_> {
         self.count()
     }
 
-    /// Reads a number, a boolean or null.
-    fn scalar(&mut self, token: &str) -> Result<(), DecodeError> {
-        if !push_scalar(&mut self.data, self.tensor.datatype, token) {
-            return Err(self.value(token));
-        }
-        self.count()
-    }
-
     fn value(&self, given: &str) -> DecodeError {
         DecodeError::Value {
             tensor: self.tensor.name.clone(),
@@ -175,20 +226,17 @@ impl Reader<'_> {
 }
 
 /// The length in bytes of the string that `text` begins with, quotes included.
-fn string_length(text: &str) -> usize {
+fn string_length(text: &[u8]) -> usize {
     let mut escaped = false;
-    let end = text.bytes().skip(1).position(|byte| {
-        let ends = byte == b'"' && !escaped;
-        escaped = byte == b'\\' && !escaped;
+    let end = text.iter().skip(1).position(|byte| {
+        let ends = *byte == b'"' && !escaped;
+        escaped = *byte == b'\\' && !escaped;
         ends
     });
     end.map_or(text.len(), |end| end + 2)
 }
 
-/// The length in bytes of the number, boolean or null that `text` begins with.
-fn scalar_length(text: &str) -> usize {
-    let end = text
-        .bytes()
-        .position(|byte| matches!(byte, b',' | b']' | b' ' | b'\t' | b'\r' | b'\n'));
-    end.unwrap_or(text.len())
+/// Whether a number, boolean or null ends before this byte.
+fn ends(byte: u8) -> bool {
+    matches!(byte, b',' | b']' | b' ' | b'\t' | b'\r' | b'\n')
 }

@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 
 use super::{data, hint::hint, object::Object, parameters::Options};
 use crate::{
-    Datatype, DecodeError, InferRequest, InferResponse, RequestedOutput, Tensor,
+    Datatype, DecodeError, InferRequest, InferResponse, RequestView, RequestedOutput, Tensor,
     message::check_names,
 };
 
@@ -54,45 +54,78 @@ struct Described<'a> {
     data: &'a RawValue,
 }
 
+/// A request whose tensors' data, most of a large one, is still text: it can be held against a model before memory
+/// and time are spent on that.
+pub struct UnreadRequest<'a> {
+    /// Its tensors have no data yet.
+    request: InferRequest,
+    /// The data of each.
+    data: Vec<&'a RawValue>,
+}
+
+impl<'a> UnreadRequest<'a> {
+    /// The request in `body`, whose syntax is checked to its end. The model's name and version are left empty: they stand
+    /// in the URL. Fields that the protocol does not have are ignored.
+    pub fn new(body: &'a [u8]) -> Result<Self, DecodeError> {
+        let request: Request<'_> = decode_object(body)?;
+        let outputs: Vec<_> = request
+            .outputs
+            .unwrap_or_default()
+            .into_iter()
+            .map(|Object(output)| RequestedOutput {
+                name: output.name,
+                parameters: output.parameters.unwrap_or_default().0,
+            })
+            .collect();
+        check_names(outputs.iter().map(|output| &output.name))?;
+        let (inputs, data) = describe(request.inputs)?;
+        let request = InferRequest {
+            id: request.id.unwrap_or_default(),
+            parameters: request.parameters.unwrap_or_default().0,
+            inputs,
+            outputs,
+            ..InferRequest::default()
+        };
+        Ok(Self { request, data })
+    }
+
+    /// All but the elements of its tensors.
+    #[must_use]
+    pub fn view(&self) -> RequestView<'_> {
+        self.request.view()
+    }
+
+    /// The whole request, its tensors' data parsed into raw bytes.
+    pub fn read(mut self) -> Result<InferRequest, DecodeError> {
+        read_data(&mut self.request.inputs, &self.data)?;
+        Ok(self.request)
+    }
+}
+
 /// The request in `body`; the model's name and version stand in the URL and not in the JSON.
-///
-/// `body` is read twice: serde finds the tensors and checks the syntax, then their data is parsed into raw bytes.
-/// Fields that the protocol does not have are ignored.
 pub fn decode_request(
     body: &[u8],
     model_name: &str,
     model_version: &str,
 ) -> Result<InferRequest, DecodeError> {
-    let request: Request<'_> = decode_object(body)?;
-    let outputs: Vec<_> = request
-        .outputs
-        .unwrap_or_default()
-        .into_iter()
-        .map(|Object(output)| RequestedOutput {
-            name: output.name,
-            parameters: output.parameters.unwrap_or_default().0,
-        })
-        .collect();
-    check_names(outputs.iter().map(|output| &output.name))?;
     Ok(InferRequest {
         model_name: model_name.to_owned(),
         model_version: model_version.to_owned(),
-        id: request.id.unwrap_or_default(),
-        parameters: request.parameters.unwrap_or_default().0,
-        inputs: tensors(request.inputs)?,
-        outputs,
+        ..UnreadRequest::new(body)?.read()?
     })
 }
 
 /// The response in `body`, read like a request.
 pub fn decode_response(body: &[u8]) -> Result<InferResponse, DecodeError> {
     let response: Response<'_> = decode_object(body)?;
+    let (mut outputs, data) = describe(response.outputs)?;
+    read_data(&mut outputs, &data)?;
     Ok(InferResponse {
         model_name: response.model_name,
         model_version: response.model_version.unwrap_or_default(),
         id: response.id.unwrap_or_default(),
         parameters: response.parameters.unwrap_or_default().0,
-        outputs: tensors(response.outputs)?,
+        outputs,
     })
 }
 
@@ -114,43 +147,46 @@ pub fn decode_object<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Decode
         })
 }
 
-fn tensors(described: Vec<Object<Described<'_>>>) -> Result<Vec<Tensor>, DecodeError> {
+/// The tensors without their data, and beside each the text of it.
+fn describe(
+    described: Vec<Object<Described<'_>>>,
+) -> Result<(Vec<Tensor>, Vec<&RawValue>), DecodeError> {
     check_names(described.iter().map(|Object(tensor)| &tensor.name))?;
     described
         .into_iter()
-        .map(
-            |Object(Described {
-                 name,
-                 datatype,
-                 shape,
-                 data,
-             })| {
-                let datatype: Datatype = match datatype.parse() {
-                    Ok(datatype) => datatype,
-                    Err(source) => {
-                        return Err(DecodeError::Datatype {
-                            tensor: name,
-                            given: datatype.into_owned(),
-                            source,
-                        });
-                    }
-                };
-                if !datatype.has_json_form() {
-                    return Err(DecodeError::NoJsonForm {
-                        tensor: name,
-                        datatype,
+        .map(|Object(tensor)| {
+            let datatype: Datatype = match tensor.datatype.parse() {
+                Ok(datatype) => datatype,
+                Err(source) => {
+                    return Err(DecodeError::Datatype {
+                        tensor: tensor.name,
+                        given: tensor.datatype.into_owned(),
+                        source,
                     });
                 }
-                let mut tensor = Tensor {
-                    name,
+            };
+            if !datatype.has_json_form() {
+                return Err(DecodeError::NoJsonForm {
+                    tensor: tensor.name,
                     datatype,
-                    shape,
-                    data: bytes::Bytes::new(),
-                };
-                tensor.data = data::parse(&tensor, data)?.into();
-                tensor.check()?;
-                Ok(tensor)
-            },
-        )
+                });
+            }
+            let without_data = Tensor {
+                name: tensor.name,
+                datatype,
+                shape: tensor.shape,
+                data: bytes::Bytes::new(),
+            };
+            Ok((without_data, tensor.data))
+        })
         .collect()
+}
+
+/// Gives each tensor its data.
+fn read_data(tensors: &mut [Tensor], data: &[&RawValue]) -> Result<(), DecodeError> {
+    for (tensor, text) in tensors.iter_mut().zip(data) {
+        tensor.data = data::parse(tensor, text)?.into();
+        tensor.check()?;
+    }
+    Ok(())
 }

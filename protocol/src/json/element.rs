@@ -1,55 +1,50 @@
-//! One element's text, turned into raw bytes.
+//! One element, a JSON number, boolean or null, turned into raw bytes.
+//!
+//! Each of these functions gives the element that a text begins with and the bytes of text that it took; `None` where the
+//! datatype has none such. The text may go on: whether it may do so there is not looked at.
 
-use std::str::FromStr;
+use lexical_core::{FromLexical, parse_partial};
 
-use crate::Datatype;
-
-/// Appends the element that `token`, a JSON number, boolean or null, stands for; false if `datatype` has none such.
-pub(super) fn push_scalar(data: &mut Vec<u8>, datatype: Datatype, token: &str) -> bool {
-    match datatype {
-        Datatype::Bool => push(data, boolean(token).map(|value| [u8::from(value)])),
-        Datatype::Uint8 => push(data, integer(token, u8::to_le_bytes)),
-        Datatype::Uint16 => push(data, integer(token, u16::to_le_bytes)),
-        Datatype::Uint32 => push(data, integer(token, u32::to_le_bytes)),
-        Datatype::Uint64 => push(data, integer(token, u64::to_le_bytes)),
-        Datatype::Int8 => push(data, integer(token, i8::to_le_bytes)),
-        Datatype::Int16 => push(data, integer(token, i16::to_le_bytes)),
-        Datatype::Int32 => push(data, integer(token, i32::to_le_bytes)),
-        Datatype::Int64 => push(data, integer(token, i64::to_le_bytes)),
-        // Each float in its own width: 7.038531e-26 read as 64 bits and then cut to 32 is another number.
-        Datatype::Fp32 => push(
-            data,
-            float(token, f32::NAN, f32::is_finite).map(f32::to_le_bytes),
-        ),
-        Datatype::Fp64 => push(
-            data,
-            float(token, f64::NAN, f64::is_finite).map(f64::to_le_bytes),
-        ),
-        Datatype::Fp16 | Datatype::Bf16 | Datatype::Bytes => false,
-    }
+pub(super) fn boolean(text: &[u8]) -> Option<([u8; 1], usize)> {
+    [("true", [1]), ("false", [0])]
+        .into_iter()
+        .find_map(|(word, raw)| {
+            text.starts_with(word.as_bytes())
+                .then_some((raw, word.len()))
+        })
 }
 
-fn push<const N: usize>(data: &mut Vec<u8>, element: Option<[u8; N]>) -> bool {
-    element
-        .map(|element| data.extend_from_slice(&element))
-        .is_some()
-}
-
-fn boolean(token: &str) -> Option<bool> {
-    token.parse().ok()
-}
-
-fn integer<T: FromStr, const N: usize>(
-    token: &str,
+pub(super) fn integer<T: FromLexical, const N: usize>(
     to_le_bytes: fn(T) -> [u8; N],
-) -> Option<[u8; N]> {
-    token.parse().ok().map(to_le_bytes)
+) -> impl Fn(&[u8]) -> Option<([u8; N], usize)> {
+    move |text| {
+        let (value, length) = parse_partial(text).ok()?;
+        Some((to_le_bytes(value), length))
+    }
 }
 
-/// A number beyond the type's range parses as an infinity, which JSON does not have.
-fn float<T: FromStr + Copy>(token: &str, nan: T, is_finite: fn(T) -> bool) -> Option<T> {
-    if token == "null" {
-        return Some(nan);
+// Each float in its own width: 7.038531e-26 read as 64 bits and then cut to 32 is another number.
+pub(super) fn fp32(text: &[u8]) -> Option<([u8; 4], usize)> {
+    let (value, length) = float(text, f32::NAN, f32::is_finite)?;
+    Some((value.to_le_bytes(), length))
+}
+
+pub(super) fn fp64(text: &[u8]) -> Option<([u8; 8], usize)> {
+    let (value, length) = float(text, f64::NAN, f64::is_finite)?;
+    Some((value.to_le_bytes(), length))
+}
+
+/// A number beyond the type's range is read as an infinity, which JSON does not have.
+fn float<T: FromLexical + Copy>(
+    text: &[u8],
+    nan: T,
+    is_finite: fn(T) -> bool,
+) -> Option<(T, usize)> {
+    const NULL: &[u8] = b"null";
+    if text.starts_with(NULL) {
+        return Some((nan, NULL.len()));
     }
-    token.parse().ok().filter(|value| is_finite(*value))
+    parse_partial(text)
+        .ok()
+        .filter(|(value, _)| is_finite(*value))
 }

@@ -335,3 +335,78 @@ fn sixteen_bit_floats_are_sent_to_the_binary_form() {
     );
     assert!(error.is_malformed());
 }
+
+#[test]
+fn a_request_can_be_looked_at_before_its_data_is_read() {
+    let body = br#"{"id": "42", "inputs": [{"name": "x", "shape": [2, -5], "datatype": "INT8", "data": [true]}]}"#;
+    let unread = UnreadRequest::new(body).unwrap();
+    let view = unread.view();
+    assert_eq!(view.id, "42");
+    let [input] = view.inputs[..] else {
+        panic!("one input is given")
+    };
+    let (name, datatype, shape) = ("x", Datatype::Int8, &[2, -5][..]);
+    assert_eq!(
+        input,
+        crate::TensorView {
+            name,
+            datatype,
+            shape
+        }
+    );
+    let error = unread.read().unwrap_err().to_string();
+    assert!(error.contains("negative dimension"), "{error}");
+}
+
+#[test]
+fn numbers_are_read_to_the_bit_wherever_they_end() {
+    let singles = [
+        "7.038531e-26",
+        "0.1",
+        "-0.0",
+        "1e-46",
+        "3.4028235e38",
+        "16777217",
+        "1.17549435082228750796873653722224567781866555677208752150875e-38",
+        "8.589973e9",
+        "1E2",
+        "1e+2",
+        "123456789012345678901234567890",
+    ];
+    for end in [",", " ,", "\n,\t", "\r\n , "] {
+        let text = singles.join(end);
+        let shape = singles.len();
+        let of = |datatype: &str| {
+            let tensor = format!(
+                "{{'name': 'x', 'datatype': '{datatype}', 'shape': [{shape}], 'data': [ {text}]}}"
+            );
+            decode(&tensor).unwrap().data
+        };
+        let expected = singles.map(|it| it.parse::<f32>().unwrap().to_le_bytes());
+        assert_eq!(of("FP32"), expected.concat());
+        let expected = singles.map(|it| it.parse::<f64>().unwrap().to_le_bytes());
+        assert_eq!(of("FP64"), expected.concat());
+    }
+    let whole = decode(
+        "{'name': 'x', 'datatype': 'INT8', 'shape': [2, 3], 'data': [[-0,-128 , 127],[ 0,1\n,-1]]}",
+    );
+    assert_eq!(&whole.unwrap().data[..], [0, 0x80, 0x7f, 0, 1, 0xff]);
+    for (datatype, given) in [
+        ("INT8", "1e1"),
+        ("INT8", "0.5"),
+        ("UINT8", "-0"),
+        ("UINT8", "-1"),
+        ("UINT16", "true"),
+        ("INT64", "null"),
+        ("INT64", "9223372036854775808"),
+        ("BOOL", "null"),
+        ("FP64", "true"),
+        ("FP64", "1e309"),
+    ] {
+        let tensor =
+            format!("{{'name': 'x', 'datatype': '{datatype}', 'shape': [1], 'data': [{given}]}}");
+        let error = decode(&tensor).unwrap_err().to_string();
+        let told = format!("tensor `x`: element 0 is `{given}`; {datatype} takes ");
+        assert!(error.starts_with(&told), "{error}");
+    }
+}

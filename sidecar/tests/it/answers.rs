@@ -135,6 +135,8 @@ async fn the_worker_sees_what_the_client_asked_for() {
     rig.work("r1", move |job, request| {
         assert_eq!(job.rows, 1);
         assert_eq!(job.trace.as_deref(), Some(trace));
+        // A client on this very machine goes by the name of the proxy that it stands beside.
+        assert_eq!(job.client.as_deref(), Some("p1"));
         assert!(
             job.deadline <= std::time::Duration::from_secs(5),
             "{:?}",
@@ -205,9 +207,11 @@ async fn a_body_may_come_in_chunks() {
 
 #[tokio::test]
 async fn a_large_request_is_as_good_as_a_small_one() {
-    let rig = Rig::start(config(&pairs())).await;
-    rig.echo();
     let rows = 20_000;
+    let mut config = config(&pairs());
+    config["queue"]["maxRowsPerRequest"] = json!(rows);
+    let rig = Rig::start(config).await;
+    rig.echo();
     let data: Vec<i32> = (0..2 * rows).collect();
     let body =
         json!({"inputs": [{"name": "x", "datatype": "FP32", "shape": [rows, 2], "data": data}]});

@@ -10,6 +10,7 @@
 
 mod answers;
 mod bodies;
+mod bounds;
 mod client;
 mod lifecycle;
 mod methods;

@@ -127,8 +127,8 @@ async fn what_the_model_does_not_take_never_reaches_the_queue() {
         ),
         // How a tensor's data misses its shape is told by the protocol.
         (
-            pair_with("shape", json!([1, 3])),
-            "tensor `x`: shape [1, 3] has 3 elements; 2 given: change the shape or the data",
+            pair_with("shape", json!([2, 2])),
+            "tensor `x`: shape [2, 2] has 4 elements; 2 given: change the shape or the data",
         ),
     ] {
         let answer = rig.post(INFER, &body).await;

@@ -1,0 +1,72 @@
+//! The bodies of answers.
+
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http_body_util::{Full, combinators::UnsyncBoxBody};
+use hyper::body::{Body, Frame, SizeHint};
+
+/// The body of an answer.
+pub enum Payload {
+    /// Bytes that are all there, as of JSON.
+    Whole(Full<Bytes>),
+    /// Frames as they come, which may end with trailers.
+    Frames(UnsyncBoxBody<Bytes, Infallible>),
+}
+
+impl Default for Payload {
+    fn default() -> Self {
+        Self::Whole(Full::default())
+    }
+}
+
+impl From<Vec<u8>> for Payload {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self::Whole(Full::from(bytes))
+    }
+}
+
+impl From<String> for Payload {
+    fn from(text: String) -> Self {
+        Self::Whole(Full::from(text))
+    }
+}
+
+impl From<UnsyncBoxBody<Bytes, Infallible>> for Payload {
+    fn from(frames: UnsyncBoxBody<Bytes, Infallible>) -> Self {
+        Self::Frames(frames)
+    }
+}
+
+impl Body for Payload {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        match self.get_mut() {
+            Self::Whole(bytes) => Pin::new(bytes).poll_frame(context),
+            Self::Frames(frames) => Pin::new(frames).poll_frame(context),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Whole(bytes) => bytes.is_end_stream(),
+            Self::Frames(frames) => frames.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(bytes) => bytes.size_hint(),
+            Self::Frames(frames) => frames.size_hint(),
+        }
+    }
+}
