@@ -67,14 +67,11 @@ pub(super) async fn answer(
     // Under a lasting backlog each read finds all that there is room for, so what is due must not wait for one that
     // does not.
     let read = room > 0
-        && inner.held(|held| {
-            let reads = !held.recovery_due() && held.turn_after(&entries) == Turn::Ordinary;
-            if reads {
-                held.read_ordinary();
-            }
-            reads
-        });
+        && inner.held(|held| !held.recovery_due() && held.turn_after(&entries) == Turn::Ordinary);
     let replies = send(inner, due, if read { room } else { 0 }).await?;
+    if read {
+        inner.held(super::held::Held::read_ordinary);
+    }
     let next = if room > 0 && !read {
         fetch::next(inner, room, Duration::ZERO).await
     } else {
@@ -311,7 +308,11 @@ fn command(inner: &Inner, group: &[usize], due: &[Due]) -> redis::Cmd {
         let answer = key(is_large, &|| {
             inner.keys.reply(&id.proxy, id.uuid, &inner.name)
         });
-        let size = if outcome.is_large() { outcome.size() } else { 0 };
+        let size = if outcome.is_large() {
+            outcome.size()
+        } else {
+            0
+        };
         if body > 0 || size > 0 || kind(outcome) == DEAD {
             extras.push((request + 1, body, answer, id, size));
         }

@@ -51,8 +51,8 @@ pub(super) async fn run(shared: Arc<Shared>, mut commands: UnboundedReceiver<Com
                     return;
                 }
                 shared.link.forget(&live);
-                shared.open.lose_track();
-                if begun.elapsed() >= SHORT_SESSION {
+                let was_alone = shared.open.lose_track();
+                if begun.elapsed() >= SHORT_SESSION || was_alone {
                     backoff.reset();
                     continue;
                 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use carpool_queue::{ConsumerLimits, Limits, Outcome, Producer, SubmitError};
 
 use crate::{
-    UID, answer, consumer, echo, eventually, fetch, fetch_all, limits, options, producer,
+    LEASE, UID, answer, consumer, echo, eventually, fetch, fetch_all, limits, options, producer,
     relay::Relay,
     request,
     server::{Server, key},
@@ -59,7 +59,12 @@ async fn nobody_reads_a_body_to_know_that_it_is_there() {
     let relay = Relay::start(server.port).await;
     let producer = producer(&relay.connection(), "proxy");
     let waiting: Vec<_> = (0..20u8)
-        .map(|i| submit(&producer, request(vec![i; if i < 10 { MIB } else { 4_000 }])))
+        .map(|i| {
+            submit(
+                &producer,
+                request(vec![i; if i < 10 { MIB } else { 4_000 }]),
+            )
+        })
         .collect();
     eventually("all are queued", async || server.length().await == 20).await;
     relay.hold();
@@ -67,8 +72,14 @@ async fn nobody_reads_a_body_to_know_that_it_is_there() {
     eventually("Redis has it", async || server.length().await == 21).await;
     relay.cut();
     eventually("Redis is reached", async || producer.ping().await).await;
-    eventually("all were looked for", async || calls(&server, "zmscore").await > 0).await;
-    assert_eq!(calls(&server, "xrange").await + calls(&server, "get").await, 0);
+    eventually("all were looked for", async || {
+        calls(&server, "zmscore").await > 0
+    })
+    .await;
+    assert_eq!(
+        calls(&server, "xrange").await + calls(&server, "get").await,
+        0
+    );
     let consumer = consumer(&server.connection(), "worker").await;
     let jobs = fetch_all(&consumer, 21).await;
     consumer.answer(echo(jobs), 0).await.unwrap();
@@ -242,8 +253,14 @@ async fn a_body_that_would_end_the_connection_is_refused() {
         .await;
     let producer = producer(&server.connection(), "proxy");
     eventually("Redis is reached", async || producer.ping().await).await;
-    eventually("it was asked", async || calls(&server, "config|get").await > 0).await;
-    let error = producer.submit(request(vec![0; MIB + 1])).await.unwrap_err();
+    eventually("it was asked", async || {
+        calls(&server, "config|get").await > 0
+    })
+    .await;
+    let error = producer
+        .submit(request(vec![0; MIB + 1]))
+        .await
+        .unwrap_err();
     assert_eq!(error, SubmitError::TooLarge { most: MIB as u64 });
 }
 
@@ -253,6 +270,8 @@ async fn what_breaks_connections_hurts_nobody_else_and_is_given_up() {
     let relay = Relay::start(server.port).await;
     let producer = producer(&relay.connection(), "proxy");
     eventually("Redis is reached", async || producer.ping().await).await;
+    // A connection that breaks at once says that Redis is away.
+    tokio::time::sleep(LEASE + LEASE / 10).await;
     relay.cut_at("breaker");
     let mut waiting: Vec<_> = (0..5)
         .map(|_| submit(&producer, request("neighbour")))

@@ -39,7 +39,11 @@ async fn workers_share_what_a_dead_one_held() {
     let second = consumer(&server.connection(), "second").await;
     let taken = quarantined(&first).await;
     let others = quarantined(&second).await;
-    assert_eq!((taken.len(), others.len()), (16, 8), "half of what is there");
+    assert_eq!(
+        (taken.len(), others.len()),
+        (16, 8),
+        "half of what is there"
+    );
     let group: BTreeSet<_> = taken.iter().map(|job| job.quarantine).collect();
     assert_eq!(group.len(), 1, "they run together");
     for (worker, jobs) in [(&first, taken), (&second, others)] {
@@ -128,7 +132,13 @@ async fn a_redis_that_stood_still_is_no_workers_death() {
         let jobs = other.fetch(8).await.unwrap_or_default();
         assert!(jobs.is_empty(), "it was taken for dead");
     }
-    assert!(server.pending().await.iter().all(|pending| pending.1 == "busy"));
+    assert!(
+        server
+            .pending()
+            .await
+            .iter()
+            .all(|pending| pending.1 == "busy")
+    );
     busy.answer(echo(held), 0).await.unwrap();
     for (i, waiting) in (0u8..).zip(waiting) {
         assert_eq!(waiting.await.unwrap().unwrap(), answer(vec![i]));

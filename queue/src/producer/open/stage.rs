@@ -164,14 +164,16 @@ impl OpenRequests {
     }
 
     /// The connection broke: nothing is known of what was not confirmed. What was under way each of the times that one broke
-    /// is refused.
-    pub(crate) fn lose_track(&self) {
-        self.with(|state| {
+    /// is refused. Says whether it broke while such a one was under way by itself: then others should not suffer for it.
+    pub(crate) fn lose_track(&self) -> bool {
+        let was_alone = self.with(|state| {
             state.abandoned.clear();
+            let mut was_alone = false;
             let mut breaking = Vec::new();
             for (uuid, open) in &mut state.requests {
                 if let Stage::Sent(place) = open.stage {
                     open.stage = Stage::Unsure(place);
+                    was_alone |= open.breaks > 0;
                     // What was in the stream once doesn't break connections.
                     open.breaks += u32::from(!open.accepted);
                     if open.breaks == MOST_BREAKS {
@@ -183,8 +185,10 @@ impl OpenRequests {
                 tracing::error!(request = %uuid, "giving up a request: the connection to Redis broke each time it was written");
                 state.settle(uuid, Err(SubmitError::Breaks { times: MOST_BREAKS }));
             }
+            was_alone
         });
         self.tell_if_drained();
+        was_alone
     }
 
     /// Requests to look for, those first that were not looked for the longest: those that nothing was heard of for

@@ -11,8 +11,8 @@ use std::{
 
 use bytes::Bytes;
 use carpool_queue::{
-    Connection, Consumer, ConsumerLimits, ConsumerOptions, Job, JobId, Limits, Outcome, Producer, Submit,
-    SubmitError,
+    Connection, Consumer, ConsumerLimits, ConsumerOptions, Job, JobId, Limits, Outcome, Producer,
+    Submit, SubmitError,
 };
 use tokio::{
     runtime::{Builder, Runtime},
