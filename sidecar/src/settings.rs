@@ -276,6 +276,14 @@ mod tests {
     }
 
     #[test]
+    fn a_ca_file_that_can_not_be_read_is_told() {
+        let (url, ca) = (Some("rediss://redis"), Path::new("/nowhere/ca.crt"));
+        let error = redis(url, None, Some(ca)).unwrap_err();
+        assert!(error.contains("/nowhere/ca.crt"), "{error}");
+        assert!(redis(url, None, None).is_ok());
+    }
+
+    #[test]
     fn what_is_missing_is_named() {
         let Err(SettingsError(lines)) = Settings::new(Args::default()) else {
             panic!("no settings must be refused");

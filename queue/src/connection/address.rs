@@ -23,7 +23,7 @@ pub(super) enum Address {
 /// The sentinels that watch over a primary.
 #[derive(Clone)]
 pub(super) struct Sentinels {
-    pub(super) sentinels: Vec<ConnectionInfo>,
+    pub(super) members: Vec<ConnectionInfo>,
     /// What they call the primary.
     pub(super) primary: String,
     /// How to log in to it.
@@ -64,11 +64,11 @@ impl fmt::Debug for Address {
         match self {
             Self::Server(server) => write!(f, "Redis at {}", server.addr()),
             Self::Sentinels(Sentinels {
-                sentinels, primary, ..
+                members, primary, ..
             }) => {
-                let sentinels = sentinels.iter().map(|sentinel| sentinel.addr().to_string());
-                let sentinels = sentinels.collect::<Vec<_>>().join(", ");
-                write!(f, "Redis {primary} of the sentinels at {sentinels}")
+                let members = members.iter().map(|member| member.addr().to_string());
+                let members = members.collect::<Vec<_>>().join(", ");
+                write!(f, "Redis {primary} of the sentinels at {members}")
             }
         }
     }
@@ -112,7 +112,7 @@ impl Sentinels {
             None if username.is_empty() => String::new(),
             None => return Err(wrong("sentinelUsername is without sentinelPassword")),
         };
-        let sentinels = hosts
+        let members = hosts
             .split(',')
             .map(|host| {
                 // A host that is left out would be taken for the machine's own.
@@ -127,7 +127,7 @@ impl Sentinels {
             .collect::<Result<_, _>>()?;
         let login = server(&format!("{scheme}://{login}redis/{db}"))?;
         Ok(Self {
-            sentinels,
+            members,
             primary: primary.to_owned(),
             login: login.redis_settings().clone(),
             tls: scheme == "rediss",
@@ -193,10 +193,8 @@ mod tests {
     }
 
     fn addresses(sentinels: &Sentinels) -> Vec<String> {
-        let sentinels = sentinels.sentinels.iter();
-        sentinels
-            .map(|sentinel| sentinel.addr().to_string())
-            .collect()
+        let members = sentinels.members.iter();
+        members.map(|member| member.addr().to_string()).collect()
     }
 
     #[test]
@@ -215,11 +213,11 @@ mod tests {
         let all = sentinels(
             "rediss+sentinel://me:p%40ss@one,two/queue/5?sentinelUsername=you&sentinelPassword=w%2Frd",
         );
-        assert!(all.tls && is_tls(&all.sentinels[0]));
+        assert!(all.tls && is_tls(&all.members[0]));
         assert_eq!(all.login.username(), Some("me"));
         assert_eq!(all.login.password(), Some("p@ss"));
         assert_eq!(all.login.db(), 5);
-        let sentinel = all.sentinels[1].redis_settings();
+        let sentinel = all.members[1].redis_settings();
         assert_eq!(
             (sentinel.username(), sentinel.password(), sentinel.db()),
             (Some("you"), Some("w/rd"), 0)

@@ -1,6 +1,7 @@
 //! Where Redis is, and links to it that come back when they break.
 
 mod address;
+mod largest;
 mod open;
 
 use std::{
@@ -35,7 +36,7 @@ const CA_FILE: &str = "ca.crt";
 
 #[derive(Clone)]
 enum Source {
-    Url(Address),
+    Url(Box<Address>),
     File(PathBuf),
 }
 
@@ -51,7 +52,7 @@ impl Connection {
     /// Each new connection looks the host up, or asks the sentinels, anew.
     pub fn from_url(url: &str) -> Result<Self, QueueError> {
         Address::parse(url).map(|address| Self {
-            source: Source::Url(address),
+            source: Source::Url(Box::new(address)),
             ca_file: None,
         })
     }
@@ -82,7 +83,7 @@ impl Connection {
     /// The URL and the authorities as they are now.
     fn resolve(&self) -> Result<(Address, Option<Vec<u8>>), QueueError> {
         let address = match &self.source {
-            Source::Url(address) => address.clone(),
+            Source::Url(address) => (**address).clone(),
             Source::File(path) => read(path)?,
         };
         let authorities = match (&self.ca_file, &self.source) {

@@ -73,7 +73,7 @@ impl To {
     /// what most say first.
     async fn ask(&self, sentinels: &Sentinels) -> Result<Vec<(String, u16)>, QueueError> {
         let mut asked: FuturesUnordered<_> = sentinels
-            .sentinels
+            .members
             .iter()
             .map(|sentinel| self.ask_one(sentinel.clone(), &sentinels.primary))
             .collect();
@@ -84,7 +84,7 @@ impl To {
                 Ok(Some(address)) => {
                     let count = votes.entry(address.clone()).or_default();
                     *count += 1;
-                    if *count * 2 > sentinels.sentinels.len() {
+                    if *count * 2 > sentinels.members.len() {
                         return Ok(vec![address]);
                     }
                 }

@@ -187,8 +187,8 @@ impl Tally {
 }
 
 /// Sends numbered requests while `fail` makes the replica the primary.
-async fn under_load(what: &str, set: &mut Set, fail: impl AsyncFnOnce(&mut Set)) {
-    let connection = set.connection();
+async fn under_load(what: &str, servers: &mut Set, fail: impl AsyncFnOnce(&mut Set)) {
+    let connection = servers.connection();
     for index in 0..WORKERS {
         worker(consumer(&connection, &format!("worker-{index}")).await);
     }
@@ -203,10 +203,10 @@ async fn under_load(what: &str, set: &mut Set, fail: impl AsyncFnOnce(&mut Set))
     }
     eventually("the load flows", async || tally.answered() > 500).await;
     let before = tally.answered();
-    fail(set).await;
+    fail(servers).await;
     eventually("the servers have changed places", async || {
-        is_a("master", &set.replica).await
-            && (!set.primary.runs() || is_a("slave", &set.primary).await)
+        is_a("master", &servers.replica).await
+            && (!servers.primary.runs() || is_a("slave", &servers.primary).await)
     })
     .await;
     let after = tally.answered();
@@ -234,27 +234,27 @@ async fn under_load(what: &str, set: &mut Set, fail: impl AsyncFnOnce(&mut Set))
 
 #[tokio::test]
 async fn nothing_is_lost_when_the_primary_is_killed() {
-    let mut set = Set::start().await;
-    under_load("the primary is killed", &mut set, async |set| {
-        set.primary.kill();
+    let mut servers = Set::start().await;
+    under_load("the primary is killed", &mut servers, async |servers| {
+        servers.primary.kill();
     })
     .await;
 }
 
 #[tokio::test]
 async fn nothing_is_lost_when_the_replica_takes_over() {
-    let mut set = Set::start().await;
-    under_load("FAILOVER", &mut set, async |set| {
-        set.primary.ask::<()>(&["FAILOVER"]).await;
+    let mut servers = Set::start().await;
+    under_load("FAILOVER", &mut servers, async |servers| {
+        servers.primary.ask::<()>(&["FAILOVER"]).await;
     })
     .await;
 }
 
 #[tokio::test]
 async fn nothing_is_lost_when_sentinels_are_told_to_fail_over() {
-    let mut set = Set::start().await;
-    under_load("SENTINEL FAILOVER", &mut set, async |set| {
-        let sentinel = set.sentinels[0].port;
+    let mut servers = Set::start().await;
+    under_load("SENTINEL FAILOVER", &mut servers, async |servers| {
+        let sentinel = servers.sentinels[0].port;
         // Refused until it has heard from the replica itself.
         eventually("a sentinel begins", async || {
             let begun = ask::<()>(sentinel, &["SENTINEL", "FAILOVER", NAME]).await;
@@ -357,11 +357,11 @@ async fn sentinels_are_asked_for_the_primary_over_tls() {
     let (port, sentinel_port) = (free_port(), free_port());
     let _primary = Server::start_with(authority.arguments(port));
     let arguments = authority.arguments(sentinel_port);
-    let tls: String = arguments
+    let tls: Vec<_> = arguments
         .chunks(2)
-        .map(|pair| format!("{} {}\n", pair[0].trim_start_matches('-'), pair[1]))
+        .map(|pair| pair.join(" ").trim_start_matches('-').to_owned())
         .collect();
-    let _sentinel = Sentinel::start(port, 1, &format!("{tls}tls-replication yes"));
+    let _sentinel = Sentinel::start(port, 1, &format!("{}\ntls-replication yes", tls.join("\n")));
     let connection = |name: &str| {
         let url = format!("rediss+sentinel://127.0.0.1:{sentinel_port}/{name}");
         let file = authority.file("ca.crt");
