@@ -8,7 +8,6 @@ const SETTING: &str = "proto-max-bulk-len";
 
 /// The most bytes of one argument, such as a body: a longer one would end the connection. `None` where Redis won't say,
 /// as to a user without `CONFIG`, or has no such bound.
-#[cfg_attr(not(test), expect(dead_code, reason = "nobody asks yet"))]
 pub(crate) async fn largest_value(live: &Live) -> Option<u64> {
     let settings: HashMap<String, u64> = redis::cmd("CONFIG")
         .arg("GET")

@@ -15,6 +15,7 @@ use redis::{Value, aio::MultiplexedConnection};
 
 use crate::{QueueError, call::Call};
 use address::Address;
+pub(crate) use largest::largest_value;
 
 /// When a silent peer is probed, and how often. Without it a half-open connection looks alive for hours.
 const KEEPALIVE: Duration = Duration::from_secs(5);

@@ -17,8 +17,8 @@ pub(super) struct Held {
     groups: u64,
     /// Requests of dead workers are set aside, waiting to be taken by some worker.
     aside: bool,
-    /// Ordinary requests come first, as it was the others' turn.
-    ordinary_first: bool,
+    /// Whose turn is next where both wait.
+    next: Turn,
     /// When the entries of dead workers were last looked for.
     looked: Option<Instant>,
     /// A read was cut off: what it was given is in nobody's hands.
@@ -28,13 +28,14 @@ pub(super) struct Held {
 }
 
 /// Whose turn it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) enum Turn {
     /// Ordinary requests'.
     Ordinary,
     /// Nobody's before all that was handed out is answered.
     Nobody,
     /// Theirs that were set aside.
+    #[default]
     Quarantine,
 }
 
@@ -49,7 +50,7 @@ impl Held {
     pub(super) fn settle(&mut self, entry: EntryId) {
         self.out.remove(&entry);
         if self.quarantined.remove(&entry) && self.quarantined.is_empty() {
-            self.ordinary_first = true;
+            self.next = Turn::Ordinary;
         }
     }
 
@@ -75,7 +76,7 @@ impl Held {
             |entries: &HashSet<EntryId>| entries.iter().any(|entry| !answered.contains(entry));
         if left(&self.quarantined) {
             Turn::Nobody
-        } else if !self.aside || self.ordinary_first || !self.quarantined.is_empty() {
+        } else if !self.aside || self.next == Turn::Ordinary || !self.quarantined.is_empty() {
             Turn::Ordinary
         } else if left(&self.out) {
             Turn::Nobody
@@ -86,7 +87,7 @@ impl Held {
 
     /// Ordinary requests are about to be read. Says whether others are set aside, for whose turn the read must not wait.
     pub(super) fn read_ordinary(&mut self) -> bool {
-        self.ordinary_first = false;
+        self.next = Turn::Quarantine;
         self.aside
     }
 

@@ -54,9 +54,8 @@ pub(super) struct Session<'a> {
     /// Requests to write. They outlive the session.
     waiting: &'a mut VecDeque<Uuid>,
     work: FuturesUnordered<BoxFuture<'static, Done>>,
+    /// Places that the calls under way take, of [`MOST_CALLS`].
     calls: usize,
-    /// The call under way must be the only one.
-    alone: bool,
     /// A check is under way.
     checking: bool,
     /// The next call is to evict first.
@@ -70,6 +69,7 @@ pub(super) struct Session<'a> {
 enum Done {
     Enqueued {
         sent: Vec<(Uuid, Arc<str>, usize)>,
+        places: usize,
         /// Expired requests were evicted just before.
         evicted: bool,
         replies: Result<Vec<Reply>, QueueError>,
@@ -86,7 +86,6 @@ impl<'a> Session<'a> {
             waiting,
             work: FuturesUnordered::new(),
             calls: 0,
-            alone: false,
             checking: false,
             evict: false,
             evicted: None,
@@ -160,7 +159,7 @@ impl<'a> Session<'a> {
 
     /// Writes from the front of those that wait.
     fn enqueue(&mut self) {
-        while self.calls < MOST_CALLS && !self.alone && !self.waiting.is_empty() {
+        while self.calls < MOST_CALLS && !self.waiting.is_empty() {
             let call = self.shared.next_call();
             let group = self.shared.open.send(self.waiting, call, self.calls == 0);
             let Some(first) = group.requests.first() else {
@@ -168,12 +167,13 @@ impl<'a> Session<'a> {
                 break;
             };
             let revision = Arc::clone(&first.request.revision);
-            self.alone = group.alone;
-            self.write(&revision, call, &group.requests);
+            // One that must be alone takes all places.
+            let places = if group.alone { MOST_CALLS } else { 1 };
+            self.write(&revision, call, &group.requests, places);
         }
     }
 
-    fn write(&mut self, revision: &Arc<str>, number: u64, group: &[Outgoing]) {
+    fn write(&mut self, revision: &Arc<str>, number: u64, group: &[Outgoing], places: usize) {
         let limits = self.shared.limits();
         let keys = &self.shared.keys;
         let lane = keys.lane(revision, Class::Interactive);
@@ -215,7 +215,7 @@ impl<'a> Session<'a> {
             .map(|outgoing| (outgoing.uuid, revision.clone(), outgoing.request.body.len()))
             .collect();
         let live = self.live.clone();
-        self.calls += 1;
+        self.calls += places;
         self.work.push(
             async move {
                 if let Some(eviction) = &eviction {
@@ -226,6 +226,7 @@ impl<'a> Session<'a> {
                 }
                 Done::Enqueued {
                     sent,
+                    places,
                     evicted: eviction.is_some(),
                     replies: call.send(&live).await,
                 }
@@ -276,11 +277,11 @@ impl<'a> Session<'a> {
         match done {
             Done::Enqueued {
                 sent,
+                places,
                 evicted,
                 replies,
             } => {
-                self.calls -= 1;
-                self.alone = false;
+                self.calls -= places;
                 let reply = replies?
                     .pop()
                     .ok_or(QueueError::Answer {
@@ -373,7 +374,8 @@ impl<'a> Session<'a> {
 async fn begin(shared: &Shared, live: &Live) -> Result<(), QueueError> {
     // Whoever is not there is not answered.
     survivable(presence::renew(shared, live).await)?;
-    survivable(presence::learn_largest(shared, live).await)
+    presence::learn_largest(shared, live).await;
+    Ok(())
 }
 
 /// The command that puts a large body into a key of its own, which expires when nobody waits any more.

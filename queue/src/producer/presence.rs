@@ -6,7 +6,7 @@ use super::Shared;
 use crate::{
     QueueError,
     call::Call,
-    connection::Live,
+    connection::{Live, largest_value},
     scripts::{PRESENT, REPLIES_LIVE, SWEEP},
     wire,
 };
@@ -56,16 +56,8 @@ pub(super) async fn sweep(shared: &Shared, live: &Live) -> Result<(), QueueError
 }
 
 /// Learns how large a body Redis takes: a larger one would end the connection. A Redis that does not tell takes any.
-pub(super) async fn learn_largest(shared: &Shared, live: &Live) -> Result<(), QueueError> {
-    let mut command = redis::cmd("CONFIG");
-    command.arg("GET").arg("proto-max-bulk-len");
-    let reply = match Call::of(command).last("CONFIG GET", live).await {
-        // Managed ones often do not know the command, and an ACL may forbid it.
-        Err(QueueError::Refused { .. }) => return Ok(()),
-        reply => reply?,
-    };
-    let value = wire::list(reply).pop().and_then(wire::parse::<u64>);
-    let most = value.unwrap_or(u64::MAX);
+pub(super) async fn learn_largest(shared: &Shared, live: &Live) {
+    let most = largest_value(live).await.unwrap_or(u64::MAX);
     let before = shared.largest.swap(most, Ordering::Relaxed);
     let wanted = shared.limits().max_request_bytes;
     if most != before && wanted > most {
@@ -73,5 +65,4 @@ pub(super) async fn learn_largest(shared: &Shared, live: &Live) -> Result<(), Qu
             "queue.maxRequestBytes is {wanted}, but this Redis takes no more than its proto-max-bulk-len, {most} bytes: larger requests are refused"
         );
     }
-    Ok(())
 }

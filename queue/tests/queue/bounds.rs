@@ -214,6 +214,23 @@ async fn a_full_queue_first_forgets_what_has_expired() {
 }
 
 #[tokio::test]
+async fn what_has_expired_is_found_behind_any_number_that_has_not() {
+    let server = Server::start();
+    for _ in 0..200 {
+        Leftover::default().add(&server).await;
+    }
+    expired().add(&server).await;
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    let producer = bounded(&server, "proxy", 201, 1 << 20);
+    let waiting = submit(&producer, request("123"));
+    eventually("it has the place of the expired", async || {
+        server.length().await == 201 && server.bytes().await == 200 * 5 + 3
+    })
+    .await;
+    waiting.abort();
+}
+
+#[tokio::test]
 async fn workers_drop_what_has_expired() {
     let server = Server::start();
     expired().add(&server).await;
