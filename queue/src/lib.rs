@@ -10,6 +10,7 @@ mod consumer;
 mod error;
 mod id;
 mod keys;
+mod outcome;
 mod producer;
 mod scripts;
 mod types;

@@ -13,6 +13,7 @@ use crate::{
     FailureKind, Job, JobId, Outcome, QueueError,
     call::{Call, Reply, lost_group, out_of_memory},
     id::EntryId,
+    outcome,
     scripts::{ANSWER, REPLIES_LIVE, groups},
     wire,
 };
@@ -343,7 +344,7 @@ fn command(inner: &Inner, group: &[usize], due: &[Due]) -> redis::Cmd {
             .arg(kind(outcome))
             .arg(&outcome.field(id.uuid, *within));
         if due[*place].is_large() {
-            command.arg(wire::elsewhere(outcome.size(), &inner.name));
+            command.arg(outcome::elsewhere(outcome.size(), &inner.name));
         } else {
             command.arg(outcome.payload());
         }

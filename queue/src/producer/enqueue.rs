@@ -11,24 +11,23 @@ use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered}
 use redis::Value;
 use tokio::{
     sync::mpsc::UnboundedReceiver,
-    time::{Instant, MissedTickBehavior, interval},
+    time::{MissedTickBehavior, interval},
 };
 use uuid::Uuid;
 
 use super::{
-    Shared, check,
+    Shared, check, command,
     open::{Cancelled, Outgoing},
     presence,
     write::{Command, unreachable},
 };
 use crate::{
-    QueueError, Submit, SubmitError,
+    QueueError, SubmitError,
     call::{Call, Reply, out_of_memory},
     connection::Live,
     id::EntryId,
-    keys::Class,
-    scripts::{ENQUEUE, MOST_REQUESTS, drop_entries, evict},
-    wire::{self, is_large},
+    scripts::{MOST_REQUESTS, drop_entries, evict},
+    wire,
 };
 
 /// Enqueues on their way at a time; cancellations, which are small, may come on top. While they are, what arrives gathers
@@ -40,12 +39,6 @@ const CHECK_EVERY: Duration = Duration::from_secs(1);
 
 /// How often a full queue is searched for expired requests, which costs Redis more than a refusal.
 const EVICT_EVERY: Duration = Duration::from_millis(100);
-
-/// How long a proxy may be cut off and still learn what its last enqueues came to.
-const RECEIPTS_LIVE: Duration = Duration::from_mins(1);
-
-/// How long a large body outlives its request's deadline: an entry must not be there without it.
-const BODIES_OUTLIVE: Duration = Duration::from_secs(5);
 
 /// The time from one connection to the next.
 pub(super) struct Session<'a> {
@@ -174,41 +167,8 @@ impl<'a> Session<'a> {
     }
 
     fn write(&mut self, revision: &Arc<str>, number: u64, group: &[Outgoing], places: usize) {
-        let limits = self.shared.limits();
         let keys = &self.shared.keys;
-        let lane = keys.lane(revision, Class::Interactive);
-        let mut names = vec![
-            lane.jobs,
-            lane.index,
-            keys.bytes(),
-            keys.receipts(&self.shared.proxy),
-        ];
-        let mut call = Call::new();
-        let mut size = 0;
-        for Outgoing { uuid, request } in group {
-            size += 128;
-            if is_large(request.body.len()) {
-                let key = keys.body(*uuid);
-                call.command(store(&key, request));
-                names.push(key);
-            } else {
-                size += request.body.len();
-            }
-        }
-        let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        let mut command = ENQUEUE.call(&names, size);
-        command
-            .arg(&**revision)
-            .arg(limits.max_length)
-            .arg(limits.max_bytes)
-            .arg(number)
-            .arg(RECEIPTS_LIVE.as_millis());
-        let now = Instant::now();
-        for Outgoing { uuid, request } in group {
-            let ttl = request.deadline.saturating_duration_since(now);
-            wire::enqueue_arguments(&mut command, *uuid, &self.shared.proxy, ttl, request);
-        }
-        call.script(&ENQUEUE, command);
+        let call = command::enqueue(&self.shared, revision, number, group);
         let eviction = std::mem::take(&mut self.evict).then(|| evict(keys, revision));
         let sent = group
             .iter()
@@ -376,19 +336,6 @@ async fn begin(shared: &Shared, live: &Live) -> Result<(), QueueError> {
     survivable(presence::renew(shared, live).await)?;
     presence::learn_largest(shared, live).await;
     Ok(())
-}
-
-/// The command that puts a large body into a key of its own, which expires when nobody waits any more.
-fn store(key: &str, request: &Submit) -> redis::Cmd {
-    let left = request.deadline.saturating_duration_since(Instant::now());
-    let mut command = redis::Cmd::with_capacity(5, request.body.len() + 256);
-    command
-        .arg("SET")
-        .arg(key)
-        .arg(&*request.body)
-        .arg("PX")
-        .arg((left + BODIES_OUTLIVE).as_millis());
-    command
 }
 
 /// A refusal leaves the connection as it was.

@@ -6,6 +6,7 @@
 
 mod backlog;
 mod check;
+mod command;
 mod enqueue;
 mod open;
 mod presence;

@@ -10,8 +10,9 @@ use crate::{
     call::Call,
     connection::{Backoff, Link, Live},
     id::EntryId,
+    outcome::{self, Reply},
     scripts::FORGET,
-    wire::{self, Entry, Reply},
+    wire::{self, Entry},
 };
 
 /// How long one read waits in Redis, and how long this side waits for it: a half-open connection answers never.
@@ -163,7 +164,7 @@ async fn deliver(
             counted: 0,
         };
         for (name, value) in entry.fields {
-            match wire::reply(&name, value) {
+            match outcome::reply(&name, value) {
                 Some((uuid, Reply::Outcome(outcome))) => {
                     if outcome.is_large() {
                         delivered.counted += outcome.size();
