@@ -63,8 +63,9 @@ impl Executor {
         }
     }
 
-    /// Reports from now on.
+    /// Reports from now on. How long passes took until now is told at once.
     pub fn report_to(&mut self, progress: Arc<Progress>, metrics: Arc<Metrics>) {
+        progress.seen(self.progress.slowest());
         self.progress = progress;
         self.metrics = metrics;
     }
@@ -227,8 +228,9 @@ impl Executor {
         self.backend
             .set_threads(if serial { 1 } else { self.threads });
         let started = Instant::now();
+        self.progress.begin(batch.size.rows);
         let outputs = self.backend.forward(&batch.inputs);
-        self.progress.step();
+        self.progress.end();
         let outputs = outputs.inspect_err(|error| {
             if matches!(error, RunError::OutOfMemory(_)) {
                 self.ceiling = self.ceiling.min(batch.size.elements / 2);

@@ -12,8 +12,10 @@ pub struct Live {
     pub max_batch_size: usize,
     /// How long a batch that is not full waits for more, counted from its oldest request's arrival.
     pub max_delay: Duration,
-    /// How long the worker may be silent.
+    /// How long the worker's process may be silent.
     pub lease: Duration,
+    /// How long one forward pass may take; without it, as long as the passes so far suggest.
+    pub run_timeout: Option<Duration>,
     /// How often a request is given to a worker, the first time included, before it is given up.
     pub max_deliveries: u32,
 }
@@ -24,6 +26,7 @@ impl From<&Config> for Live {
             max_batch_size: config.batching.max_batch_size.max(1) as usize,
             max_delay: config.batching.max_delay.0,
             lease: config.queue.lease.0,
+            run_timeout: config.queue.run_timeout.map(|timeout| timeout.0),
             max_deliveries: config.queue.max_deliveries,
         }
     }

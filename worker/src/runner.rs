@@ -1,9 +1,6 @@
 //! The one thread that owns the model.
 
-use std::{
-    sync::{Arc, mpsc},
-    thread,
-};
+use std::{sync::mpsc, thread};
 
 use tokio::sync::{oneshot, watch};
 
@@ -11,7 +8,6 @@ use crate::{
     executor::{Executor, Lost, Outputs},
     fatal::{Fatal, Reason},
     item::Slice,
-    progress::Progress,
     sharing::Sharing,
 };
 
@@ -31,7 +27,6 @@ pub struct Runner {
 impl Runner {
     /// Starts the thread, which makes its executor there; returns once that is done.
     pub async fn start(
-        progress: Arc<Progress>,
         make: impl FnOnce() -> Result<Executor, Fatal> + Send + 'static,
     ) -> Result<Self, Fatal> {
         let (work, batches) = mpsc::channel();
@@ -39,7 +34,7 @@ impl Runner {
         let body = move || match make() {
             Ok(executor) => {
                 if loaded.send(Ok(executor.sharing())).is_ok() {
-                    serve(executor, &progress, &batches);
+                    serve(executor, &batches);
                 }
             }
             // Nobody waits any more when the process is ending.
@@ -90,11 +85,9 @@ impl Runner {
     }
 }
 
-fn serve(mut executor: Executor, progress: &Progress, batches: &mpsc::Receiver<Work>) {
+fn serve(mut executor: Executor, batches: &mpsc::Receiver<Work>) {
     for Work { slices, done } in batches {
-        progress.step();
         let result = executor.run(&slices);
-        progress.rest();
         // Nobody waits any more when the process is ending.
         drop(done.send(result));
     }

@@ -453,7 +453,8 @@ async fn a_run_that_hangs_is_noticed() {
     let live = Live {
         max_batch_size: 1,
         max_delay: Duration::ZERO,
-        lease: Duration::from_millis(10),
+        lease: Duration::ZERO,
+        run_timeout: Some(Duration::from_millis(10)),
         max_deliveries: 1,
     };
     let progress = Arc::new(Progress::default());
@@ -466,21 +467,22 @@ async fn a_run_that_hangs_is_noticed() {
         live: tokio::sync::watch::channel(live).1,
     };
     let (let_go, stuck) = mpsc::channel();
-    let runner = Runner::start(Arc::clone(&progress), move || {
+    let runner = Runner::start(move || {
         let mut executor = Executor::new(Box::new(Stuck(stuck)), loaded.model, 1);
         executor.report_to(progress, Arc::default());
         Ok(executor)
     })
     .await
     .unwrap();
-    assert!(admin.alive());
+    assert_eq!(admin.hang(), None);
     let done = runner.run(vec![slice]);
-    while admin.alive() {
+    while admin.hang().is_none() {
         tokio::task::yield_now().await;
     }
+    assert_eq!(admin.hang().unwrap().rows, 1);
     let_go.send(()).unwrap();
     let outputs = done.await.unwrap().unwrap();
     assert!(outputs[0].as_ref().unwrap_err().message.contains("let go"));
-    assert!(admin.alive());
+    assert_eq!(admin.hang(), None);
     runner.finish();
 }
