@@ -47,6 +47,8 @@ pub struct Service {
     reading: Reading,
     answers: Vec<(JobId, Outcome)>,
     pace: Pace,
+    /// What Redis' trouble is, which is told once, not at every try.
+    trouble: Option<String>,
 }
 
 impl Service {
@@ -71,6 +73,7 @@ impl Service {
             reading: Reading::default(),
             answers: Vec::new(),
             pace: Pace::default(),
+            trouble: None,
         }
     }
 
@@ -82,16 +85,15 @@ impl Service {
         }
         let mut waiting = self.reading.drain();
         waiting.extend(self.line.drain().into_iter().map(|open| open.id));
-        self.consumer
-            .release(waiting)
-            .await
-            .map_err(|error| Fatal::of_queue(&error))?;
+        // Where Redis doesn't learn it, others take over what is left when the lease is over.
+        if let Err(error) = self.consumer.release(waiting).await {
+            tracing::warn!(%error, "failed to hand back what waits");
+        }
         // What ran when the device failed stays pending: it may be what broke it, and whoever takes it over runs it alone.
         ended?;
-        self.consumer
-            .leave()
-            .await
-            .map_err(|error| Fatal::of_queue(&error))?;
+        if let Err(error) = self.consumer.leave().await {
+            tracing::warn!(%error, "failed to sign off");
+        }
         self.runner.finish();
         Ok(())
     }
@@ -182,14 +184,8 @@ impl Service {
     /// Takes requests, waiting for the first.
     async fn fetch(&mut self, wait: Duration) -> Result<(), Fatal> {
         let room = self.room();
-        match self.consumer.fetch_within(room, wait).await {
-            Ok(jobs) => self.take(jobs, room).await,
-            Err(error @ QueueError::ArtifactChanged { .. }) => Err(Fatal::of_queue(&error)),
-            Err(error) => {
-                tracing::warn!(%error, "failed to fetch");
-                Ok(())
-            }
-        }
+        let fetched = self.consumer.fetch_within(room, wait).await;
+        self.taken(fetched, room, "failed to fetch").await
     }
 
     /// Spends no time on requests that nobody waits for any more.
@@ -208,10 +204,20 @@ impl Service {
         for open in ride.riders.iter().filter(|open| open.done == 0) {
             metrics.queue_wait(started - open.arrived);
         }
+        let left: usize = ride.riders.iter().map(Open::left).sum();
         let mut done = self.runner.run(ride.slices);
-        self.exchange(0).await?;
+        let end = self.pace.about_to_end(rows);
+        // After a run too short for a fetch at its end there is one only if the next batch isn't full. Where a request of
+        // many rows fills them all, others come beside it or never.
+        let is_full = self.line.rows() + left - rows >= self.max_rows();
+        let room = if end.is_none() && is_full {
+            self.room()
+        } else {
+            0
+        };
+        self.exchange(room).await?;
         let mut early = None;
-        if let Some(at) = self.pace.about_to_end(rows) {
+        if let Some(at) = end {
             tokio::select! {
                 biased;
                 result = &mut done => early = Some(result),
@@ -267,19 +273,42 @@ impl Service {
             self.metrics.answered(outcome);
         }
         let started = Instant::now();
-        let jobs = self
-            .consumer
-            .answer(answers, room)
-            .await
-            .map_err(|error| Fatal::of_queue(&error))?;
+        let exchanged = self.consumer.answer(answers, room).await;
         let took = started.elapsed();
         self.metrics.hop(Hop::Exchange, took);
-        self.pace.exchanged(took);
-        self.take(jobs, room).await
+        if exchanged.is_ok() {
+            self.pace.exchanged(took);
+        }
+        self.taken(exchanged, room, "failed to answer").await
+    }
+
+    /// Takes in what the queue gave. The trouble that Redis has is waited out with the model loaded; only a revision that
+    /// is another model by now ends the service.
+    async fn taken(
+        &mut self,
+        given: Result<Vec<Job>, QueueError>,
+        asked: usize,
+        failed: &str,
+    ) -> Result<(), Fatal> {
+        match given {
+            Ok(jobs) => self.take(jobs, asked).await,
+            Err(error @ QueueError::ArtifactChanged { .. }) => Err(Fatal::of_queue(&error)),
+            Err(error) => {
+                let error = error.to_string();
+                if self.trouble.as_ref() != Some(&error) {
+                    tracing::warn!(error, "{failed}");
+                    self.trouble = Some(error);
+                }
+                Ok(())
+            }
+        }
     }
 
     /// Assembles requests and puts them into the line, long texts last. `asked` is how many there was room for.
     async fn take(&mut self, jobs: Vec<Job>, asked: usize) -> Result<(), Fatal> {
+        if self.trouble.take().is_some() {
+            tracing::info!("Redis serves again");
+        }
         self.pace.fetched(jobs.len(), asked);
         if !jobs.is_empty() {
             self.metrics.fetched(jobs.len());
@@ -375,8 +404,8 @@ impl Service {
         } else {
             max
         };
-        let rows = self.line.rows() + self.reading.len();
-        self.pace.requests(window.saturating_sub(rows))
+        let claimed = self.line.claimed(max) + self.reading.len();
+        self.pace.requests(window.saturating_sub(claimed))
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
 };
 
 use carpool_crds::{AdminAddress, Loaded};
-use carpool_queue::{Consumer, ConsumerOptions};
+use carpool_queue::{Connection, Consumer, ConsumerOptions};
 use hyper::header::HeaderValue;
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -47,8 +47,12 @@ pub const BAD_SETTINGS: u8 = 64;
 /// How often the run thread is looked after.
 const WATCH: Duration = Duration::from_millis(500);
 
-/// How long an absent Redis is waited for: giving up costs a start of the process and of its model.
-const REDIS_PATIENCE: Duration = Duration::from_secs(30);
+/// How long an absent Redis is waited for, which is for ever: to give up would cost a start of the process and of its
+/// model, and Redis would be there no sooner.
+const REDIS_PATIENCE: Duration = Duration::from_secs(u32::MAX as u64);
+
+/// A Redis that is there is joined by then.
+const JOINED_SOON: Duration = Duration::from_secs(1);
 
 /// Why the process ends other than as it was told.
 #[derive(Debug, thiserror::Error)]
@@ -224,9 +228,7 @@ async fn start(
         max_deliveries: live.max_deliveries,
         patience: REDIS_PATIENCE,
     };
-    let consumer = Consumer::connect(connection, options)
-        .await
-        .map_err(|error| Fatal::of_queue(&error))?;
+    let consumer = join(connection, options).await?;
     let mut sharing = runner.sharing();
     let tell = tell(Arc::clone(admin), revision.clone(), artifact.sha256);
     tell(&sharing.borrow_and_update());
@@ -250,6 +252,19 @@ async fn start(
     );
     unready_at(stop.clone(), Arc::clone(admin));
     Ok(service)
+}
+
+/// Joins the queue, however long Redis is not there.
+async fn join(connection: Connection, options: ConsumerOptions) -> Result<Consumer, Fatal> {
+    let mut joining = std::pin::pin!(Consumer::connect(connection, options));
+    let joined = match tokio::time::timeout(JOINED_SOON, &mut joining).await {
+        Ok(joined) => joined,
+        Err(_) => {
+            tracing::warn!("waiting for Redis, with the model loaded");
+            joining.await.inspect(|_| tracing::info!("reached Redis"))
+        }
+    };
+    joined.map_err(|error| Fatal::of_queue(&error))
 }
 
 /// Tells whoever asks, and the log, how the model is served.
