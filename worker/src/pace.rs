@@ -65,6 +65,8 @@ pub struct Pace {
     exchange: Average,
     /// Seconds from a fetch's reply to requests that are ready to run.
     assembly: Average,
+    /// Seconds from the choice of a batch's riders to a batch that is ready for the device.
+    staging: Average,
     /// The queue had as many requests as the last fetch asked for, so it may well hold more.
     deep: bool,
     /// Rows of a request.
@@ -89,6 +91,11 @@ impl Pace {
     /// What was fetched took this long to decode and tokenize.
     pub fn assembled(&mut self, took: Duration) {
         self.assembly.add(took.as_secs_f64());
+    }
+
+    /// A batch took this long to be made ready for the device.
+    pub fn staged(&mut self, took: Duration) {
+        self.staging.add(took.as_secs_f64());
     }
 
     /// So many requests came of those asked for.
@@ -117,13 +124,14 @@ impl Pace {
         rows.div_ceil(self.rows.median().unwrap_or(1).max(1))
     }
 
-    /// How long after its start a run of so many rows is about to end, with just the time left to fetch and assemble
-    /// what runs next. None where nothing is known, or where the run is too short for that.
+    /// How long after its start a run of so many rows is about to end, with just the time left to fetch, assemble and
+    /// stage what runs next. None where nothing is known, or where the run is too short for that.
     #[must_use]
     pub fn about_to_end(&self, rows: usize) -> Option<Duration> {
         let expected = self.runs[class(rows)].duration()?;
         let assembly = self.assembly.duration().unwrap_or_default();
-        let lead = 2 * self.exchange.duration()? + assembly + TICK;
+        let staging = self.staging.duration().unwrap_or_default();
+        let lead = 2 * self.exchange.duration()? + assembly + staging + TICK;
         (expected > WORTHWHILE).then(|| expected.saturating_sub(lead))
     }
 

@@ -1,28 +1,32 @@
 //! The loop that keeps the device busy: fetch, assemble, run, answer.
 //!
-//! A batch is closed when the device is free, not before. An idle device takes what is there at once. While a batch
-//! runs, the next is filled just before the device is about to be free: if it is full by then it runs at once, and
-//! the answers go out beside it; if not, the write that carries the answers fetches what has come meanwhile.
+//! A batch is closed when the device is free or about to be, not before. An idle device takes what is there at once. While
+//! a batch runs, the next is filled just before the device is about to be free: if it is full by then it is closed, made
+//! ready beside the one that runs and put behind it, so that the device goes from one to the next while the first is taken
+//! apart and answered; if not, the write that carries the answers fetches what has come meanwhile.
 
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use carpool_queue::{Consumer, Failure, Job, JobId, Outcome, QueueError};
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::{oneshot, watch},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     assemble::{Assembler, failed},
-    batch::concatenate,
-    executor::Outputs,
+    batch::{concatenate, cut},
+    executor::Uncut,
     fatal::{Fatal, Reason},
     item::{Item, rows},
-    line::{Line, Open, Ride},
+    line::{Line, Open},
     live::Live,
     metrics::{Hop, Metrics},
     pace::Pace,
     reading::{self, Fetched, Reading},
-    runner::Runner,
+    runner::{Ran, Runner},
     sharing::Sharing,
 };
 
@@ -33,6 +37,16 @@ const TEXT_INLINE: usize = 1 << 10;
 
 /// How long an idle worker waits for a request before it looks at its settings again.
 const IDLE: Duration = Duration::from_secs(1);
+
+/// A batch in the hands of the run thread.
+struct Departed {
+    riders: Vec<Open>,
+    /// How many rows of theirs it holds.
+    rows: usize,
+    /// When the device was free for it.
+    started: Instant,
+    done: oneshot::Receiver<Ran>,
+}
 
 /// One worker's service.
 pub struct Service {
@@ -99,27 +113,64 @@ impl Service {
     }
 
     async fn rides(&mut self) -> Result<(), Fatal> {
-        while !self.stop.is_cancelled() {
+        let mut behind = None;
+        // What has departed is answered in any case.
+        while behind.is_some() || !self.stop.is_cancelled() {
             self.apply_settings();
-            if self.line.is_empty() {
-                self.first().await?;
-            }
-            self.linger().await?;
-            self.drop_expired();
+            let departed = match behind.take() {
+                Some(departed) => departed,
+                None => {
+                    if self.line.is_empty() {
+                        self.first().await?;
+                    }
+                    self.linger().await?;
+                    match self.depart().await? {
+                        Some(departed) => departed,
+                        None => continue,
+                    }
+                }
+            };
+            let rows = departed.rows;
+            behind = self.accompany(departed).await?;
             let max = self.max_rows();
-            let padded = self.sharing.borrow().padded;
-            let ride = self.line.ride(max, padded);
-            if ride.riders.is_empty() {
-                continue;
-            }
-            let rows = rows(&ride.slices);
-            self.run(ride, rows).await?;
-            if self.line.rows() < max {
+            if behind.is_none() && self.line.rows() < max {
                 self.exchange(self.room()).await?;
                 self.gather(rows, max).await?;
             }
         }
         Ok(())
+    }
+
+    /// Closes a batch and hands it to the run thread; none where nobody waits.
+    async fn depart(&mut self) -> Result<Option<Departed>, Fatal> {
+        self.drop_expired();
+        let padded = self.sharing.borrow().padded;
+        let ride = self.line.ride(self.max_rows(), padded);
+        if ride.riders.is_empty() {
+            return Ok(None);
+        }
+        let started = Instant::now();
+        let rows = rows(&ride.slices);
+        let done = self.runner.run(ride.slices).await;
+        self.pace.staged(started.elapsed());
+        Ok(Some(Departed {
+            riders: ride.riders,
+            rows,
+            started,
+            done: done.map_err(|error| lost(&error))?,
+        }))
+    }
+
+    /// Closes the next batch while one still runs, if it is full. Who may end the process does so with nobody beside it.
+    async fn depart_early(&mut self, running: &[Open]) -> Result<Option<Departed>, Fatal> {
+        let is_full = self.line.rows() >= self.max_rows();
+        let is_suspect =
+            self.line.holds_suspect() || running.iter().any(|open| open.quarantine.is_some());
+        if is_full && !is_suspect && !self.stop.is_cancelled() {
+            self.depart().await
+        } else {
+            Ok(None)
+        }
     }
 
     fn apply_settings(&mut self) {
@@ -196,19 +247,24 @@ impl Service {
         }
     }
 
-    /// Runs a batch. Meanwhile the answers of the one before go out, and the next one is filled.
-    async fn run(&mut self, ride: Ride, rows: usize) -> Result<(), Fatal> {
+    /// Sees a batch to its end. Meanwhile the answers of the one before go out, and the next one is filled; if it has
+    /// departed, it is given back.
+    async fn accompany(&mut self, departed: Departed) -> Result<Option<Departed>, Fatal> {
+        let Departed {
+            riders,
+            rows,
+            started,
+            mut done,
+        } = departed;
         let metrics = Arc::clone(&self.metrics);
         let busy = metrics.busy();
-        let started = Instant::now();
-        for open in ride.riders.iter().filter(|open| open.done == 0) {
-            metrics.queue_wait(started - open.arrived);
+        for open in riders.iter().filter(|open| open.done == 0) {
+            metrics.queue_wait(started.saturating_duration_since(open.arrived));
         }
-        let left: usize = ride.riders.iter().map(Open::left).sum();
-        let mut done = self.runner.run(ride.slices);
         let end = self.pace.about_to_end(rows);
         // After a run too short for a fetch at its end there is one only if the next batch isn't full. Where a request of
         // many rows fills them all, others come beside it or never.
+        let left: usize = riders.iter().map(Open::left).sum();
         let is_full = self.line.rows() + left - rows >= self.max_rows();
         let room = if end.is_none() && is_full {
             self.room()
@@ -216,12 +272,15 @@ impl Service {
             0
         };
         self.exchange(room).await?;
-        let mut early = None;
+        let (mut early, mut behind) = (None, None);
         if let Some(at) = end {
             tokio::select! {
                 biased;
                 result = &mut done => early = Some(result),
-                () = tokio::time::sleep_until(started + at) => self.exchange(self.room()).await?,
+                () = tokio::time::sleep_until(started + at) => {
+                    self.exchange(self.room()).await?;
+                    behind = self.depart_early(&riders).await?;
+                }
             }
         }
         let result = match early {
@@ -232,18 +291,31 @@ impl Service {
         let took = started.elapsed();
         metrics.hop(Hop::Run, took);
         self.pace.ran(rows, took);
-        let lost = |message: String| Fatal::new(Reason::DeviceUnavailable, message);
-        let outputs = result
-            .map_err(|_| lost("the run thread ended".to_owned()))?
-            .map_err(|error| lost(error.to_string()))?;
-        self.settle(ride.riders, outputs);
-        Ok(())
+        let outcome = result
+            .map_err(|_| "the run thread ended".to_owned())
+            .and_then(|ran| ran.map_err(|error| error.to_string()));
+        match outcome {
+            Ok(outputs) => self.settle(riders, outputs),
+            Err(message) => {
+                // It has not begun, so it is handed back with those who wait.
+                for open in behind.into_iter().flat_map(|behind| behind.riders) {
+                    self.line.push(open);
+                }
+                return Err(Fatal::new(Reason::DeviceUnavailable, message));
+            }
+        }
+        let free = started + took;
+        Ok(behind.map(|behind| Departed {
+            started: free,
+            ..behind
+        }))
     }
 
     /// Makes an answer of what is complete and lets the rest go on waiting.
-    fn settle(&mut self, riders: Vec<Open>, outputs: Vec<Outputs>) {
+    fn settle(&mut self, riders: Vec<Open>, outputs: Vec<Uncut>) {
         let started = Instant::now();
         for (mut open, outputs) in riders.into_iter().zip(outputs) {
+            let outputs = outputs.and_then(|parts| cut(parts).map_err(failed));
             let outcome = match outputs {
                 Ok(part) => {
                     open.ran(part);

@@ -9,7 +9,11 @@
 
 use std::{
     path::Path,
-    sync::{Arc, atomic::AtomicBool, mpsc},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicI64, Ordering},
+        mpsc,
+    },
     time::Duration,
 };
 
@@ -19,7 +23,7 @@ use carpool_queue::FailureKind;
 use carpool_worker::{
     admin::Admin,
     assemble::Assembler,
-    backend::{Backend, RunError, TorchScript},
+    backend::{Backend, RunError, Staged, TorchScript},
     executor::{Executor, Lost},
     fatal::{Fatal, Reason},
     item::{Item, Slice},
@@ -361,47 +365,58 @@ fn a_model_for_single_rows_is_refused_where_there_are_batches() {
     assert!(fatal.message.contains("maxBatchSize: 1"), "{fatal}");
 }
 
-/// A device that holds a few rows only, and may break.
+/// A device that holds a few rows only, and is lost where it holds none.
 struct Small {
     model: TorchScript,
-    rows: i64,
-    sizes: Arc<std::sync::Mutex<Vec<i64>>>,
+    rows: Arc<AtomicI64>,
+    sizes: Sizes,
 }
+
+/// The rows of the batches that ran.
+type Sizes = Arc<Mutex<Vec<i64>>>;
 
 impl Backend for Small {
-    fn forward(&mut self, inputs: &[Tensor]) -> Result<Vec<Tensor>, RunError> {
+    fn stage(&self, inputs: Vec<Tensor>) -> Result<Box<dyn Staged>, RunError> {
         let rows = inputs[0].shape[0];
-        self.sizes.lock().unwrap().push(rows);
-        if self.rows == 0 {
-            return Err(RunError::Lost(
-                "CUDA error: device-side assert triggered".to_owned(),
-            ));
-        }
-        if rows > self.rows {
-            return Err(RunError::OutOfMemory("CUDA out of memory".to_owned()));
-        }
-        self.model.forward(inputs)
+        let (most, sizes) = (Arc::clone(&self.rows), Arc::clone(&self.sizes));
+        let staged = self.model.stage(inputs)?;
+        Ok(Box::new(move || {
+            sizes.lock().unwrap().push(rows);
+            let most = most.load(Ordering::Relaxed);
+            if most == 0 {
+                let words = "CUDA error: device-side assert triggered";
+                return Err(RunError::Lost(words.to_owned()));
+            }
+            if rows > most {
+                return Err(RunError::OutOfMemory("CUDA out of memory".to_owned()));
+            }
+            staged.launch()?.collect()
+        }))
     }
 
-    fn set_threads(&mut self, _: usize) {}
+    fn works(&self) -> bool {
+        self.rows.load(Ordering::Relaxed) > 0
+    }
+
+    fn set_threads(&self, _: usize) {}
 }
 
-fn small(rows: i64) -> (Loaded, Arc<std::sync::Mutex<Vec<i64>>>) {
+fn small(rows: i64) -> (Loaded, Sizes, Arc<AtomicI64>) {
     let mut loaded = load(MLP, mlp);
     let model = torch_script(&loaded.folder, &loaded.model).unwrap();
-    let sizes = Arc::default();
+    let (sizes, rows) = (Sizes::default(), Arc::new(AtomicI64::new(rows)));
     let backend = Small {
         model,
-        rows,
+        rows: Arc::clone(&rows),
         sizes: Arc::clone(&sizes),
     };
     loaded.executor = Executor::new(Box::new(backend), loaded.model.clone(), 1);
-    (loaded, sizes)
+    (loaded, sizes, rows)
 }
 
 #[test]
 fn a_batch_beyond_memory_is_halved_and_the_size_remembered() {
-    let (mut loaded, sizes) = small(3);
+    let (mut loaded, sizes, _) = small(3);
     let values: Vec<f32> = (0..8 * 4).map(|index| index as f32 / 10.0).collect();
     let item = loaded.item(&numbers(&values));
     let outputs = loaded.alone(&item);
@@ -421,7 +436,7 @@ fn a_batch_beyond_memory_is_halved_and_the_size_remembered() {
 
 #[test]
 fn a_lost_device_answers_nothing() {
-    let (mut loaded, sizes) = small(0);
+    let (mut loaded, sizes, _) = small(0);
     let items = [
         loaded.item(&numbers(&[0.0; 4])),
         loaded.item(&numbers(&[1.0; 4])),
@@ -434,16 +449,113 @@ fn a_lost_device_answers_nothing() {
     assert_eq!(sizes.lock().unwrap().len(), 1);
 }
 
-/// A device that hangs until it is let go.
-struct Stuck(mpsc::Receiver<()>);
+#[test]
+fn memory_that_others_gave_back_is_used_again() {
+    let (mut loaded, sizes, rows) = small(2);
+    let singles: Vec<_> = (0..8)
+        .map(|index| loaded.item(&numbers(&[index as f32; 4])))
+        .collect();
+    let mut batch = |sizes: &Sizes| {
+        sizes.lock().unwrap().clear();
+        assert!(loaded.run(&singles).iter().all(Result::is_ok));
+        sizes.lock().unwrap().clone()
+    };
+    assert_eq!(batch(&sizes), [8, 4, 2, 2, 2, 2]);
+    assert_eq!(batch(&sizes), [2, 2, 2, 2]);
+    rows.store(8, Ordering::Relaxed);
+    let whole = (0..1000).position(|_| batch(&sizes) == [8]);
+    assert!(whole.unwrap() > 1, "it is not tried each time");
+    // It lasts.
+    assert_eq!(batch(&sizes), [8]);
+    // And is given up as soon as it fails again.
+    rows.store(4, Ordering::Relaxed);
+    assert_eq!(batch(&sizes), [8, 4, 4]);
+    assert_eq!(batch(&sizes), [4, 4]);
+}
 
-impl Backend for Stuck {
-    fn forward(&mut self, _: &[Tensor]) -> Result<Vec<Tensor>, RunError> {
-        self.0.recv().unwrap();
-        Err(RunError::Model("let go".to_owned()))
+/// A device that says of numbers above 100 that it failed, and works on or not.
+struct Doubtful {
+    works: bool,
+    asked: Arc<Mutex<usize>>,
+}
+
+impl Backend for Doubtful {
+    fn stage(&self, inputs: Vec<Tensor>) -> Result<Box<dyn Staged>, RunError> {
+        Ok(Box::new(move || {
+            if floats(&inputs[0]).iter().any(|value| *value > 100.0) {
+                let words = "CUDA error: invalid configuration argument";
+                return Err(RunError::Lost(words.to_owned()));
+            }
+            let rows = inputs[0].shape[0];
+            let zeros = vec![0; usize::try_from(rows * 12).unwrap()];
+            Ok(vec![
+                Tensor::new("y", carpool_protocol::Datatype::Fp32, [rows, 3], zeros).unwrap(),
+            ])
+        }))
     }
 
-    fn set_threads(&mut self, _: usize) {}
+    fn works(&self) -> bool {
+        *self.asked.lock().unwrap() += 1;
+        self.works
+    }
+
+    fn set_threads(&self, _: usize) {}
+}
+
+#[test]
+fn a_device_is_asked_before_it_is_called_lost() {
+    let run = |works| {
+        let mut loaded = load(MLP, mlp);
+        let asked = Arc::default();
+        let backend = Doubtful {
+            works,
+            asked: Arc::clone(&asked),
+        };
+        loaded.executor = Executor::new(Box::new(backend), loaded.model.clone(), 1);
+        let items = [1.0, 2.0, 1000.0, 4.0].map(|value| loaded.item(&numbers(&[value; 4])));
+        let ran = loaded.executor.run(&items.map(Slice::whole));
+        (ran, *asked.lock().unwrap())
+    };
+    let (ran, asked) = run(true);
+    // The batch, its half and the request itself.
+    assert_eq!(asked, 3);
+    for (index, outputs) in ran.unwrap().into_iter().enumerate() {
+        match outputs {
+            Ok(_) => assert_ne!(index, 2),
+            Err(failure) => {
+                assert_eq!((index, failure.kind), (2, FailureKind::Model));
+                assert!(failure.message.contains("invalid configuration"));
+            }
+        }
+    }
+    let (ran, asked) = run(false);
+    assert_eq!(asked, 1);
+    assert!(ran.unwrap_err().0.contains("invalid configuration"));
+}
+
+#[test]
+fn the_processor_works() {
+    let loaded = load(MLP, mlp);
+    assert!(torch_script(&loaded.folder, &loaded.model).unwrap().works());
+}
+
+/// A device that hangs until it is let go.
+struct Stuck(Arc<Mutex<mpsc::Receiver<()>>>);
+
+impl Backend for Stuck {
+    fn stage(&self, _: Vec<Tensor>) -> Result<Box<dyn Staged>, RunError> {
+        let stuck = Arc::clone(&self.0);
+        Ok(Box::new(move || {
+            stuck.lock().unwrap().recv().unwrap();
+            Err(RunError::Model("let go".to_owned()))
+        }))
+    }
+
+    fn works(&self) -> bool {
+        true
+    }
+
+    fn set_threads(&self, _: usize) {}
 }
 
 #[tokio::test]
@@ -468,14 +580,15 @@ async fn a_run_that_hangs_is_noticed() {
     };
     let (let_go, stuck) = mpsc::channel();
     let runner = Runner::start(move || {
-        let mut executor = Executor::new(Box::new(Stuck(stuck)), loaded.model, 1);
+        let stuck = Stuck(Arc::new(Mutex::new(stuck)));
+        let mut executor = Executor::new(Box::new(stuck), loaded.model, 1);
         executor.report_to(progress, Arc::default());
         Ok(executor)
     })
     .await
     .unwrap();
     assert_eq!(admin.hang(), None);
-    let done = runner.run(vec![slice]);
+    let done = runner.run(vec![slice]).await.unwrap();
     while admin.hang().is_none() {
         tokio::task::yield_now().await;
     }
