@@ -43,4 +43,5 @@ pub mod start;
 mod text;
 mod tokens;
 mod unreadable;
+mod values;
 pub mod warmup;

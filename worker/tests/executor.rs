@@ -329,6 +329,39 @@ fn what_a_client_gets_wrong_is_named() {
 }
 
 #[test]
+fn a_value_outside_its_bounds_is_named_and_no_warm_up_makes_one() {
+    let bounded = MLP.replace("shape: [4]", "shape: [4], minimum: 2, maximum: 3.5");
+    let mut loaded = load(&bounded, mlp);
+    loaded.warm_up(8).unwrap();
+    loaded.item(&numbers(&[2.0, 3.5, 2.5, 3.0]));
+    for value in [1.5, 4.0, f32::NAN, f32::INFINITY] {
+        let request = numbers(&[2.0, 2.0, value, 2.0]);
+        let failure = loaded.assembler.item(request.encode()).unwrap_err();
+        assert_eq!(failure.kind, FailureKind::Invalid);
+        assert_eq!(
+            failure.message,
+            format!(
+                "the input x holds {value} (element 2), which is outside of its minimum 2 and maximum 3.5"
+            )
+        );
+    }
+
+    // Without the bounds, ids of 50 and more are an error of the model; made-up ones keep to them.
+    let bounded = HIDDEN.replace("pad: 0", "pad: 0, minimum: 45, maximum: 49");
+    let mut loaded = load(&bounded, common::write_hidden);
+    loaded.warm_up(8).unwrap();
+    assert!(loaded.executor.sharing().borrow().padded);
+    for id in [44, 50, -1] {
+        let failure = loaded.assembler.item(words(&[45, id]).encode());
+        let message = failure.unwrap_err().message;
+        assert!(
+            message.contains(&format!("holds {id} (element 1)")),
+            "{message}"
+        );
+    }
+}
+
+#[test]
 fn warming_up_proves_the_outputs() {
     let mut loaded = load(MLP, mlp);
     loaded.warm_up(8).unwrap();
