@@ -10,8 +10,8 @@ pub use torch::TorchScript;
 use crate::fatal::{Fatal, Reason};
 
 /// A loaded model. A batch goes through it in three steps, so that what the host does for one batch can be done while the
-/// device is busy with another: [`Self::stage`] brings its inputs to the device, [`Staged::launch`] begins the forward
-/// pass, [`InFlight::collect`] waits for its end and brings the outputs back.
+/// device is busy with another: [`Self::stage`] makes its inputs, [`Staged::launch`] brings them to the device and begins
+/// the forward pass, [`InFlight::collect`] waits for its end and brings the outputs back.
 ///
 /// Any thread may stage. One thread launches and collects, one batch at a time.
 pub trait Backend: Send + Sync {
@@ -26,9 +26,9 @@ pub trait Backend: Send + Sync {
     fn set_threads(&self, threads: usize);
 }
 
-/// A batch whose inputs are where the model runs.
+/// A batch that is ready to run.
 pub trait Staged: Send {
-    /// Begins the forward pass; where the device is the processor itself, runs it.
+    /// Begins the forward pass. Where the device is the processor itself, this is all of it.
     fn launch(self: Box<Self>) -> Result<Box<dyn InFlight>, RunError>;
 }
 

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use crate::{
     assemble::failed,
-    backend::{Backend, RunError},
+    backend::{Backend, InFlight, RunError},
     batch::{Part, concatenate, cut, split},
     item::{self, Slice, rows},
     metrics::Metrics,
@@ -262,7 +262,7 @@ impl Executor {
             .set_threads(if serial { 1 } else { self.threads });
         let started = Instant::now();
         self.progress.begin(size.rows);
-        let outputs = inputs.launch().and_then(|running| running.collect());
+        let outputs = inputs.launch().and_then(InFlight::collect);
         self.progress.end();
         let outputs = outputs.map_err(|error| {
             if matches!(error, RunError::OutOfMemory(_)) {

@@ -6,8 +6,8 @@
 //!   more than fill the next batch, so that an idle worker elsewhere finds them; only where requests differ in length
 //!   and the queue is deep ([`pace`]) as many again, to choose who rides together;
 //! - **assemble**: [`assemble`] decodes and tokenizes, long texts beside the batches (`reading`); [`line`] says who
-//!   rides together, [`batch`] pads;
-//! - **run**: a batch is staged (`stage`) before the device is free, launched and collected by the one thread that runs the
+//!   rides together;
+//! - **run**: a batch is padded ([`batch`]) and staged (`stage`) before the device is free, launched and collected by the one thread that runs the
 //!   model ([`runner`]); [`executor`] halves what fails; [`backend`] is libtorch;
 //! - **answer**: [`batch`] cuts the outputs apart, [`assemble`] encodes them, and one write carries the answers and
 //!   the next fetch.

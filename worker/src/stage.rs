@@ -1,4 +1,4 @@
-//! What the host does for a batch before the device is free: its size, its memory, its copy to the device.
+//! What the host does for a batch before the device is free: its size, its padding, its tensors.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

@@ -257,12 +257,12 @@ async fn start(
 /// Joins the queue, however long Redis is not there.
 async fn join(connection: Connection, options: ConsumerOptions) -> Result<Consumer, Fatal> {
     let mut joining = std::pin::pin!(Consumer::connect(connection, options));
-    let joined = match tokio::time::timeout(JOINED_SOON, &mut joining).await {
-        Ok(joined) => joined,
-        Err(_) => {
-            tracing::warn!("waiting for Redis, with the model loaded");
-            joining.await.inspect(|_| tracing::info!("reached Redis"))
-        }
+    let soon = tokio::time::timeout(JOINED_SOON, &mut joining).await;
+    let joined = if let Ok(joined) = soon {
+        joined
+    } else {
+        tracing::warn!("waiting for Redis, with the model loaded");
+        joining.await.inspect(|_| tracing::info!("reached Redis"))
     };
     joined.map_err(|error| Fatal::of_queue(&error))
 }

@@ -33,10 +33,12 @@ struct Loaded {
     outputs: Vec<String>,
 }
 
-/// A batch on the device.
+/// A batch in the host's memory. To copy it to a device that is busy would only wait for it: libtorch's copies queue up
+/// behind its kernels.
 struct Inputs {
     model: Arc<Loaded>,
     tensors: Vec<tch::Tensor>,
+    device: tch::Device,
 }
 
 /// Outputs that the device may still be computing: it works through what it was given in order, so they are there once
@@ -88,12 +90,13 @@ impl Backend for TorchScript {
     fn stage(&self, inputs: Vec<Tensor>) -> Result<Box<dyn Staged>, RunError> {
         let tensors = inputs.iter().map(|input| {
             let kind = kind(input.datatype)?;
-            tch::Tensor::f_from_data_size(&input.data, &input.shape, kind)?.f_to_device(self.device)
+            tch::Tensor::f_from_data_size(&input.data, &input.shape, kind)
         });
         let tensors = tensors.collect::<Result<_, _>>();
         Ok(Box::new(Inputs {
             model: Arc::clone(&self.model),
             tensors: tensors.map_err(|error| run_error(&error))?,
+            device: self.device,
         }))
     }
 
@@ -119,9 +122,18 @@ impl Backend for TorchScript {
 
 impl Staged for Inputs {
     fn launch(self: Box<Self>) -> Result<Box<dyn InFlight>, RunError> {
-        let Self { model, tensors } = *self;
-        let inputs: Vec<IValue> = tensors.into_iter().map(IValue::Tensor).collect();
-        let value = tch::no_grad(|| model.module.forward_is(&inputs));
+        let Self {
+            model,
+            tensors,
+            device,
+        } = *self;
+        let value = tch::no_grad(|| {
+            let inputs = tensors
+                .iter()
+                .map(|tensor| tensor.f_to_device(device).map(IValue::Tensor));
+            let inputs = inputs.collect::<Result<Vec<_>, _>>()?;
+            model.module.forward_is(&inputs)
+        });
         let value = value.map_err(|error| run_error(&error))?;
         let tensors = tensors_of(value, &model.outputs)?;
         Ok(Box::new(Running { model, tensors }))

@@ -8,6 +8,7 @@ use carpool_crds::Model;
 use carpool_protocol::{Datatype, InferRequest, RequestedOutput, Tensor};
 use tch::{CModule, Device, Kind};
 
+pub mod loaded;
 pub mod serving;
 
 /// `y = tanh(x A) B` on four numbers, three out.
