@@ -7,8 +7,8 @@
 //!   and the queue is deep ([`pace`]) as many again, to choose who rides together;
 //! - **assemble**: [`assemble`] decodes and tokenizes, long texts beside the batches (`reading`); [`line`] says who
 //!   rides together;
-//! - **run**: a batch is padded ([`batch`]) and staged (`stage`) before the device is free, launched and collected by the one thread that runs the
-//!   model ([`runner`]); [`executor`] halves what fails; [`backend`] is libtorch;
+//! - **run**: a batch is padded ([`batch`]) and made ready (`stage`) before the device is free, launched and collected by
+//!   the one thread that runs the model ([`runner`]); [`executor`] halves what fails; [`backend`] is libtorch;
 //! - **answer**: [`batch`] cuts the outputs apart, [`assemble`] encodes them, and one write carries the answers and
 //!   the next fetch.
 //!
