@@ -84,20 +84,19 @@ mod tests {
         values.iter().flat_map(|value| write(*value)).collect()
     }
 
-    fn found(index: usize, value: &str) -> Option<(usize, String)> {
-        Some((index, value.to_owned()))
-    }
-
     #[test]
     fn the_first_outside_is_told_with_its_value() {
         let ids = raw(&[0, 30_521, 30_522, -1], i64::to_le_bytes);
         let check = |minimum, maximum| first_outside(Datatype::Int64, &ids, minimum, maximum);
-        assert_eq!(check(Some(0.0), Some(30_521.0)), found(2, "30522"));
-        assert_eq!(check(Some(0.0), None), found(3, "-1"));
+        assert_eq!(
+            check(Some(0.0), Some(30_521.0)),
+            Some((2, "30522".to_owned()))
+        );
+        assert_eq!(check(Some(0.0), None), Some((3, "-1".to_owned())));
         assert_eq!(check(Some(-1.0), Some(30_522.0)), None);
         assert_eq!(check(None, None), None);
-        assert_eq!(check(Some(-0.5), None), found(3, "-1"));
-        assert_eq!(check(None, Some(30_521.5)), found(2, "30522"));
+        assert_eq!(check(Some(-0.5), None), Some((3, "-1".to_owned())));
+        assert_eq!(check(None, Some(30_521.5)), Some((2, "30522".to_owned())));
     }
 
     #[test]
@@ -148,7 +147,11 @@ mod tests {
             (Datatype::Fp32, raw(&[1.0, 1.1], f32::to_le_bytes), "1.1"),
             (Datatype::Fp64, raw(&[1.0, -0.1], f64::to_le_bytes), "-0.1"),
         ] {
-            assert_eq!(of(datatype, &data, 0.0, 1.0), found(1, value), "{datatype}");
+            assert_eq!(
+                of(datatype, &data, 0.0, 1.0),
+                Some((1, value.to_owned())),
+                "{datatype}"
+            );
             assert_eq!(of(datatype, &data, -1e300, 1e300), None, "{datatype}");
         }
         assert_eq!(of(Datatype::Bytes, b"\x01\0\0\0a", 0.0, 1.0), None);
@@ -163,7 +166,7 @@ mod tests {
         );
         assert_eq!(
             first_outside(Datatype::Int64, &data, None, Some(bound)),
-            found(1, "9007199254740993")
+            Some((1, "9007199254740993".to_owned()))
         );
         // 2^64, which is above every 64-bit number.
         let data = raw(&[u64::MAX], u64::to_le_bytes);
@@ -174,7 +177,7 @@ mod tests {
         );
         assert_eq!(
             first_outside(Datatype::Uint64, &data, Some(bound), None),
-            found(0, "18446744073709551615")
+            Some((0, "18446744073709551615".to_owned()))
         );
     }
 
@@ -182,13 +185,13 @@ mod tests {
     fn a_nan_is_outside_of_any_bound() {
         let data = raw(&[1.0, f32::NAN], f32::to_le_bytes);
         let check = |minimum, maximum| first_outside(Datatype::Fp32, &data, minimum, maximum);
-        assert_eq!(check(Some(f64::MIN), None), found(1, "NaN"));
-        assert_eq!(check(None, Some(f64::MAX)), found(1, "NaN"));
+        assert_eq!(check(Some(f64::MIN), None), Some((1, "NaN".to_owned())));
+        assert_eq!(check(None, Some(f64::MAX)), Some((1, "NaN".to_owned())));
         assert_eq!(check(None, None), None);
         let infinite = raw(&[f32::INFINITY], f32::to_le_bytes);
         assert_eq!(
             first_outside(Datatype::Fp32, &infinite, None, Some(1.0)),
-            found(0, "inf")
+            Some((0, "inf".to_owned()))
         );
         assert_eq!(
             first_outside(Datatype::Fp32, &infinite, Some(1.0), None),
@@ -205,7 +208,7 @@ mod tests {
         );
         assert_eq!(
             first_outside(Datatype::Fp32, &data, Some(0.0), Some(0.1)),
-            found(1, "-0.1")
+            Some((1, "-0.1".to_owned()))
         );
     }
 }

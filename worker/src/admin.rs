@@ -23,7 +23,11 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{net::TcpListener, sync::watch};
 
-use crate::{live::Live, metrics::Metrics, progress::Progress};
+use crate::{
+    live::Live,
+    metrics::Metrics,
+    progress::{Hang, Progress},
+};
 
 /// What the port tells.
 pub struct Admin {
@@ -35,26 +39,26 @@ pub struct Admin {
     pub model: watch::Sender<Option<Loaded>>,
     /// What the process measures of itself.
     pub metrics: Arc<Metrics>,
-    /// Whether the run thread gets on.
+    /// What the run thread is at.
     pub progress: Arc<Progress>,
-    /// Holds the lease, past which a run thread that doesn't get on is given up.
+    /// Holds how long a forward pass may take.
     pub live: watch::Receiver<Live>,
 }
 
 impl Admin {
-    /// Whether the run thread gets on, or has nothing to do.
+    /// The forward pass that has taken longer than it may.
     #[must_use]
-    pub fn alive(&self) -> bool {
-        self.progress.stalled() <= self.live.borrow().queue.lease
+    pub fn hang(&self) -> Option<Hang> {
+        let run_timeout = self.live.borrow().run_timeout;
+        self.progress.hang(run_timeout)
     }
 
     fn respond(&self, path: &str) -> Response<Full<Bytes>> {
         match path {
-            "/livez" if self.alive() => text(StatusCode::OK, "ok"),
-            "/livez" => text(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "the run thread makes no progress",
-            ),
+            "/livez" => match self.hang() {
+                Some(hang) => text(StatusCode::SERVICE_UNAVAILABLE, hang.to_string()),
+                None => text(StatusCode::OK, "ok"),
+            },
             "/readyz" if self.ready.load(Ordering::Relaxed) => text(StatusCode::OK, "ok"),
             "/readyz" => text(StatusCode::SERVICE_UNAVAILABLE, "not ready"),
             "/metrics" => match self.metrics.encode() {

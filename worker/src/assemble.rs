@@ -4,7 +4,7 @@ use std::path::Path;
 
 use bytes::Bytes;
 use carpool_crds::{Model, TensorSpec};
-use carpool_protocol::{Datatype, InferRequest, InferResponse, Tensor};
+use carpool_protocol::{Datatype, InferRequest, InferResponse, Tensor, first_outside};
 use carpool_queue::{Failure, FailureKind};
 
 use crate::{
@@ -210,7 +210,29 @@ fn find(spec: &TensorSpec, inputs: &[Tensor]) -> Result<Tensor, Failure> {
             tensor.shape
         )));
     }
+    bounded(spec, tensor)?;
     Ok(tensor.clone())
+}
+
+/// Checks that every element lies between the bounds that the model declares.
+fn bounded(spec: &TensorSpec, tensor: &Tensor) -> Result<(), Failure> {
+    let TensorSpec {
+        name,
+        minimum,
+        maximum,
+        ..
+    } = spec;
+    let outside = first_outside(tensor.datatype, &tensor.data, *minimum, *maximum);
+    let Some((index, value)) = outside else {
+        return Ok(());
+    };
+    let bounds = [("minimum", minimum), ("maximum", maximum)];
+    let given = bounds.map(|(bound, value)| value.map(|value| format!("{bound} {value}")));
+    let given: Vec<String> = given.into_iter().flatten().collect();
+    Err(invalid(format!(
+        "the input {name} holds {value} (element {index}), which is outside of its {}",
+        given.join(" and ")
+    )))
 }
 
 /// Whether a shape, batch dimension first, is one that a declaration allows. What a model gives may be empty where it is

@@ -1,13 +1,13 @@
 //! Slices side by side in one batch, padded to the longest, and the model's outputs cut apart again.
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use carpool_crds::{Model, TensorSpec};
 use carpool_protocol::Tensor;
 
 use crate::{
     assemble::{datatype, element, fits, item_shape},
     block::{copy_common, elements, extent},
-    item::Slice,
+    item::{Slice, tensor_rows},
     sharing::axis,
     size::Size,
 };
@@ -32,77 +32,81 @@ impl Batch {
             .collect::<Result<Vec<_>, _>>()?;
         Ok(Self { inputs, size })
     }
+}
 
-    /// Checks the model's outputs against what it declares and cuts out what belongs to each slice, in the slices'
-    /// order, as it would be without padding.
-    pub fn split(
-        &self,
-        model: &Model,
-        slices: &[Slice],
-        outputs: &[Tensor],
-    ) -> Result<Vec<Vec<Tensor>>, String> {
-        if outputs.len() != model.outputs.len() {
-            return Err(format!(
-                "the model gave {} outputs, {} are declared",
-                outputs.len(),
-                model.outputs.len()
-            ));
-        }
-        let mut parts = vec![Vec::with_capacity(outputs.len()); slices.len()];
-        for (spec, output) in model.outputs.iter().zip(outputs) {
-            self.check(spec, output)?;
-            let mut start = 0;
-            for (slice, part) in slices.iter().zip(&mut parts) {
-                let range = start..start + slice.rows.len();
-                start = range.end;
-                let shape = self.own_shape(model, spec, slice, &output.shape)?;
-                let row = output.data.len() / self.size.rows;
-                let data = output.data.slice(range.start * row..range.end * row);
-                part.push(cut(spec, &data, range.len(), &output.shape[1..], &shape)?);
-            }
-        }
-        Ok(parts)
+/// Checks the model's outputs against what it declares and finds what belongs to each slice, in the slices' order. Nothing
+/// is copied yet.
+pub fn split(
+    size: &Size,
+    model: &Model,
+    slices: &[Slice],
+    outputs: &[Tensor],
+) -> Result<Vec<Vec<Part>>, String> {
+    if outputs.len() != model.outputs.len() {
+        return Err(format!(
+            "the model gave {} outputs, {} are declared",
+            outputs.len(),
+            model.outputs.len()
+        ));
     }
-
-    fn check(&self, spec: &TensorSpec, output: &Tensor) -> Result<(), String> {
-        let rows = output.shape.first().map(|rows| extent(*rows));
-        if output.datatype == datatype(spec.datatype)
-            && rows == Some(self.size.rows)
-            && fits(spec, &output.shape)
-        {
-            return Ok(());
+    let mut parts = vec![Vec::with_capacity(outputs.len()); slices.len()];
+    for (spec, output) in model.outputs.iter().zip(outputs) {
+        check(size, spec, output)?;
+        let mut start = 0;
+        for (slice, part) in slices.iter().zip(&mut parts) {
+            let range = start..start + slice.rows.len();
+            start = range.end;
+            let shape = own_shape(size, model, spec, slice, &output.shape)?;
+            let row = output.data.len() / size.rows;
+            let data = output.data.slice(range.start * row..range.end * row);
+            let padded = with_rows(range.len(), &output.shape[1..])?;
+            let tensor = Tensor::new(&spec.name, output.datatype, padded, data)
+                .map_err(|error| error.to_string())?;
+            part.push(Part { tensor, row: shape });
         }
-        Err(format!(
-            "the output {} is {} of shape {:?} for {} rows, declared is {} of shape {} for each",
-            spec.name,
-            output.datatype,
-            output.shape,
-            self.size.rows,
-            spec.datatype,
-            item_shape(spec)
-        ))
     }
+    Ok(parts)
+}
 
-    /// The shape of a row of an output as the slice would have got it alone: a dimension with the name of an input's is as
-    /// long as the slice's own, any other as long as the model made it.
-    ///
-    /// An error where the model made it of another length than it declares, or made a length that nothing says how to cut
-    /// from rows that were padded.
-    fn own_shape(
-        &self,
-        model: &Model,
-        spec: &TensorSpec,
-        slice: &Slice,
-        shape: &[i64],
-    ) -> Result<Vec<i64>, String> {
-        let is_padded = || {
-            let mut rows = self.size.row_shapes.iter().enumerate();
-            rows.any(|(index, padded)| slice.shape(index) != padded)
-        };
-        spec.shape
+fn check(size: &Size, spec: &TensorSpec, output: &Tensor) -> Result<(), String> {
+    let rows = output.shape.first().map(|rows| extent(*rows));
+    if output.datatype == datatype(spec.datatype)
+        && rows == Some(size.rows)
+        && fits(spec, &output.shape)
+    {
+        return Ok(());
+    }
+    Err(format!(
+        "the output {} is {} of shape {:?} for {} rows, declared is {} of shape {} for each",
+        spec.name,
+        output.datatype,
+        output.shape,
+        size.rows,
+        spec.datatype,
+        item_shape(spec)
+    ))
+}
+
+/// The shape of a row of an output as the slice would have got it alone: a dimension with the name of an input's is as
+/// long as the slice's own, any other as long as the model made it.
+///
+/// An error where the model made it of another length than it declares, or made a length that nothing says how to cut
+/// from rows that were padded.
+fn own_shape(
+    size: &Size,
+    model: &Model,
+    spec: &TensorSpec,
+    slice: &Slice,
+    shape: &[i64],
+) -> Result<Vec<i64>, String> {
+    let is_padded = || {
+        let mut rows = size.row_shapes.iter().enumerate();
+        rows.any(|(index, padded)| slice.shape(index) != padded)
+    };
+    spec.shape
             .iter()
             .zip(&shape[1..])
-            .map(|(dimension, size)| {
+            .map(|(dimension, made)| {
                 let followed = dimension.name().and_then(|name| axis(model, name));
                 let Some((input, axis)) = followed else {
                     if dimension.fixed().is_none() && is_padded() {
@@ -111,19 +115,18 @@ impl Batch {
                             spec.name
                         ));
                     }
-                    return Ok(*size);
+                    return Ok(*made);
                 };
-                let padded = self.size.row_shapes[input][axis];
-                if padded != *size {
+                let padded = size.row_shapes[input][axis];
+                if padded != *made {
                     return Err(format!(
-                        "the output {} is of shape {shape:?}, in which {dimension} is {size}; in the inputs it is {padded}",
+                        "the output {} is of shape {shape:?}, in which {dimension} is {made}; in the inputs it is {padded}",
                         spec.name
                     ));
                 }
                 Ok(slice.shape(input)[axis])
             })
             .collect()
-    }
 }
 
 fn stack_input(
@@ -145,6 +148,15 @@ fn stack_input(
                 "the input {} differs in shape, and nothing says how to pad it",
                 spec.name
             ));
+        }
+        if equal() {
+            // Side by side they are the batch: nothing is to be filled first.
+            let mut data =
+                BytesMut::with_capacity(slices.iter().map(|slice| slice.data(index).len()).sum());
+            for slice in slices {
+                data.extend_from_slice(&slice.data(index));
+            }
+            return Tensor::new(&spec.name, kind, shape, data).map_err(|error| error.to_string());
         }
         let pad = element(spec.datatype, padding.unwrap_or(0));
         let row = elements(longest) * pad.len();
@@ -171,24 +183,40 @@ fn stack_input(
     Tensor::new(&spec.name, kind, shape, data).map_err(|error| error.to_string())
 }
 
-/// An output of one slice: what is its own of rows that are as long as the batch's longest.
-fn cut(
-    spec: &TensorSpec,
-    data: &Bytes,
-    rows: usize,
-    padded: &[i64],
-    own: &[i64],
-) -> Result<Tensor, String> {
-    let shape = with_rows(rows, own)?;
-    let data = if padded == own {
-        data.clone()
-    } else {
-        let size = element(spec.datatype, 0).len();
-        let mut cut = BytesMut::zeroed(elements(&shape) * size);
-        copy_common(data, &with_rows(rows, padded)?, &mut cut, &shape, size);
-        cut.freeze()
-    };
-    Tensor::new(&spec.name, datatype(spec.datatype), shape, data).map_err(|error| error.to_string())
+/// What belongs to one slice of an output, with the padding that it may have.
+#[derive(Debug, Clone)]
+pub struct Part {
+    tensor: Tensor,
+    /// The shape of a row of it without padding.
+    row: Vec<i64>,
+}
+
+impl Part {
+    /// What it is without padding. Copies where there is some.
+    pub fn cut(self) -> Result<Tensor, String> {
+        let Self { tensor, row } = self;
+        if tensor.shape[1..] == row {
+            return Ok(tensor);
+        }
+        let shape = with_rows(tensor_rows(&tensor), &row)?;
+        let size = tensor.data.len() / elements(&tensor.shape).max(1);
+        let mut data = BytesMut::zeroed(elements(&shape) * size);
+        copy_common(&tensor.data, &tensor.shape, &mut data, &shape, size);
+        Tensor::new(&tensor.name, tensor.datatype, shape, data).map_err(|error| error.to_string())
+    }
+}
+
+/// One that has no padding.
+impl From<Tensor> for Part {
+    fn from(tensor: Tensor) -> Self {
+        let row = tensor.shape.iter().skip(1).copied().collect();
+        Self { tensor, row }
+    }
+}
+
+/// The outputs of a slice without padding.
+pub fn cut(parts: Vec<Part>) -> Result<Vec<Tensor>, String> {
+    parts.into_iter().map(Part::cut).collect()
 }
 
 /// The outputs of a request that ran in several slices, as if it had run in one.

@@ -9,22 +9,20 @@ use tokio::sync::watch;
 
 use crate::{
     assemble::failed,
-    backend::{Backend, RunError},
-    batch::{Batch, concatenate},
+    backend::{Backend, InFlight, RunError},
+    batch::{Part, concatenate, cut, split},
     item::{self, Slice, rows},
     metrics::Metrics,
     progress::Progress,
     sharing::Sharing,
-    size::Size,
+    stage::{Ready, Stager},
 };
-
-/// A batch may have so many times the elements of its requests,
-const MOST_PADDING: usize = 16;
-/// and so many in any case.
-const MOST_PADDED: usize = 1 << 20;
 
 /// What a slice's rows became: the model's outputs for them, or its failure.
 pub type Outputs = Result<Vec<Tensor>, Failure>;
+
+/// The same, with the padding that outputs may have: to cut it off is nothing for the device to wait for.
+pub type Uncut = Result<Vec<Part>, Failure>;
 
 /// The device works no longer. Nothing is answered: what ran may be what broke it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -33,12 +31,11 @@ pub struct Lost(pub String);
 
 /// A model and what was learnt about it and its device.
 pub struct Executor {
-    backend: Box<dyn Backend>,
+    backend: Arc<dyn Backend>,
+    stager: Arc<Stager>,
     model: Model,
     /// Which rows may share a batch.
     sharing: watch::Sender<Sharing>,
-    /// Batches of more padded elements than this are halved: twice as many ran out of memory.
-    ceiling: usize,
     /// Threads that may work within a forward pass.
     threads: usize,
     /// Batches of up to this many padded elements run on one thread.
@@ -51,11 +48,12 @@ impl Executor {
     /// An executor that has learnt nothing yet and reports to nobody: warming up is nobody's request.
     #[must_use]
     pub fn new(backend: Box<dyn Backend>, model: Model, threads: usize) -> Self {
+        let backend: Arc<dyn Backend> = Arc::from(backend);
         Self {
+            stager: Arc::new(Stager::new(Arc::clone(&backend), model.clone())),
             backend,
             sharing: watch::Sender::new(Sharing::declared(&model)),
             model,
-            ceiling: usize::MAX,
             threads,
             serial: 0,
             progress: Arc::default(),
@@ -63,8 +61,9 @@ impl Executor {
         }
     }
 
-    /// Reports from now on.
+    /// Reports from now on. How long passes took until now is told at once.
     pub fn report_to(&mut self, progress: Arc<Progress>, metrics: Arc<Metrics>) {
+        progress.seen(self.progress.slowest());
         self.progress = progress;
         self.metrics = metrics;
     }
@@ -73,6 +72,12 @@ impl Executor {
     #[must_use]
     pub fn sharing(&self) -> watch::Receiver<Sharing> {
         self.sharing.subscribe()
+    }
+
+    /// What makes batches ready for [`Self::run_staged`].
+    #[must_use]
+    pub fn stager(&self) -> Arc<Stager> {
+        Arc::clone(&self.stager)
     }
 
     /// Less may be shared from now on.
@@ -99,11 +104,35 @@ impl Executor {
     /// what can't be cut apart, is run again in parts that can. Where parts pass and the whole did not, later batches are
     /// no larger than they were.
     pub fn run(&mut self, slices: &[Slice]) -> Result<Vec<Outputs>, Lost> {
-        let failure = match self.forward(slices) {
-            Ok(outputs) => return Ok(outputs.into_iter().map(Ok).collect()),
-            Err(RunError::Lost(message)) => return Err(Lost(message)),
-            Err(failure) => failure,
-        };
+        match self.forward(slices) {
+            Ok(outputs) => Ok(outputs.into_iter().map(Ok).collect()),
+            Err(failure) => self.run_parts(slices, failure),
+        }
+    }
+
+    /// The same for slices that were made ready beside another batch. Where that failed, it is tried again: it may have been
+    /// for the other's sake.
+    pub fn run_staged(
+        &mut self,
+        slices: &[Slice],
+        ready: Result<Ready, RunError>,
+    ) -> Result<Vec<Uncut>, Lost> {
+        let ready = ready.or_else(|_| self.stage(slices));
+        match ready.and_then(|ready| self.pass(slices, ready)) {
+            Ok(outputs) => Ok(outputs.into_iter().map(Ok).collect()),
+            Err(failure) => {
+                let whole = |tensors: Vec<Tensor>| tensors.into_iter().map(Part::from).collect();
+                let outputs = self.run_parts(slices, failure)?.into_iter();
+                Ok(outputs.map(|outputs| outputs.map(whole)).collect())
+            }
+        }
+    }
+
+    /// Runs the parts of a batch that failed as a whole.
+    fn run_parts(&mut self, slices: &[Slice], failure: RunError) -> Result<Vec<Outputs>, Lost> {
+        if let RunError::Lost(message) = failure {
+            return Err(Lost(message));
+        }
         match (&failure, slices) {
             (RunError::Outputs(_), _) if rows(slices) > 1 => self.run_apart(slices, &failure),
             (RunError::OutOfMemory(_), [slice]) if slice.rows.len() > 1 => {
@@ -210,35 +239,52 @@ impl Executor {
         self.sharing.send_replace(limited);
     }
 
-    /// Whether a batch is to be tried: it isn't known to be too large, nor nearly all padding. A single row always is.
-    fn admits(&self, size: &Size) -> bool {
-        let real = size.elements - size.padding;
-        let most = MOST_PADDED.max(real.saturating_mul(MOST_PADDING));
-        size.rows == 1 || size.elements <= self.ceiling.min(most)
-    }
-
     /// One forward pass, or none for a batch that is known to be too large; the model's outputs for each slice.
     pub fn forward(&mut self, slices: &[Slice]) -> Result<Vec<Vec<Tensor>>, RunError> {
-        let size = Size::of(&self.model, slices)
-            .filter(|size| self.admits(size))
-            .ok_or_else(|| RunError::OutOfMemory("larger than what the device holds".to_owned()))?;
-        let batch = Batch::stack(&self.model, slices, size).map_err(RunError::Model)?;
-        let serial = batch.size.elements <= self.serial;
+        let ready = self.stage(slices)?;
+        let outputs = self.pass(slices, ready)?.into_iter();
+        outputs
+            .map(|parts| cut(parts).map_err(RunError::Outputs))
+            .collect()
+    }
+
+    /// Makes a batch ready while no other runs.
+    fn stage(&self, slices: &[Slice]) -> Result<Ready, RunError> {
+        let staged = self.stager.stage(slices);
+        staged.map_err(|error| self.verdict(error))
+    }
+
+    /// One forward pass.
+    fn pass(&mut self, slices: &[Slice], ready: Ready) -> Result<Vec<Vec<Part>>, RunError> {
+        let Ready { inputs, size } = ready;
+        let serial = size.elements <= self.serial;
         self.backend
             .set_threads(if serial { 1 } else { self.threads });
         let started = Instant::now();
-        let outputs = self.backend.forward(&batch.inputs);
-        self.progress.step();
-        let outputs = outputs.inspect_err(|error| {
+        self.progress.begin(size.rows);
+        let outputs = inputs.launch().and_then(InFlight::collect);
+        self.progress.end();
+        let outputs = outputs.map_err(|error| {
             if matches!(error, RunError::OutOfMemory(_)) {
-                self.ceiling = self.ceiling.min(batch.size.elements / 2);
-                tracing::warn!(rows = batch.size.rows, elements = batch.size.elements, %error, "a batch ran out of memory");
+                self.stager.ceiling().ran_out(size.elements);
+                tracing::warn!(rows = size.rows, elements = size.elements, %error, "a batch ran out of memory");
             }
+            self.verdict(error)
         })?;
-        self.metrics.forward(&batch.size, started.elapsed());
-        batch
-            .split(&self.model, slices, &outputs)
-            .map_err(RunError::Outputs)
+        self.stager.ceiling().ran(size.elements);
+        self.metrics.forward(&size, started.elapsed());
+        split(&size, &self.model, slices, &outputs).map_err(RunError::Outputs)
+    }
+
+    /// What an error means once the device has been asked: one that works nonetheless was failed by this batch.
+    fn verdict(&self, error: RunError) -> RunError {
+        match error {
+            RunError::Lost(message) if self.backend.works() => {
+                tracing::warn!(message, "a batch failed on a device that works");
+                RunError::Model(message)
+            }
+            error => error,
+        }
     }
 }
 
@@ -257,19 +303,25 @@ mod tests {
     use carpool_protocol::Datatype;
 
     use super::*;
-    use crate::item::Item;
+    use crate::{backend::Staged, item::Item};
 
     /// Gives a zero for each row, and keeps how many there were.
     struct Zeros(Arc<Mutex<Vec<i64>>>);
 
     impl Backend for Zeros {
-        fn forward(&mut self, inputs: &[Tensor]) -> Result<Vec<Tensor>, RunError> {
-            let rows = inputs[0].shape[0];
-            self.0.lock().unwrap().push(rows);
-            Ok(vec![zeros("y", vec![rows, 1])])
+        fn stage(&self, inputs: Vec<Tensor>) -> Result<Box<dyn Staged>, RunError> {
+            let (rows, runs) = (inputs[0].shape[0], Arc::clone(&self.0));
+            Ok(Box::new(move || {
+                runs.lock().unwrap().push(rows);
+                Ok(vec![zeros("y", vec![rows, 1])])
+            }))
         }
 
-        fn set_threads(&mut self, _: usize) {}
+        fn works(&self) -> bool {
+            true
+        }
+
+        fn set_threads(&self, _: usize) {}
     }
 
     fn zeros(name: &str, shape: Vec<i64>) -> Tensor {
@@ -304,14 +356,18 @@ mod tests {
     struct Single;
 
     impl Backend for Single {
-        fn forward(&mut self, inputs: &[Tensor]) -> Result<Vec<Tensor>, RunError> {
-            match inputs[0].shape[0] {
+        fn stage(&self, inputs: Vec<Tensor>) -> Result<Box<dyn Staged>, RunError> {
+            Ok(Box::new(move || match inputs[0].shape[0] {
                 1 => Ok(vec![zeros("y", vec![1, 1])]),
                 rows => Err(RunError::Model(format!("{rows} rows"))),
-            }
+            }))
         }
 
-        fn set_threads(&mut self, _: usize) {}
+        fn works(&self) -> bool {
+            true
+        }
+
+        fn set_threads(&self, _: usize) {}
     }
 
     #[test]

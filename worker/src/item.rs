@@ -74,6 +74,13 @@ impl Slice {
             .slice(self.rows.start * row..self.rows.end * row)
     }
 
+    /// The bytes of its inputs.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let all: usize = self.item.inputs.iter().map(|input| input.data.len()).sum();
+        all / self.item.rows * self.rows.len()
+    }
+
     /// The elements of its inputs, padding not counted.
     #[must_use]
     pub fn elements(&self) -> usize {

@@ -6,8 +6,9 @@
 //!   more than fill the next batch, so that an idle worker elsewhere finds them; only where requests differ in length
 //!   and the queue is deep ([`pace`]) as many again, to choose who rides together;
 //! - **assemble**: [`assemble`] decodes and tokenizes, long texts beside the batches (`reading`); [`line`] says who
-//!   rides together, [`batch`] pads;
-//! - **run**: one thread owns the model ([`runner`]); [`executor`] halves what fails; [`backend`] is libtorch;
+//!   rides together;
+//! - **run**: a batch is padded ([`batch`]) and made ready (`stage`) before the device is free, launched and collected by
+//!   the one thread that runs the model ([`runner`]); [`executor`] halves what fails; [`backend`] is libtorch;
 //! - **answer**: [`batch`] cuts the outputs apart, [`assemble`] encodes them, and one write carries the answers and
 //!   the next fetch.
 //!
@@ -19,6 +20,7 @@ pub mod assemble;
 pub mod backend;
 pub mod batch;
 mod block;
+mod ceiling;
 pub mod executor;
 pub mod fatal;
 pub mod fetch;
@@ -36,8 +38,10 @@ pub mod service;
 pub mod settings;
 pub mod sharing;
 pub mod size;
+mod stage;
 pub mod start;
 mod text;
 mod tokens;
 mod unreadable;
+mod values;
 pub mod warmup;

@@ -86,6 +86,18 @@ impl<I> Line<I> {
         self.waiting.iter().map(Open::left).sum()
     }
 
+    /// How many rows of a batch of `max` are spoken for, which is what new requests need not fill. A request never claims
+    /// more than its share, or one of many rows would keep all others in the queue until its last; once it has ridden, a
+    /// row, so that even of those no more are taken in than a batch has rows.
+    #[must_use]
+    pub fn claimed(&self, max: usize) -> usize {
+        let claim = |open: &Open<I>| match open.done {
+            0 => open.left().min(share(max)),
+            _ => 1,
+        };
+        self.waiting.iter().map(claim).sum()
+    }
+
     /// The request at the head.
     #[must_use]
     pub fn head(&self) -> Option<&Open<I>> {
@@ -112,7 +124,8 @@ impl<I> Line<I> {
     }
 
     /// Takes out the next batch of at most `max` rows: the head of the line, then those that may join it, nearest in length
-    /// first; who is of another length joins only where batches are `padded`.
+    /// first; who is of another length joins only where batches are `padded`. None of them gets more than half of the rows
+    /// while others want them.
     /// Nobody starves, since whoever is at the head goes next. Who must run by itself rides only as the head, and then
     /// with nobody.
     pub fn ride(&mut self, max: usize, padded: bool) -> Ride<I> {
@@ -134,9 +147,12 @@ impl<I> Line<I> {
         others.sort_by_key(|index| self.waiting[*index].item.length().abs_diff(length));
         let mut room = max;
         let mut chosen = vec![0; self.waiting.len()];
-        for index in std::iter::once(0).chain(others) {
-            chosen[index] = self.waiting[index].left().min(room);
-            room -= chosen[index];
+        for most in [share(max), max] {
+            for index in std::iter::once(0).chain(others.iter().copied()) {
+                let more = self.waiting[index].left().min(most) - chosen[index];
+                chosen[index] += more.min(room);
+                room -= more.min(room);
+            }
         }
         let waiting = std::mem::take(&mut self.waiting);
         for (open, rows) in waiting.into_iter().zip(chosen) {
@@ -153,6 +169,11 @@ impl<I> Line<I> {
         }
         ride
     }
+}
+
+/// The most rows of a batch that one request gets while others want them.
+fn share(max: usize) -> usize {
+    max.div_ceil(2)
 }
 
 #[cfg(test)]
@@ -243,14 +264,53 @@ mod tests {
     fn a_large_one_rides_in_slices_between_others() {
         let mut line = line([open("large", 5, 0), open("small", 1, 0)]);
         let mut ride = line.ride(4, true);
-        assert_eq!(names(&ride), [("large", 0..4)]);
+        assert_eq!(names(&ride), [("large", 0..3), ("small", 0..1)]);
+        let mut large = ride.riders.remove(0);
+        large.done = 3;
+        line.push(large);
+        line.push(open("small", 1, 0));
+        assert_eq!(
+            names(&line.ride(4, true)),
+            [("large", 3..5), ("small", 0..1)]
+        );
+    }
+
+    #[test]
+    fn a_large_one_leaves_half_to_others_and_takes_what_they_do_not() {
+        let small = || (0..16).map(|_| open("small", 1, 0));
+        let mut line = line(std::iter::once(open("large", 20_000, 0)).chain(small()));
+        let mut ride = line.ride(8, true);
+        assert_eq!(ride.slices[0].rows, 0..4);
+        assert_eq!(ride.slices.len(), 5);
         let mut large = ride.riders.remove(0);
         large.done = 4;
         line.push(large);
-        assert_eq!(
-            names(&line.ride(4, true)),
-            [("small", 0..1), ("large", 4..5)]
+        // Those who came before it in line go before it.
+        assert!(
+            line.ride(8, true)
+                .slices
+                .iter()
+                .all(|slice| slice.item.rows == 1)
         );
+        let ride = line.ride(8, true);
+        assert_eq!(names(&ride)[4..], [("large", 4..8)]);
+        assert!(line.is_empty());
+        // Of two, none takes all.
+        line.push(open("a", 100, 0));
+        line.push(open("b", 100, 0));
+        assert_eq!(names(&line.ride(8, true)), [("a", 0..4), ("b", 0..4)]);
+        line.push(open("alone", 100, 0));
+        assert_eq!(names(&line.ride(8, true)), [("alone", 0..8)]);
+    }
+
+    #[test]
+    fn a_large_one_claims_no_more_than_its_share_and_once_it_has_ridden_a_row() {
+        let mut line = line([open("a", 3, 0), open("large", 500_000, 0)]);
+        assert_eq!(line.claimed(32), 3 + 16);
+        line.waiting[1].done = 32;
+        assert_eq!(line.claimed(32), 3 + 1);
+        assert_eq!(line.rows(), 3 + 500_000 - 32);
+        assert_eq!(line.claimed(1), 1 + 1);
     }
 
     #[test]

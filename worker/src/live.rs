@@ -15,6 +15,8 @@ pub struct Live {
     pub max_delay: Duration,
     /// The queue's bounds.
     pub queue: ConsumerLimits,
+    /// How long one forward pass may take; without it, as long as the passes so far suggest.
+    pub run_timeout: Option<Duration>,
 }
 
 impl From<&Config> for Live {
@@ -27,6 +29,7 @@ impl From<&Config> for Live {
                 max_deliveries: config.queue.max_deliveries,
                 max_bytes: config.queue.max_bytes.0,
             },
+            run_timeout: config.queue.run_timeout.map(|timeout| timeout.0),
         }
     }
 }

@@ -23,9 +23,9 @@ pub enum Hop {
     Exchange,
     /// Decoding and tokenizing what was fetched.
     Assemble,
-    /// A batch on the run thread: padding, forward pass, splitting.
+    /// A batch on the run thread: the forward pass, again in parts where it fails.
     Run,
-    /// Encoding a batch's answers.
+    /// Cutting a batch's outputs apart and encoding its answers.
     Encode,
 }
 

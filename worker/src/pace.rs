@@ -1,6 +1,6 @@
 //! What the last runs tell about the next: how long it takes, and how much to fetch for it.
 
-use std::time::Duration;
+use std::{collections::VecDeque, time::Duration};
 
 /// The weight of a new measurement in a moving average.
 const WEIGHT: f64 = 0.2;
@@ -13,6 +13,8 @@ const TICK: Duration = Duration::from_millis(1);
 const GATHER_SHARE: f64 = 0.3;
 /// Waiting pays where at least this share of them comes in time.
 const GATHER_PAYS: f64 = 0.25;
+/// So many requests tell how many rows the next will have.
+const RECENT: usize = 31;
 /// Where it doesn't pay, every so many runs it is tried again.
 const GATHER_RETRY: u32 = 32;
 
@@ -33,7 +35,28 @@ impl Average {
     }
 }
 
-/// Moving averages of what was measured.
+/// The values that came last, for their median: one huge value among many small ones doesn't change it.
+#[derive(Debug, Clone, Default)]
+struct Recent {
+    values: VecDeque<usize>,
+}
+
+impl Recent {
+    fn add(&mut self, value: usize) {
+        if self.values.len() == RECENT {
+            self.values.pop_front();
+        }
+        self.values.push_back(value);
+    }
+
+    fn median(&self) -> Option<usize> {
+        let mut values: Vec<usize> = self.values.iter().copied().collect();
+        let middle = values.len().checked_sub(1)? / 2;
+        Some(*values.select_nth_unstable(middle).1)
+    }
+}
+
+/// What was measured of late.
 #[derive(Debug, Default)]
 pub struct Pace {
     /// Seconds of a run, by the power of two that its rows reach.
@@ -42,10 +65,12 @@ pub struct Pace {
     exchange: Average,
     /// Seconds from a fetch's reply to requests that are ready to run.
     assembly: Average,
+    /// Seconds from the choice of a batch's riders to a batch that is ready for the device.
+    staging: Average,
     /// The queue had as many requests as the last fetch asked for, so it may well hold more.
     deep: bool,
     /// Rows of a request.
-    rows: Average,
+    rows: Recent,
     /// The share of the rows just answered that came again in time.
     returned: Average,
     /// Runs since it was last worth waiting for them.
@@ -68,6 +93,11 @@ impl Pace {
         self.assembly.add(took.as_secs_f64());
     }
 
+    /// A batch took this long to be made ready for the device.
+    pub fn staged(&mut self, took: Duration) {
+        self.staging.add(took.as_secs_f64());
+    }
+
     /// So many requests came of those asked for.
     pub fn fetched(&mut self, came: usize, asked: usize) {
         if asked > 0 {
@@ -76,9 +106,8 @@ impl Pace {
     }
 
     /// A request of so many rows came.
-    #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
     pub fn came(&mut self, rows: usize) {
-        self.rows.add(rows as f64);
+        self.rows.add(rows);
     }
 
     /// The rows to have at hand where it matters who rides together: a batch of `max` and, while the queue is deep, as
@@ -91,23 +120,18 @@ impl Pace {
 
     /// How many requests hold about so many rows.
     #[must_use]
-    #[expect(
-        clippy::cast_precision_loss,
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "counts far below 2^52, and a request has at least one row"
-    )]
     pub fn requests(&self, rows: usize) -> usize {
-        (rows as f64 / self.rows.0.unwrap_or(1.0).max(1.0)).ceil() as usize
+        rows.div_ceil(self.rows.median().unwrap_or(1).max(1))
     }
 
-    /// How long after its start a run of so many rows is about to end, with just the time left to fetch and assemble
-    /// what runs next. None where nothing is known, or where the run is too short for that.
+    /// How long after its start a run of so many rows is about to end, with just the time left to fetch, assemble and
+    /// stage what runs next. None where nothing is known, or where the run is too short for that.
     #[must_use]
     pub fn about_to_end(&self, rows: usize) -> Option<Duration> {
         let expected = self.runs[class(rows)].duration()?;
         let assembly = self.assembly.duration().unwrap_or_default();
-        let lead = 2 * self.exchange.duration()? + assembly + TICK;
+        let staging = self.staging.duration().unwrap_or_default();
+        let lead = 2 * self.exchange.duration()? + assembly + staging + TICK;
         (expected > WORTHWHILE).then(|| expected.saturating_sub(lead))
     }
 
@@ -215,5 +239,24 @@ mod tests {
         }
         assert_eq!(pace.requests(32), 2);
         assert_eq!(pace.requests(1), 1);
+    }
+
+    #[test]
+    fn a_huge_request_among_many_small_ones_changes_nothing() {
+        let mut pace = Pace::default();
+        pace.came(500_000);
+        for _ in 0..2 {
+            pace.came(1);
+        }
+        assert_eq!(pace.requests(32), 32);
+        for rows in [1, 1, 500_000, 1, 1, 500_000, 1] {
+            pace.came(rows);
+            assert_eq!(pace.requests(32), 32);
+        }
+        // What requests have become is learnt all the same.
+        for _ in 0..RECENT {
+            pace.came(8);
+        }
+        assert_eq!(pace.requests(32), 4);
     }
 }

@@ -3,10 +3,9 @@
 use std::{path::Path, sync::Arc};
 
 use bytes::Bytes;
-use carpool_crds::{ATTENTION_MASK, Datatype, Example, Model, TensorSpec};
+use carpool_crds::{Datatype, Example, Model};
 use carpool_protocol::{InferRequest, Tensor, json};
-use half::{bf16, f16};
-use rand::{RngExt, SeedableRng, rngs::StdRng};
+use rand::{SeedableRng, rngs::StdRng};
 
 use crate::{
     assemble::{Assembler, datatype, element},
@@ -14,29 +13,13 @@ use crate::{
     fatal::{Fatal, Reason},
     item::{Item, Slice},
     text::TEXT,
+    values::{Bounds, values},
 };
+
+pub use crate::values::Fill;
 
 /// The most rows of an example that are looked at.
 const MOST_EXAMPLES: usize = 8;
-
-/// What made-up tensors hold. Whole numbers stay small: one that is no index of a model's table is an error, on a GPU one
-/// that costs the process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fill {
-    /// Floats from -1 to 1, whole numbers 0 and 1.
-    Varied,
-    /// Floats from 0 to 1, whole numbers 1 and 2.
-    Positive,
-    /// 1 everywhere.
-    Ones,
-    /// 0 everywhere.
-    Zeros,
-}
-
-impl Fill {
-    /// All, the most telling first.
-    pub const ALL: [Self; 4] = [Self::Varied, Self::Positive, Self::Ones, Self::Zeros];
-}
 
 /// Makes items for one model.
 pub struct Probe<'a> {
@@ -180,17 +163,18 @@ impl<'a> Probe<'a> {
             .map_err(|failure| failure.message)
     }
 
-    /// A row that differs from another and should be as valid: floats are halved, whole numbers come in reverse order.
+    /// A row that differs from another and should be as valid: floats are halved as far as bounds allow, whole numbers come in reverse order.
     fn altered(&self, row: &Item) -> Result<Item, String> {
         let inputs = row.inputs.iter().zip(&self.model.inputs);
         let inputs = inputs
             .map(|(input, spec)| {
+                let bounds = Bounds::of(spec);
                 let data = match spec.datatype {
                     Datatype::Fp32 => map(&input.data, f32::from_le_bytes, |value| {
-                        (value / 2.0).to_le_bytes()
+                        bounds.nearest32(value / 2.0).to_le_bytes()
                     }),
                     Datatype::Fp64 => map(&input.data, f64::from_le_bytes, |value| {
-                        (value / 2.0).to_le_bytes()
+                        bounds.nearest(value / 2.0).to_le_bytes()
                     }),
                     other => {
                         let size = element(other, 0).len();
@@ -286,48 +270,6 @@ fn single_rows(request: &InferRequest) -> Result<Vec<InferRequest>, String> {
             })
         })
         .collect()
-}
-
-/// So many values of a datatype, as raw little-endian bytes.
-fn values(
-    spec: &TensorSpec,
-    fill: Fill,
-    count: usize,
-    vocabulary: Option<i64>,
-    random: &mut StdRng,
-) -> Bytes {
-    let constant = |value: i64| element(spec.datatype, value).repeat(count).into();
-    match (spec.name.as_str(), vocabulary) {
-        (ATTENTION_MASK, _) => return constant(1),
-        ("token_type_ids", _) => return constant(0),
-        ("input_ids", Some(vocabulary)) => {
-            let ids = (0..count).map(|_| random.random_range(0..vocabulary));
-            return ids.flat_map(i64::to_le_bytes).collect();
-        }
-        _ => {}
-    }
-    let (floats, whole) = match fill {
-        Fill::Varied => (-1.0..1.0, 0..2),
-        Fill::Positive => (0.0..1.0, 1..3),
-        Fill::Ones => return constant(1),
-        Fill::Zeros => return constant(0),
-    };
-    let mut float = || random.random_range::<f32, _>(floats.clone());
-    match spec.datatype {
-        Datatype::Fp32 => (0..count).flat_map(|_| float().to_le_bytes()).collect(),
-        Datatype::Fp64 => (0..count)
-            .flat_map(|_| f64::from(float()).to_le_bytes())
-            .collect(),
-        Datatype::Fp16 => (0..count)
-            .flat_map(|_| f16::from_f32(float()).to_le_bytes())
-            .collect(),
-        Datatype::Bf16 => (0..count)
-            .flat_map(|_| bf16::from_f32(float()).to_le_bytes())
-            .collect(),
-        other => (0..count)
-            .flat_map(|_| element(other, random.random_range(whole.clone())))
-            .collect(),
-    }
 }
 
 fn map<const N: usize, T>(

@@ -5,25 +5,37 @@ use std::{
     thread,
 };
 
-use tokio::sync::{oneshot, watch};
+use tokio::{
+    sync::{oneshot, watch},
+    task::JoinError,
+};
 
 use crate::{
-    executor::{Executor, Lost, Outputs},
+    backend::RunError,
+    executor::{Executor, Lost, Uncut},
     fatal::{Fatal, Reason},
     item::Slice,
-    progress::Progress,
     sharing::Sharing,
+    stage::{Ready, Stager},
 };
+
+/// Bytes of a batch that is made ready here rather than on a thread of its own: handing it over takes as long.
+const INLINE: usize = 64 << 10;
+
+/// A result for each slice, in their order.
+pub type Ran = Result<Vec<Uncut>, Lost>;
 
 /// A batch on its way to the run thread.
 struct Work {
     slices: Vec<Slice>,
-    done: oneshot::Sender<Result<Vec<Outputs>, Lost>>,
+    ready: Result<Ready, RunError>,
+    done: oneshot::Sender<Ran>,
 }
 
 /// Gives batches to the run thread.
 pub struct Runner {
     work: mpsc::Sender<Work>,
+    stager: Arc<Stager>,
     sharing: watch::Receiver<Sharing>,
     thread: thread::JoinHandle<()>,
 }
@@ -31,15 +43,17 @@ pub struct Runner {
 impl Runner {
     /// Starts the thread, which makes its executor there; returns once that is done.
     pub async fn start(
-        progress: Arc<Progress>,
         make: impl FnOnce() -> Result<Executor, Fatal> + Send + 'static,
     ) -> Result<Self, Fatal> {
         let (work, batches) = mpsc::channel();
         let (loaded, ready) = oneshot::channel();
         let body = move || match make() {
             Ok(executor) => {
-                if loaded.send(Ok(executor.sharing())).is_ok() {
-                    serve(executor, &progress, &batches);
+                if loaded
+                    .send(Ok((executor.stager(), executor.sharing())))
+                    .is_ok()
+                {
+                    serve(executor, &batches);
                 }
             }
             // Nobody waits any more when the process is ending.
@@ -54,7 +68,7 @@ impl Runner {
                     format!("failed to start the run thread: {error}"),
                 )
             })?;
-        let sharing = ready.await.unwrap_or_else(|_| {
+        let (stager, sharing) = ready.await.unwrap_or_else(|_| {
             Err(Fatal::new(
                 Reason::ModelInvalid,
                 "the run thread ended while loading the model",
@@ -62,6 +76,7 @@ impl Runner {
         })?;
         Ok(Self {
             work,
+            stager,
             sharing,
             thread,
         })
@@ -73,13 +88,30 @@ impl Runner {
         self.sharing.clone()
     }
 
-    /// Hands a batch to the thread at once; the receiver gets a result for each slice, in their order.
-    #[must_use]
-    pub fn run(&self, slices: Vec<Slice>) -> oneshot::Receiver<Result<Vec<Outputs>, Lost>> {
+    /// Makes a batch ready, which may be done while another runs, and hands it to the thread, which runs one after the
+    /// other.
+    pub async fn run(&self, slices: Vec<Slice>) -> Result<oneshot::Receiver<Ran>, JoinError> {
+        let bytes: usize = slices.iter().map(Slice::bytes).sum();
+        let (slices, ready) = if bytes <= INLINE {
+            let ready = self.stager.stage(&slices);
+            (slices, ready)
+        } else {
+            let stager = Arc::clone(&self.stager);
+            tokio::task::spawn_blocking(move || {
+                let ready = stager.stage(&slices);
+                (slices, ready)
+            })
+            .await?
+        };
         let (done, result) = oneshot::channel();
+        let work = Work {
+            slices,
+            ready,
+            done,
+        };
         // If the thread is gone, `done` is dropped with the work and the receiver says so.
-        drop(self.work.send(Work { slices, done }));
-        result
+        drop(self.work.send(work));
+        Ok(result)
     }
 
     /// Ends the thread, so that libtorch isn't in use when the process takes it down.
@@ -90,12 +122,20 @@ impl Runner {
     }
 }
 
-fn serve(mut executor: Executor, progress: &Progress, batches: &mpsc::Receiver<Work>) {
-    for Work { slices, done } in batches {
-        progress.step();
-        let result = executor.run(&slices);
-        progress.rest();
+fn serve(mut executor: Executor, batches: &mpsc::Receiver<Work>) {
+    for Work {
+        slices,
+        ready,
+        done,
+    } in batches
+    {
+        let result = executor.run_staged(&slices, ready);
+        let is_lost = result.is_err();
         // Nobody waits any more when the process is ending.
         drop(done.send(result));
+        // What has not begun on a device that is lost can be handed back.
+        if is_lost {
+            break;
+        }
     }
 }

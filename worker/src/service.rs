@@ -1,38 +1,48 @@
 //! The loop that keeps the device busy: fetch, assemble, run, answer.
 //!
-//! A batch is closed when the device is free, not before. An idle device takes what is there at once. While a batch
-//! runs, the next is filled just before the device is about to be free: if it is full by then it runs at once, and
-//! the answers go out beside it; if not, the write that carries the answers fetches what has come meanwhile.
+//! A batch is closed when the device is free or about to be, not before. An idle device takes what is there at once. While
+//! a batch runs, the next is filled just before the device is about to be free: if it is full by then it is closed, made
+//! ready beside the one that runs and put behind it, so that the device goes from one to the next while the first is taken
+//! apart and answered; if not, the write that carries the answers fetches what has come meanwhile.
+
+mod intake;
 
 use std::{sync::Arc, time::Duration};
 
-use bytes::Bytes;
-use carpool_queue::{Consumer, Failure, Job, JobId, Outcome, QueueError};
-use tokio::{sync::watch, time::Instant};
+use carpool_queue::{Consumer, JobId, Outcome};
+use tokio::{
+    sync::{oneshot, watch},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     assemble::{Assembler, failed},
-    batch::concatenate,
-    executor::Outputs,
+    batch::{concatenate, cut},
+    executor::Uncut,
     fatal::{Fatal, Reason},
-    item::{Item, rows},
-    line::{Line, Open, Ride},
+    item::rows,
+    line::{Line, Open},
     live::Live,
     metrics::{Hop, Metrics},
     pace::Pace,
-    reading::{self, Fetched, Reading},
-    runner::Runner,
+    reading::{self, Reading},
+    runner::{Ran, Runner},
     sharing::Sharing,
 };
 
-/// Bytes of bodies that are assembled here rather than on a thread of their own: handing them over takes as long.
-const TENSORS_INLINE: usize = 64 << 10;
-/// The same for models that take text: tokenizing takes a hundred times as long.
-const TEXT_INLINE: usize = 1 << 10;
-
 /// How long an idle worker waits for a request before it looks at its settings again.
 const IDLE: Duration = Duration::from_secs(1);
+
+/// A batch in the hands of the run thread.
+struct Departed {
+    riders: Vec<Open>,
+    /// How many rows of theirs it holds.
+    rows: usize,
+    /// When the device was free for it.
+    started: Instant,
+    done: oneshot::Receiver<Ran>,
+}
 
 /// One worker's service.
 pub struct Service {
@@ -47,6 +57,8 @@ pub struct Service {
     reading: Reading,
     answers: Vec<(JobId, Outcome)>,
     pace: Pace,
+    /// What Redis' trouble is, which is told once, not at every try.
+    trouble: Option<String>,
 }
 
 impl Service {
@@ -71,6 +83,7 @@ impl Service {
             reading: Reading::default(),
             answers: Vec::new(),
             pace: Pace::default(),
+            trouble: None,
         }
     }
 
@@ -82,42 +95,77 @@ impl Service {
         }
         let mut waiting = self.reading.drain();
         waiting.extend(self.line.drain().into_iter().map(|open| open.id));
-        self.consumer
-            .release(waiting)
-            .await
-            .map_err(|error| Fatal::of_queue(&error))?;
+        // Where Redis doesn't learn it, others take over what is left when the lease is over.
+        if let Err(error) = self.consumer.release(waiting).await {
+            tracing::warn!(%error, "failed to hand back what waits");
+        }
         // What ran when the device failed stays pending: it may be what broke it, and whoever takes it over runs it alone.
         ended?;
-        self.consumer
-            .leave()
-            .await
-            .map_err(|error| Fatal::of_queue(&error))?;
+        if let Err(error) = self.consumer.leave().await {
+            tracing::warn!(%error, "failed to sign off");
+        }
         self.runner.finish();
         Ok(())
     }
 
     async fn rides(&mut self) -> Result<(), Fatal> {
-        while !self.stop.is_cancelled() {
+        let mut behind = None;
+        // What has departed is answered in any case.
+        while behind.is_some() || !self.stop.is_cancelled() {
             self.apply_settings();
-            if self.line.is_empty() {
-                self.first().await?;
-            }
-            self.linger().await?;
-            self.drop_expired();
+            let departed = if let Some(departed) = behind.take() {
+                departed
+            } else {
+                if self.line.is_empty() {
+                    self.first().await?;
+                }
+                self.linger().await?;
+                let Some(departed) = self.depart().await? else {
+                    continue;
+                };
+                departed
+            };
+            let rows = departed.rows;
+            behind = self.accompany(departed).await?;
             let max = self.max_rows();
-            let padded = self.sharing.borrow().padded;
-            let ride = self.line.ride(max, padded);
-            if ride.riders.is_empty() {
-                continue;
-            }
-            let rows = rows(&ride.slices);
-            self.run(ride, rows).await?;
-            if self.line.rows() < max {
+            if behind.is_none() && self.line.rows() < max {
                 self.exchange(self.room()).await?;
                 self.gather(rows, max).await?;
             }
         }
         Ok(())
+    }
+
+    /// Closes a batch and hands it to the run thread; none where nobody waits.
+    async fn depart(&mut self) -> Result<Option<Departed>, Fatal> {
+        self.drop_expired();
+        let padded = self.sharing.borrow().padded;
+        let ride = self.line.ride(self.max_rows(), padded);
+        if ride.riders.is_empty() {
+            return Ok(None);
+        }
+        let started = Instant::now();
+        let rows = rows(&ride.slices);
+        let done = self.runner.run(ride.slices).await;
+        self.pace.staged(started.elapsed());
+        Ok(Some(Departed {
+            riders: ride.riders,
+            rows,
+            started,
+            done: done.map_err(|error| lost(&error))?,
+        }))
+    }
+
+    /// Closes the next batch while one still runs, if it is full. Who may end the process does so with nobody beside it.
+    async fn depart_early(&mut self, running: &[Open]) -> Result<Option<Departed>, Fatal> {
+        let is_full = self.line.rows() >= self.max_rows();
+        let is_suspect =
+            self.line.holds_suspect() || running.iter().any(|open| open.quarantine.is_some());
+        if is_full && !is_suspect && !self.stop.is_cancelled() {
+            self.depart().await
+        } else {
+            Ok(None)
+        }
     }
 
     fn apply_settings(&mut self) {
@@ -179,19 +227,6 @@ impl Service {
         Ok(())
     }
 
-    /// Takes requests, waiting for the first.
-    async fn fetch(&mut self, wait: Duration) -> Result<(), Fatal> {
-        let room = self.room();
-        match self.consumer.fetch_within(room, wait).await {
-            Ok(jobs) => self.take(jobs, room).await,
-            Err(error @ QueueError::ArtifactChanged { .. }) => Err(Fatal::of_queue(&error)),
-            Err(error) => {
-                tracing::warn!(%error, "failed to fetch");
-                Ok(())
-            }
-        }
-    }
-
     /// Spends no time on requests that nobody waits for any more.
     fn drop_expired(&mut self) {
         for open in self.line.expired(Instant::now()) {
@@ -200,22 +235,40 @@ impl Service {
         }
     }
 
-    /// Runs a batch. Meanwhile the answers of the one before go out, and the next one is filled.
-    async fn run(&mut self, ride: Ride, rows: usize) -> Result<(), Fatal> {
+    /// Sees a batch to its end. Meanwhile the answers of the one before go out, and the next one is filled; if it has
+    /// departed, it is given back.
+    async fn accompany(&mut self, departed: Departed) -> Result<Option<Departed>, Fatal> {
+        let Departed {
+            riders,
+            rows,
+            started,
+            mut done,
+        } = departed;
         let metrics = Arc::clone(&self.metrics);
         let busy = metrics.busy();
-        let started = Instant::now();
-        for open in ride.riders.iter().filter(|open| open.done == 0) {
-            metrics.queue_wait(started - open.arrived);
+        for open in riders.iter().filter(|open| open.done == 0) {
+            metrics.queue_wait(started.saturating_duration_since(open.arrived));
         }
-        let mut done = self.runner.run(ride.slices);
-        self.exchange(0).await?;
-        let mut early = None;
-        if let Some(at) = self.pace.about_to_end(rows) {
+        let end = self.pace.about_to_end(rows);
+        // After a run too short for a fetch at its end there is one only if the next batch isn't full. Where a request of
+        // many rows fills them all, others come beside it or never.
+        let left: usize = riders.iter().map(Open::left).sum();
+        let is_full = self.line.rows() + left - rows >= self.max_rows();
+        let room = if end.is_none() && is_full {
+            self.room()
+        } else {
+            0
+        };
+        self.exchange(room).await?;
+        let (mut early, mut behind) = (None, None);
+        if let Some(at) = end {
             tokio::select! {
                 biased;
                 result = &mut done => early = Some(result),
-                () = tokio::time::sleep_until(started + at) => self.exchange(self.room()).await?,
+                () = tokio::time::sleep_until(started + at) => {
+                    self.exchange(self.room()).await?;
+                    behind = self.depart_early(&riders).await?;
+                }
             }
         }
         let result = match early {
@@ -226,18 +279,31 @@ impl Service {
         let took = started.elapsed();
         metrics.hop(Hop::Run, took);
         self.pace.ran(rows, took);
-        let lost = |message: String| Fatal::new(Reason::DeviceUnavailable, message);
-        let outputs = result
-            .map_err(|_| lost("the run thread ended".to_owned()))?
-            .map_err(|error| lost(error.to_string()))?;
-        self.settle(ride.riders, outputs);
-        Ok(())
+        let outcome = result
+            .map_err(|_| "the run thread ended".to_owned())
+            .and_then(|ran| ran.map_err(|error| error.to_string()));
+        match outcome {
+            Ok(outputs) => self.settle(riders, outputs),
+            Err(message) => {
+                // It has not begun, so it is handed back with those who wait.
+                for open in behind.into_iter().flat_map(|behind| behind.riders) {
+                    self.line.push(open);
+                }
+                return Err(Fatal::new(Reason::DeviceUnavailable, message));
+            }
+        }
+        let free = started + took;
+        Ok(behind.map(|behind| Departed {
+            started: free,
+            ..behind
+        }))
     }
 
     /// Makes an answer of what is complete and lets the rest go on waiting.
-    fn settle(&mut self, riders: Vec<Open>, outputs: Vec<Outputs>) {
+    fn settle(&mut self, riders: Vec<Open>, outputs: Vec<Uncut>) {
         let started = Instant::now();
         for (mut open, outputs) in riders.into_iter().zip(outputs) {
+            let outputs = outputs.and_then(|parts| cut(parts).map_err(failed));
             let outcome = match outputs {
                 Ok(part) => {
                     open.ran(part);
@@ -257,134 +323,11 @@ impl Service {
         self.metrics.hop(Hop::Encode, started.elapsed());
     }
 
-    /// Answers, and takes requests that are there already.
-    async fn exchange(&mut self, room: usize) -> Result<(), Fatal> {
-        if self.answers.is_empty() && room == 0 {
-            return Ok(());
-        }
-        let answers = std::mem::take(&mut self.answers);
-        for (_, outcome) in &answers {
-            self.metrics.answered(outcome);
-        }
-        let started = Instant::now();
-        let jobs = self
-            .consumer
-            .answer(answers, room)
-            .await
-            .map_err(|error| Fatal::of_queue(&error))?;
-        let took = started.elapsed();
-        self.metrics.hop(Hop::Exchange, took);
-        self.pace.exchanged(took);
-        self.take(jobs, room).await
-    }
-
-    /// Assembles requests and puts them into the line, long texts last. `asked` is how many there was room for.
-    async fn take(&mut self, jobs: Vec<Job>, asked: usize) -> Result<(), Fatal> {
-        self.pace.fetched(jobs.len(), asked);
-        if !jobs.is_empty() {
-            self.metrics.fetched(jobs.len());
-        }
-        let at = Instant::now();
-        let (long, short): (Vec<_>, Vec<_>) = jobs
-            .into_iter()
-            .partition(|job| Reading::is_long(&self.assembler, job));
-        if !short.is_empty() {
-            self.assemble(short, at).await?;
-        }
-        for job in long {
-            self.reading.push(Fetched { job, at });
-        }
-        self.read(true).await
-    }
-
-    /// Puts into the line what is read of the long texts, or is about to be.
-    async fn read(&mut self, others_wait: bool) -> Result<(), Fatal> {
-        let until = Instant::now() + reading::PATIENCE;
-        let assembler = Arc::clone(&self.assembler);
-        while let Some(read) = self
-            .reading
-            .next(&assembler, until, others_wait)
-            .await
-            .map_err(|error| lost(&error))?
-        {
-            self.metrics.hop(Hop::Assemble, read.took);
-            self.enter(read.fetched, read.item);
-        }
-        Ok(())
-    }
-
-    async fn assemble(&mut self, jobs: Vec<Job>, at: Instant) -> Result<(), Fatal> {
-        let bodies: Vec<Bytes> = jobs.iter().map(|job| job.body.clone()).collect();
-        let bytes: usize = bodies.iter().map(Bytes::len).sum();
-        let inline = if self.assembler.takes_text() {
-            TEXT_INLINE
-        } else {
-            TENSORS_INLINE
-        };
-        let items = if bytes <= inline {
-            assemble(&self.assembler, bodies)
-        } else {
-            let assembler = Arc::clone(&self.assembler);
-            tokio::task::spawn_blocking(move || assemble(&assembler, bodies))
-                .await
-                .map_err(|error| lost(&error))?
-        };
-        let took = at.elapsed();
-        self.metrics.hop(Hop::Assemble, took);
-        self.pace.assembled(took);
-        for (job, item) in jobs.into_iter().zip(items) {
-            self.enter(Fetched { job, at }, item);
-        }
-        Ok(())
-    }
-
     /// The most rows of a batch: what the settings say, or less where the model's answers would depend on it.
     fn max_rows(&self) -> usize {
         let max = self.live.borrow().max_batch_size;
         max.min(self.sharing.borrow().max_rows)
     }
-
-    /// Puts a request into the line, or its failure to the answers.
-    fn enter(&mut self, Fetched { job, at }: Fetched, item: Result<Item, Failure>) {
-        match item {
-            Ok(item) => {
-                self.pace.came(item.rows);
-                self.line.push(Open {
-                    id: job.id,
-                    item: Arc::new(item),
-                    arrived: at.checked_sub(job.age).unwrap_or(at),
-                    expires: at + job.deadline,
-                    quarantine: job.quarantine,
-                    parts: Vec::new(),
-                    done: 0,
-                });
-            }
-            Err(failure) => self.answers.push((job.id, Outcome::Failure(failure))),
-        }
-    }
-
-    /// How many requests to ask for: those that fill the next batch and, where it matters who rides together, some to
-    /// choose from. None once the service is to end, or while a suspect waits to run by itself.
-    fn room(&self) -> usize {
-        if self.stop.is_cancelled() || self.line.holds_suspect() {
-            return 0;
-        }
-        let max = self.max_rows();
-        let window = if self.assembler.groups() {
-            self.pace.window(max)
-        } else {
-            max
-        };
-        let rows = self.line.rows() + self.reading.len();
-        self.pace.requests(window.saturating_sub(rows))
-    }
-}
-
-fn assemble(assembler: &Assembler, bodies: Vec<Bytes>) -> Vec<Result<Item, Failure>> {
-    bodies
-        .into_iter()
-        .map(|body| assembler.item(body))
-        .collect()
 }
 
 fn lost(error: &tokio::task::JoinError) -> Fatal {

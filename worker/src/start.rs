@@ -44,8 +44,8 @@ use crate::{
 /// The exit code for settings that can't be used: `EX_USAGE`.
 pub const BAD_SETTINGS: u8 = 64;
 
-/// How long an absent Redis is waited for: giving up costs a start of the process and of its model.
-const REDIS_PATIENCE: Duration = Duration::from_secs(30);
+/// How often the run thread is looked after.
+const WATCH: Duration = Duration::from_millis(500);
 
 /// Why the process ends other than as it was told.
 #[derive(Debug, thiserror::Error)]
@@ -153,23 +153,22 @@ async fn serve(args: &ServeArgs, settings: Settings) -> Result<(), Error> {
         biased;
         () = stop.cancelled() => Ok(()),
         started = start(args, settings, &admin, &stop) => {
-            let (service, renewal) = started?;
+            let service = started?;
             tokio::select! {
                 served = service.serve() => Ok(served?),
-                stalled = renewal => Err(stalled.into()),
+                hang = hung(&admin) => Err(hang.into()),
             }
         }
     }
 }
 
-/// Loads the model, proves it and joins the queue. Beside the service comes a future that ends when the run thread
-/// gets on no longer.
+/// Loads the model, proves it and joins the queue.
 async fn start(
     args: &ServeArgs,
     settings: Settings,
     admin: &Arc<Admin>,
     stop: &CancellationToken,
-) -> Result<(Service, impl Future<Output = Fatal> + use<>), Fatal> {
+) -> Result<Service, Fatal> {
     let Settings {
         config,
         model,
@@ -195,7 +194,7 @@ async fn start(
             artifact.folder.clone(),
             config.device,
         );
-        Runner::start(Arc::clone(&admin.progress), move || {
+        Runner::start(move || {
             let backend = TorchScript::load(&file, &model, device)?;
             let mut executor = Executor::new(Box::new(backend), model.clone(), threads);
             let examples = probe::examples(&assembler, &model, &folder)?;
@@ -220,6 +219,7 @@ async fn start(
         artifact: Some(artifact.sha256.clone()),
         limits: live.queue,
     };
+    // However long Redis is not there: to give up would cost a start of the process and of its model.
     let consumer = Consumer::connect(connection, options)
         .await
         .map_err(|error| Fatal::of_queue(&error))?;
@@ -234,7 +234,8 @@ async fn start(
     admin.ready.store(!stop.is_cancelled(), Ordering::Relaxed);
     tracing::info!(model = config.name, revision, threads, "serving");
 
-    let renewal = renewed(&consumer, Arc::clone(admin));
+    // It ends with the consumer.
+    tokio::spawn(consumer.renewer().run());
     let service = Service::new(
         consumer,
         runner,
@@ -244,7 +245,7 @@ async fn start(
         stop.clone(),
     );
     unready_at(stop.clone(), Arc::clone(admin));
-    Ok((service, renewal))
+    Ok(service)
 }
 
 /// Tells whoever asks, and the log, how the model is served.
@@ -272,16 +273,14 @@ async fn digest(path: PathBuf, pinned: Option<String>) -> Result<Artifact, Fatal
         .unwrap_or_else(|error| Err(Fatal::new(Reason::ArtifactMissing, error.to_string())))
 }
 
-/// Keeps the lease while the run thread gets on. Ends when it doesn't, and then the process must end too, so that
-/// others take its requests.
-fn renewed(consumer: &Consumer, admin: Arc<Admin>) -> impl Future<Output = Fatal> + use<> {
-    tokio::spawn(consumer.renewer().run());
-    async move {
-        while admin.alive() {
-            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+/// Ends when a forward pass hangs, and then the process must end too, so that others take its requests. The lease is
+/// another matter: it is kept for as long as the process lives, however long a pass takes.
+async fn hung(admin: &Admin) -> Fatal {
+    loop {
+        if let Some(hang) = admin.hang() {
+            return Fatal::new(Reason::DeviceUnavailable, hang.to_string());
         }
-        let message = "the run thread made no progress for longer than the lease";
-        Fatal::new(Reason::DeviceUnavailable, message)
+        tokio::time::sleep(WATCH).await;
     }
 }
 

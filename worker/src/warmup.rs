@@ -243,12 +243,18 @@ fn powers(first: i64, last: i64) -> Vec<i64> {
 
 #[cfg(test)]
 mod tests {
-    use std::{path::Path, sync::Mutex};
+    use std::{
+        path::Path,
+        sync::{
+            Mutex,
+            atomic::{AtomicUsize, Ordering},
+        },
+    };
 
     use carpool_protocol::Tensor;
 
     use super::*;
-    use crate::backend::Backend;
+    use crate::backend::{Backend, Staged};
 
     #[test]
     fn powers_end_at_the_last() {
@@ -270,22 +276,29 @@ mod tests {
 
     /// Alone it takes a millisecond for the square of the rows; together they take ten for any.
     struct Timed {
-        threads: usize,
+        threads: Arc<AtomicUsize>,
         runs: Arc<Mutex<Vec<(i64, usize)>>>,
     }
 
     impl Backend for Timed {
-        fn forward(&mut self, inputs: &[Tensor]) -> Result<Vec<Tensor>, RunError> {
-            let rows = inputs[0].shape[0];
-            self.runs.lock().unwrap().push((rows, self.threads));
-            let alone = u64::try_from(rows * rows).unwrap();
-            let took = if self.threads == 1 { alone } else { 10 };
-            std::thread::sleep(Duration::from_millis(took));
-            Ok(vec![inputs[0].clone()])
+        fn stage(&self, inputs: Vec<Tensor>) -> Result<Box<dyn Staged>, RunError> {
+            let (threads, runs) = (Arc::clone(&self.threads), Arc::clone(&self.runs));
+            Ok(Box::new(move || {
+                let (rows, threads) = (inputs[0].shape[0], threads.load(Ordering::Relaxed));
+                runs.lock().unwrap().push((rows, threads));
+                let alone = u64::try_from(rows * rows).unwrap();
+                let took = if threads == 1 { alone } else { 10 };
+                std::thread::sleep(Duration::from_millis(took));
+                Ok(inputs)
+            }))
         }
 
-        fn set_threads(&mut self, threads: usize) {
-            self.threads = threads;
+        fn works(&self) -> bool {
+            true
+        }
+
+        fn set_threads(&self, threads: usize) {
+            self.threads.store(threads, Ordering::Relaxed);
         }
     }
 
@@ -297,7 +310,7 @@ mod tests {
         let assembler = Assembler::load("m", "r", &model, Path::new("none")).unwrap();
         let runs = Arc::<Mutex<Vec<_>>>::default();
         let backend = Timed {
-            threads: 0,
+            threads: Arc::default(),
             runs: Arc::clone(&runs),
         };
         let mut executor = Executor::new(Box::new(backend), model.clone(), 4);

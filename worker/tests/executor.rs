@@ -7,89 +7,18 @@
     reason = "helpers belong to the tests"
 )]
 
-use std::{
-    path::Path,
-    sync::{Arc, atomic::AtomicBool, mpsc},
-    time::Duration,
-};
+use std::sync::Arc;
 
-use carpool_crds::{Device, Model};
-use carpool_protocol::{InferRequest, InferResponse, Tensor};
+use carpool_protocol::InferResponse;
 use carpool_queue::FailureKind;
-use carpool_worker::{
-    admin::Admin,
-    assemble::Assembler,
-    backend::{Backend, RunError, TorchScript},
-    executor::{Executor, Lost},
-    fatal::{Fatal, Reason},
-    item::{Item, Slice},
-    live::Live,
-    metrics::Metrics,
-    probe,
-    progress::Progress,
-    runner::Runner,
-    warmup::warm_up,
+use carpool_worker::{assemble::Assembler, fatal::Reason, item::Slice, metrics::Metrics};
+use common::{
+    HIDDEN, MLP, TEXT, WORDS, assert_close, declared, floats,
+    loaded::{load, mlp, torch_script},
+    numbers, texts, words,
 };
-use common::{HIDDEN, MLP, TEXT, WORDS, assert_close, declared, floats, numbers, texts, words};
 
 mod common;
-
-struct Loaded {
-    assembler: Assembler,
-    executor: Executor,
-    model: Model,
-    folder: tempfile::TempDir,
-}
-
-/// Loads what `write` writes as what `yaml` declares.
-fn load(yaml: &str, write: impl FnOnce(&Path)) -> Loaded {
-    let folder = tempfile::tempdir().unwrap();
-    write(folder.path());
-    let model = declared(yaml);
-    let assembler = Assembler::load("m", "r", &model, folder.path()).unwrap();
-    let backend = torch_script(&folder, &model).unwrap();
-    let executor = Executor::new(Box::new(backend), model.clone(), 1);
-    Loaded {
-        assembler,
-        executor,
-        model,
-        folder,
-    }
-}
-
-fn torch_script(folder: &tempfile::TempDir, model: &Model) -> Result<TorchScript, Fatal> {
-    TorchScript::load(&folder.path().join("model.pt"), model, Device::Cpu)
-}
-
-fn mlp(folder: &Path) {
-    common::write_mlp(folder, 0);
-}
-
-impl Loaded {
-    fn item(&self, request: &InferRequest) -> Arc<Item> {
-        Arc::new(self.assembler.item(request.encode()).unwrap())
-    }
-
-    fn run(&mut self, items: &[Arc<Item>]) -> Vec<Result<Vec<Tensor>, carpool_queue::Failure>> {
-        let slices: Vec<Slice> = items.iter().cloned().map(Slice::whole).collect();
-        self.executor.run(&slices).unwrap()
-    }
-
-    fn alone(&mut self, item: &Arc<Item>) -> Vec<Tensor> {
-        self.run(&[Arc::clone(item)]).remove(0).unwrap()
-    }
-
-    fn warm_up(&mut self, max_batch_size: usize) -> Result<(), Fatal> {
-        let examples = probe::examples(&self.assembler, &self.model, self.folder.path())?;
-        warm_up(
-            &mut self.executor,
-            &self.assembler,
-            &self.model,
-            &examples,
-            max_batch_size,
-        )
-    }
-}
 
 #[test]
 fn together_as_alone_in_mixed_lengths() {
@@ -325,6 +254,39 @@ fn what_a_client_gets_wrong_is_named() {
 }
 
 #[test]
+fn a_value_outside_its_bounds_is_named_and_no_warm_up_makes_one() {
+    let bounded = MLP.replace("shape: [4]", "shape: [4], minimum: 2, maximum: 3.5");
+    let mut loaded = load(&bounded, mlp);
+    loaded.warm_up(8).unwrap();
+    loaded.item(&numbers(&[2.0, 3.5, 2.5, 3.0]));
+    for value in [1.5, 4.0, f32::NAN, f32::INFINITY] {
+        let request = numbers(&[2.0, 2.0, value, 2.0]);
+        let failure = loaded.assembler.item(request.encode()).unwrap_err();
+        assert_eq!(failure.kind, FailureKind::Invalid);
+        assert_eq!(
+            failure.message,
+            format!(
+                "the input x holds {value} (element 2), which is outside of its minimum 2 and maximum 3.5"
+            )
+        );
+    }
+
+    // Without the bounds, ids of 50 and more are an error of the model; made-up ones keep to them.
+    let bounded = HIDDEN.replace("pad: 0", "pad: 0, minimum: 45, maximum: 49");
+    let mut loaded = load(&bounded, common::write_hidden);
+    loaded.warm_up(8).unwrap();
+    assert!(loaded.executor.sharing().borrow().padded);
+    for id in [44, 50, -1] {
+        let failure = loaded.assembler.item(words(&[45, id]).encode());
+        let message = failure.unwrap_err().message;
+        assert!(
+            message.contains(&format!("holds {id} (element 1)")),
+            "{message}"
+        );
+    }
+}
+
+#[test]
 fn warming_up_proves_the_outputs() {
     let mut loaded = load(MLP, mlp);
     loaded.warm_up(8).unwrap();
@@ -359,131 +321,4 @@ fn a_model_for_single_rows_is_refused_where_there_are_batches() {
     let fatal = load(MLP, common::write_single).warm_up(8).unwrap_err();
     assert_eq!(fatal.reason, Reason::ModelInvalid);
     assert!(fatal.message.contains("maxBatchSize: 1"), "{fatal}");
-}
-
-/// A device that holds a few rows only, and may break.
-struct Small {
-    model: TorchScript,
-    rows: i64,
-    sizes: Arc<std::sync::Mutex<Vec<i64>>>,
-}
-
-impl Backend for Small {
-    fn forward(&mut self, inputs: &[Tensor]) -> Result<Vec<Tensor>, RunError> {
-        let rows = inputs[0].shape[0];
-        self.sizes.lock().unwrap().push(rows);
-        if self.rows == 0 {
-            return Err(RunError::Lost(
-                "CUDA error: device-side assert triggered".to_owned(),
-            ));
-        }
-        if rows > self.rows {
-            return Err(RunError::OutOfMemory("CUDA out of memory".to_owned()));
-        }
-        self.model.forward(inputs)
-    }
-
-    fn set_threads(&mut self, _: usize) {}
-}
-
-fn small(rows: i64) -> (Loaded, Arc<std::sync::Mutex<Vec<i64>>>) {
-    let mut loaded = load(MLP, mlp);
-    let model = torch_script(&loaded.folder, &loaded.model).unwrap();
-    let sizes = Arc::default();
-    let backend = Small {
-        model,
-        rows,
-        sizes: Arc::clone(&sizes),
-    };
-    loaded.executor = Executor::new(Box::new(backend), loaded.model.clone(), 1);
-    (loaded, sizes)
-}
-
-#[test]
-fn a_batch_beyond_memory_is_halved_and_the_size_remembered() {
-    let (mut loaded, sizes) = small(3);
-    let values: Vec<f32> = (0..8 * 4).map(|index| index as f32 / 10.0).collect();
-    let item = loaded.item(&numbers(&values));
-    let outputs = loaded.alone(&item);
-    assert_eq!(outputs[0].shape, [8, 3]);
-    assert_eq!(*sizes.lock().unwrap(), [8, 4, 2, 2, 2, 2]);
-    let expected = load(MLP, mlp).alone(&item);
-    assert_close(&floats(&outputs[0]), &floats(&expected[0]));
-
-    sizes.lock().unwrap().clear();
-    let singles: Vec<_> = values
-        .chunks(4)
-        .map(|row| loaded.item(&numbers(row)))
-        .collect();
-    assert!(loaded.run(&singles).iter().all(Result::is_ok));
-    assert_eq!(*sizes.lock().unwrap(), [2, 2, 2, 2]);
-}
-
-#[test]
-fn a_lost_device_answers_nothing() {
-    let (mut loaded, sizes) = small(0);
-    let items = [
-        loaded.item(&numbers(&[0.0; 4])),
-        loaded.item(&numbers(&[1.0; 4])),
-    ];
-    let lost = loaded.executor.run(&items.map(Slice::whole)).unwrap_err();
-    assert_eq!(
-        lost,
-        Lost("CUDA error: device-side assert triggered".to_owned())
-    );
-    assert_eq!(sizes.lock().unwrap().len(), 1);
-}
-
-/// A device that hangs until it is let go.
-struct Stuck(mpsc::Receiver<()>);
-
-impl Backend for Stuck {
-    fn forward(&mut self, _: &[Tensor]) -> Result<Vec<Tensor>, RunError> {
-        self.0.recv().unwrap();
-        Err(RunError::Model("let go".to_owned()))
-    }
-
-    fn set_threads(&mut self, _: usize) {}
-}
-
-#[tokio::test]
-async fn a_run_that_hangs_is_noticed() {
-    let loaded = load(MLP, mlp);
-    let slice = Slice::whole(loaded.item(&numbers(&[0.0; 4])));
-    let live = Live {
-        max_batch_size: 1,
-        max_delay: Duration::ZERO,
-        queue: carpool_queue::ConsumerLimits {
-            lease: Duration::from_millis(10),
-            max_deliveries: 1,
-            max_bytes: 1,
-        },
-    };
-    let progress = Arc::new(Progress::default());
-    let admin = Admin {
-        name: hyper::header::HeaderValue::from_static("w"),
-        ready: AtomicBool::new(true),
-        model: tokio::sync::watch::Sender::new(None),
-        metrics: Arc::default(),
-        progress: Arc::clone(&progress),
-        live: tokio::sync::watch::channel(live).1,
-    };
-    let (let_go, stuck) = mpsc::channel();
-    let runner = Runner::start(Arc::clone(&progress), move || {
-        let mut executor = Executor::new(Box::new(Stuck(stuck)), loaded.model, 1);
-        executor.report_to(progress, Arc::default());
-        Ok(executor)
-    })
-    .await
-    .unwrap();
-    assert!(admin.alive());
-    let done = runner.run(vec![slice]);
-    while admin.alive() {
-        tokio::task::yield_now().await;
-    }
-    let_go.send(()).unwrap();
-    let outputs = done.await.unwrap().unwrap();
-    assert!(outputs[0].as_ref().unwrap_err().message.contains("let go"));
-    assert!(admin.alive());
-    runner.finish();
 }

@@ -1,13 +1,19 @@
 //! TorchScript models on libtorch.
 
-use std::path::Path;
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use bytes::{Bytes, BytesMut};
 use carpool_crds::{Device, Model, TensorSpec};
 use carpool_protocol::{Datatype, Tensor};
 use tch::{CModule, IValue, Kind, TchError};
 
-use super::{Backend, RunError, cuda};
+use super::{Backend, InFlight, RunError, Staged, cuda};
 use crate::{
     fatal::{Fatal, Reason},
     unreadable,
@@ -15,10 +21,31 @@ use crate::{
 
 /// A TorchScript model on a device.
 pub struct TorchScript {
-    module: CModule,
+    model: Arc<Loaded>,
     device: tch::Device,
-    threads: usize,
+    threads: AtomicUsize,
+}
+
+/// What a forward pass needs.
+struct Loaded {
+    module: CModule,
+    /// The outputs' names.
     outputs: Vec<String>,
+}
+
+/// A batch in the host's memory. To copy it to a device that is busy would only wait for it: libtorch's copies queue up
+/// behind its kernels.
+struct Inputs {
+    model: Arc<Loaded>,
+    tensors: Vec<tch::Tensor>,
+    device: tch::Device,
+}
+
+/// Outputs that the device may still be computing: it works through what it was given in order, so they are there once
+/// they have been copied.
+struct Running {
+    model: Arc<Loaded>,
+    tensors: Vec<tch::Tensor>,
 }
 
 impl TorchScript {
@@ -42,55 +69,90 @@ impl TorchScript {
         let mut module = CModule::load_on_device(file, device).map_err(failed)?;
         module.f_set_eval().map_err(failed)?;
         let name = |output: &TensorSpec| output.name.clone();
+        let outputs = model.outputs.iter().map(name).collect();
         Ok(Self {
-            module,
+            model: Arc::new(Loaded { module, outputs }),
             device,
-            threads: usize::MAX,
-            outputs: model.outputs.iter().map(name).collect(),
+            threads: AtomicUsize::new(usize::MAX),
         })
     }
 
-    fn run(&self, inputs: &[Tensor]) -> Result<Vec<Tensor>, RunError> {
-        let inputs = inputs
-            .iter()
-            .map(|input| {
-                let kind = kind(input.datatype)?;
-                tch::Tensor::f_from_data_size(&input.data, &input.shape, kind)?
-                    .f_to_device(self.device)
-                    .map(IValue::Tensor)
-            })
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|error| run_error(&error))?;
-        let value = self.module.forward_is(&inputs);
-        let value = value.map_err(|error| run_error(&error))?;
-        tensors(value, &self.outputs)?
-            .iter()
-            .enumerate()
-            .map(|(index, tensor)| {
-                let name = self.outputs.get(index).map_or("", String::as_str);
-                output(name, tensor).map_err(|error| run_error(&error))
-            })
-            .collect()
+    /// Allocates, adds and copies back.
+    fn try_device(&self) -> Result<bool, TchError> {
+        let one = tch::Tensor::f_ones([8], (Kind::Float, self.device))?;
+        let sum = one.f_add(&one)?.f_to_device(tch::Device::Cpu)?;
+        let right = sum.f_eq(2.0)?.f_all()?;
+        Ok(right.f_int64_value(&[])? == 1)
     }
 }
 
 impl Backend for TorchScript {
-    fn forward(&mut self, inputs: &[Tensor]) -> Result<Vec<Tensor>, RunError> {
-        tch::no_grad(|| self.run(inputs))
+    fn stage(&self, inputs: Vec<Tensor>) -> Result<Box<dyn Staged>, RunError> {
+        let tensors = inputs.iter().map(|input| {
+            let kind = kind(input.datatype)?;
+            tch::Tensor::f_from_data_size(&input.data, &input.shape, kind)
+        });
+        let tensors = tensors.collect::<Result<_, _>>();
+        Ok(Box::new(Inputs {
+            model: Arc::clone(&self.model),
+            tensors: tensors.map_err(|error| run_error(&error))?,
+            device: self.device,
+        }))
     }
 
-    fn set_threads(&mut self, threads: usize) {
-        // libtorch keeps the number for the process and for the calling thread, and a change costs it a thread pool.
-        if self.device == tch::Device::Cpu && self.threads != threads {
-            tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
-            self.threads = threads;
+    fn works(&self) -> bool {
+        match tch::no_grad(|| self.try_device()) {
+            Ok(right) => right,
+            Err(error) => {
+                tracing::warn!(%error, "the device does not work");
+                false
+            }
         }
+    }
+
+    fn set_threads(&self, threads: usize) {
+        // libtorch keeps the number for the process and for the calling thread, and a change costs it a thread pool.
+        if self.device == tch::Device::Cpu
+            && self.threads.swap(threads, Ordering::Relaxed) != threads
+        {
+            tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
+        }
+    }
+}
+
+impl Staged for Inputs {
+    fn launch(self: Box<Self>) -> Result<Box<dyn InFlight>, RunError> {
+        let Self {
+            model,
+            tensors,
+            device,
+        } = *self;
+        let value = tch::no_grad(|| {
+            let inputs = tensors
+                .iter()
+                .map(|tensor| tensor.f_to_device(device).map(IValue::Tensor));
+            let inputs = inputs.collect::<Result<Vec<_>, _>>()?;
+            model.module.forward_is(&inputs)
+        });
+        let value = value.map_err(|error| run_error(&error))?;
+        let tensors = tensors_of(value, &model.outputs)?;
+        Ok(Box::new(Running { model, tensors }))
+    }
+}
+
+impl InFlight for Running {
+    fn collect(self: Box<Self>) -> Result<Vec<Tensor>, RunError> {
+        let outputs = self.tensors.iter().enumerate().map(|(index, tensor)| {
+            let name = self.model.outputs.get(index).map_or("", String::as_str);
+            output(name, tensor).map_err(|error| run_error(&error))
+        });
+        tch::no_grad(|| outputs.collect())
     }
 }
 
 /// The tensors that a model gives, in the order of their declared `names`: of a dictionary those of these names, else one
 /// tensor, or a tuple or a list of several, in their own order.
-fn tensors(value: IValue, names: &[String]) -> Result<Vec<tch::Tensor>, RunError> {
+fn tensors_of(value: IValue, names: &[String]) -> Result<Vec<tch::Tensor>, RunError> {
     match value {
         IValue::GenericDict(entries) => by_name(entries, names),
         other => by_position(other),
@@ -197,23 +259,54 @@ const KINDS: [(Kind, Datatype); 10] = [
     (Kind::Double, Datatype::Fp64),
 ];
 
+/// The device lacks memory.
+const OUT_OF_MEMORY: [&str; 4] = [
+    "out of memory",
+    "can't allocate memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+];
+
+/// A library for the device was given what it doesn't take, and did nothing: that belongs to one input.
+const NOT_TAKEN: [&str; 13] = [
+    "CUBLAS_STATUS_INVALID_VALUE",
+    "CUBLAS_STATUS_NOT_SUPPORTED",
+    "CUBLAS_STATUS_ARCH_MISMATCH",
+    "CUDNN_STATUS_NOT_SUPPORTED",
+    "CUDNN_STATUS_BAD_PARAM",
+    "CUDNN_STATUS_INVALID_VALUE",
+    "CUDNN_STATUS_ARCH_MISMATCH",
+    "CUSOLVER_STATUS_INVALID_VALUE",
+    "CUSOLVER_STATUS_NOT_SUPPORTED",
+    "CUSPARSE_STATUS_INVALID_VALUE",
+    "CUSPARSE_STATUS_NOT_SUPPORTED",
+    "CUFFT_INVALID_VALUE",
+    "CUFFT_INVALID_SIZE",
+];
+
+/// The device or one of its libraries failed. Whether for good, only the device can tell.
+const OF_THE_DEVICE: [&str; 8] = [
+    "CUDA error",
+    "CUDA driver error",
+    "cuDNN error",
+    "CUDNN_STATUS_",
+    "CUBLAS_STATUS_",
+    "CUSOLVER_STATUS_",
+    "CUSPARSE_STATUS_",
+    "cuFFT error",
+];
+
 /// Tells the kinds of failure apart by libtorch's own words, the only thing that its C++ exceptions leave of them.
 fn run_error(error: &TchError) -> RunError {
     let text = error.to_string();
-    let out_of_memory = [
-        "out of memory",
-        "can't allocate memory",
-        "CUBLAS_STATUS_ALLOC_FAILED",
-    ];
-    if out_of_memory.iter().any(|words| text.contains(words)) {
-        RunError::OutOfMemory(gist(&text))
-    } else if ["CUDA error", "CUDNN_STATUS_", "CUBLAS_STATUS_"]
-        .iter()
-        .any(|words| text.contains(words))
-    {
-        RunError::Lost(gist(&text))
+    let says = |words: &[&str]| words.iter().any(|words| text.contains(words));
+    let gist = gist(&text);
+    if says(&OUT_OF_MEMORY) {
+        RunError::OutOfMemory(gist)
+    } else if says(&OF_THE_DEVICE) && !says(&NOT_TAKEN) {
+        RunError::Lost(gist)
     } else {
-        RunError::Model(gist(&text))
+        RunError::Model(gist)
     }
 }
 
@@ -242,12 +335,12 @@ mod tests {
             IValue::TensorList(vec![2.into(), 3.into()]),
         ]);
         assert_eq!(values(nested, &[]).unwrap(), [1, 2, 3]);
-        assert!(tensors(IValue::Int(1), &[]).is_err());
+        assert!(tensors_of(IValue::Int(1), &[]).is_err());
     }
 
     fn values(value: IValue, names: &[&str]) -> Result<Vec<i64>, RunError> {
         let names: Vec<String> = names.iter().map(ToString::to_string).collect();
-        let tensors = tensors(value, &names)?;
+        let tensors = tensors_of(value, &names)?;
         Ok(tensors
             .iter()
             .map(|tensor| tensor.int64_value(&[]))
@@ -284,6 +377,28 @@ mod tests {
             error("CUDA error: device-side assert triggered"),
             RunError::Lost(_)
         ));
+        for words in [
+            "cuDNN error: CUDNN_STATUS_NOT_SUPPORTED. This error may appear if you passed in a non-contiguous input.",
+            "cuDNN error: CUDNN_STATUS_BAD_PARAM",
+            "CUDA error: CUBLAS_STATUS_INVALID_VALUE when calling `cublasSgemm( handle, opa, opb, m, n, k)`",
+            "CUDA error: CUBLAS_STATUS_NOT_SUPPORTED when calling `cublasGemmEx(handle)`",
+        ] {
+            assert!(matches!(error(words), RunError::Model(_)), "{words}");
+        }
+        for words in [
+            "CUDA error: an illegal memory access was encountered",
+            "CUDA error: invalid configuration argument",
+            "CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm( handle)`",
+            "cuDNN error: CUDNN_STATUS_EXECUTION_FAILED",
+        ] {
+            assert!(matches!(error(words), RunError::Lost(_)), "{words}");
+        }
+        for words in [
+            "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+            "CUDA error: out of memory",
+        ] {
+            assert!(matches!(error(words), RunError::OutOfMemory(_)), "{words}");
+        }
         let traceback = "The following operation failed in the TorchScript interpreter.\n\
             Traceback of TorchScript (most recent call last):\nRuntimeError: index out of range in self\n\n";
         assert_eq!(

@@ -77,7 +77,8 @@ fn cut_to(requests: &[[i64; 2]], output: &str, length: i64) -> Result<Vec<Vec<i6
         .collect();
     let batch = stack(&model, &slices);
     let rows = i64::try_from(requests.len()).unwrap();
-    let parts = batch.split(&model, &slices, &[zeros([rows, length])])?;
+    let parts = split(&batch.size, &model, &slices, &[zeros([rows, length])])?;
+    let parts = parts.into_iter().map(cut).collect::<Result<Vec<_>, _>>()?;
     Ok(parts
         .into_iter()
         .map(|part| part[0].shape.clone())
@@ -147,10 +148,11 @@ fn shorter_items_are_padded_and_cut_back() {
         elements,
         padding,
         ..
-    } = batch.size;
-    assert_eq!((rows, elements, padding), (2, 8, 2));
+    } = &batch.size;
+    assert_eq!((*rows, *elements, *padding), (2, 8, 2));
 
-    let parts = batch.split(&model, &slices, &[expected]).unwrap();
+    let parts = split(&batch.size, &model, &slices, &[expected]).unwrap();
+    let parts: Vec<_> = parts.into_iter().map(|part| cut(part).unwrap()).collect();
     assert_eq!(
         (&parts[0][0].shape, &parts[0][0].data),
         (&vec![1, 1, 2], &slices[0].data(0))

@@ -8,6 +8,7 @@ use carpool_crds::Model;
 use carpool_protocol::{Datatype, InferRequest, RequestedOutput, Tensor};
 use tch::{CModule, Device, Kind};
 
+pub mod loaded;
 pub mod serving;
 
 /// `y = tanh(x A) B` on four numbers, three out.
@@ -64,6 +65,21 @@ pub fn write_mlp(folder: &Path, rounds: usize) {
             hidden.matmul(&weights[1]) * work.get(0).get(0)
         },
     );
+}
+
+/// Writes a model of [`MLP`]'s tensors whose every row takes some milliseconds, however many there are.
+pub fn write_heavy(folder: &Path) {
+    let weights = patterned(&[4, 3]);
+    let unit = tch::Tensor::eye(128, (Kind::Float, Device::Cpu));
+    let example = tch::Tensor::zeros([2, 4], (Kind::Float, Device::Cpu));
+    trace(folder, &[example], &|inputs| {
+        let zeros = inputs[0].narrow(1, 0, 1).zeros_like().unsqueeze(-1);
+        let mut work = &unit + zeros;
+        for _ in 0..100 {
+            work = work.matmul(&unit);
+        }
+        inputs[0].matmul(&weights) * work.select(2, 0).narrow(1, 0, 1)
+    });
 }
 
 /// Writes a model of [`MLP`]'s tensors that was traced for one row and takes no other number of them.

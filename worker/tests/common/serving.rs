@@ -56,6 +56,11 @@ impl Redis {
         }
     }
 
+    /// Makes it silent, connections and all, until it is told `-CONT`.
+    pub fn signal(&self, signal: &str) {
+        send(signal, self.process.id());
+    }
+
     pub fn producer(&self) -> Producer {
         let limits = Limits {
             max_length: 10_000,
@@ -78,6 +83,13 @@ impl Drop for Redis {
         drop(self.process.kill());
         drop(self.process.wait());
     }
+}
+
+fn send(signal: &str, process: u32) {
+    let status = Command::new("kill")
+        .args([signal, &process.to_string()])
+        .status();
+    assert!(status.unwrap().success());
 }
 
 /// A model in a folder, with the configuration that serves it.
@@ -155,7 +167,14 @@ pub struct Worker {
 
 impl Worker {
     /// Starts it by this command and waits until it serves.
-    pub fn start(mut command: Command) -> Self {
+    pub fn start(command: Command) -> Self {
+        let worker = Self::launch(command);
+        worker.logged("serving");
+        worker
+    }
+
+    /// Starts it by this command and waits until its admin port listens.
+    pub fn launch(mut command: Command) -> Self {
         let mut process = command.stderr(Stdio::piped()).spawn().unwrap();
         let (sender, log) = mpsc::channel();
         let lines = BufReader::new(process.stderr.take().unwrap()).lines();
@@ -176,7 +195,6 @@ impl Worker {
         };
         let listening = worker.logged("listening");
         worker.admin = listening["address"].as_str().unwrap().parse().unwrap();
-        worker.logged("serving");
         worker
     }
 
@@ -195,14 +213,7 @@ impl Worker {
     }
 
     pub fn signal(&self, signal: &str) {
-        let id = self.process.id().to_string();
-        assert!(
-            Command::new("kill")
-                .args([signal, &id])
-                .status()
-                .unwrap()
-                .success()
-        );
+        send(signal, self.process.id());
     }
 
     pub fn wait(&mut self) -> ExitStatus {
