@@ -92,11 +92,11 @@ async fn an_outage_of_redis_ends_no_worker_and_fails_no_start() {
     redis.signal("-STOP");
     let begun = Instant::now();
     let new = Worker::launch(served.serve(&redis, "new"));
-    new.logged("waiting for Redis, with the model loaded");
+    new.logged("waiting for Redis");
     assert_eq!((new.get("/readyz").0, new.get("/livez").0), (503, 200));
     // One that is told to stop while it waits.
     let mut stopped = Worker::launch(served.serve(&redis, "stopped"));
-    stopped.logged("waiting for Redis, with the model loaded");
+    stopped.logged("waiting for Redis");
     stopped.signal("-TERM");
     assert!(stopped.wait().success());
     // The length of the outage is what is tried.
