@@ -12,7 +12,7 @@ build: ## The binaries: carpool, carpool-sidecar, carpool-worker
 	@hack/build
 	@. hack/env.sh && say "they lie in $$bin"
 
-bench: ## The demo's measurements, one idle client's latency by part, answers in company, a peer
+bench: ## The demo's measurements, one idle client's latency by part, Redis under strain, answers in company, a peer
 	@hack/bench
 
 test: ## Everything, from unit tests to a real Kubernetes, closing with 'N passed, N failed'
