@@ -27,7 +27,7 @@ audit: ## The dependencies against the database of known vulnerabilities, which 
 fmt: ## Format the Rust code
 	@cargo fmt --all
 
-manifests: ## Generate BatchedModel's definition, for crds/ and for the chart
+manifests: ## Generate BatchedModel's definition, for crds/ and for the chart, and the golden files of what models become
 	@hack/manifests
 
 images: ## Build the images, and load them where the test cluster is up

@@ -7,6 +7,8 @@
 mod admin;
 mod config;
 mod defaults;
+#[cfg(test)]
+mod golden;
 mod loaded;
 #[cfg(feature = "kube")]
 mod manifest;

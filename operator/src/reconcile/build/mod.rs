@@ -2,6 +2,8 @@
 //! children, so an operator that starts anew changes none.
 
 mod config;
+#[cfg(test)]
+mod golden;
 mod guard;
 pub mod pod;
 mod proxy;

@@ -13,7 +13,7 @@ fn images() -> Images {
     }
 }
 
-fn children(over: &str) -> Children {
+pub(super) fn children(over: &str) -> Children {
     children_of(over, &[])
 }
 
