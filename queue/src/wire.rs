@@ -17,8 +17,9 @@ use crate::{
 /// The version of the entry format that this code writes, and the newest that it reads.
 pub(crate) const FORMAT: u32 = 2;
 
-/// What is larger than this is kept in a key of its own, so that no script copies it. Measured with `strain`: below it the
-/// second round trip costs more than the copies.
+/// What is larger than this is kept in a key of its own, so that no script copies it, for one more round trip. As measured by
+/// `carpool-strain`, with both the body and the answer in keys of their own, a request took 0.9 times as long at 64 KiB and 0.6
+/// times at 1 MiB.
 pub(crate) const LARGE: usize = 16 << 10;
 
 /// What an entry says of its request besides the body. Protobuf, so that fields may be added; what changes the meaning of

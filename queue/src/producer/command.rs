@@ -13,9 +13,6 @@ use crate::{
     wire::{self, is_large},
 };
 
-/// How long a proxy may be cut off and still learn what its last enqueues came to.
-const RECEIPTS_LIVE: Duration = Duration::from_mins(1);
-
 /// How long a large body outlives its request's deadline: an entry must not be there without it.
 const BODIES_OUTLIVE: Duration = Duration::from_secs(5);
 
@@ -48,8 +45,7 @@ pub(super) fn enqueue(shared: &Shared, revision: &str, number: u64, group: &[Out
         .arg(revision)
         .arg(limits.max_length)
         .arg(limits.max_bytes)
-        .arg(number)
-        .arg(RECEIPTS_LIVE.as_millis());
+        .arg(number);
     let now = Instant::now();
     for Outgoing { uuid, request } in group {
         let ttl = request.deadline.saturating_duration_since(now);

@@ -1,6 +1,6 @@
 //! What tells Redis that this proxy is there, and clears up behind proxies that are not.
 
-use std::sync::atomic::Ordering;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use super::Shared;
 use crate::{
@@ -11,6 +11,9 @@ use crate::{
     wire,
 };
 
+/// How long a proxy may be cut off and still learn what its last enqueues came to.
+const RECEIPTS_LIVE: Duration = Duration::from_mins(1);
+
 /// Says that this proxy is there, without which nobody answers it.
 pub(super) async fn renew(shared: &Shared, live: &Live) -> Result<(), QueueError> {
     let keys = &shared.keys;
@@ -19,12 +22,14 @@ pub(super) async fn renew(shared: &Shared, live: &Live) -> Result<(), QueueError
         &keys.bytes(),
         &keys.unread(),
         &keys.pulse(),
+        &keys.receipts(&shared.proxy),
     ];
     let mut command = PRESENT.call(&names, 0);
     command
         .arg(&shared.proxy)
         .arg(REPLIES_LIVE.as_millis())
-        .arg(shared.limits().lease.as_millis());
+        .arg(shared.limits().lease.as_millis())
+        .arg(RECEIPTS_LIVE.as_millis());
     Call::of_script(&PRESENT, command)
         .last("a sign of life", live)
         .await

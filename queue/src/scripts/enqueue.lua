@@ -1,7 +1,7 @@
 #!lua
 -- Adds requests, each within the queue's bounds or not at all.
 -- KEYS: jobs, index, bytes, receipts, then the keys that hold large bodies
--- ARGV: revision, most requests, most bytes, the call's number, how long its receipt is kept in ms,
+-- ARGV: revision, most requests, most bytes, the call's number,
 --       then of each request: mark, ttl in ms, size, header, body (empty where the body has the next key)
 -- Returns for each request its entry id, or an empty string where the queue was full. The receipt says the same, for a
 -- proxy whose connection breaks before it hears of it.
@@ -41,7 +41,7 @@ end
 
 local results, indexed, failure = {}, { index }, nil
 local large = 4
-for i = 6, #ARGV, 5 do
+for i = 5, #ARGV, 5 do
   local size, body, result = tonumber(ARGV[i + 2]), ARGV[i + 4], ''
   local key = nil
   if size > #body then
@@ -74,7 +74,6 @@ redis.call('HINCRBY', held, revision, change)
 if failure then
   return failure
 end
--- A proxy has few calls under way.
+-- A proxy has few calls under way. How long its receipts live is renewed with its sign of life.
 redis.call('HSET', receipts, ARGV[4] % 16, ARGV[4] .. ' ' .. table.concat(results, ' '))
-redis.call('PEXPIRE', receipts, ARGV[5])
 return results

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
--- Says that a proxy is there: its replies stream is, for a while.
--- KEYS: replies, bytes, unread, pulse
--- ARGV: proxy, for how long in ms, lease in ms
+-- Says that a proxy is there: its replies stream is, for a while, and its receipts for a while longer.
+-- KEYS: replies, bytes, unread, pulse, receipts
+-- ARGV: proxy, for how long in ms, lease in ms, how long receipts are kept in ms
 -- Returns 1 if the stream was not there: answers of before are lost.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -23,4 +23,7 @@ if absent then
   end
 end
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
+-- They are there before the first enqueue, which then need not say how long they live.
+redis.call('HSETNX', KEYS[5], 'present', '')
+redis.call('PEXPIRE', KEYS[5], ARGV[4])
 return absent and 1 or 0
