@@ -3,6 +3,36 @@
 //! A proxy's [`Producer`] puts requests into a stream per revision and reads answers from a stream of its own. A
 //! worker's [`Consumer`] takes requests in batches and answers them. Requests run at least once and are answered
 //! exactly once, through the death of any part.
+//!
+//! # The states of a request in Redis
+//!
+//! | state | where | becomes |
+//! |---|---|---|
+//! | new | in `jobs` and `index`, pending for nobody | pending: XREADGROUP |
+//! | pending | in the pending list of a worker, which renews its lease | answered: `answer.lua`; released: `release.lua`; set aside, when its worker is silent or begins anew: `takeover.lua`, `connect.lua` |
+//! | released | pending for `~released` | pending: `takeover.lua` |
+//! | newer | pending for `~format-N`, whose format its worker did not know | pending, of a worker that does: `takeover.lua` |
+//! | set aside | pending for `~suspects` | quarantined, its deliveries counted: `quarantine.lua` |
+//! | quarantined | pending for a worker, which runs it with none but its group | as pending; dead, after `max_deliveries`: `answer.lua` |
+//! | answered | in `replies` of its proxy, gone from `jobs` and `index` | read: its proxy deletes it (`forget.lua` where it is large) |
+//! | dead | answered with a failure, and told of in `dead` | |
+//!
+//! From each of the first six it may also be dropped, when nobody waits for it any more: `drop.lua`, `evict.lua`.
+//!
+//! # What holds in each of them
+//!
+//! | invariant | kept by | tried by the test |
+//! |---|---|---|
+//! | an entry's id ends with its uuid's mark, so that who holds an id holds that request or none | `enqueue.lua` | `everything_open_is_answered_after_flushall` |
+//! | what is in `jobs` is in `index`, and the other way round | every script that adds or deletes | `what_has_expired_is_found_behind_any_number_that_has_not` |
+//! | the bytes of a revision are those of its requests' bodies, and of `~replies` those of the large answers unread | every script that adds or deletes | `they_come_whole_and_leave_nothing` |
+//! | an answer is in `replies` before its request is gone | `answer.lua` | `everything_open_is_answered_after_a_restart_that_kept_all` |
+//! | the first success wins, whoever holds the request; a failure counts only from who does | `answer.lua` | `a_worker_that_lost_a_request_may_still_succeed_but_not_fail` |
+//! | nothing is added for a proxy that is gone | `answer.lua`, `present.lua` | `a_proxy_that_is_gone_gets_no_more_than_its_share_and_then_nothing` |
+//! | renewing takes nothing back that another holds | `renew.lua` | `renewal_never_steals_back` |
+//! | a silence of Redis itself is no worker's death | `takeover.lua`, `present.lua` | `a_redis_that_stood_still_is_no_workers_death` |
+//! | nothing runs beside a quarantined group, and only what kills a worker by itself is given up | `quarantine.lua` | `poison_is_given_up_and_its_neighbours_are_answered` |
+//! | an outcome reaches whoever is still in the proxy's map of open requests, and takes it out | the map | `two_workers_answer_one_request_and_one_answer_arrives` |
 
 mod call;
 mod connection;
