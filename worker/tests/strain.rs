@@ -74,7 +74,7 @@ async fn a_pass_longer_than_the_lease_is_answered_and_one_that_hangs_ends_the_wo
     assert!(open.all().await.iter().all(Result::is_ok));
 }
 
-/// Longer than any patience that a worker had with an absent Redis.
+/// Much longer than a lease, and than Redis is waited for in one call.
 const OUTAGE: Duration = Duration::from_secs(35);
 
 #[tokio::test]

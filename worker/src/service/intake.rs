@@ -153,7 +153,7 @@ impl Service {
     }
 
     /// How many requests to ask for: those that fill the next batch and, where it matters who rides together, some to
-    /// choose from. None once the service is to end, or while a suspect waits to run by itself.
+    /// choose from. None once the service is to end, or while requests wait that must run with nobody else.
     pub(super) fn room(&self) -> usize {
         if self.stop.is_cancelled() || self.line.holds_suspect() {
             return 0;
