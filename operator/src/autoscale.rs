@@ -26,7 +26,7 @@ use crate::{
     metrics::{Metrics, ModelLabels},
     reconcile::{
         Context,
-        fetch::{self, Observed},
+        observe::{self, Observed},
         report::LENGTH_EVERY,
     },
     rollout::{self, Plan},
@@ -139,7 +139,7 @@ impl Turn {
             .memory
             .of(&self.model.uid().unwrap_or_default());
         let look = || {
-            fetch::fetch(
+            observe::observe(
                 &self.context.cluster,
                 &self.model,
                 &mut lock(&remembered),
@@ -173,7 +173,7 @@ impl Turn {
         let wanted = self.scale(state, &observed, &plan, &queued).await;
         self.measure(state, &observed, wanted);
 
-        let serving = &plan.serving;
+        let serving = &plan.active;
         let report = ask::report(&self.asker, &observed, serving, Instant::now()).await;
         let report = {
             let mut remembered = lock(&remembered);

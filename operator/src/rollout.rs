@@ -1,13 +1,13 @@
 //! From one revision of a model to the next. Pure: what was seen comes in, a plan goes out, and since everything it
 //! needs stands on objects of the cluster, an operator that starts anew goes on where the one before stopped.
 //!
-//! - The *wanted* revision is the spec's. Until it serves it is a candidate with one worker.
-//! - The *serving* revision is the one that proxies feed. It changes when a worker of the candidate is Ready.
-//! - Any other is *retired*: it keeps its workers until nobody feeds it and its queue is empty, then it goes.
+//! - The *latest* revision is the spec's. Until it is active it is a candidate with one worker.
+//! - The *active* revision is the one that proxies feed. It changes when a worker of the candidate is Ready.
+//! - Any other is *draining*: it keeps its workers until nobody feeds it and its queue is empty, then it goes.
 //!
-//! Where the nodes are full, they take turns. A candidate that fits nowhere has the serving revision's workers leave
+//! Where the nodes are full, they take turns. A candidate that fits nowhere has the active revision's workers leave
 //! one by one, if need be all of them, while its queue holds requests; if the candidate then fails, it is given up and
-//! the serving one comes back. A retired revision that still has requests and fits nowhere likewise has the serving
+//! the active one comes back. A draining revision that still has requests and fits nowhere likewise has the active
 //! one step aside.
 
 mod patience;
@@ -79,12 +79,12 @@ impl Revision {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct View {
     /// The spec's revision.
-    pub wanted: String,
+    pub latest: String,
     /// The revision that the configuration tells proxies to feed.
-    pub serving: Option<String>,
+    pub active: Option<String>,
     /// Revisions that have a Deployment.
     pub revisions: BTreeMap<String, Revision>,
-    /// Whether every proxy and every injected sidecar feeds `serving`.
+    /// Whether every proxy and every injected sidecar feeds `active`.
     pub switched: bool,
 }
 
@@ -103,10 +103,10 @@ pub enum Replicas {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
     /// The revision that proxies are to feed.
-    pub serving: String,
-    /// Whether the wanted revision is to have a Deployment already.
+    pub active: String,
+    /// Whether the latest revision is to have a Deployment already.
     pub start: bool,
-    /// Why the wanted revision is given up, if it is.
+    /// Why the latest revision is given up, if it is.
     pub give_up: Option<Problem>,
     /// Workers of the revisions that stay.
     pub replicas: BTreeMap<String, Replicas>,
@@ -117,13 +117,13 @@ pub struct Plan {
 /// What to do with a model's revisions.
 #[must_use]
 pub fn plan(view: &View) -> Plan {
-    let serving = serving(view);
-    let retired = |name: &str| name != serving && name != view.wanted;
+    let active = active(view);
+    let is_draining = |name: &str| name != active && name != view.latest;
     let (mut delete, mut replicas) = (Vec::new(), BTreeMap::new());
     let mut draining = Vec::new();
-    for (name, revision) in view.revisions.iter().filter(|(name, _)| retired(name)) {
+    for (name, revision) in view.revisions.iter().filter(|(name, _)| is_draining(name)) {
         // Proxies may still feed it unless they have switched to exactly what now serves.
-        let fed = !(view.switched && view.serving.as_ref() == Some(&serving));
+        let fed = !(view.switched && view.active.as_ref() == Some(&active));
         if !revision.loaded || (!fed && revision.length == Some(0)) {
             delete.push(name.clone());
             continue;
@@ -137,49 +137,49 @@ pub fn plan(view: &View) -> Plan {
         replicas.insert(name.clone(), asked);
     }
 
-    let incumbent = view.revisions.get(&serving);
-    let candidate = (view.wanted != serving)
-        .then(|| view.revisions.get(&view.wanted))
+    let incumbent = view.revisions.get(&active);
+    let candidate = (view.latest != active)
+        .then(|| view.revisions.get(&view.latest))
         .flatten();
     let give_up = candidate.and_then(|candidate| give_up(candidate, incumbent));
     if let Some(candidate) = candidate {
         // Its pods are what shows that it fails, so they stay until that is written down.
         let asked = i32::from(candidate.given_up.is_none());
-        replicas.insert(view.wanted.clone(), Replicas::Exactly(asked));
+        replicas.insert(view.latest.clone(), Replicas::Exactly(asked));
     }
     if let Some(incumbent) = incumbent {
         let aside = (give_up.is_none() && candidate.is_some_and(Revision::needs_room))
             || draining
                 .iter()
-                .any(|retired| retired.has_requests() && retired.needs_room());
+                .any(|draining| draining.has_requests() && draining.needs_room());
         let asked = if aside {
             Replicas::Exactly(incumbent.one_less())
         } else {
             Replicas::Scaled
         };
-        replicas.insert(serving.clone(), asked);
+        replicas.insert(active.clone(), asked);
     }
     Plan {
         // One change at a time: a third revision waits until the first has left.
-        start: view.wanted == serving || draining.is_empty(),
-        serving,
+        start: view.latest == active || draining.is_empty(),
+        active,
         give_up,
         replicas,
         delete,
     }
 }
 
-fn serving(view: &View) -> String {
-    let wanted_is_ready = view
+fn active(view: &View) -> String {
+    let latest_is_ready = view
         .revisions
-        .get(&view.wanted)
+        .get(&view.latest)
         .is_some_and(|revision| revision.workers.ready > 0);
-    match &view.serving {
+    match &view.active {
         // There is nothing to keep in one that never had a worker.
-        Some(now) if !wanted_is_ready && view.revisions.get(now).is_some_and(|now| now.loaded) => {
+        Some(now) if !latest_is_ready && view.revisions.get(now).is_some_and(|now| now.loaded) => {
             now.clone()
         }
-        _ => view.wanted.clone(),
+        _ => view.latest.clone(),
     }
 }
 

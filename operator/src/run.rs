@@ -163,7 +163,7 @@ pub async fn run(args: Args) -> Result<(), RunError> {
             redis_user: args.redis_user,
             pull_policy: args.image_pull_policy,
         },
-        asking: std::iter::once(args.namespace)
+        scrape_namespaces: std::iter::once(args.namespace)
             .chain(args.metrics_namespaces)
             .collect(),
         metrics,

@@ -14,7 +14,7 @@ use crate::{
     backlog::{Asker, Backlog, Queued},
     memory::Reported,
     names::Component,
-    reconcile::fetch::{Observed, admin_address, feeds},
+    reconcile::observe::{Observed, admin_address, feeds},
     workers,
 };
 

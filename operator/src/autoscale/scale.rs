@@ -10,7 +10,7 @@ use super::{Scaled, Turn};
 use crate::{
     api::{CallError, call, patch_params},
     backlog::Queued,
-    reconcile::fetch::{Observed, replicas},
+    reconcile::observe::{Observed, replicas},
     rollout::{Plan, Replicas},
     scaling::{Observation, Scaler},
     workers,
@@ -96,7 +96,7 @@ impl Turn {
         if wanted < now {
             let pods = observed.pods.iter().map(AsRef::as_ref);
             for pod in pods.filter(|pod| workers::is_worker(pod, revision)) {
-                self.price(pod, if is_idle(&pod.name_any()) { IDLE } else { BUSY })
+                self.set_deletion_cost(pod, if is_idle(&pod.name_any()) { IDLE } else { BUSY })
                     .await;
             }
         }
@@ -115,7 +115,7 @@ impl Turn {
     }
 
     /// Which pod goes is only a matter of politeness: one that is busy hands back what it has not begun.
-    async fn price(&self, pod: &Pod, cost: &str) {
+    async fn set_deletion_cost(&self, pod: &Pod, cost: &str) {
         if pod.metadata.deletion_timestamp.is_some()
             || pod
                 .annotations()

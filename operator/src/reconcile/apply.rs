@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 
 use super::{
     build::{self, Children},
-    fetch::{Key, Observed},
+    observe::{Key, Observed},
     validate::Valid,
 };
 use crate::{
@@ -104,7 +104,7 @@ pub async fn apply(
     valid: &Valid,
     children: &Children,
     observed: &Observed,
-    retire: &[String],
+    delete: &[String],
     remembered: &Mutex<Remembered>,
 ) -> Result<(), ApplyError> {
     let cluster = Applier {
@@ -136,7 +136,7 @@ pub async fn apply(
         cluster.write(child, live.as_ref()).await?;
     }
     let wanted: Vec<Key> = planned.iter().map(|(child, _)| child.key()).collect();
-    cluster.prune(&wanted, observed, retire).await
+    cluster.prune(&wanted, observed, delete).await
 }
 
 struct Applier<'a> {
@@ -218,7 +218,7 @@ impl Applier<'_> {
         &self,
         wanted: &[Key],
         observed: &Observed,
-        retire: &[String],
+        delete: &[String],
     ) -> Result<(), ApplyError> {
         for (key, live) in &observed.live {
             let (kind, name) = key;
@@ -227,7 +227,7 @@ impl Applier<'_> {
                 .as_ref()
                 .and_then(|labels| labels.get(names::REVISION));
             let keep = match revision {
-                Some(revision) => stays(revision, observed, retire),
+                Some(revision) => stays(revision, observed, delete),
                 None => wanted.contains(key),
             };
             if keep || !is_controlled_by(live, &self.valid.uid) || live.deletion_timestamp.is_some()
@@ -260,19 +260,24 @@ impl Applier<'_> {
 }
 
 /// Whether the workers of a revision stay, and their disruption budget.
-fn stays(revision: &String, observed: &Observed, retire: &[String]) -> bool {
+fn stays(revision: &String, observed: &Observed, delete: &[String]) -> bool {
     let view = &observed.view;
-    if observed.workers.contains_key(revision) || *revision == view.wanted {
-        return !retire.contains(revision);
+    if observed.workers.contains_key(revision) || *revision == view.latest {
+        return !delete.contains(revision);
     }
     // Another version's, which no plan knows of. It may be all that serves.
-    let wanted = view.revisions.get(&view.wanted);
-    !wanted.is_some_and(|wanted| wanted.loaded)
+    let latest = view.revisions.get(&view.latest);
+    !latest.is_some_and(|latest| latest.loaded)
 }
 
 /// Has the kubelets of running pods read the configuration at once: they look at a pod's volumes when it changes. One
 /// that fails reads it at its next turn.
-pub async fn touch_pods(client: &Client, valid: &Valid, children: &Children, observed: &Observed) {
+pub async fn nudge_kubelets(
+    client: &Client,
+    valid: &Valid,
+    children: &Children,
+    observed: &Observed,
+) {
     let annotations = children.config.metadata.annotations.as_ref();
     let Some(hash) = annotations.and_then(|annotations| annotations.get(names::CONFIG_HASH)) else {
         return;
@@ -342,16 +347,16 @@ mod tests {
     use crate::rollout::{Revision, View};
 
     #[test]
-    fn workers_that_no_plan_knows_of_stay_until_the_wanted_ones_have_loaded() {
+    fn workers_that_no_plan_knows_of_stay_until_the_latest_has_loaded() {
         let observed = |loaded| Observed {
             workers: BTreeMap::from([
-                ("wanted".to_owned(), Arc::default()),
+                ("latest".to_owned(), Arc::default()),
                 ("old".to_owned(), Arc::default()),
             ]),
             view: View {
-                wanted: "wanted".into(),
+                latest: "latest".into(),
                 revisions: BTreeMap::from([(
-                    "wanted".to_owned(),
+                    "latest".to_owned(),
                     Revision {
                         loaded,
                         ..Revision::default()
@@ -361,9 +366,9 @@ mod tests {
             },
             ..Observed::default()
         };
-        let stay = |loaded, retire: &[String]| {
-            ["wanted", "old", "unknown"]
-                .map(|revision| stays(&revision.into(), &observed(loaded), retire))
+        let stay = |loaded, delete: &[String]| {
+            ["latest", "old", "unknown"]
+                .map(|revision| stays(&revision.into(), &observed(loaded), delete))
         };
         assert_eq!(stay(false, &[]), [true, true, true]);
         assert_eq!(stay(true, &[]), [true, true, false]);

@@ -1,11 +1,11 @@
-//! From a `BatchedModel` to its children, in five steps: [`fetch`] → [`validate`] → [`build`] → [`apply`] →
+//! From a `BatchedModel` to its children, in five steps: [`observe`] → [`validate`] → [`build`] → [`apply`] →
 //! [`status`]. Only the ends touch the cluster; `validate`, `build` and `status` are pure.
 
 pub mod apply;
 pub mod build;
-pub mod fetch;
 #[cfg(test)]
 pub mod fixtures;
+pub mod observe;
 pub mod report;
 pub mod status;
 mod strict;
@@ -26,9 +26,9 @@ use kube::{
 
 use self::{
     apply::ApplyError,
-    build::{BuildError, Circumstances, Images, Marks},
-    fetch::Observed,
-    status::Outcome,
+    build::{BuildError, Images, RevisionState, RolloutInputs},
+    observe::Observed,
+    status::Verdict,
     validate::Valid,
 };
 use crate::{
@@ -57,7 +57,7 @@ pub struct Context {
     /// What pods run.
     pub images: Images,
     /// The namespaces from which admin ports may be asked: the operator's own, and those of Prometheus.
-    pub asking: Vec<String>,
+    pub scrape_namespaces: Vec<String>,
     /// Writes Events.
     pub recorder: Recorder,
     /// Counts.
@@ -118,7 +118,7 @@ pub async fn reconcile(
         return Ok(Action::await_change());
     }
     let remembered = context.memory.of(&model.uid().unwrap_or_default());
-    let observed = fetch::fetch(
+    let observed = observe::observe(
         &context.cluster,
         model,
         &mut lock(&remembered),
@@ -127,17 +127,17 @@ pub async fn reconcile(
     let valid = match validate::validate(model) {
         Ok(valid) => valid,
         Err(message) => {
-            let outcome = Outcome::Rejected {
+            let verdict = Verdict::Rejected {
                 reason: "InvalidSpec",
                 message,
             };
-            tell(&context, model, &observed, &outcome, &remembered).await?;
+            tell(&context, model, &observed, &verdict, &remembered).await?;
             return Ok(Action::await_change());
         }
     };
     let plan = rollout::plan(&observed.view);
-    let circumstances = circumstances(&valid, &plan, &observed);
-    let children = build::build(&valid, &circumstances, &context.images, &context.asking)?;
+    let inputs = inputs(&valid, &plan, &observed);
+    let children = build::build(&valid, &inputs, &context.images, &context.scrape_namespaces)?;
     let applied = apply::apply(
         &context.client,
         &valid,
@@ -147,18 +147,18 @@ pub async fn reconcile(
         &remembered,
     )
     .await;
-    let outcome = match &applied {
+    let verdict = match &applied {
         Ok(()) => {
-            apply::touch_pods(&context.client, &valid, &children, &observed).await;
-            Some(Outcome::Applied {
+            apply::nudge_kubelets(&context.client, &valid, &children, &observed).await;
+            Some(Verdict::Applied {
                 valid: &valid,
                 plan: &plan,
             })
         }
         Err(error) => rejected(error, lock(&remembered).failures),
     };
-    if let Some(outcome) = outcome {
-        tell(&context, model, &observed, &outcome, &remembered).await?;
+    if let Some(verdict) = verdict {
+        tell(&context, model, &observed, &verdict, &remembered).await?;
     }
     let again = match applied {
         Ok(()) | Err(ApplyError::Call(CallError::Refused { .. })) => AGAIN,
@@ -171,7 +171,7 @@ pub async fn reconcile(
 }
 
 /// What to tell of children that could not be made so, after so many failures in a row.
-fn rejected(error: &ApplyError, failures: u32) -> Option<Outcome<'static>> {
+fn rejected(error: &ApplyError, failures: u32) -> Option<Verdict<'static>> {
     let reason = match error {
         ApplyError::NameConflict(_) => "NameConflict",
         ApplyError::Call(CallError::Refused { .. }) => "Refused",
@@ -179,7 +179,7 @@ fn rejected(error: &ApplyError, failures: u32) -> Option<Outcome<'static>> {
         _ if failures < TELL_AFTER => return None,
         _ => "ApplyFailed",
     };
-    Some(Outcome::Rejected {
+    Some(Verdict::Rejected {
         reason,
         message: error.to_string(),
     })
@@ -189,10 +189,10 @@ async fn tell(
     context: &Context,
     model: &BatchedModel,
     observed: &Observed,
-    outcome: &Outcome<'_>,
+    verdict: &Verdict<'_>,
     remembered: &Mutex<Remembered>,
 ) -> Result<(), CallError> {
-    let status = status::status(model, observed, outcome, Timestamp::now());
+    let status = status::status(model, observed, verdict, Timestamp::now());
     report::report(
         &context.client,
         &context.recorder,
@@ -203,18 +203,18 @@ async fn tell(
     .await
 }
 
-fn circumstances(valid: &Valid, plan: &Plan, observed: &Observed) -> Circumstances {
+fn inputs(valid: &Valid, plan: &Plan, observed: &Observed) -> RolloutInputs {
     let mut models: BTreeMap<String, Model> = observed.models.clone();
     models.retain(|revision, _| !plan.delete.contains(revision));
     if plan.start {
         models.insert(valid.revision.clone(), valid.spec.model.clone());
     }
-    let wanted = observed.view.revisions.get(&valid.revision);
-    Circumstances {
-        serving: plan.serving.clone(),
+    let latest = observed.view.revisions.get(&valid.revision);
+    RolloutInputs {
+        active: plan.active.clone(),
         models,
-        worker: plan.start.then(|| Marks {
-            loaded: wanted.is_some_and(|wanted| wanted.loaded),
+        worker: plan.start.then(|| RevisionState {
+            loaded: latest.is_some_and(|latest| latest.loaded),
             given_up: plan.give_up.clone(),
         }),
     }
@@ -227,9 +227,9 @@ mod tests {
     #[test]
     fn what_keeps_children_from_being_made_is_told_in_the_end() {
         let reason = |error: &ApplyError, failures| {
-            rejected(error, failures).map(|outcome| match outcome {
-                Outcome::Rejected { reason, message } => (reason, message),
-                Outcome::Applied { .. } => panic!("nothing was applied"),
+            rejected(error, failures).map(|verdict| match verdict {
+                Verdict::Rejected { reason, message } => (reason, message),
+                Verdict::Applied { .. } => panic!("nothing was applied"),
             })
         };
         let denied = ApplyError::Call(CallError::Api {

@@ -12,7 +12,7 @@ use k8s_openapi::{
 };
 
 use self::findings::{Finding, findings, rejected};
-use super::{fetch::Observed, validate::Valid};
+use super::{observe::Observed, validate::Valid};
 use crate::{
     names::{self, Component},
     rollout::Plan,
@@ -20,7 +20,7 @@ use crate::{
 
 /// How a reconcile ended.
 #[derive(Debug)]
-pub enum Outcome<'a> {
+pub enum Verdict<'a> {
     /// The children are as they should be.
     Applied {
         /// The resource.
@@ -41,14 +41,14 @@ pub enum Outcome<'a> {
 pub fn status(
     model: &BatchedModel,
     observed: &Observed,
-    outcome: &Outcome<'_>,
+    verdict: &Verdict<'_>,
     now: Timestamp,
 ) -> BatchedModelStatus {
     let before = model.status.clone().unwrap_or_default();
     let generation = model.metadata.generation;
-    let findings = match outcome {
-        Outcome::Applied { valid, plan } => findings(valid, plan, observed, &before.conditions),
-        Outcome::Rejected { reason, message } => rejected(observed, reason, message),
+    let findings = match verdict {
+        Verdict::Applied { valid, plan } => findings(valid, plan, observed, &before.conditions),
+        Verdict::Rejected { reason, message } => rejected(observed, reason, message),
     };
     let mut status = BatchedModelStatus {
         // What a reconcile that was given up could not look at stays as it was.
@@ -91,17 +91,17 @@ pub fn status(
     };
     status.replicas = count(|deployment| deployment.status.as_ref()?.replicas);
     status.ready_replicas = count(|deployment| deployment.status.as_ref()?.ready_replicas);
-    if let Outcome::Applied { valid, plan } = outcome {
-        let report = observed.reports.get(&plan.serving);
+    if let Verdict::Applied { valid, plan } = verdict {
+        let report = observed.reports.get(&plan.active);
         status.sha256 = report
             .map(|report| report.model.sha256.clone())
             .or_else(|| {
                 // What a pod said before the operator started still holds for the same revision.
                 before
                     .sha256
-                    .filter(|_| before.revision.as_ref() == Some(&plan.serving))
+                    .filter(|_| before.revision.as_ref() == Some(&plan.active))
             });
-        status.revision = Some(plan.serving.clone());
+        status.revision = Some(plan.active.clone());
         status.url = Some(format!("http://{}.{}", valid.name, valid.namespace));
         status.selector = Some(names::selector_text(&valid.name, Component::Worker));
     }

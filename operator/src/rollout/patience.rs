@@ -18,11 +18,11 @@ impl Patience {
     /// Marks a candidate as stalled once it has had all the room that can be made, for long enough. It stays so when
     /// others come back, until it is placed or replaced.
     pub fn look(&mut self, view: &mut View, now: Instant) {
-        let wanted = &view.wanted;
-        let mut others = view.revisions.iter().filter(|(name, _)| *name != wanted);
+        let latest = &view.latest;
+        let mut others = view.revisions.iter().filter(|(name, _)| *name != latest);
         let alone = others.all(|(_, other)| other.workers.pods == 0);
-        self.alone = self.alone.take().filter(|(name, _)| name == wanted);
-        let Some(candidate) = view.revisions.get_mut(wanted) else {
+        self.alone = self.alone.take().filter(|(name, _)| name == latest);
+        let Some(candidate) = view.revisions.get_mut(latest) else {
             return;
         };
         let Some(message) = &candidate.workers.unschedulable else {
@@ -30,7 +30,7 @@ impl Patience {
             return;
         };
         if alone && self.alone.is_none() {
-            self.alone = Some((wanted.clone(), now));
+            self.alone = Some((latest.clone(), now));
         }
         let is_over = |since: &Instant| now.saturating_duration_since(*since) >= PATIENCE;
         if self.alone.as_ref().is_some_and(|(_, since)| is_over(since)) {

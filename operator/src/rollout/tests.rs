@@ -13,23 +13,23 @@ fn broken() -> Problem {
 #[test]
 fn with_room_for_both_the_old_one_serves_until_the_new_one_is_ready() {
     let mut world = World::new(2);
-    world.view.wanted = "b".into();
+    world.view.latest = "b".into();
     for _ in 0..20 {
         world.step();
-        let serving = world.view.serving.clone().unwrap();
+        let active = world.view.active.clone().unwrap();
         assert!(
-            world.revision(&serving).workers.ready > 0,
-            "{serving} serves without a worker"
+            world.revision(&active).workers.ready > 0,
+            "{active} serves without a worker"
         );
     }
-    assert_eq!(world.view.serving.as_deref(), Some("b"));
+    assert_eq!(world.view.active.as_deref(), Some("b"));
     assert_eq!(world.view.revisions.keys().collect::<Vec<_>>(), ["b"]);
 }
 
 #[test]
 fn with_room_for_one_they_take_turns_and_every_request_is_answered() {
     let mut world = World::new(1);
-    world.view.wanted = "b".into();
+    world.view.latest = "b".into();
     world.run(3);
     assert_eq!(world.revision("a").replicas, 0, "the old one makes room");
     world.queue("a", 8);
@@ -46,11 +46,11 @@ fn with_room_for_one_they_take_turns_and_every_request_is_answered() {
 fn with_room_for_one_a_broken_model_gives_way_to_the_old_one() {
     let mut world = World::new(1);
     world.broken.insert("b".into(), broken());
-    world.view.wanted = "b".into();
+    world.view.latest = "b".into();
     world.run(3);
     world.queue("a", 8);
     world.run(40);
-    assert_eq!(world.view.serving.as_deref(), Some("a"));
+    assert_eq!(world.view.active.as_deref(), Some("a"));
     assert_eq!(world.revision("a").workers.ready, 1);
     assert_eq!(world.answered["a"], 8);
     assert_eq!(world.revision("b").replicas, 0);
@@ -60,7 +60,7 @@ fn with_room_for_one_a_broken_model_gives_way_to_the_old_one() {
         "it stays away, for the reason that it gave"
     );
 
-    world.view.wanted = "c".into();
+    world.view.latest = "c".into();
     world.run(40);
     assert_eq!(
         world.view.revisions.keys().collect::<Vec<_>>(),
@@ -73,9 +73,9 @@ fn with_room_for_one_a_broken_model_gives_way_to_the_old_one() {
 fn with_room_for_both_a_broken_model_may_go_on_trying() {
     let mut world = World::new(2);
     world.broken.insert("b".into(), broken());
-    world.view.wanted = "b".into();
+    world.view.latest = "b".into();
     world.run(20);
-    assert_eq!(world.view.serving.as_deref(), Some("a"));
+    assert_eq!(world.view.active.as_deref(), Some("a"));
     assert_eq!(
         (world.revision("b").replicas, &world.revision("b").given_up),
         (1, &None)
@@ -85,7 +85,7 @@ fn with_room_for_both_a_broken_model_may_go_on_trying() {
     world.broken.clear();
     world.run(20);
     assert_eq!(
-        world.view.serving.as_deref(),
+        world.view.active.as_deref(),
         Some("b"),
         "its file was repaired"
     );
@@ -96,7 +96,7 @@ fn a_model_that_no_room_can_place_leaves_the_old_one_alone() {
     let mut world = World::new(1);
     let refused = Problem::unschedulable("persistentvolumeclaim \"modles\" not found".into());
     world.refused.insert("b".into(), refused.clone());
-    world.view.wanted = "b".into();
+    world.view.latest = "b".into();
     for _ in 0..120 {
         world.step();
         assert_eq!(world.revision("a").workers.ready, 1);
@@ -108,7 +108,7 @@ fn a_model_that_no_room_can_place_leaves_the_old_one_alone() {
 fn a_model_that_is_too_large_has_the_old_one_leave_once() {
     let mut world = World::new(1);
     world.large.push("b".into());
-    world.view.wanted = "b".into();
+    world.view.latest = "b".into();
     let mut turns = 0;
     for _ in 0..300 {
         let before = world.revision("a").replicas;
@@ -116,7 +116,7 @@ fn a_model_that_is_too_large_has_the_old_one_leave_once() {
         turns += u32::from(world.revision("a").replicas < before);
     }
     assert_eq!(turns, 1, "the room that helped nobody is not made again");
-    assert_eq!(world.view.serving.as_deref(), Some("a"));
+    assert_eq!(world.view.active.as_deref(), Some("a"));
     assert_eq!(world.revision("a").workers.ready, 1);
     let reason = world.revision("b").failing().unwrap().reason;
     assert_eq!(reason, "Unschedulable");
@@ -126,7 +126,7 @@ fn a_model_that_is_too_large_has_the_old_one_leave_once() {
 fn a_model_that_is_too_large_gives_way_to_requests_for_the_old_one() {
     let mut world = World::new(1);
     world.large.push("b".into());
-    world.view.wanted = "b".into();
+    world.view.latest = "b".into();
     world.run(3);
     world.queue("a", 8);
     world.run(300);
@@ -141,9 +141,9 @@ fn a_model_that_is_too_large_gives_way_to_requests_for_the_old_one() {
 fn a_broken_model_gives_the_one_workers_room_back() {
     let mut world = World::with(4, 4);
     world.broken.insert("b".into(), broken());
-    world.view.wanted = "b".into();
+    world.view.latest = "b".into();
     world.run(40);
-    assert_eq!(world.view.serving.as_deref(), Some("a"));
+    assert_eq!(world.view.active.as_deref(), Some("a"));
     assert_eq!(world.revision("a").workers.ready, 4);
     let b = world.revision("b");
     assert_eq!((b.replicas, &b.given_up), (0, &Some(broken())));
@@ -152,13 +152,13 @@ fn a_broken_model_gives_the_one_workers_room_back() {
 #[test]
 fn room_for_one_costs_one_worker() {
     let mut world = World::with(4, 4);
-    world.view.wanted = "b".into();
+    world.view.latest = "b".into();
     for _ in 0..30 {
         world.step();
-        let serving = world.view.serving.clone().unwrap();
+        let active = world.view.active.clone().unwrap();
         let others = world.view.revisions.values();
         let ready: usize = others.map(|revision| revision.workers.ready).sum();
-        assert!(ready >= 3 && world.revision(&serving).workers.ready > 0);
+        assert!(ready >= 3 && world.revision(&active).workers.ready > 0);
     }
     assert_eq!(world.view.revisions.keys().collect::<Vec<_>>(), ["b"]);
     assert_eq!(world.revision("b").workers.ready, 4);
@@ -167,7 +167,7 @@ fn room_for_one_costs_one_worker() {
 #[test]
 fn a_request_wakes_an_idle_model_while_the_next_one_loads() {
     let mut world = World::with(2, 0);
-    world.view.wanted = "b".into();
+    world.view.latest = "b".into();
     world.step();
     world.scaled = 1;
     world.queue("a", 8);
@@ -181,9 +181,9 @@ fn a_request_wakes_an_idle_model_while_the_next_one_loads() {
 #[test]
 fn going_back_before_the_new_one_is_ready_removes_it() {
     let mut world = World::new(2);
-    world.view.wanted = "b".into();
+    world.view.latest = "b".into();
     world.run(2);
-    world.view.wanted = "a".into();
+    world.view.latest = "a".into();
     world.run(5);
     assert_eq!(world.view.revisions.keys().collect::<Vec<_>>(), ["a"]);
     assert_eq!(world.revision("a").workers.ready, 1);
@@ -193,14 +193,14 @@ fn going_back_before_the_new_one_is_ready_removes_it() {
 fn a_first_model_that_never_ran_is_replaced_at_once() {
     let mut world = World::new(1);
     world.view = View {
-        wanted: "x".into(),
+        latest: "x".into(),
         switched: true,
         ..View::default()
     };
     world.broken.insert("x".into(), broken());
     world.run(10);
     assert_eq!(world.revision("x").failing(), Some(broken()));
-    world.view.wanted = "y".into();
+    world.view.latest = "y".into();
     world.run(10);
     assert_eq!(world.view.revisions.keys().collect::<Vec<_>>(), ["y"]);
     assert_eq!(world.revision("y").workers.ready, 1);
@@ -219,8 +219,8 @@ fn retiring(length: Option<u64>, switched: bool) -> Plan {
         ..Revision::default()
     };
     plan(&View {
-        wanted: "b".into(),
-        serving: Some("b".into()),
+        latest: "b".into(),
+        active: Some("b".into()),
         revisions: [
             ("a".to_owned(), loaded(1, length)),
             ("b".to_owned(), loaded(1, Some(0))),
@@ -253,8 +253,8 @@ fn a_third_revision_waits_for_the_first_to_leave() {
         ..Revision::default()
     };
     let view = View {
-        wanted: "c".into(),
-        serving: Some("b".into()),
+        latest: "c".into(),
+        active: Some("b".into()),
         revisions: [("a".to_owned(), revision(3)), ("b".to_owned(), revision(0))].into(),
         switched: true,
     };

@@ -14,14 +14,14 @@ use crate::{names, reconcile::validate::Valid};
 /// The configuration of one resource: the revision to feed, and the models of all that have workers.
 pub fn config_map(
     valid: &Valid,
-    serving: &str,
+    active: &str,
     models: &BTreeMap<String, Model>,
 ) -> Result<ConfigMap, serde_yaml::SerializeError> {
     let config = Config {
         name: valid.name.clone(),
         namespace: valid.namespace.clone(),
         uid: valid.uid.clone(),
-        serving: serving.to_owned(),
+        serving: active.to_owned(),
         models: models.clone(),
         batching: valid.spec.batching.clone(),
         queue: valid.spec.queue.clone(),
@@ -31,7 +31,7 @@ pub fn config_map(
     let yaml = serde_yaml::to_string(&config)?;
     let mut metadata = metadata(valid, names::config(&valid.name), None);
     metadata.annotations = Some(BTreeMap::from([
-        (names::SERVING.to_owned(), serving.to_owned()),
+        (names::SERVING.to_owned(), active.to_owned()),
         (names::CONFIG_HASH.to_owned(), hash(&yaml)),
     ]));
     Ok(ConfigMap {

@@ -4,8 +4,8 @@
 mod config;
 #[cfg(test)]
 mod golden;
-mod guard;
 pub mod pod;
+mod policies;
 mod proxy;
 mod redis;
 #[cfg(test)]
@@ -25,7 +25,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
 };
 
-pub use self::{redis::secret as redis_secret, worker::Marks};
+pub use self::{redis::secret as redis_secret, worker::RevisionState};
 use super::validate::{RedisPlace, Valid};
 use crate::names::{self, Component};
 
@@ -46,13 +46,13 @@ pub struct Images {
 
 /// What the children depend on beside their resource.
 #[derive(Debug, Clone)]
-pub struct Circumstances {
+pub struct RolloutInputs {
     /// The revision that the proxies are to feed.
-    pub serving: String,
+    pub active: String,
     /// The models of the revisions that have workers, or had when they were last seen.
     pub models: BTreeMap<String, Model>,
-    /// The wanted revision's past; `None` while it is not its turn yet.
-    pub worker: Option<Marks>,
+    /// The latest revision's past; `None` while it is not its turn yet.
+    pub worker: Option<RevisionState>,
 }
 
 /// The children of one resource. The Secret is not among them: it is created once and never looked at again.
@@ -72,7 +72,7 @@ pub struct Children {
     pub redis: Option<StatefulSet>,
     /// Proxies.
     pub proxy: Deployment,
-    /// Workers of the wanted revision, where it is their turn.
+    /// Workers of the latest revision, where it is their turn.
     pub worker: Option<Deployment>,
     /// Whether a Secret with a password must be there.
     pub needs_secret: bool,
@@ -89,12 +89,12 @@ pub enum BuildError {
     Model(#[from] serde_json::Error),
 }
 
-/// The children of a resource. The namespaces `asking` may reach the admin ports of proxies and workers.
+/// The children of a resource. `scrape_namespaces` may reach the admin ports of proxies and workers.
 pub fn build(
     valid: &Valid,
-    circumstances: &Circumstances,
+    inputs: &RolloutInputs,
     images: &Images,
-    asking: &[String],
+    scrape_namespaces: &[String],
 ) -> Result<Children, BuildError> {
     let (secret, redis) = match &valid.redis {
         RedisPlace::Managed {
@@ -112,27 +112,27 @@ pub fn build(
             .into_iter()
             .chain(with_redis.then_some(Component::Redis))
     };
-    let revisions = circumstances.models.keys();
+    let revisions = inputs.models.keys();
     Ok(Children {
         accounts: components(false)
-            .map(|component| guard::account(valid, component))
+            .map(|component| policies::account(valid, component))
             .collect(),
-        config: config::config_map(valid, &circumstances.serving, &circumstances.models)?,
+        config: config::config_map(valid, &inputs.active, &inputs.models)?,
         policies: components(managed)
-            .map(|component| guard::policy(valid, component, asking))
+            .map(|component| policies::policy(valid, component, scrape_namespaces))
             .collect(),
-        budgets: std::iter::once(guard::proxy_budget(valid))
-            .chain(revisions.map(|revision| guard::worker_budget(valid, revision)))
+        budgets: std::iter::once(policies::proxy_budget(valid))
+            .chain(revisions.map(|revision| policies::worker_budget(valid, revision)))
             .collect(),
         services: std::iter::once(proxy::service(valid))
             .chain(managed.then(|| redis::service(valid)))
             .collect(),
         redis,
         proxy: proxy::deployment(valid, images, &secret),
-        worker: circumstances
+        worker: inputs
             .worker
             .as_ref()
-            .map(|marks| worker::deployment(valid, images, &secret, marks))
+            .map(|state| worker::deployment(valid, images, &secret, state))
             .transpose()?,
         needs_secret: managed,
     })

@@ -21,16 +21,16 @@ pub(super) fn children(over: &str) -> Children {
 fn children_of(over: &str, others: &[&str]) -> Children {
     let valid = fixtures::valid(over);
     let revisions = others.iter().copied().chain([valid.revision.as_str()]);
-    let circumstances = Circumstances {
-        serving: valid.revision.clone(),
+    let inputs = RolloutInputs {
+        active: valid.revision.clone(),
         models: revisions
             .map(|revision| (revision.to_owned(), valid.spec.model.clone()))
             .collect(),
-        worker: Some(Marks::default()),
+        worker: Some(RevisionState::default()),
     };
     build(
         &valid,
-        &circumstances,
+        &inputs,
         &images(),
         &["carpool-system".into(), "monitoring".into()],
     )
@@ -318,7 +318,7 @@ fn admin_ports_are_open_to_whoever_may_ask_and_data_ports_to_all() {
 #[test]
 fn workers_that_fail_keep_none_of_another_revision_on_a_node() {
     let children = children_of("{}", &["old"]);
-    let wanted = fixtures::valid("{}").revision;
+    let latest = fixtures::valid("{}").revision;
     let mut revisions = Vec::new();
     for budget in &children.budgets {
         let spec = budget.spec.as_ref().unwrap();
@@ -341,7 +341,7 @@ fn workers_that_fail_keep_none_of_another_revision_on_a_node() {
         revisions.extend(revision.cloned());
     }
     revisions.sort();
-    let mut expected = vec!["old".to_owned(), wanted];
+    let mut expected = vec!["old".to_owned(), latest];
     expected.sort();
     assert_eq!(revisions, expected);
 }

@@ -36,20 +36,20 @@ const THREADS: &str = "CARPOOL_THREADS";
 
 /// What a revision has been through. It stands on its Deployment, so that an operator that starts anew knows it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Marks {
+pub struct RevisionState {
     /// A worker has been Ready.
     pub loaded: bool,
     /// Why it was given up in favour of the revision before.
     pub given_up: Option<Problem>,
 }
 
-/// The workers of the wanted revision, without their number: only the scaler writes that. A Deployment that is new
+/// The workers of the latest revision, without their number: only the scaler writes that. A Deployment that is new
 /// therefore starts with one, the API server's default, which is the one that is to prove the revision.
 pub fn deployment(
     valid: &Valid,
     images: &Images,
     redis_secret: &str,
-    marks: &Marks,
+    state: &RevisionState,
 ) -> Result<Deployment, serde_json::Error> {
     let revision = &valid.revision;
     let labels = names::component_labels(&valid.name, Component::Worker);
@@ -62,7 +62,7 @@ pub fn deployment(
         Some(Component::Worker),
     );
     metadata.labels = Some(labels.clone());
-    metadata.annotations = Some(annotations(&valid.spec.model, marks)?);
+    metadata.annotations = Some(annotations(&valid.spec.model, state)?);
     let mut template = PodTemplateSpec {
         metadata: Some(ObjectMeta {
             labels: Some(labels),
@@ -102,14 +102,14 @@ pub fn deployment(
 
 fn annotations(
     model: &Model,
-    marks: &Marks,
+    state: &RevisionState,
 ) -> Result<BTreeMap<String, String>, serde_json::Error> {
     let mut annotations =
         BTreeMap::from([(names::MODEL_SPEC.to_owned(), serde_json::to_string(model)?)]);
-    if marks.loaded {
+    if state.loaded {
         annotations.insert(names::LOADED.to_owned(), "true".to_owned());
     }
-    if let Some(why) = &marks.given_up {
+    if let Some(why) = &state.given_up {
         annotations.insert(names::GIVEN_UP.to_owned(), serde_json::to_string(why)?);
     }
     Ok(annotations)

@@ -6,7 +6,7 @@ use k8s_openapi::{api::apps::v1::Deployment, apimachinery::pkg::apis::meta::v1::
 use crate::{
     names::{self, Component},
     reconcile::{
-        fetch::{self, Observed},
+        observe::{self, Observed},
         validate::{RedisPlace, Valid},
     },
     rollout::{Plan, Replicas, Revision},
@@ -105,7 +105,7 @@ fn proxy_ready(observed: &Observed) -> Finding {
             "proxies take requests",
         );
     }
-    let refused = || observed.proxy.as_deref().and_then(fetch::stalled);
+    let refused = || observed.proxy.as_deref().and_then(observe::stalled);
     match trouble(observed, Component::Proxy).or_else(refused) {
         Some(problem) => Finding::new(
             condition::PROXY_READY,
@@ -176,18 +176,18 @@ fn redis_ready(place: Option<&RedisPlace>, observed: &Observed, proxy: &Finding)
     }
 }
 
-/// Of the wanted revision: whether its workers can load it.
+/// Of the latest revision: whether its workers can load it.
 fn model_loaded(valid: &Valid, observed: &Observed, before: &[Condition]) -> Finding {
-    let wanted = &valid.revision;
-    let Some(revision) = observed.view.revisions.get(wanted) else {
-        let message = format!("revision {wanted} has no worker yet");
+    let latest = &valid.revision;
+    let Some(revision) = observed.view.revisions.get(latest) else {
+        let message = format!("revision {latest} has no worker yet");
         return Finding::new(condition::MODEL_LOADED, None, "Pending", message);
     };
     if let Some(Problem { reason, message }) = revision.failing().filter(|_| !revision.loaded) {
         let message = match &revision.given_up {
             Some(_) => format!(
                 "{message}; given up so that the revision before can run: change the model, or delete Deployment {} to try again",
-                names::worker(&valid.name, wanted)
+                names::worker(&valid.name, latest)
             ),
             None => message,
         };
@@ -204,19 +204,19 @@ fn model_loaded(valid: &Valid, observed: &Observed, before: &[Condition]) -> Fin
         );
     }
     if revision.loaded {
-        return served_as(wanted, observed, before);
+        return served_as(latest, observed, before);
     }
     if let Some(message) = &revision.workers.unschedulable {
         return Finding::new(condition::MODEL_LOADED, None, "Unschedulable", message);
     }
-    let message = format!("the first worker of revision {wanted} is starting");
+    let message = format!("the first worker of revision {latest} is starting");
     Finding::new(condition::MODEL_LOADED, None, "Loading", message)
 }
 
 /// How the workers of a revision that has been loaded serve it.
-fn served_as(wanted: &str, observed: &Observed, before: &[Condition]) -> Finding {
-    let loaded = format!("a worker has loaded revision {wanted}");
-    let (reason, message) = match observed.reports.get(wanted).map(|report| &report.model) {
+fn served_as(latest: &str, observed: &Observed, before: &[Condition]) -> Finding {
+    let loaded = format!("a worker has loaded revision {latest}");
+    let (reason, message) = match observed.reports.get(latest).map(|report| &report.model) {
         Some(model) if model.message.is_empty() => (model.reason.name().to_owned(), loaded),
         Some(model) => {
             let message = format!("{loaded}; {}", model.message);
@@ -245,16 +245,16 @@ fn ready(plan: &Plan, observed: &Observed, needed: [&Finding; 2]) -> Finding {
         };
         return Finding::new(condition::READY, false, reason, &missing.message);
     }
-    let Some(serving) = observed
+    let Some(active) = observed
         .view
         .revisions
-        .get(&plan.serving)
-        .filter(|serving| serving.loaded)
+        .get(&plan.active)
+        .filter(|active| active.loaded)
     else {
         let problem = observed
             .view
             .revisions
-            .get(&plan.serving)
+            .get(&plan.active)
             .and_then(Revision::failing);
         return match problem {
             Some(problem) => Finding::new(condition::READY, false, problem.reason, problem.message),
@@ -266,26 +266,26 @@ fn ready(plan: &Plan, observed: &Observed, needed: [&Finding; 2]) -> Finding {
             ),
         };
     };
-    let ready = serving.workers.ready;
+    let ready = active.workers.ready;
     if ready > 0 {
-        let message = format!("revision {} is served", plan.serving);
+        let message = format!("revision {} is served", plan.active);
         return Finding::new(condition::READY, true, "Serving", message);
     }
     let mut others = observed.view.revisions.iter();
     let others_have_workers =
-        others.any(|(name, other)| *name != plan.serving && other.workers.pods > 0);
-    let steps_aside = plan.replicas.get(&plan.serving) == Some(&Replicas::Exactly(0));
-    if steps_aside || (serving.workers.unschedulable.is_some() && others_have_workers) {
+        others.any(|(name, other)| *name != plan.active && other.workers.pods > 0);
+    let steps_aside = plan.replicas.get(&plan.active) == Some(&Replicas::Exactly(0));
+    if steps_aside || (active.workers.unschedulable.is_some() && others_have_workers) {
         let message = "workers of one revision make room for another's; the queue holds requests";
         return Finding::new(condition::READY, true, "MakingRoom", message);
     }
-    if serving.replicas == 0 {
+    if active.replicas == 0 {
         let message = "no worker runs; the next request wakes one";
         return Finding::new(condition::READY, true, "ScaledToZero", message);
     }
-    let unschedulable = serving.workers.unschedulable.clone();
+    let unschedulable = active.workers.unschedulable.clone();
     let unschedulable = unschedulable.map(Problem::unschedulable);
-    match serving.failing().or(unschedulable) {
+    match active.failing().or(unschedulable) {
         Some(problem) => Finding::new(condition::READY, false, problem.reason, problem.message),
         None => Finding::new(
             condition::READY,
@@ -298,31 +298,31 @@ fn ready(plan: &Plan, observed: &Observed, needed: [&Finding; 2]) -> Finding {
 
 /// Whether something is on its way to what the spec asks for.
 fn progressing(valid: &Valid, plan: &Plan, observed: &Observed, loaded: &Finding) -> Finding {
-    let wanted = &valid.revision;
+    let latest = &valid.revision;
     if loaded.status == Some(false) {
         return Finding::new(condition::PROGRESSING, false, "Failed", &loaded.message);
     }
-    if plan.serving != *wanted || !loaded.holds() {
-        let message = format!("revision {wanted} is to take over");
+    if plan.active != *latest || !loaded.holds() {
+        let message = format!("revision {latest} is to take over");
         return Finding::new(condition::PROGRESSING, true, "RollingOut", message);
     }
-    let retired: Vec<&str> = observed
+    let draining: Vec<&str> = observed
         .view
         .revisions
         .keys()
-        .filter(|name| *name != wanted)
+        .filter(|name| *name != latest)
         .map(String::as_str)
         .collect();
-    if !retired.is_empty() {
-        let message = format!("revision {} finishes its requests", retired.join(", "));
+    if !draining.is_empty() {
+        let message = format!("revision {} finishes its requests", draining.join(", "));
         return Finding::new(condition::PROGRESSING, true, "Draining", message);
     }
     let proxies = observed.pods.iter().map(AsRef::as_ref);
     let proxies = Workers::of(proxies.filter(|pod| workers::is(pod, Component::Proxy)));
-    let revision = observed.view.revisions.get(wanted);
+    let revision = observed.view.revisions.get(latest);
     let of_workers = observed
         .workers
-        .get(wanted)
+        .get(latest)
         .zip(revision.map(|revision| &revision.workers));
     let of_proxies = observed.proxy.as_ref().map(|proxy| (proxy, &proxies));
     let updating: Vec<_> = [of_workers, of_proxies]
@@ -358,7 +358,7 @@ fn is_updating(deployment: &Deployment) -> bool {
     let replicas = status.replicas.unwrap_or(0);
     // What Kubernetes has not looked at yet is another template, unless it is another number.
     let unseen = status.observed_generation < deployment.metadata.generation
-        && replicas == fetch::replicas(deployment);
+        && replicas == observe::replicas(deployment);
     unseen || status.updated_replicas.unwrap_or(0) < replicas
 }
 
@@ -366,7 +366,7 @@ fn is_updating(deployment: &Deployment) -> bool {
 /// calls it stalled.
 fn update_failure(deployment: &Deployment, pods: &Workers) -> Option<Problem> {
     let unplaced = || pods.unschedulable.clone().map(Problem::unschedulable);
-    let stalled = || fetch::stalled(deployment).map(|stalled| unplaced().unwrap_or(stalled));
+    let stalled = || observe::stalled(deployment).map(|stalled| unplaced().unwrap_or(stalled));
     pods.problem.clone().or_else(stalled)
 }
 

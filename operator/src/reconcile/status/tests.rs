@@ -40,8 +40,8 @@ fn observed(revision_state: Revision) -> Observed {
         redis: Some(Arc::new(redis)),
         workers: BTreeMap::from([(revision(), deployment(ready))]),
         view: View {
-            wanted: revision(),
-            serving: Some(revision()),
+            latest: revision(),
+            active: Some(revision()),
             revisions: BTreeMap::from([(revision(), revision_state)]),
             switched: true,
         },
@@ -88,14 +88,14 @@ fn status_of(observed: &Observed) -> BatchedModelStatus {
 fn status_with(over: &str, observed: &Observed) -> BatchedModelStatus {
     let valid = fixtures::valid(over);
     let plan = rollout::plan(&observed.view);
-    let outcome = Outcome::Applied {
+    let verdict = Verdict::Applied {
         valid: &valid,
         plan: &plan,
     };
     status(
         &fixtures::sentiment(),
         observed,
-        &outcome,
+        &verdict,
         Timestamp::UNIX_EPOCH,
     )
 }
@@ -168,11 +168,11 @@ fn the_way_a_model_is_served_is_told_and_outlives_the_operator() {
     model.status = Some(first);
     let again = |seen: &Observed, model: &BatchedModel| {
         let (valid, plan) = (fixtures::valid("{}"), rollout::plan(&seen.view));
-        let outcome = Outcome::Applied {
+        let verdict = Verdict::Applied {
             valid: &valid,
             plan: &plan,
         };
-        status(model, seen, &outcome, Timestamp::UNIX_EPOCH)
+        status(model, seen, &verdict, Timestamp::UNIX_EPOCH)
     };
     seen.reports.clear();
     let restarted = again(&seen, &model);
@@ -254,7 +254,7 @@ fn a_changed_model_that_fails_leaves_the_old_one_ready() {
     };
     let old = seen.view.revisions.insert(revision(), failed).unwrap();
     seen.view.revisions.insert("old".into(), old);
-    seen.view.serving = Some("old".into());
+    seen.view.active = Some("old".into());
     let status = status_of(&seen);
     assert!(
         summary(&status).starts_with(
@@ -279,7 +279,7 @@ fn a_changed_artifact_is_told_while_the_worker_before_serves_on_and_after() {
     revision_state.workers.problem = Some(changed);
     let plan = rollout::plan(&seen.view);
     assert_eq!((plan.give_up, plan.delete), (None, Vec::new()));
-    assert_eq!(plan.serving, revision());
+    assert_eq!(plan.active, revision());
     let serves_on = status_of(&seen);
     assert!(
         summary(&serves_on).starts_with(
@@ -318,12 +318,12 @@ fn a_changed_artifact_is_told_while_the_worker_before_serves_on_and_after() {
 #[test]
 fn revisions_that_take_turns_on_a_node_are_ready_all_the_while() {
     let mut seen = observed(loaded(1, 0));
-    let serving = seen.view.revisions.get_mut(&revision()).unwrap();
-    serving.workers.unschedulable = Some("Insufficient nvidia.com/gpu".into());
+    let active = seen.view.revisions.get_mut(&revision()).unwrap();
+    active.workers.unschedulable = Some("Insufficient nvidia.com/gpu".into());
     assert!(summary(&status_of(&seen)).starts_with("Ready=False/Unschedulable"));
-    let mut retired = loaded(1, 1);
-    retired.length = Some(3);
-    seen.view.revisions.insert("old".into(), retired);
+    let mut draining = loaded(1, 1);
+    draining.length = Some(3);
+    seen.view.revisions.insert("old".into(), draining);
     assert!(
         summary(&status_of(&seen)).starts_with("Ready=True/MakingRoom Progressing=True/Draining")
     );
@@ -349,13 +349,13 @@ fn a_rejected_resource_tells_what_is_seen_and_keeps_the_rest() {
     let mut model = fixtures::sentiment();
     model.status = Some(status_of(&observed(loaded(1, 1))));
     model.metadata.generation = Some(2);
-    let outcome = Outcome::Rejected {
+    let verdict = Verdict::Rejected {
         reason: "InvalidSpec",
         message: "spec.queue.maxBytes".into(),
     };
     let mut seen = observed(loaded(3, 3));
     seen.queue_length = Some(7);
-    let rejected = status(&model, &seen, &outcome, Timestamp::UNIX_EPOCH);
+    let rejected = status(&model, &seen, &verdict, Timestamp::UNIX_EPOCH);
     assert_eq!(
         summary(&rejected),
         "Ready=False/InvalidSpec Progressing=False/InvalidSpec ModelLoaded=True/Loaded ProxyReady=True/Ready RedisReady=True/Ready ScalingActive=True/FollowsQueue"
@@ -369,7 +369,7 @@ fn a_rejected_resource_tells_what_is_seen_and_keeps_the_rest() {
     assert_eq!(rejected.revision, Some(revision()));
 
     (seen.proxy, seen.queue_length) = (None, None);
-    let without_proxies = status(&model, &seen, &outcome, Timestamp::UNIX_EPOCH);
+    let without_proxies = status(&model, &seen, &verdict, Timestamp::UNIX_EPOCH);
     assert!(
         summary(&without_proxies).ends_with(
             "ProxyReady=False/Starting RedisReady=True/Ready ScalingActive=False/QueueUnknown"
@@ -491,7 +491,7 @@ fn times_change_only_with_the_status_they_are_of() {
         status(
             &model,
             observed,
-            &Outcome::Applied {
+            &Verdict::Applied {
                 valid: &valid,
                 plan: &plan,
             },

@@ -37,7 +37,7 @@ impl World {
     /// A first revision that has `scaled` workers.
     pub fn with(room: usize, scaled: i32) -> Self {
         let view = View {
-            wanted: "a".into(),
+            latest: "a".into(),
             switched: true,
             ..View::default()
         };
@@ -81,8 +81,8 @@ impl World {
     /// The operator acts, then proxies, the cluster and workers move on.
     pub fn step(&mut self) {
         let decided = plan(&self.view);
-        self.view.switched = self.view.serving.as_ref() == Some(&decided.serving);
-        self.view.serving = Some(decided.serving.clone());
+        self.view.switched = self.view.active.as_ref() == Some(&decided.active);
+        self.view.active = Some(decided.active.clone());
         for name in &decided.delete {
             let gone = self.view.revisions.remove(name).unwrap();
             assert!(
@@ -90,13 +90,13 @@ impl World {
                 "{name} went with requests in its queue"
             );
         }
-        if decided.start && !self.view.revisions.contains_key(&self.view.wanted) {
+        if decided.start && !self.view.revisions.contains_key(&self.view.latest) {
             let new = Revision {
                 replicas: 1,
                 length: Some(0),
                 ..Revision::default()
             };
-            self.view.revisions.insert(self.view.wanted.clone(), new);
+            self.view.revisions.insert(self.view.latest.clone(), new);
         }
         for (name, asked) in &decided.replicas {
             let revision = self.view.revisions.get_mut(name).unwrap();
@@ -123,7 +123,7 @@ impl World {
     /// A reconcile writes the mark. The scaler asks for it when it has acted, and it looks anew.
     fn mark(&mut self, asked: bool) {
         let give_up = plan(&self.view).give_up.filter(|_| asked);
-        if let Some(wanted) = self.view.revisions.get_mut(&self.view.wanted) {
+        if let Some(wanted) = self.view.revisions.get_mut(&self.view.latest) {
             wanted.given_up = give_up;
         }
     }

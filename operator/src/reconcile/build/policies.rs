@@ -65,8 +65,8 @@ fn budget(metadata: ObjectMeta, pods: BTreeMap<String, String>) -> PodDisruption
     }
 }
 
-/// Who may reach a component. Admin ports are for the namespaces `asking`.
-pub fn policy(valid: &Valid, component: Component, asking: &[String]) -> NetworkPolicy {
+/// Who may reach a component. Admin ports are for `scrape_namespaces`.
+pub fn policy(valid: &Valid, component: Component, scrape_namespaces: &[String]) -> NetworkPolicy {
     let namespace = |name: &String| NetworkPolicyPeer {
         namespace_selector: Some(selector(BTreeMap::from([(
             "kubernetes.io/metadata.name".to_owned(),
@@ -75,7 +75,7 @@ pub fn policy(valid: &Valid, component: Component, asking: &[String]) -> Network
         ..NetworkPolicyPeer::default()
     };
     let admin = NetworkPolicyIngressRule {
-        from: Some(asking.iter().map(namespace).collect()),
+        from: Some(scrape_namespaces.iter().map(namespace).collect()),
         ports: Some(vec![tcp(names::ADMIN_PORT)]),
     };
     let ingress = match component {

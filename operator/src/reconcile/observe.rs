@@ -48,7 +48,7 @@ pub struct Observed {
 }
 
 /// Looks at everything that belongs to a resource.
-pub fn fetch(
+pub fn observe(
     cluster: &Cluster,
     model: &BatchedModel,
     remembered: &mut Remembered,
@@ -125,14 +125,14 @@ pub fn fetch(
 }
 
 fn view(
-    wanted: String,
-    serving: Option<String>,
+    latest: String,
+    active: Option<String>,
     observed: &Observed,
     remembered: &mut Remembered,
     now: Instant,
 ) -> View {
-    if remembered.serving.as_ref().map(|(revision, _)| revision) != serving.as_ref() {
-        remembered.serving = serving.clone().map(|revision| (revision, now));
+    if remembered.serving.as_ref().map(|(revision, _)| revision) != active.as_ref() {
+        remembered.serving = active.clone().map(|revision| (revision, now));
     }
     let mut revisions = BTreeMap::new();
     for (name, deployment) in &observed.workers {
@@ -158,10 +158,10 @@ fn view(
     }
     let switched = remembered
         .fresh(now)
-        .is_some_and(|told| told.serving.is_some() && told.serving == serving);
+        .is_some_and(|told| told.serving.is_some() && told.serving == active);
     let mut view = View {
-        wanted,
-        serving,
+        latest,
+        active,
         revisions,
         switched,
     };
