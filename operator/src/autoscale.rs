@@ -1,8 +1,7 @@
-//! Every second, for every resource: asks the proxies for the queue, and writes the number of workers when it
-//! changes. It is the only writer of that number.
+//! The scaler's eyes: every second, for every resource, asks the proxies for the queue's length, decides how many
+//! workers it needs and, where a decision changes, asks for a reconcile. Writes nothing to the cluster itself.
 
 mod ask;
-mod scale;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -12,6 +11,7 @@ use std::{
 
 use carpool_crds::{BatchedModel, Loaded};
 use futures::channel::mpsc::UnboundedSender;
+use k8s_openapi::api::apps::v1::Deployment;
 use kube::{ResourceExt, runtime::reflector::ObjectRef};
 use tokio::{
     sync::Mutex,
@@ -21,29 +21,25 @@ use tokio::{
 
 use crate::{
     backlog::Asker,
-    cluster::Stored,
-    memory::{Remembered, Told, lock},
-    metrics::{Metrics, ModelLabels},
+    index::ModelRef,
+    memory::{Remembered, lock},
     reconcile::{
         Context,
-        observe::{self, Observed},
+        observe::{self, Workloads},
         report::LENGTH_EVERY,
     },
-    rollout::{self, Plan},
-    scaling::Scaler,
+    scaling::{Observation, Scaler},
 };
 
 const TICK: Duration = Duration::from_secs(1);
 /// By then a kubelet has read a changed `ConfigMap` even where nothing made it look at once.
 const KUBELET_READS_AGAIN: Duration = Duration::from_mins(3);
 
-/// Scales every resource until dropped. Resources that need a reconcile go to `reconcile`.
-pub async fn run(context: Arc<Context>, reconcile: UnboundedSender<ObjectRef<Stored>>) {
-    if !context.cluster.ready().await {
-        return;
-    }
+/// Samples every resource until dropped. Resources that need a reconcile go to `reconcile`.
+pub async fn run(context: Arc<Context>, reconcile: UnboundedSender<ModelRef>) {
+    context.cluster.ready().await;
     let asker = Asker::new();
-    let mut scaled: HashMap<String, Arc<Mutex<Scaled>>> = HashMap::new();
+    let mut last_news: HashMap<String, Arc<Mutex<Option<News>>>> = HashMap::new();
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut running = JoinSet::new();
@@ -55,73 +51,46 @@ pub async fn run(context: Arc<Context>, reconcile: UnboundedSender<ObjectRef<Sto
         let mut present = BTreeSet::new();
         for model in models.filter(|model| model.metadata.deletion_timestamp.is_none()) {
             let Some(uid) = model.uid() else { continue };
-            let state = scaled
-                .entry(uid.clone())
-                .or_insert_with(|| Arc::new(Mutex::new(Scaled::new(model))));
+            let last = Arc::clone(last_news.entry(uid.clone()).or_default());
             present.insert(uid);
-            // One that still waits for an answer from its last turn misses this one.
-            if let Ok(state) = Arc::clone(state).try_lock_owned() {
+            // A resource that still waits for an answer from its last turn misses this one.
+            if let Ok(mut last) = last.try_lock_owned() {
                 let turn = Turn {
                     context: Arc::clone(&context),
                     asker: asker.clone(),
                     model: model.clone(),
-                    reconcile: reconcile.clone(),
                 };
+                let reconcile = reconcile.clone();
                 running.spawn(async move {
-                    let mut state = state;
-                    turn.take(&mut state).await;
+                    let news = turn.take().await;
+                    if news.is_urgent || last.as_ref() != Some(&news) {
+                        // Fails only where the controller has gone, and so will this task.
+                        let _ = reconcile.unbounded_send(turn.model_ref());
+                        *last = Some(news);
+                    }
                 });
             }
         }
-        forget(&mut scaled, &present, &context.metrics);
+        last_news.retain(|uid, _| present.contains(uid));
         context.memory.retain(&present);
     }
 }
 
-/// Forgets resources that are gone, each once its last turn is over: until then it is measured.
-fn forget(
-    scaled: &mut HashMap<String, Arc<Mutex<Scaled>>>,
-    present: &BTreeSet<String>,
-    metrics: &Metrics,
-) {
-    scaled.retain(|uid, state| {
-        if present.contains(uid) {
-            return true;
-        }
-        let Ok(state) = state.try_lock() else {
-            return true;
-        };
-        metrics.forget(&state.labels);
-        false
-    });
-}
-
-/// What is kept between the turns of one resource.
-struct Scaled {
-    labels: ModelLabels,
-    scalers: BTreeMap<String, Scaler>,
-    notified: Option<Notified>,
-}
-
-/// What the last reconcile was asked for.
+/// Everything that a turn finds out and a plan depends on: news is what differs from the turn before.
 #[derive(Debug, PartialEq, Eq)]
-struct Notified {
-    plan: Plan,
+struct News {
+    /// Whether a reconcile is due even where all else is as before.
+    is_urgent: bool,
+    /// Whether the queue's length is known.
     known: bool,
+    /// The revision that all proxies feed.
+    feeding: Option<String>,
+    /// Revisions whose queue holds a request, where there is more than one revision.
+    waiting: BTreeSet<String>,
+    /// Workers that each revision's queue needs.
+    decisions: BTreeMap<String, u32>,
+    /// The report of the active revision's workers on their model.
     report: Option<Loaded>,
-}
-
-impl Scaled {
-    fn new(model: &BatchedModel) -> Self {
-        Self {
-            labels: ModelLabels {
-                namespace: model.namespace().unwrap_or_default(),
-                name: model.name_any(),
-            },
-            scalers: BTreeMap::new(),
-            notified: None,
-        }
-    }
 }
 
 /// One resource's turn.
@@ -129,146 +98,126 @@ struct Turn {
     context: Arc<Context>,
     asker: Asker,
     model: BatchedModel,
-    reconcile: UnboundedSender<ObjectRef<Stored>>,
 }
 
 impl Turn {
-    async fn take(&self, state: &mut Scaled) {
-        let remembered = self
-            .context
-            .memory
-            .of(&self.model.uid().unwrap_or_default());
-        let look = || {
-            observe::observe(
-                &self.context.cluster,
-                &self.model,
-                &mut lock(&remembered),
-                Instant::now(),
-            )
-        };
-        let observed = look();
-        let all = observed.workers.len() > 1;
-        let heard = ask::queue(&self.asker, &observed, all).await;
+    fn model_ref(&self) -> ModelRef {
+        ObjectRef::new(&self.model.name_any()).within(&self.model.namespace().unwrap_or_default())
+    }
+
+    async fn take(&self) -> News {
+        let remembered = self.context.memory.of(&self.model);
+        let uid = self.model.uid().unwrap_or_default();
+        let model = self.model_ref();
+        let workloads = Workloads::of(&self.context.cluster, &model, &uid);
+        let all = workloads.workers.len() > 1;
+        let heard = ask::backlog(&self.asker, &workloads.pods, all).await;
         {
             let mut remembered = lock(&remembered);
-            remembered.asked |= observed.proxy.is_some();
-            if let Some(heard) = &heard {
-                let lengths = heard.queue.iter();
-                let now = Instant::now();
+            let now = Instant::now();
+            remembered.asked |= workloads.proxy.is_some();
+            if let Some((mut sample, silence)) = heard {
                 // An app's own NetworkPolicy may keep its sidecar from answering for ever.
-                let complete = !heard.silence || remembered.served_for(now) >= KUBELET_READS_AGAIN;
-                remembered.told = Some(Told {
-                    at: now,
-                    lengths: lengths
-                        .map(|(revision, queued)| (revision.clone(), queued.length))
-                        .collect(),
-                    serving: heard.serving.clone().filter(|_| complete),
-                });
+                if silence && remembered.active_for(now) < KUBELET_READS_AGAIN {
+                    sample.feeding = None;
+                }
+                remembered.backlog = Some(sample);
             }
+            self.decide(&mut remembered, &workloads.workers, now);
         }
-        // What the proxies said is part of what the plan looks at.
-        let observed = look();
-        let plan = rollout::plan(&observed.view);
-        let queued = heard.map(|heard| heard.queue).unwrap_or_default();
-        let wanted = self.scale(state, &observed, &plan, &queued).await;
-        self.measure(state, &observed, wanted);
 
-        let serving = &plan.active;
-        let report = ask::report(&self.asker, &observed, serving, Instant::now()).await;
-        let report = {
-            let mut remembered = lock(&remembered);
-            if let Some(report) = report {
-                remembered.reports.insert(serving.clone(), report);
+        let (active, known) = {
+            let remembered = lock(&remembered);
+            let active = remembered.active.clone().map(|(revision, _)| revision);
+            let known = active
+                .as_ref()
+                .and_then(|active| remembered.reports.get(active).cloned());
+            (active, known)
+        };
+        let report = match &active {
+            Some(active) => {
+                ask::report(
+                    &self.asker,
+                    &workloads.pods,
+                    active,
+                    known.as_ref(),
+                    Instant::now(),
+                )
+                .await
             }
-            let known = |revision: &String| observed.view.revisions.contains_key(revision);
-            remembered.reports.retain(|revision, _| known(revision));
-            let report = remembered.reports.get(serving);
-            report.map(|report| report.model.clone())
+            None => None,
         };
-        let length_is_due = self.length_is_due(&observed, &remembered);
-        let news = Notified {
-            known: observed.queue_length.is_some(),
-            report,
-            plan,
-        };
-        if length_is_due || state.notified.as_ref() != Some(&news) {
-            // The controller has gone when this fails, and so will this task.
-            let labels = &state.labels;
-            let model = ObjectRef::new(&labels.name).within(&labels.namespace);
-            let _ = self.reconcile.unbounded_send(model);
-            state.notified = Some(news);
+        let mut remembered = lock(&remembered);
+        if let Some((active, report)) = active.clone().zip(report) {
+            remembered.reports.insert(active, report);
+        }
+        remembered
+            .reports
+            .retain(|revision, _| workloads.workers.contains_key(revision));
+        self.news(&remembered, active.as_deref(), Instant::now())
+    }
+
+    /// Decides for each revision how many workers its queue needs.
+    fn decide(
+        &self,
+        remembered: &mut Remembered,
+        workers: &BTreeMap<String, Arc<Deployment>>,
+        now: Instant,
+    ) {
+        let scaling = &self.model.spec.scaling;
+        remembered
+            .scalers
+            .retain(|revision, _| workers.contains_key(revision));
+        remembered
+            .decisions
+            .retain(|revision, _| workers.contains_key(revision));
+        for (revision, deployment) in workers {
+            let seen = Observation {
+                length: remembered.fresh(now).map(|sample| sample.length(revision)),
+                current: u32::try_from(observe::replicas(deployment)).unwrap_or(0),
+                proven: remembered.loaded.contains(revision),
+            };
+            let scaler = remembered
+                .scalers
+                .entry(revision.clone())
+                .or_insert_with(|| Scaler::new(scaling.clone()));
+            scaler.set(scaling.clone());
+            let decision = scaler.decide(now, seen);
+            remembered.decisions.insert(revision.clone(), decision);
+        }
+    }
+
+    fn news(&self, remembered: &Remembered, active: Option<&str>, now: Instant) -> News {
+        let sample = remembered.fresh(now);
+        let several = remembered.decisions.len() > 1;
+        let waiting = sample.filter(|_| several).into_iter();
+        let waiting = waiting.flat_map(|sample| &sample.revisions);
+        let decisions = remembered.decisions.iter();
+        let report = active.and_then(|active| remembered.reports.get(active));
+        News {
+            is_urgent: remembered.scale_failed || self.length_is_due(remembered, now),
+            known: sample.is_some(),
+            feeding: sample.and_then(|sample| sample.feeding.clone()),
+            waiting: waiting
+                .filter(|(_, queued)| queued.length > 0)
+                .map(|(revision, _)| revision.clone())
+                .collect(),
+            decisions: decisions
+                .map(|(revision, decision)| (revision.clone(), decision.replicas))
+                .collect(),
+            report: report.map(|report| report.model.clone()),
         }
     }
 
     /// Whether the status shows a length that is no longer so, and may be written again.
-    fn length_is_due(
-        &self,
-        observed: &Observed,
-        remembered: &std::sync::Mutex<Remembered>,
-    ) -> bool {
-        let shown = self
-            .model
-            .status
-            .as_ref()
-            .map_or(0, |status| status.queue_length);
-        let differs = observed
-            .queue_length
-            .is_some_and(|length| i64::try_from(length) != Ok(shown));
-        differs
-            && lock(remembered)
-                .length_written
-                .is_none_or(|written| written.elapsed() >= LENGTH_EVERY)
-    }
-
-    fn measure(&self, state: &Scaled, observed: &Observed, wanted: i32) {
-        let metrics = &self.context.metrics;
-        let ready: usize = observed
-            .view
-            .revisions
-            .values()
-            .map(|revision| revision.workers.ready)
-            .sum();
-        metrics
-            .wanted
-            .get_or_create(&state.labels)
-            .set(wanted.into());
-        metrics
-            .ready
-            .get_or_create(&state.labels)
-            .set(i64::try_from(ready).unwrap_or(i64::MAX));
-        if let Some(length) = observed.queue_length {
-            let length = i64::try_from(length).unwrap_or(i64::MAX);
-            metrics
-                .queue_length
-                .get_or_create(&state.labels)
-                .set(length);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_resource_that_goes_during_its_turn_leaves_no_metrics() {
-        let metrics = Metrics::new();
-        let labels = ModelLabels {
-            namespace: "nlp".into(),
-            name: "sentiment".into(),
-        };
-        let state = Arc::new(Mutex::new(Scaled {
-            labels: labels.clone(),
-            scalers: BTreeMap::new(),
-            notified: None,
-        }));
-        let mut scaled = HashMap::from([("uid".to_owned(), Arc::clone(&state))]);
-        let turn = state.try_lock().unwrap();
-        forget(&mut scaled, &BTreeSet::new(), &metrics);
-        metrics.wanted.get_or_create(&labels).set(1);
-        drop(turn);
-        forget(&mut scaled, &BTreeSet::new(), &metrics);
-        assert!(scaled.is_empty());
-        assert!(!metrics.encode().unwrap().contains("sentiment"));
+    fn length_is_due(&self, remembered: &Remembered, now: Instant) -> bool {
+        let shown = self.model.status.as_ref();
+        let shown = shown.map_or(0, |status| status.queue_length);
+        let differs = remembered
+            .fresh(now)
+            .is_some_and(|sample| i64::try_from(sample.total()) != Ok(shown));
+        let may_be_written =
+            |written: Instant| now.saturating_duration_since(written) >= LENGTH_EVERY;
+        differs && remembered.length_written.is_none_or(may_be_written)
     }
 }

@@ -1,15 +1,13 @@
-//! What the operator sees: one watch per kind, kept in memory, of objects that carry the model's label.
+//! The operator's view of the cluster: one watch per kind, kept in an index, of objects that carry the model's label.
 //!
-//! A watch's event asks for a reconcile only once its store holds the object, so a reconcile never misses what
+//! A watch's event asks for a reconcile only once its index holds the object, so a reconcile never misses what
 //! caused it.
 
-use std::{fmt::Debug, hash::Hash};
+use std::fmt::Debug;
 
-use carpool_crds::BatchedModel;
 use futures::{
-    FutureExt, Stream, StreamExt,
-    future::{self, BoxFuture, Shared},
-    stream::{BoxStream, SelectAll},
+    Stream, StreamExt,
+    stream::{self, BoxStream, SelectAll},
 };
 use k8s_openapi::api::{
     apps::v1::{Deployment, StatefulSet},
@@ -20,24 +18,22 @@ use k8s_openapi::api::{
 use kube::{
     Api, Client, Resource, ResourceExt,
     api::ObjectMeta,
-    core::{DeserializeGuard, PartialObjectMeta},
+    core::PartialObjectMeta,
     runtime::{
         WatchStreamExt,
-        reflector::{self, ObjectRef, Store},
+        reflector::{self, Store},
         watcher,
     },
 };
 use serde::de::DeserializeOwned;
 
-use crate::names;
+use crate::{
+    index::{Index, ModelRef, Stored},
+    names,
+};
 
-/// A resource as stored. One that does not parse is told so instead of stopping the watch for all.
-pub type Stored = DeserializeGuard<BatchedModel>;
-
-/// A stream of resources that something has happened to.
-type Touched = SelectAll<BoxStream<'static, ObjectRef<Stored>>>;
-
-type Ready = Shared<BoxFuture<'static, bool>>;
+/// Models that something has happened to.
+type Touched = SelectAll<BoxStream<'static, ModelRef>>;
 
 /// The objects that were last seen. Of kinds that hold nothing else of interest only the metadata is kept.
 #[derive(Clone)]
@@ -45,23 +41,21 @@ pub struct Cluster {
     /// What users asked for.
     pub models: Store<Stored>,
     /// Proxies and workers.
-    pub deployments: Store<Deployment>,
+    pub deployments: Index<Deployment>,
     /// Redis.
-    pub stateful_sets: Store<StatefulSet>,
+    pub stateful_sets: Index<StatefulSet>,
     /// Pods of all components, and those with an injected sidecar.
-    pub pods: Store<Pod>,
-    /// Metadata.
-    pub config_maps: Store<PartialObjectMeta<ConfigMap>>,
-    /// Metadata.
-    pub services: Store<PartialObjectMeta<Service>>,
-    /// Metadata.
-    pub accounts: Store<PartialObjectMeta<ServiceAccount>>,
-    /// Metadata.
-    pub budgets: Store<PartialObjectMeta<PodDisruptionBudget>>,
-    /// Metadata.
-    pub policies: Store<PartialObjectMeta<NetworkPolicy>>,
-    /// A store wakes only the last of those that wait for it, so one future waits for all.
-    ready: Ready,
+    pub pods: Index<Pod>,
+    /// Metadata of the `ConfigMap`s.
+    pub config_maps: Index<PartialObjectMeta<ConfigMap>>,
+    /// Metadata of the Services.
+    pub services: Index<PartialObjectMeta<Service>>,
+    /// Metadata of the `ServiceAccount`s.
+    pub accounts: Index<PartialObjectMeta<ServiceAccount>>,
+    /// Metadata of the `PodDisruptionBudget`s.
+    pub budgets: Index<PartialObjectMeta<PodDisruptionBudget>>,
+    /// Metadata of the `NetworkPolicy`s.
+    pub policies: Index<PartialObjectMeta<NetworkPolicy>>,
 }
 
 /// The streams that keep a [`Cluster`] current. They must be polled.
@@ -85,7 +79,7 @@ impl Cluster {
         .applied_objects()
         .boxed();
         let mut children = SelectAll::new();
-        let mut cluster = Self {
+        let cluster = Self {
             models,
             deployments: watch_children(client, &mut children),
             stateful_sets: watch_children(client, &mut children),
@@ -95,9 +89,7 @@ impl Cluster {
             accounts: watch_children(client, &mut children),
             budgets: watch_children(client, &mut children),
             policies: watch_children(client, &mut children),
-            ready: future::ready(false).boxed().shared(),
         };
-        cluster.ready = cluster.all_ready();
         let watches = Watches {
             models: stream,
             children,
@@ -105,13 +97,8 @@ impl Cluster {
         (cluster, watches)
     }
 
-    /// Resolves once every watch of children has seen everything, to whether it has. For resources themselves the
-    /// controller waits.
-    pub async fn ready(&self) -> bool {
-        self.ready.clone().await
-    }
-
-    fn all_ready(&self) -> Ready {
+    /// Resolves once every watch of children has seen everything. For resources themselves the controller waits.
+    pub async fn ready(&self) {
         let Self {
             models: _,
             deployments,
@@ -122,32 +109,24 @@ impl Cluster {
             accounts,
             budgets,
             policies,
-            ready: _,
-        } = self.clone();
-        async move {
-            let all = async {
-                deployments.wait_until_ready().await?;
-                stateful_sets.wait_until_ready().await?;
-                pods.wait_until_ready().await?;
-                config_maps.wait_until_ready().await?;
-                services.wait_until_ready().await?;
-                accounts.wait_until_ready().await?;
-                budgets.wait_until_ready().await?;
-                policies.wait_until_ready().await
-            };
-            all.await.is_ok()
-        }
-        .boxed()
-        .shared()
+        } = self;
+        deployments.ready().await;
+        stateful_sets.ready().await;
+        pods.ready().await;
+        config_maps.ready().await;
+        services.ready().await;
+        accounts.ready().await;
+        budgets.ready().await;
+        policies.ready().await;
     }
 }
 
-fn watch_children<K>(client: &Client, touched: &mut Touched) -> Store<K>
+fn watch_children<K>(client: &Client, touched: &mut Touched) -> Index<K>
 where
-    K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
-    K::DynamicType: Default + Eq + Hash + Clone + Send + Sync,
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
 {
-    let (store, writer) = reflector::store();
+    let index = Index::new();
+    let fed = index.clone();
     let stream = watcher(
         Api::<K>::all(client.clone()),
         watcher::Config::default().labels(names::MODEL),
@@ -157,24 +136,17 @@ where
         object.managed_fields_mut().clear();
     })
     .default_backoff()
-    .reflect(writer)
-    .touched_objects()
-    .filter_map(|event| {
-        future::ready(match event {
-            Ok(object) => owner(object.meta()),
+    .flat_map(move |event| {
+        stream::iter(match event {
+            Ok(event) => fed.feed(event),
             Err(error) => {
                 tracing::warn!(%error, "a watch was interrupted and is taken up again");
-                None
+                Vec::new()
             }
         })
     });
     touched.push(stream.boxed());
-    store
-}
-
-fn owner(meta: &ObjectMeta) -> Option<ObjectRef<Stored>> {
-    let model = meta.labels.as_ref()?.get(names::MODEL)?;
-    Some(ObjectRef::new(model).within(meta.namespace.as_deref()?))
+    index
 }
 
 /// Whether an object is a child of the resource with this UID.
@@ -186,10 +158,7 @@ pub fn is_controlled_by(meta: &ObjectMeta, uid: &str) -> bool {
 }
 
 /// The stream of touched resources, as a controller takes it.
-pub fn merge(
-    children: Touched,
-    others: impl Stream<Item = ObjectRef<Stored>> + Send + 'static,
-) -> Touched {
+pub fn merge(children: Touched, others: impl Stream<Item = ModelRef> + Send + 'static) -> Touched {
     let mut all = children;
     all.push(others.boxed());
     all

@@ -12,12 +12,12 @@ use kube::{
         Controller, PredicateConfig, WatchStreamExt,
         controller::{self, Action},
         predicates,
-        reflector::ObjectRef,
     },
 };
 
 use crate::{
-    cluster::{Stored, Watches, merge},
+    cluster::{Watches, merge},
+    index::{ModelRef, Stored},
     memory::lock,
     metrics::Outcome,
     reconcile::{Context, ReconcileError, reconcile},
@@ -34,7 +34,7 @@ const LAST_RETRY: Duration = Duration::from_mins(1);
 pub async fn run(
     context: Arc<Context>,
     watches: Watches,
-    asked: impl Stream<Item = ObjectRef<Stored>> + Send + 'static,
+    asked: impl Stream<Item = ModelRef> + Send + 'static,
     stop: impl Future<Output = ()> + Send + Sync + 'static,
 ) {
     // A status is only ever written by reconciles, and none is needed for having been told.
@@ -58,9 +58,7 @@ pub async fn run(
 async fn measured(stored: Arc<Stored>, context: Arc<Context>) -> Result<Action, ReconcileError> {
     let begin = Instant::now();
     // The first events come before the watches have seen everything, and what is not seen would be taken for missing.
-    if !context.cluster.ready().await {
-        return Ok(Action::await_change());
-    }
+    context.cluster.ready().await;
     let result = Box::pin(reconcile(stored, Arc::clone(&context))).await;
     let outcome = Outcome {
         result: result
@@ -78,7 +76,7 @@ async fn measured(stored: Arc<Stored>, context: Arc<Context>) -> Result<Action, 
 /// Each object has a back-off of its own.
 #[expect(clippy::needless_pass_by_value, reason = "the controller's signature")]
 fn retry(stored: Arc<Stored>, error: &ReconcileError, context: Arc<Context>) -> Action {
-    let remembered = context.memory.of(&stored.uid().unwrap_or_default());
+    let remembered = context.memory.of(&*stored);
     let failures = {
         let mut remembered = lock(&remembered);
         remembered.failures = remembered.failures.saturating_add(1);

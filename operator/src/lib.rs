@@ -13,6 +13,7 @@ pub mod backlog;
 pub mod cli;
 mod cluster;
 mod controller;
+mod index;
 pub mod infer;
 pub mod inject;
 mod lease;

@@ -1,6 +1,7 @@
-//! What the operator remembers of each resource while it runs. Most of it only spares questions and writes. Two
-//! clocks decide: how long a candidate has waited for room, and for how long a revision has been named to proxies.
-//! After a restart both begin anew, so a rollout goes on later, never wrongly.
+//! The operator's memory of each resource, which lasts as long as the operator leads. Most of it only spares questions
+//! and writes. Three clocks decide: how long a queue has been short or long, how long a candidate has waited for room,
+//! and for how long a revision has been named to proxies. After a restart all begin anew, so workers leave and a
+//! rollout goes on later, never wrongly.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -9,8 +10,14 @@ use std::{
 };
 
 use carpool_crds::Loaded;
+use kube::ResourceExt;
+use prometheus_client::encoding::EncodeLabelSet;
 
-use crate::rollout::Patience;
+use crate::{
+    backlog::Queued,
+    rollout::Patience,
+    scaling::{Decision, Scaler},
+};
 
 /// A backlog older than this is unknown again.
 const FRESH: Duration = Duration::from_secs(5);
@@ -27,15 +34,31 @@ pub struct Applied {
     pub version: Option<String>,
 }
 
-/// The queue as proxies last told it.
+/// The queue of a model, as its proxies and injected sidecars told it at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Told {
-    /// When.
+pub struct BacklogSample {
+    /// The moment.
     pub at: Instant,
-    /// Requests waiting and in flight, by revision.
-    pub lengths: BTreeMap<String, u64>,
-    /// The revision that all proxies and injected sidecars feed; `None` where they differ or one does not answer.
-    pub serving: Option<String>,
+    /// Requests and their workers, by revision. A queue that nothing was ever put into is not listed.
+    pub revisions: BTreeMap<String, Queued>,
+    /// The revision that all who take requests feed; `None` where they differ or one does not answer.
+    pub feeding: Option<String>,
+}
+
+impl BacklogSample {
+    /// Requests of a revision that wait or are in flight.
+    #[must_use]
+    pub fn length(&self, revision: &str) -> u64 {
+        self.revisions
+            .get(revision)
+            .map_or(0, |queued| queued.length)
+    }
+
+    /// Requests of all revisions that wait or are in flight.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.revisions.values().map(|queued| queued.length).sum()
+    }
 }
 
 /// What the workers of a revision said of their model.
@@ -49,24 +72,59 @@ pub struct Reported {
     pub model: Loaded,
 }
 
-/// One resource.
+/// A resource, as metrics name it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ModelLabels {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+impl ModelLabels {
+    fn of(model: &impl ResourceExt) -> Self {
+        Self {
+            namespace: model.namespace().unwrap_or_default(),
+            name: model.name_any(),
+        }
+    }
+}
+
+/// Workers of all revisions of one resource, as metrics show them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct WorkerCounts {
+    /// Workers asked for.
+    pub wanted: i32,
+    /// Workers that are Ready.
+    pub ready: usize,
+}
+
+/// The memory of one resource.
 #[derive(Debug, Default)]
 pub struct Remembered {
-    /// Children, by kind and name.
+    /// What was applied of each child, by kind and name.
     pub applied: HashMap<(String, String), Applied>,
-    /// The queue.
-    pub told: Option<Told>,
-    /// Whether proxies have been asked for it.
+    /// The last answer of the proxies about the queue.
+    pub backlog: Option<BacklogSample>,
+    /// Whether proxies have been asked about the queue.
     pub asked: bool,
+    /// The length of each revision's queue over time.
+    pub scalers: BTreeMap<String, Scaler>,
+    /// The number of workers that each revision's queue needs.
+    pub decisions: BTreeMap<String, Decision>,
+    /// Whether the last attempt to write a number of workers failed.
+    pub scale_failed: bool,
     /// The revision that the configuration says to feed, and since when.
-    pub serving: Option<(String, Instant)>,
+    pub active: Option<(String, Instant)>,
     /// Revisions of which a worker has been seen Ready.
     pub loaded: BTreeSet<String>,
-    /// What workers said of their models, by revision.
+    /// Workers' reports of their models, by revision.
     pub reports: BTreeMap<String, Reported>,
-    /// For how long a candidate may wait for room.
+    /// The clock of a candidate that waits for room.
     pub patience: Patience,
-    /// When the queue's length was last written into the status.
+    /// Workers as a reconcile last counted them.
+    pub workers: Option<WorkerCounts>,
+    /// The time at which the queue's length was last written into the status.
     pub length_written: Option<Instant>,
     /// Reconciles that failed in a row.
     pub failures: u32,
@@ -75,37 +133,47 @@ pub struct Remembered {
 impl Remembered {
     /// For how long the configuration has named the revision that it names.
     #[must_use]
-    pub fn served_for(&self, now: Instant) -> Duration {
-        self.serving.as_ref().map_or(Duration::ZERO, |(_, since)| {
+    pub fn active_for(&self, now: Instant) -> Duration {
+        self.active.as_ref().map_or(Duration::ZERO, |(_, since)| {
             now.saturating_duration_since(*since)
         })
     }
 
-    /// The queue, if what was told is recent.
+    /// The last answer about the queue, if it is recent.
     #[must_use]
-    pub fn fresh(&self, now: Instant) -> Option<&Told> {
-        self.told
+    pub fn fresh(&self, now: Instant) -> Option<&BacklogSample> {
+        self.backlog
             .as_ref()
-            .filter(|told| now.saturating_duration_since(told.at) < FRESH)
+            .filter(|sample| now.saturating_duration_since(sample.at) < FRESH)
     }
 }
 
-/// All resources, by UID.
+type Entry = Arc<Mutex<Remembered>>;
+
+/// The memory of all resources, by UID.
 #[derive(Debug, Default)]
 pub struct Memory {
-    resources: Mutex<HashMap<String, Arc<Mutex<Remembered>>>>,
+    resources: Mutex<HashMap<String, (ModelLabels, Entry)>>,
 }
 
 impl Memory {
-    /// What is remembered of a resource.
-    pub fn of(&self, uid: &str) -> Arc<Mutex<Remembered>> {
+    /// The memory of a resource.
+    pub fn of(&self, model: &impl ResourceExt) -> Entry {
         let mut resources = lock(&self.resources);
-        Arc::clone(resources.entry(uid.to_owned()).or_default())
+        let (_, entry) = resources
+            .entry(model.uid().unwrap_or_default())
+            .or_insert_with(|| (ModelLabels::of(model), Entry::default()));
+        Arc::clone(entry)
     }
 
     /// Forgets all resources but these.
     pub fn retain(&self, uids: &BTreeSet<String>) {
         lock(&self.resources).retain(|uid, _| uids.contains(uid));
+    }
+
+    /// Every resource with its memory.
+    pub fn all(&self) -> Vec<(ModelLabels, Entry)> {
+        lock(&self.resources).values().cloned().collect()
     }
 }
 

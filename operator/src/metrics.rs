@@ -1,27 +1,31 @@
-//! What the operator measures of itself, for Prometheus.
+//! The operator's metrics, for Prometheus.
 
-use std::{fmt, sync::atomic::AtomicU64};
+use std::{
+    fmt,
+    sync::{Arc, atomic::AtomicU64},
+    time::Instant,
+};
 
 use prometheus_client::{
-    encoding::{EncodeLabelSet, text},
-    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text},
+    metrics::{
+        MetricType,
+        counter::Counter,
+        family::Family,
+        gauge::{ConstGauge, Gauge},
+        histogram::Histogram,
+    },
     registry::Registry,
 };
+
+use crate::memory::{Memory, lock};
 
 /// The outcome of a reconcile: `ok`, or an error's category.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Outcome {
     /// Few and stable.
     pub result: &'static str,
-}
-
-/// A resource.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct ModelLabels {
-    /// Its namespace.
-    pub namespace: String,
-    /// Its name.
-    pub name: String,
 }
 
 /// Everything that is measured.
@@ -32,20 +36,14 @@ pub struct Metrics {
     pub reconciles: Family<Outcome, Counter>,
     /// How long they took.
     pub reconcile_duration: Histogram,
-    /// Workers asked for.
-    pub wanted: Family<ModelLabels, Gauge>,
-    /// Workers that are Ready.
-    pub ready: Family<ModelLabels, Gauge>,
-    /// Requests waiting and in flight.
-    pub queue_length: Family<ModelLabels, Gauge<i64>>,
     /// Whether this process leads.
     pub leading: Gauge<u64, AtomicU64>,
 }
 
 impl Metrics {
-    /// Registers everything.
+    /// Registers everything. What is measured of resources is read from `memory`.
     #[must_use]
-    pub fn new() -> Self {
+    pub fn new(memory: Arc<Memory>) -> Self {
         let mut registry = Registry::with_prefix("carpool_operator");
         let reconciles = Family::default();
         registry.register("reconciles", "Reconciles, by outcome", reconciles.clone());
@@ -55,25 +53,13 @@ impl Metrics {
             "How long a reconcile took",
             reconcile_duration.clone(),
         );
-        let wanted = Family::default();
-        registry.register("workers_wanted", "Workers asked for", wanted.clone());
-        let ready = Family::default();
-        registry.register("workers_ready", "Workers that are Ready", ready.clone());
-        let queue_length = Family::default();
-        registry.register(
-            "queue_length",
-            "Requests waiting and in flight",
-            queue_length.clone(),
-        );
+        registry.register_collector(Box::new(Models(memory)));
         let leading = Gauge::default();
         registry.register("leading", "1 where this process leads", leading.clone());
         Self {
             registry,
             reconciles,
             reconcile_duration,
-            wanted,
-            ready,
-            queue_length,
             leading,
         }
     }
@@ -84,17 +70,74 @@ impl Metrics {
         text::encode(&mut text, &self.registry)?;
         Ok(text)
     }
+}
 
-    /// Takes out a resource that is gone.
-    pub fn forget(&self, labels: &ModelLabels) {
-        self.wanted.remove(labels);
-        self.ready.remove(labels);
-        self.queue_length.remove(labels);
+/// The gauges of all resources, read from the operator's memory, so that a resource that is gone leaves none.
+#[derive(Debug)]
+struct Models(Arc<Memory>);
+
+impl Collector for Models {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let now = Instant::now();
+        let (mut wanted, mut ready, mut queued) = (Vec::new(), Vec::new(), Vec::new());
+        for (labels, remembered) in self.0.all() {
+            let remembered = lock(&remembered);
+            if let Some(workers) = remembered.workers {
+                wanted.push((labels.clone(), i64::from(workers.wanted)));
+                ready.push((labels.clone(), whole(workers.ready)));
+            }
+            if let Some(sample) = remembered.fresh(now) {
+                queued.push((labels, whole(sample.total())));
+            }
+        }
+        for (name, help, gauges) in [
+            ("workers_wanted", "Workers asked for", wanted),
+            ("workers_ready", "Workers that are Ready", ready),
+            ("queue_length", "Requests waiting and in flight", queued),
+        ] {
+            let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for (labels, value) in gauges {
+                let gauge = metric.encode_family(&labels)?;
+                ConstGauge::new(value).encode(gauge)?;
+            }
+        }
+        Ok(())
     }
 }
 
-impl Default for Metrics {
-    fn default() -> Self {
-        Self::new()
+fn whole(count: impl TryInto<i64>) -> i64 {
+    count.try_into().unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::{memory::WorkerCounts, reconcile::fixtures};
+
+    #[test]
+    fn a_resource_that_is_gone_leaves_no_metrics() {
+        let memory = Arc::new(Memory::default());
+        let metrics = Metrics::new(Arc::clone(&memory));
+        let remembered = memory.of(&fixtures::sentiment());
+        lock(&remembered).workers = Some(WorkerCounts {
+            wanted: 3,
+            ready: 2,
+        });
+        let text = metrics.encode().unwrap();
+        let labels = r#"{namespace="nlp",name="sentiment"}"#;
+        assert!(
+            text.contains(&format!("carpool_operator_workers_wanted{labels} 3")),
+            "{text}"
+        );
+        assert!(
+            text.contains(&format!("carpool_operator_workers_ready{labels} 2")),
+            "{text}"
+        );
+        memory.retain(&BTreeSet::new());
+        // A reconcile that was under way when the resource went.
+        lock(&remembered).workers = Some(WorkerCounts::default());
+        assert!(!metrics.encode().unwrap().contains("sentiment"));
     }
 }

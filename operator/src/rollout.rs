@@ -17,7 +17,10 @@ mod tests;
 use std::collections::BTreeMap;
 
 pub use self::patience::Patience;
-use crate::workers::{Problem, Workers};
+use crate::{
+    scaling::Decision,
+    workers::{Problem, Workers},
+};
 
 /// A worker says this of the queue, not of its model.
 const REDIS_UNREACHABLE: &str = "RedisUnreachable";
@@ -37,6 +40,8 @@ pub struct Revision {
     pub stalled: Option<Problem>,
     /// Requests waiting and in flight; `None` when nobody could say.
     pub length: Option<u64>,
+    /// The number of workers that its queue needs; `None` before the queue was first looked at.
+    pub decision: Option<Decision>,
 }
 
 impl Revision {
@@ -61,7 +66,8 @@ impl Revision {
     }
 
     /// Whether it is on its way to its first worker and needs another to leave a node.
-    fn needs_room(&self) -> bool {
+    #[must_use]
+    pub fn needs_room(&self) -> bool {
         let coming = self.workers.ready == 0 && self.failing().is_none();
         coming && self.workers.unschedulable.is_some()
     }
@@ -86,6 +92,8 @@ pub struct View {
     pub revisions: BTreeMap<String, Revision>,
     /// Whether every proxy and every injected sidecar feeds `active`.
     pub switched: bool,
+    /// Whether a worker has left so recently that the scheduler may not yet have placed another in its room.
+    pub settling: bool,
 }
 
 /// How many workers a revision is to have.
@@ -112,6 +120,22 @@ pub struct Plan {
     pub replicas: BTreeMap<String, Replicas>,
     /// Revisions that go.
     pub delete: Vec<String>,
+}
+
+impl Plan {
+    /// The number of workers of each revision that stays and has a Deployment.
+    pub fn workers<'a>(&'a self, view: &'a View) -> impl Iterator<Item = (&'a String, i32)> {
+        self.replicas.iter().filter_map(|(name, asked)| {
+            let revision = view.revisions.get(name)?;
+            let scaled = |decision: Decision| i32::try_from(decision.replicas).unwrap_or(i32::MAX);
+            let wanted = match asked {
+                Replicas::Keep => revision.replicas,
+                Replicas::Exactly(count) => *count,
+                Replicas::Scaled => revision.decision.map_or(revision.replicas, scaled),
+            };
+            Some((name, wanted))
+        })
+    }
 }
 
 /// What to do with a model's revisions.
@@ -152,7 +176,9 @@ pub fn plan(view: &View) -> Plan {
             || draining
                 .iter()
                 .any(|draining| draining.has_requests() && draining.needs_room());
-        let asked = if aside {
+        let asked = if aside && view.settling {
+            Replicas::Keep
+        } else if aside {
             Replicas::Exactly(incumbent.one_less())
         } else {
             Replicas::Scaled

@@ -126,7 +126,8 @@ pub async fn run(args: Args) -> Result<(), RunError> {
     let listener = TcpListener::bind(args.admin_listen)
         .await
         .map_err(|error| RunError::Listen(args.admin_listen, error))?;
-    let metrics = Arc::new(Metrics::new());
+    let memory = Arc::new(Memory::default());
+    let metrics = Arc::new(Metrics::new(Arc::clone(&memory)));
     tokio::spawn(admin::serve(listener, Arc::clone(&metrics)));
 
     let identity = args
@@ -155,7 +156,7 @@ pub async fn run(args: Args) -> Result<(), RunError> {
         ),
         client,
         cluster,
-        memory: Memory::default(),
+        memory,
         images: Images {
             sidecar: args.sidecar_image,
             worker: args.worker_image,

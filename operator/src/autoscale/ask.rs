@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -12,9 +13,9 @@ use kube::ResourceExt;
 
 use crate::{
     backlog::{Asker, Backlog, Queued},
-    memory::Reported,
+    memory::{BacklogSample, Reported},
     names::Component,
-    reconcile::observe::{Observed, admin_address, feeds},
+    reconcile::observe::{admin_address, feeds},
     workers,
 };
 
@@ -23,20 +24,10 @@ const ATTEMPTS: usize = 2;
 /// How often workers that have been asked for their model are asked again: what they say of it may change.
 const REPORTS_EVERY: Duration = Duration::from_secs(30);
 
-/// What proxies and injected sidecars said.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Heard {
-    /// The queue, by revision.
-    pub queue: BTreeMap<String, Queued>,
-    /// The revision that all who answered feed, if they agree.
-    pub serving: Option<String>,
-    /// Whether one that takes requests did not answer.
-    pub silence: bool,
-}
-
-/// Asks for the queue. One proxy knows the whole queue. Whom each of them feeds matters only between two revisions: `all` are asked then.
-pub async fn queue(asker: &Asker, observed: &Observed, all: bool) -> Option<Heard> {
-    let feeding = observed.pods.iter().map(AsRef::as_ref);
+/// Asks for the queue. One proxy knows the whole queue. Whom each of them feeds matters only between two revisions:
+/// `all` are asked then. Returns what they know together, and whether one that takes requests did not answer.
+pub async fn backlog(asker: &Asker, pods: &[Arc<Pod>], all: bool) -> Option<(BacklogSample, bool)> {
+    let feeding = pods.iter().map(AsRef::as_ref);
     let feeding: Vec<&Pod> = feeding.filter(|pod| feeds(pod)).collect();
     let answers = if all {
         join_all(feeding.iter().map(|pod| ask(asker, pod))).await
@@ -50,7 +41,7 @@ pub async fn queue(asker: &Asker, observed: &Observed, all: bool) -> Option<Hear
         }
         answers
     };
-    merge(answers)
+    merge(answers, Instant::now())
 }
 
 /// Whom to ask until one answers: Ready proxies and, where none does, sidecars of apps, whose requests wake a model, too.
@@ -104,16 +95,16 @@ fn address(pod: &Pod) -> Option<(IpAddr, u16)> {
     }
 }
 
-fn merge(answers: Vec<Asked>) -> Option<Heard> {
-    let mut queue: BTreeMap<String, Queued> = BTreeMap::new();
-    let mut serving = Vec::new();
+fn merge(answers: Vec<Asked>, at: Instant) -> Option<(BacklogSample, bool)> {
+    let mut revisions: BTreeMap<String, Queued> = BTreeMap::new();
+    let mut feeding = Vec::new();
     let mut silence = false;
     for answer in answers {
         match answer {
             Asked::Answer(backlog) => {
-                serving.push(backlog.serving);
+                feeding.push(backlog.serving);
                 for (revision, queued) in backlog.revisions {
-                    let known = queue.entry(revision).or_default();
+                    let known = revisions.entry(revision).or_default();
                     // Each knows the whole queue and, beyond it, what it has itself taken and not yet put there.
                     known.length = known.length.max(queued.length);
                     known.workers.extend(queued.workers);
@@ -123,31 +114,28 @@ fn merge(answers: Vec<Asked>) -> Option<Heard> {
             Asked::Absent => {}
         }
     }
-    let first = serving.first()?.clone();
-    let agreed = serving.iter().all(|other| *other == first);
-    Some(Heard {
-        queue,
-        serving: agreed.then_some(first),
-        silence,
-    })
+    let first = feeding.first()?.clone();
+    let agreed = feeding.iter().all(|other| *other == first);
+    let sample = BacklogSample {
+        at,
+        revisions,
+        feeding: agreed.then_some(first),
+    };
+    Some((sample, silence))
 }
 
-/// What a revision's workers say of their model: asked where one of them is new, and again after a while.
+/// Asks a revision's workers for their model, where one of them is new, and again after a while.
 pub async fn report(
     asker: &Asker,
-    observed: &Observed,
+    pods: &[Arc<Pod>],
     revision: &str,
+    known: Option<&Reported>,
     now: Instant,
 ) -> Option<Reported> {
     let ready = |pod: &&Pod| workers::is_worker(pod, revision) && workers::is_ready(pod);
-    let pods: Vec<&Pod> = observed
-        .pods
-        .iter()
-        .map(AsRef::as_ref)
-        .filter(ready)
-        .collect();
+    let pods: Vec<&Pod> = pods.iter().map(AsRef::as_ref).filter(ready).collect();
     let workers: BTreeSet<String> = pods.iter().map(|pod| pod.name_any()).collect();
-    if !report_is_due(observed.reports.get(revision), &workers, now) {
+    if !report_is_due(known, &workers, now) {
         return None;
     }
     let addresses = pods.into_iter().filter_map(admin_address);
@@ -195,6 +183,10 @@ mod tests {
                 .map(|(name, length)| ((*name).to_owned(), queued(*length)))
                 .collect(),
         })
+    }
+
+    fn merged(answers: Vec<Asked>) -> Option<(BacklogSample, bool)> {
+        merge(answers, Instant::now())
     }
 
     fn pod(name: &str, component: Option<&str>, ready: &str, phase: &str) -> Pod {
@@ -256,31 +248,31 @@ mod tests {
 
     #[test]
     fn the_longest_answer_counts() {
-        let heard = merge(vec![
+        let (sample, _) = merged(vec![
             answer("b", &[("a", 0), ("b", 4)]),
             answer("b", &[("a", 2), ("b", 3)]),
         ])
         .unwrap();
-        assert_eq!((heard.queue["a"].length, heard.queue["b"].length), (2, 4));
-        assert_eq!(heard.serving.as_deref(), Some("b"));
+        let lengths = ["a", "b", "c"].map(|revision| sample.length(revision));
+        assert_eq!((lengths, sample.total()), ([2, 4, 0], 6));
+        assert_eq!(sample.feeding.as_deref(), Some("b"));
     }
 
     #[test]
     fn one_that_feeds_another_revision_or_is_silent_is_noticed() {
-        let differ = merge(vec![answer("a", &[]), answer("b", &[])]).unwrap();
-        assert_eq!((differ.serving, differ.silence), (None, false));
-        let silent = merge(vec![answer("b", &[]), Asked::Silent]).unwrap();
-        assert_eq!(
-            (silent.serving.as_deref(), silent.silence),
-            (Some("b"), true)
-        );
-        let absent = merge(vec![answer("b", &[]), Asked::Absent]).unwrap();
-        assert!(!absent.silence);
+        let feeding = |answers| {
+            let (sample, silence) = merged(answers).unwrap();
+            (sample.feeding, silence)
+        };
+        let (a, b) = (|| answer("a", &[]), || answer("b", &[]));
+        assert_eq!(feeding(vec![a(), b()]), (None, false));
+        assert_eq!(feeding(vec![b(), Asked::Silent]), (Some("b".into()), true));
+        assert_eq!(feeding(vec![b(), Asked::Absent]), (Some("b".into()), false));
     }
 
     #[test]
     fn without_an_answer_nothing_is_known() {
-        assert_eq!(merge(vec![Asked::Silent, Asked::Absent]), None);
-        assert_eq!(merge(Vec::new()), None);
+        assert_eq!(merged(vec![Asked::Silent, Asked::Absent]), None);
+        assert_eq!(merged(Vec::new()), None);
     }
 }

@@ -1,14 +1,20 @@
-//! From a `BatchedModel` to its children, in five steps: [`observe`] → [`validate`] → [`build`] → [`apply`] →
-//! [`status`]. Only the ends touch the cluster; `validate`, `build` and `status` are pure.
+//! From a `BatchedModel` to its children, in six steps: [`observe`] → [`validate`] → [`plan`](rollout::plan) → [`build`]
+//! → [`apply`] → [`status`]. Only the ends touch the cluster; `validate`, `plan`, `build` and `status` are pure. Nothing
+//! else writes to a resource's children, their numbers or its status.
 
 pub mod apply;
 pub mod build;
 #[cfg(test)]
 pub mod fixtures;
+#[cfg(test)]
+mod mock;
 pub mod observe;
 pub mod report;
+mod scale;
 pub mod status;
 mod strict;
+#[cfg(test)]
+mod tests;
 pub mod validate;
 
 use std::{
@@ -33,10 +39,11 @@ use self::{
 };
 use crate::{
     api::CallError,
-    cluster::{Cluster, Stored},
-    memory::{Memory, Remembered, lock},
+    cluster::Cluster,
+    index::Stored,
+    memory::{Memory, Remembered, WorkerCounts, lock},
     metrics::Metrics,
-    rollout::{self, Plan},
+    rollout::{self, Plan, Revision},
 };
 
 /// A child that somebody changed is noticed by its watch; this is for what a watch may have missed.
@@ -45,6 +52,8 @@ const AGAIN: Duration = Duration::from_mins(5);
 const TELL_AFTER: u32 = 2;
 /// What is in the way carries no label, so no watch tells when it goes.
 const AGAIN_AFTER_CONFLICT: Duration = Duration::from_secs(5);
+/// Whether a candidate has had room for long enough, or a worker has left, is a matter of clocks.
+const AGAIN_FOR_ROOM: Duration = Duration::from_secs(1);
 
 /// What reconciling needs.
 pub struct Context {
@@ -53,7 +62,7 @@ pub struct Context {
     /// What is seen of it.
     pub cluster: Cluster,
     /// What is remembered.
-    pub memory: Memory,
+    pub memory: Arc<Memory>,
     /// What pods run.
     pub images: Images,
     /// The namespaces from which admin ports may be asked: the operator's own, and those of Prometheus.
@@ -117,65 +126,92 @@ pub async fn reconcile(
         // Its children are owned, so they go by themselves.
         return Ok(Action::await_change());
     }
-    let remembered = context.memory.of(&model.uid().unwrap_or_default());
+    let remembered = context.memory.of(model);
     let observed = observe::observe(
         &context.cluster,
         model,
         &mut lock(&remembered),
         Instant::now(),
     );
-    let valid = match validate::validate(model) {
-        Ok(valid) => valid,
-        Err(message) => {
-            let verdict = Verdict::Rejected {
-                reason: "InvalidSpec",
-                message,
-            };
-            tell(&context, model, &observed, &verdict, &remembered).await?;
-            return Ok(Action::await_change());
-        }
-    };
+    let valid = validate::validate(model);
     let plan = rollout::plan(&observed.view);
-    let inputs = inputs(&valid, &plan, &observed);
-    let children = build::build(&valid, &inputs, &context.images, &context.scrape_namespaces)?;
-    let applied = apply::apply(
-        &context.client,
-        &valid,
-        &children,
-        &observed,
-        &plan.delete,
-        &remembered,
-    )
-    .await;
-    let verdict = match &applied {
-        Ok(()) => {
-            apply::nudge_kubelets(&context.client, &valid, &children, &observed).await;
-            Some(Verdict::Applied {
-                valid: &valid,
-                plan: &plan,
-            })
-        }
-        Err(error) => rejected(error, lock(&remembered).failures),
+    let made = match &valid {
+        Ok(valid) => make(&context, valid, &plan, &observed, &remembered).await,
+        Err(_) => Ok(()),
+    };
+    // Whatever keeps a child from being made: the workers that there are follow their queue.
+    let scaled = scale::scale(&context.client, &observed, &plan).await;
+    count(&plan, &observed, &mut lock(&remembered), scaled.is_err());
+    let done = made.and(scaled.map_err(ReconcileError::from));
+
+    let verdict = match (&valid, &done) {
+        (Err(message), _) => Some(Verdict::Rejected {
+            reason: "InvalidSpec",
+            message: message.clone(),
+        }),
+        (Ok(valid), Ok(())) => Some(Verdict::Applied { valid, plan: &plan }),
+        (Ok(_), Err(error)) => rejected(error, lock(&remembered).failures),
     };
     if let Some(verdict) = verdict {
         tell(&context, model, &observed, &verdict, &remembered).await?;
     }
-    let again = match applied {
-        Ok(()) | Err(ApplyError::Call(CallError::Refused { .. })) => AGAIN,
-        Err(ApplyError::NameConflict(_)) => AGAIN_AFTER_CONFLICT,
-        Err(ApplyError::Call(CallError::NamespaceGoes)) => return Ok(Action::await_change()),
-        Err(error) => return Err(error.into()),
+    let again = match done {
+        Err(ReconcileError::Apply(ApplyError::NameConflict(_))) => AGAIN_AFTER_CONFLICT,
+        Err(ReconcileError::Apply(ApplyError::Call(CallError::NamespaceGoes))) => {
+            return Ok(Action::await_change());
+        }
+        Ok(()) | Err(ReconcileError::Apply(ApplyError::Call(CallError::Refused { .. }))) => AGAIN,
+        Err(error) => return Err(error),
     };
     lock(&remembered).failures = 0;
+    let mut revisions = observed.view.revisions.values();
+    let again = if revisions.any(Revision::needs_room) {
+        AGAIN_FOR_ROOM
+    } else {
+        again
+    };
     Ok(Action::requeue(again))
 }
 
+/// Makes the children of a resource that is valid.
+async fn make(
+    context: &Context,
+    valid: &Valid,
+    plan: &Plan,
+    observed: &Observed,
+    remembered: &Mutex<Remembered>,
+) -> Result<(), ReconcileError> {
+    let inputs = inputs(valid, plan, observed);
+    let children = build::build(valid, &inputs, &context.images, &context.scrape_namespaces)?;
+    apply::apply(
+        &context.client,
+        valid,
+        &children,
+        observed,
+        &plan.delete,
+        remembered,
+    )
+    .await?;
+    apply::nudge_kubelets(&context.client, valid, &children, observed).await;
+    Ok(())
+}
+
+/// Writes down what metrics show, and whether the number of workers is to be written again at the next tick.
+fn count(plan: &Plan, observed: &Observed, remembered: &mut Remembered, scale_failed: bool) {
+    let revisions = observed.view.revisions.values();
+    remembered.scale_failed = scale_failed;
+    remembered.workers = Some(WorkerCounts {
+        wanted: plan.workers(&observed.view).map(|(_, wanted)| wanted).sum(),
+        ready: revisions.map(|revision| revision.workers.ready).sum(),
+    });
+}
+
 /// What to tell of children that could not be made so, after so many failures in a row.
-fn rejected(error: &ApplyError, failures: u32) -> Option<Verdict<'static>> {
+fn rejected(error: &ReconcileError, failures: u32) -> Option<Verdict<'static>> {
     let reason = match error {
-        ApplyError::NameConflict(_) => "NameConflict",
-        ApplyError::Call(CallError::Refused { .. }) => "Refused",
-        ApplyError::Call(CallError::NamespaceGoes) => return None,
+        ReconcileError::Apply(ApplyError::NameConflict(_)) => "NameConflict",
+        ReconcileError::Apply(ApplyError::Call(CallError::Refused { .. })) => "Refused",
+        ReconcileError::Apply(ApplyError::Call(CallError::NamespaceGoes)) => return None,
         _ if failures < TELL_AFTER => return None,
         _ => "ApplyFailed",
     };
@@ -217,38 +253,5 @@ fn inputs(valid: &Valid, plan: &Plan, observed: &Observed) -> RolloutInputs {
             loaded: latest.is_some_and(|latest| latest.loaded),
             given_up: plan.give_up.clone(),
         }),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_keeps_children_from_being_made_is_told_in_the_end() {
-        let reason = |error: &ApplyError, failures| {
-            rejected(error, failures).map(|verdict| match verdict {
-                Verdict::Rejected { reason, message } => (reason, message),
-                Verdict::Applied { .. } => panic!("nothing was applied"),
-            })
-        };
-        let denied = ApplyError::Call(CallError::Api {
-            verb: "apply",
-            kind: "Deployment".into(),
-            name: "sentiment-proxy".into(),
-            source: Box::new(kube::Error::Api(Box::new(kube::core::Status {
-                code: 403,
-                message: "admission webhook \"policy\" denied the request".into(),
-                ..kube::core::Status::default()
-            }))),
-        });
-        assert_eq!(reason(&denied, TELL_AFTER - 1), None);
-        let (short, message) = reason(&denied, TELL_AFTER).unwrap();
-        assert_eq!(short, "ApplyFailed");
-        assert!(message.ends_with("denied the request"), "{message}");
-        let conflict = ApplyError::NameConflict(vec!["Service sentiment".into()]);
-        assert_eq!(reason(&conflict, 0).unwrap().0, "NameConflict");
-        let going = ApplyError::Call(CallError::NamespaceGoes);
-        assert_eq!(reason(&going, u32::MAX), None);
     }
 }

@@ -1,4 +1,4 @@
-//! The first step: what there is of a resource, from the watches' stores and the proxies' last answers.
+//! The first step: everything that there is of a resource, from the watches' indexes and the proxies' last answers.
 
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
@@ -11,7 +11,8 @@ use kube::{Resource, ResourceExt, api::ObjectMeta};
 
 use crate::{
     cluster::{Cluster, is_controlled_by},
-    memory::{Remembered, Reported},
+    index::ModelRef,
+    memory::{BacklogSample, Remembered, Reported},
     names::{self, Component},
     rollout::{Revision, View},
     workers::{self, Problem, Workers},
@@ -20,7 +21,7 @@ use crate::{
 /// A kind and a name.
 pub type Key = (String, String);
 
-/// What there is of one resource.
+/// Everything that there is of one resource.
 #[derive(Debug, Clone, Default)]
 pub struct Observed {
     /// Metadata of all objects that carry the model's label, ours or not.
@@ -35,80 +36,110 @@ pub struct Observed {
     pub models: BTreeMap<String, Model>,
     /// Pods of all components, and those with an injected sidecar.
     pub pods: Vec<Arc<Pod>>,
-    /// What the next plan is made from.
+    /// The revisions, as the next plan looks at them.
     pub view: View,
     /// The hash of the configuration that is in force.
     pub config_hash: Option<String>,
-    /// Requests waiting and in flight, of all revisions; `None` when nobody could say.
-    pub queue_length: Option<u64>,
-    /// Whether proxies have been asked for it since the operator started.
+    /// The queue, as proxies told it recently; `None` when nobody could say.
+    pub backlog: Option<BacklogSample>,
+    /// Whether proxies have been asked for the queue since the operator started.
     pub asked: bool,
-    /// What workers last said of their models, by revision.
+    /// Workers' last reports of their models, by revision.
     pub reports: BTreeMap<String, Reported>,
 }
 
-/// Looks at everything that belongs to a resource.
+impl Observed {
+    /// Requests waiting and in flight, of all revisions; `None` when nobody could say.
+    #[must_use]
+    pub fn queue_length(&self) -> Option<u64> {
+        self.backlog.as_ref().map(BacklogSample::total)
+    }
+}
+
+/// The Deployments and pods of one resource.
+#[derive(Debug)]
+pub struct Workloads {
+    /// The proxies.
+    pub proxy: Option<Arc<Deployment>>,
+    /// The workers, by revision.
+    pub workers: BTreeMap<String, Arc<Deployment>>,
+    /// Pods of all components, and those with an injected sidecar.
+    pub pods: Vec<Arc<Pod>>,
+}
+
+impl Workloads {
+    /// Looks up what belongs to the resource with this UID.
+    pub fn of(cluster: &Cluster, model: &ModelRef, uid: &str) -> Self {
+        let (mut proxy, mut workers) = (None, BTreeMap::new());
+        for deployment in cluster.deployments.of(model) {
+            if !is_controlled_by(&deployment.metadata, uid) {
+                continue;
+            }
+            match deployment.labels().get(names::REVISION).cloned() {
+                Some(revision) => {
+                    workers.insert(revision, deployment);
+                }
+                None => proxy = Some(deployment),
+            }
+        }
+        Self {
+            proxy,
+            workers,
+            pods: cluster.pods.of(model),
+        }
+    }
+}
+
+/// Looks at everything that belongs to a resource. Writes down in `remembered` which revision is active since when, which
+/// have loaded their model, and how long a candidate has waited for room.
 pub fn observe(
     cluster: &Cluster,
     model: &BatchedModel,
     remembered: &mut Remembered,
     now: Instant,
 ) -> Observed {
-    let (name, namespace) = (model.name_any(), model.namespace().unwrap_or_default());
+    let namespace = model.namespace().unwrap_or_default();
+    let model_ref = ModelRef::new(&model.name_any()).within(&namespace);
     let uid = model.uid().unwrap_or_default();
-    let ours = |meta: &ObjectMeta| {
-        meta.namespace.as_ref() == Some(&namespace)
-            && meta
-                .labels
-                .as_ref()
-                .and_then(|labels| labels.get(names::MODEL))
-                == Some(&name)
+    let Workloads {
+        proxy,
+        workers,
+        pods,
+    } = Workloads::of(cluster, &model_ref, &uid);
+    let mut observed = Observed {
+        proxy,
+        pods,
+        ..Observed::default()
     };
-    let mut observed = Observed::default();
-
-    macro_rules! live {
-        ($kind:literal, $store:expr) => {{
-            let objects = $store.state_filter(|object| ours(object.meta()));
-            for object in &objects {
-                let key = ($kind.to_owned(), object.name_any());
-                observed.live.insert(key, object.meta().clone());
-            }
-            objects
-        }};
+    for (revision, deployment) in workers {
+        let model = deployment.annotations().get(names::MODEL_SPEC);
+        // One that another version of the operator wrote and this one can't read has no part in a plan.
+        if let Some(model) = model.and_then(|json| serde_json::from_str(json).ok()) {
+            observed.models.insert(revision.clone(), model);
+            observed.workers.insert(revision, deployment);
+        }
     }
-    live!("ServiceAccount", cluster.accounts);
-    live!("Service", cluster.services);
-    live!("NetworkPolicy", cluster.policies);
-    live!("PodDisruptionBudget", cluster.budgets);
-    let config_maps = live!("ConfigMap", cluster.config_maps);
-    let stateful_sets = live!("StatefulSet", cluster.stateful_sets);
-    let deployments = live!("Deployment", cluster.deployments);
 
-    observed.pods = cluster.pods.state_filter(|pod| ours(&pod.metadata));
+    let live = &mut observed.live;
+    list(live, "Deployment", &cluster.deployments.of(&model_ref));
+    list(live, "Service", &cluster.services.of(&model_ref));
+    list(live, "ServiceAccount", &cluster.accounts.of(&model_ref));
+    list(live, "NetworkPolicy", &cluster.policies.of(&model_ref));
+    list(live, "PodDisruptionBudget", &cluster.budgets.of(&model_ref));
+    let config_maps = cluster.config_maps.of(&model_ref);
+    list(live, "ConfigMap", &config_maps);
+    let stateful_sets = cluster.stateful_sets.of(&model_ref);
+    list(live, "StatefulSet", &stateful_sets);
+
     observed.redis = stateful_sets
         .into_iter()
         .find(|set| is_controlled_by(&set.metadata, &uid));
-    for deployment in deployments {
-        if !is_controlled_by(&deployment.metadata, &uid) {
-            continue;
-        }
-        match deployment.labels().get(names::REVISION) {
-            Some(revision) => {
-                let model = deployment.annotations().get(names::MODEL_SPEC);
-                // One that another version of the operator wrote and this one can't read has no part in a plan.
-                if let Some(model) = model.and_then(|json| serde_json::from_str(json).ok()) {
-                    observed.models.insert(revision.clone(), model);
-                    observed.workers.insert(revision.clone(), deployment);
-                }
-            }
-            None => observed.proxy = Some(deployment),
-        }
-    }
     let config = config_maps
         .iter()
         .find(|config| is_controlled_by(&config.metadata, &uid));
     let annotation = |key: &str| config.and_then(|config| config.annotations().get(key).cloned());
     observed.config_hash = annotation(names::CONFIG_HASH);
+    observed.backlog = remembered.fresh(now).cloned();
     observed.view = view(
         model.spec.model.revision(),
         annotation(names::SERVING),
@@ -116,12 +147,16 @@ pub fn observe(
         remembered,
         now,
     );
-    observed.queue_length = remembered
-        .fresh(now)
-        .map(|told| told.lengths.values().sum());
     observed.asked = remembered.asked;
     observed.reports.clone_from(&remembered.reports);
     observed
+}
+
+fn list<K: Resource>(live: &mut BTreeMap<Key, ObjectMeta>, kind: &str, objects: &[Arc<K>]) {
+    live.extend(objects.iter().map(|object| {
+        let key = (kind.to_owned(), object.name_any());
+        (key, object.meta().clone())
+    }));
 }
 
 fn view(
@@ -131,9 +166,10 @@ fn view(
     remembered: &mut Remembered,
     now: Instant,
 ) -> View {
-    if remembered.serving.as_ref().map(|(revision, _)| revision) != active.as_ref() {
-        remembered.serving = active.clone().map(|revision| (revision, now));
+    if remembered.active.as_ref().map(|(revision, _)| revision) != active.as_ref() {
+        remembered.active = active.clone().map(|revision| (revision, now));
     }
+    let backlog = observed.backlog.as_ref();
     let mut revisions = BTreeMap::new();
     for (name, deployment) in &observed.workers {
         let pods = observed.pods.iter().map(AsRef::as_ref);
@@ -141,7 +177,6 @@ fn view(
         if workers.ready > 0 || deployment.annotations().contains_key(names::LOADED) {
             remembered.loaded.insert(name.clone());
         }
-        let told = remembered.fresh(now);
         let revision = Revision {
             replicas: replicas(deployment),
             workers,
@@ -151,19 +186,17 @@ fn view(
                 .get(names::GIVEN_UP)
                 .and_then(|json| serde_json::from_str(json).ok()),
             stalled: stalled(deployment),
-            // A queue that nothing was ever put into is not listed.
-            length: told.map(|told| told.lengths.get(name).copied().unwrap_or(0)),
+            length: backlog.map(|backlog| backlog.length(name)),
+            decision: remembered.decisions.get(name).copied(),
         };
         revisions.insert(name.clone(), revision);
     }
-    let switched = remembered
-        .fresh(now)
-        .is_some_and(|told| told.serving.is_some() && told.serving == active);
     let mut view = View {
+        switched: active.is_some() && backlog.is_some_and(|backlog| backlog.feeding == active),
         latest,
         active,
         revisions,
-        switched,
+        settling: false,
     };
     remembered.patience.look(&mut view, now);
     view

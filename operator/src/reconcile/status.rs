@@ -60,7 +60,7 @@ pub fn status(
             .collect(),
         observed_generation: generation,
         queue_length: observed
-            .queue_length
+            .queue_length()
             .and_then(|length| i64::try_from(length).ok())
             .unwrap_or(before.queue_length),
         ..before.clone()

@@ -1,5 +1,7 @@
 mod world;
 
+use std::time::{Duration, Instant};
+
 use self::world::World;
 use super::*;
 
@@ -227,6 +229,7 @@ fn retiring(length: Option<u64>, switched: bool) -> Plan {
         ]
         .into(),
         switched,
+        ..View::default()
     })
 }
 
@@ -257,9 +260,54 @@ fn a_third_revision_waits_for_the_first_to_leave() {
         active: Some("b".into()),
         revisions: [("a".to_owned(), revision(3)), ("b".to_owned(), revision(0))].into(),
         switched: true,
+        ..View::default()
     };
     assert!(!plan(&view).start);
     let mut drained = view.clone();
     drained.revisions.get_mut("a").unwrap().length = Some(0);
     assert!(plan(&drained).start);
+}
+
+#[test]
+fn the_next_worker_leaves_only_once_the_scheduler_had_the_room_of_the_one_before() {
+    let workers = |pods, unschedulable: Option<&str>| Workers {
+        pods,
+        unschedulable: unschedulable.map(str::to_owned),
+        ..Workers::default()
+    };
+    let mut view = View {
+        latest: "b".into(),
+        active: Some("a".into()),
+        revisions: [
+            (
+                "a".to_owned(),
+                Revision {
+                    replicas: 2,
+                    loaded: true,
+                    workers: workers(3, None),
+                    ..Revision::default()
+                },
+            ),
+            (
+                "b".to_owned(),
+                Revision {
+                    replicas: 1,
+                    workers: workers(1, Some("Insufficient nvidia.com/gpu")),
+                    ..Revision::default()
+                },
+            ),
+        ]
+        .into(),
+        ..View::default()
+    };
+    let (mut patience, begin) = (Patience::default(), Instant::now());
+    let mut asked = |pods, milliseconds| {
+        view.revisions.get_mut("a").unwrap().workers.pods = pods;
+        patience.look(&mut view, begin + Duration::from_millis(milliseconds));
+        plan(&view).replicas["a"]
+    };
+    assert_eq!(asked(3, 0), Replicas::Exactly(2), "one is still leaving");
+    assert_eq!(asked(2, 1000), Replicas::Keep, "it has only just left");
+    assert_eq!(asked(2, 1500), Replicas::Keep);
+    assert_eq!(asked(2, 2000), Replicas::Exactly(1));
 }

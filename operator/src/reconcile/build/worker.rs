@@ -43,7 +43,7 @@ pub struct RevisionState {
     pub given_up: Option<Problem>,
 }
 
-/// The workers of the latest revision, without their number: only the scaler writes that. A Deployment that is new
+/// The workers of the latest revision, without their number: only `scale.rs` writes that. A Deployment that is new
 /// therefore starts with one, the API server's default, which is the one that is to prove the revision.
 pub fn deployment(
     valid: &Valid,

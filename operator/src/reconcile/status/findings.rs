@@ -132,7 +132,7 @@ fn redis_ready(place: Option<&RedisPlace>, observed: &Observed, proxy: &Finding)
     if let Some(redis) = external {
         // The operator has no way to it. A proxy gets Ready once it has reached it and stays so while it is away, but
         // then tells no length of the queue.
-        let lost = observed.asked && observed.queue_length.is_none();
+        let lost = observed.asked && observed.queue_length().is_none();
         let (status, reason, message) = match (proxy.holds(), lost) {
             (false, _) => (
                 None,
@@ -371,7 +371,7 @@ fn update_failure(deployment: &Deployment, pods: &Workers) -> Option<Problem> {
 }
 
 fn scaling_active(observed: &Observed) -> Option<Finding> {
-    match (observed.queue_length, observed.asked) {
+    match (observed.queue_length(), observed.asked) {
         (Some(_), _) => Some(Finding::new(
             condition::SCALING_ACTIVE,
             true,

@@ -10,7 +10,8 @@ use serde_json::json;
 
 use super::*;
 use crate::{
-    memory::Reported,
+    backlog::Queued,
+    memory::{BacklogSample, Reported},
     reconcile::fixtures,
     rollout::{self, Revision, View},
     workers::{Problem, Workers},
@@ -44,8 +45,9 @@ fn observed(revision_state: Revision) -> Observed {
             active: Some(revision()),
             revisions: BTreeMap::from([(revision(), revision_state)]),
             switched: true,
+            settling: false,
         },
-        queue_length: Some(0),
+        backlog: Some(backlog(0)),
         asked: true,
         ..Observed::default()
     }
@@ -62,6 +64,18 @@ fn loaded(replicas: i32, ready: usize) -> Revision {
             ..Workers::default()
         },
         ..Revision::default()
+    }
+}
+
+fn backlog(length: u64) -> BacklogSample {
+    let queued = Queued {
+        length,
+        ..Queued::default()
+    };
+    BacklogSample {
+        at: Instant::now(),
+        revisions: BTreeMap::from([(revision(), queued)]),
+        feeding: Some(revision()),
     }
 }
 
@@ -354,7 +368,7 @@ fn a_rejected_resource_tells_what_is_seen_and_keeps_the_rest() {
         message: "spec.queue.maxBytes".into(),
     };
     let mut seen = observed(loaded(3, 3));
-    seen.queue_length = Some(7);
+    seen.backlog = Some(backlog(7));
     let rejected = status(&model, &seen, &verdict, Timestamp::UNIX_EPOCH);
     assert_eq!(
         summary(&rejected),
@@ -368,7 +382,7 @@ fn a_rejected_resource_tells_what_is_seen_and_keeps_the_rest() {
     assert_eq!((rejected.replicas, rejected.ready_replicas), (3, 3));
     assert_eq!(rejected.revision, Some(revision()));
 
-    (seen.proxy, seen.queue_length) = (None, None);
+    (seen.proxy, seen.backlog) = (None, None);
     let without_proxies = status(&model, &seen, &verdict, Timestamp::UNIX_EPOCH);
     assert!(
         summary(&without_proxies).ends_with(
@@ -386,7 +400,7 @@ fn a_redis_of_the_users_is_ready_while_proxies_tell_the_queue() {
     seen.redis = None;
     assert!(summary(&status_with(external, &seen)).contains("RedisReady=True/Reachable"));
 
-    seen.queue_length = None;
+    seen.backlog = None;
     let lost = status_with(external, &seen);
     assert!(summary(&lost).starts_with("Ready=False/RedisNotReady"));
     assert!(summary(&lost).contains("ProxyReady=True/Ready RedisReady=False/NotReached"));
@@ -512,7 +526,7 @@ fn times_change_only_with_the_status_they_are_of() {
 #[test]
 fn an_operator_that_has_not_asked_yet_says_nothing_of_scaling() {
     let mut seen = observed(loaded(1, 1));
-    (seen.queue_length, seen.asked) = (None, false);
+    (seen.backlog, seen.asked) = (None, false);
     assert!(!summary(&status_of(&seen)).contains("ScalingActive"));
     seen.asked = true;
     assert!(summary(&status_of(&seen)).contains("ScalingActive=False/QueueUnknown"));

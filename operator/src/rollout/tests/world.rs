@@ -107,6 +107,9 @@ impl World {
                 Replicas::Scaled => 1,
             };
         }
+        if let Some(candidate) = self.view.revisions.get_mut(&self.view.latest) {
+            candidate.given_up = decided.give_up;
+        }
         self.pods();
         for (name, revision) in &mut self.view.revisions {
             if revision.workers.ready > 0 {
@@ -117,15 +120,6 @@ impl World {
         }
         self.now += Duration::from_secs(1);
         self.patience.look(&mut self.view, self.now);
-        self.mark(decided.give_up.is_some());
-    }
-
-    /// A reconcile writes the mark. The scaler asks for it when it has acted, and it looks anew.
-    fn mark(&mut self, asked: bool) {
-        let give_up = plan(&self.view).give_up.filter(|_| asked);
-        if let Some(wanted) = self.view.revisions.get_mut(&self.view.latest) {
-            wanted.given_up = give_up;
-        }
     }
 
     /// Workers that were told to leave in one step have left in the next.
