@@ -11,6 +11,7 @@ use std::{
 };
 
 use carpool_crds::{BatchedModel, Loaded};
+use carpool_scaling::{Scaler, backlog::Asker};
 use futures::channel::mpsc::UnboundedSender;
 use kube::{ResourceExt, runtime::reflector::ObjectRef};
 use tokio::{
@@ -20,7 +21,6 @@ use tokio::{
 };
 
 use crate::{
-    backlog::Asker,
     cluster::Stored,
     memory::{Remembered, Told, lock},
     metrics::{Metrics, ModelLabels},
@@ -30,7 +30,6 @@ use crate::{
         report::LENGTH_EVERY,
     },
     rollout::{self, Plan},
-    scaling::Scaler,
 };
 
 const TICK: Duration = Duration::from_secs(1);

@@ -6,12 +6,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use carpool_scaling::backlog::{Asker, Backlog, Queued};
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 
 use crate::{
-    backlog::{Asker, Backlog, Queued},
     memory::Reported,
     names::Component,
     reconcile::fetch::{Observed, admin_address, feeds},

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, time::Instant};
 
+use carpool_scaling::{Observation, Scaler, backlog::Queued};
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
 use kube::{Api, ResourceExt, api::Patch};
 use serde_json::json;
@@ -9,10 +10,8 @@ use serde_json::json;
 use super::{Scaled, Turn};
 use crate::{
     api::{CallError, call, patch_params},
-    backlog::Queued,
     reconcile::fetch::{Observed, replicas},
     rollout::{Plan, Replicas},
-    scaling::{Observation, Scaler},
     workers,
 };
 

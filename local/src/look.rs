@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use carpool_crds::{AdminAddress, Loaded};
+use carpool_scaling::backlog::{Asker, Backlog};
 use futures::future::join_all;
 
 use super::{metrics::Metrics, supervised::Supervised};
-use crate::backlog::{Asker, Backlog};
 
 /// What the processes say of themselves at one moment.
 pub struct Look {

@@ -10,6 +10,10 @@ use std::{
 };
 
 use carpool_crds::Config;
+use carpool_scaling::{
+    Observation, Scaler,
+    backlog::{Asker, Queued},
+};
 use tokio::{process::Command, task::JoinSet, time::sleep_until};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -24,10 +28,6 @@ use super::{
     report::{Moment, Report},
     supervised::{Running, Supervised},
     verdict::{Crash, verdict},
-};
-use crate::{
-    backlog::{Asker, Queued},
-    scaling::{Observation, Scaler},
 };
 
 /// How often the queue is looked at. A request that finds no worker waits this long for one to be started.

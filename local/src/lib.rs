@@ -1,6 +1,6 @@
 //! `carpool local`: manifests served on this machine, with processes in place of pods.
 //!
-//! One Redis, and for each model one sidecar and as many workers as [`crate::scaling`] says. What only a cluster
+//! One Redis, and for each model one sidecar and as many workers as [`carpool_scaling`] says. What only a cluster
 //! has does nothing here: resources, `podOverrides`, `serviceAccountName`, `proxy.replicas`, `rollout`.
 
 use std::{
@@ -28,7 +28,6 @@ mod model;
 mod process;
 mod redis;
 mod report;
-mod schema;
 mod supervised;
 mod verdict;
 

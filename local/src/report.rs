@@ -7,10 +7,10 @@ use std::{
 };
 
 use carpool_crds::Loaded;
+use carpool_scaling::Reason;
 use indicatif::ProgressBar;
 
 use super::{console::Console, metrics::Rates};
-use crate::scaling::Reason;
 
 /// What is worth telling of one moment.
 pub struct Moment {
