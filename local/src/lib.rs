@@ -21,15 +21,15 @@ mod cpus;
 mod example;
 mod files;
 mod listen;
-mod look;
 mod manifest;
 mod metrics;
 mod model;
 mod process;
 mod redis;
-mod report;
+mod reporter;
+mod restart;
+mod scrape;
 mod supervised;
-mod verdict;
 
 use console::Console;
 use manifest::{Manifest, ManifestError};

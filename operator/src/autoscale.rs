@@ -11,7 +11,7 @@ use std::{
 };
 
 use carpool_crds::{BatchedModel, Loaded};
-use carpool_scaling::{Scaler, backlog::Asker};
+use carpool_scaling::{Scaler, backlog::AdminClient};
 use futures::channel::mpsc::UnboundedSender;
 use kube::{ResourceExt, runtime::reflector::ObjectRef};
 use tokio::{
@@ -41,7 +41,7 @@ pub async fn run(context: Arc<Context>, reconcile: UnboundedSender<ObjectRef<Sto
     if !context.cluster.ready().await {
         return;
     }
-    let asker = Asker::new();
+    let asker = AdminClient::new();
     let mut scaled: HashMap<String, Arc<Mutex<Scaled>>> = HashMap::new();
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -126,7 +126,7 @@ impl Scaled {
 /// One resource's turn.
 struct Turn {
     context: Arc<Context>,
-    asker: Asker,
+    asker: AdminClient,
     model: BatchedModel,
     reconcile: UnboundedSender<ObjectRef<Stored>>,
 }

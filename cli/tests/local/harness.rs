@@ -124,20 +124,20 @@ spec:
 
 /// What a process has written, line by line.
 #[derive(Default)]
-struct Told {
+struct Output {
     lines: Mutex<Vec<String>>,
     more: Notify,
 }
 
-impl Told {
+impl Output {
     fn listen(self: &Arc<Self>, stream: impl AsyncRead + Unpin + Send + 'static) {
-        let told = Arc::clone(self);
+        let output = Arc::clone(self);
         tokio::spawn(async move {
             let mut lines = BufReader::new(stream).lines();
             while let Ok(Some(line)) = lines.next_line().await {
                 println!("{line}");
-                told.lines.lock().unwrap().push(line);
-                told.more.notify_waiters();
+                output.lines.lock().unwrap().push(line);
+                output.more.notify_waiters();
             }
         });
     }
@@ -192,8 +192,8 @@ impl Client {
 /// A running `carpool local`.
 pub struct Local {
     child: Child,
-    out: Arc<Told>,
-    err: Arc<Told>,
+    out: Arc<Output>,
+    err: Arc<Output>,
     client: Option<Client>,
     status_file: PathBuf,
 }
@@ -228,7 +228,7 @@ impl Local {
             .kill_on_drop(true)
             .spawn()
             .unwrap();
-        let (out, err) = (Arc::<Told>::default(), Arc::<Told>::default());
+        let (out, err) = (Arc::<Output>::default(), Arc::<Output>::default());
         out.listen(child.stdout.take().unwrap());
         err.listen(child.stderr.take().unwrap());
         Self {

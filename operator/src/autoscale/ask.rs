@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use carpool_scaling::backlog::{Asker, Backlog, Queued};
+use carpool_scaling::backlog::{AdminClient, Backlog, RevisionBacklog};
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
@@ -27,7 +27,7 @@ const REPORTS_EVERY: Duration = Duration::from_secs(30);
 #[derive(Debug, PartialEq, Eq)]
 pub struct Heard {
     /// The queue, by revision.
-    pub queue: BTreeMap<String, Queued>,
+    pub queue: BTreeMap<String, RevisionBacklog>,
     /// The revision that all who answered feed, if they agree.
     pub serving: Option<String>,
     /// Whether one that takes requests did not answer.
@@ -35,7 +35,7 @@ pub struct Heard {
 }
 
 /// Asks for the queue. One proxy knows the whole queue. Whom each of them feeds matters only between two revisions: `all` are asked then.
-pub async fn queue(asker: &Asker, observed: &Observed, all: bool) -> Option<Heard> {
+pub async fn queue(asker: &AdminClient, observed: &Observed, all: bool) -> Option<Heard> {
     let feeding = observed.pods.iter().map(AsRef::as_ref);
     let feeding: Vec<&Pod> = feeding.filter(|pod| feeds(pod)).collect();
     let answers = if all {
@@ -77,7 +77,7 @@ enum Asked {
     Absent,
 }
 
-async fn ask(asker: &Asker, pod: &Pod) -> Asked {
+async fn ask(asker: &AdminClient, pod: &Pod) -> Asked {
     let Some((ip, port)) = address(pod) else {
         return Asked::Absent;
     };
@@ -105,7 +105,7 @@ fn address(pod: &Pod) -> Option<(IpAddr, u16)> {
 }
 
 fn merge(answers: Vec<Asked>) -> Option<Heard> {
-    let mut queue: BTreeMap<String, Queued> = BTreeMap::new();
+    let mut queue: BTreeMap<String, RevisionBacklog> = BTreeMap::new();
     let mut serving = Vec::new();
     let mut silence = false;
     for answer in answers {
@@ -134,7 +134,7 @@ fn merge(answers: Vec<Asked>) -> Option<Heard> {
 
 /// What a revision's workers say of their model: asked where one of them is new, and again after a while.
 pub async fn report(
-    asker: &Asker,
+    asker: &AdminClient,
     observed: &Observed,
     revision: &str,
     now: Instant,
@@ -184,9 +184,9 @@ mod tests {
     use super::*;
 
     fn answer(serving: &str, lengths: &[(&str, u64)]) -> Asked {
-        let queued = |length| Queued {
+        let queued = |length| RevisionBacklog {
             length,
-            ..Queued::default()
+            ..RevisionBacklog::default()
         };
         Asked::Answer(Backlog {
             serving: serving.into(),

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Instant};
 
-use carpool_scaling::{Observation, Scaler, backlog::Queued};
+use carpool_scaling::{Observation, Scaler, backlog::RevisionBacklog};
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
 use kube::{Api, ResourceExt, api::Patch};
 use serde_json::json;
@@ -27,7 +27,7 @@ impl Turn {
         state: &mut Scaled,
         observed: &Observed,
         plan: &Plan,
-        queued: &BTreeMap<String, Queued>,
+        queued: &BTreeMap<String, RevisionBacklog>,
     ) -> i32 {
         state
             .scalers
