@@ -8,7 +8,7 @@ help: ## This list
 demo: ## Build all, make the sentiment model, replay held-out sentences, draw the chart
 	@hack/demo
 
-build: ## The binaries: carpool, carpool-sidecar, carpool-worker
+build: ## The binaries: carpool, carpool-operator, carpool-sidecar, carpool-worker
 	@hack/build
 	@. hack/env.sh && say "they lie in $$bin"
 

@@ -5,6 +5,8 @@
 //! resource itself, its schema and its CEL rules.
 
 mod admin;
+#[cfg(feature = "kube")]
+mod admission;
 mod config;
 mod defaults;
 #[cfg(test)]
@@ -18,11 +20,17 @@ mod resources;
 #[cfg(test)]
 #[cfg(feature = "kube")]
 mod rules;
+#[cfg(feature = "kube")]
+mod schema;
 mod shape;
 mod spec;
 mod status;
+#[cfg(feature = "kube")]
+pub mod yaml;
 
 pub use admin::{AdminAddress, NAME_HEADER};
+#[cfg(feature = "kube")]
+pub use admission::violations;
 pub use config::{Config, ConfigError};
 pub use loaded::{Loaded, LoadedReason};
 #[cfg(feature = "kube")]

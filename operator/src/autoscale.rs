@@ -10,6 +10,7 @@ use std::{
 };
 
 use carpool_crds::{BatchedModel, Loaded};
+use carpool_scaling::{Observation, Scaler, backlog::AdminClient};
 use futures::channel::mpsc::UnboundedSender;
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::{ResourceExt, runtime::reflector::ObjectRef};
@@ -20,7 +21,6 @@ use tokio::{
 };
 
 use crate::{
-    backlog::Asker,
     index::ModelRef,
     memory::{Remembered, lock},
     reconcile::{
@@ -28,7 +28,6 @@ use crate::{
         observe::{self, Workloads},
         report::LENGTH_EVERY,
     },
-    scaling::{Observation, Scaler},
 };
 
 const TICK: Duration = Duration::from_secs(1);
@@ -38,7 +37,7 @@ const KUBELET_READS_AGAIN: Duration = Duration::from_mins(3);
 /// Samples every resource until dropped. Resources that need a reconcile go to `reconcile`.
 pub async fn run(context: Arc<Context>, reconcile: UnboundedSender<ModelRef>) {
     context.cluster.ready().await;
-    let asker = Asker::new();
+    let asker = AdminClient::new();
     let mut last_news: HashMap<String, Arc<Mutex<Option<News>>>> = HashMap::new();
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -96,7 +95,7 @@ struct News {
 /// One resource's turn.
 struct Turn {
     context: Arc<Context>,
-    asker: Asker,
+    asker: AdminClient,
     model: BatchedModel,
 }
 

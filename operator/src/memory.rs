@@ -10,14 +10,11 @@ use std::{
 };
 
 use carpool_crds::Loaded;
+use carpool_scaling::{Decision, Scaler, backlog::RevisionBacklog};
 use kube::ResourceExt;
 use prometheus_client::encoding::EncodeLabelSet;
 
-use crate::{
-    backlog::Queued,
-    rollout::Patience,
-    scaling::{Decision, Scaler},
-};
+use crate::rollout::Patience;
 
 /// A backlog older than this is unknown again.
 const FRESH: Duration = Duration::from_secs(5);
@@ -40,7 +37,7 @@ pub struct BacklogSample {
     /// The moment.
     pub at: Instant,
     /// Requests and their workers, by revision. A queue that nothing was ever put into is not listed.
-    pub revisions: BTreeMap<String, Queued>,
+    pub revisions: BTreeMap<String, RevisionBacklog>,
     /// The revision that all who take requests feed; `None` where they differ or one does not answer.
     pub feeding: Option<String>,
 }

@@ -17,10 +17,9 @@ mod tests;
 use std::collections::BTreeMap;
 
 pub use self::patience::Patience;
-use crate::{
-    scaling::Decision,
-    workers::{Problem, Workers},
-};
+use carpool_scaling::Decision;
+
+use crate::workers::{Problem, Workers};
 
 /// A worker says this of the queue, not of its model.
 const REDIS_UNREACHABLE: &str = "RedisUnreachable";

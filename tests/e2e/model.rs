@@ -1,27 +1,14 @@
 //! Models and the claim they lie on.
 
-use std::{
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{path::Path, time::Duration};
 
+use carpool_testkit::cache;
 use serde_json::{Value, json};
 
 use crate::{
     cluster::{Namespace, eventually, root, run},
     load::{Answer, image},
 };
-
-/// Where what outlives a checkout is kept.
-pub fn cache() -> PathBuf {
-    let base = std::env::var_os("XDG_CACHE_HOME")
-        .filter(|value| !value.is_empty())
-        .map_or_else(
-            || PathBuf::from(std::env::var_os("HOME").expect("HOME is set")).join(".cache"),
-            PathBuf::from,
-        );
-    base.join("carpool")
-}
 
 /// Whether a file is not there, or older than one that it is made from.
 pub fn stale(output: &Path, sources: &[&Path]) -> bool {
@@ -35,7 +22,7 @@ pub fn stale(output: &Path, sources: &[&Path]) -> bool {
 
 /// Runs one of `tests/models/*.py`.
 pub fn python(script: &str, arguments: &[&str]) {
-    let interpreter = cache().join("venv/bin/python");
+    let interpreter = carpool_testkit::python();
     let script = root().join("tests/models").join(script);
     let script = script.to_str().expect("a path in UTF-8");
     run(

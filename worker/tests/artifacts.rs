@@ -6,10 +6,7 @@
     reason = "helpers belong to the tests"
 )]
 
-use std::{
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{path::Path, process::Command};
 
 use carpool_crds::Device;
 use carpool_worker::{
@@ -39,15 +36,6 @@ torch.export.save(torch.export.export(module, (example,)), folder + "exported.pt
 torch.jit.trace(module, example).save(folder + "torch_script")
 "#;
 
-/// The interpreter of `hack/python`, which has torch.
-fn python() -> PathBuf {
-    let cache = std::env::var_os("XDG_CACHE_HOME").map_or_else(
-        || Path::new(&std::env::var_os("HOME").unwrap()).join(".cache"),
-        PathBuf::from,
-    );
-    cache.join("carpool/venv/bin/python")
-}
-
 fn load(file: &Path) -> Result<(), Fatal> {
     TorchScript::load(file, &declared(MLP), Device::Cpu).map(drop)
 }
@@ -61,7 +49,7 @@ fn refusal(file: &Path) -> String {
 #[test]
 fn what_is_no_torch_script_is_named() {
     let folder = tempfile::tempdir().unwrap();
-    let saved = Command::new(python())
+    let saved = Command::new(carpool_testkit::python())
         .args(["-c", SAVE])
         .arg(folder.path())
         .output()

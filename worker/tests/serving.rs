@@ -244,7 +244,7 @@ async fn told_to_stop_it_answers_what_runs_and_hands_back_the_rest() {
     let mut open = Open::queued(&producer, &requests).await;
     let mut first = served.worker(&redis, "first");
     open.first().await;
-    first.signal("-TERM");
+    first.signal("TERM");
     assert!(first.wait().success());
     assert!(
         open.tasks.iter().any(|task| !task.is_finished()),
@@ -317,7 +317,7 @@ async fn one_of_two_is_killed_and_everything_is_answered() {
     );
     let mut open = Open::submit(&producer, &requests);
     open.first().await;
-    killed.signal("-KILL");
+    killed.signal("KILL");
     assert!(!killed.wait().success());
     for (answer, expected) in open
         .all()
@@ -363,7 +363,7 @@ async fn a_suspect_is_not_kept_waiting_for_company() {
     let killed = served.worker(&redis, "killed");
     let open = Open::submit(&producer, &[numbers(&[1.0; 4])]);
     held(&producer, 1).await;
-    killed.signal("-KILL");
+    killed.signal("KILL");
     let _survivor = served.worker(&redis, "survivor");
     assert!(open.all().await.iter().all(Result::is_ok));
 }

@@ -89,7 +89,7 @@ async fn an_outage_of_redis_ends_no_worker_and_fails_no_start() {
     let busy = served.worker(&redis, "busy");
     let open = Open::submit(&producer, &[numbers(&[1.0; 4])]);
     held(&producer, 1).await;
-    redis.signal("-STOP");
+    redis.signal("STOP");
     let begun = Instant::now();
     let new = Worker::launch(served.serve(&redis, "new"));
     new.logged("waiting for Redis");
@@ -97,11 +97,11 @@ async fn an_outage_of_redis_ends_no_worker_and_fails_no_start() {
     // One that is told to stop while it waits.
     let mut stopped = Worker::launch(served.serve(&redis, "stopped"));
     stopped.logged("waiting for Redis");
-    stopped.signal("-TERM");
+    stopped.signal("TERM");
     assert!(stopped.wait().success());
     // The length of the outage is what is tried.
     tokio::time::sleep(OUTAGE.saturating_sub(begun.elapsed())).await;
-    redis.signal("-CONT");
+    redis.signal("CONT");
     assert!(open.all().await.iter().all(Result::is_ok));
     new.logged("serving");
     assert_eq!(new.get("/readyz").0, 200);

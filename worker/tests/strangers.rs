@@ -39,7 +39,7 @@ fn folder() -> &'static Path {
         .get_or_init(|| {
             let folder = tempfile::tempdir().unwrap();
             let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/models/strangers.py");
-            let status = Command::new(python())
+            let status = Command::new(carpool_testkit::python())
                 .arg(script)
                 .arg(folder.path())
                 // Of a kind of quantisation that models in use still have.
@@ -51,16 +51,6 @@ fn folder() -> &'static Path {
             folder
         })
         .path()
-}
-
-fn python() -> PathBuf {
-    let base = std::env::var_os("XDG_CACHE_HOME")
-        .filter(|value| !value.is_empty())
-        .map_or_else(
-            || PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache"),
-            PathBuf::from,
-        );
-    base.join("carpool/venv/bin/python")
 }
 
 struct Case {

@@ -7,12 +7,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use carpool_scaling::backlog::{AdminClient, Backlog, RevisionBacklog};
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 
 use crate::{
-    backlog::{Asker, Backlog, Queued},
     memory::{BacklogSample, Reported},
     names::Component,
     reconcile::observe::{admin_address, feeds},
@@ -26,7 +26,11 @@ const REPORTS_EVERY: Duration = Duration::from_secs(30);
 
 /// Asks for the queue. One proxy knows the whole queue. Whom each of them feeds matters only between two revisions:
 /// `all` are asked then. Returns what they know together, and whether one that takes requests did not answer.
-pub async fn backlog(asker: &Asker, pods: &[Arc<Pod>], all: bool) -> Option<(BacklogSample, bool)> {
+pub async fn backlog(
+    asker: &AdminClient,
+    pods: &[Arc<Pod>],
+    all: bool,
+) -> Option<(BacklogSample, bool)> {
     let feeding = pods.iter().map(AsRef::as_ref);
     let feeding: Vec<&Pod> = feeding.filter(|pod| feeds(pod)).collect();
     let answers = if all {
@@ -68,7 +72,7 @@ enum Asked {
     Absent,
 }
 
-async fn ask(asker: &Asker, pod: &Pod) -> Asked {
+async fn ask(asker: &AdminClient, pod: &Pod) -> Asked {
     let Some((ip, port)) = address(pod) else {
         return Asked::Absent;
     };
@@ -96,7 +100,7 @@ fn address(pod: &Pod) -> Option<(IpAddr, u16)> {
 }
 
 fn merge(answers: Vec<Asked>, at: Instant) -> Option<(BacklogSample, bool)> {
-    let mut revisions: BTreeMap<String, Queued> = BTreeMap::new();
+    let mut revisions: BTreeMap<String, RevisionBacklog> = BTreeMap::new();
     let mut feeding = Vec::new();
     let mut silence = false;
     for answer in answers {
@@ -126,7 +130,7 @@ fn merge(answers: Vec<Asked>, at: Instant) -> Option<(BacklogSample, bool)> {
 
 /// Asks a revision's workers for their model, where one of them is new, and again after a while.
 pub async fn report(
-    asker: &Asker,
+    asker: &AdminClient,
     pods: &[Arc<Pod>],
     revision: &str,
     known: Option<&Reported>,
@@ -172,9 +176,9 @@ mod tests {
     use super::*;
 
     fn answer(serving: &str, lengths: &[(&str, u64)]) -> Asked {
-        let queued = |length| Queued {
+        let queued = |length| RevisionBacklog {
             length,
-            ..Queued::default()
+            ..RevisionBacklog::default()
         };
         Asked::Answer(Backlog {
             serving: serving.into(),

@@ -1,10 +1,11 @@
 //! Documents of a manifest, and pod templates in them.
 
+use carpool_crds::yaml;
 use k8s_openapi::api::core::v1::{Container, SeccompProfile, SecurityContext, VolumeMount};
 use serde_json::{Map, Value, json};
 
 use super::InjectError;
-use crate::{names, reconcile::build::pod, yaml};
+use crate::{names, reconcile::build::pod};
 
 const CONTAINER: &str = "carpool-sidecar";
 const SCRATCH: &str = "carpool-tmp";

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use carpool_crds::BatchedModel;
+use carpool_scaling::{Decision, Reason};
 use kube::core::DeserializeGuard;
 use serde_json::{Value, json};
 
@@ -11,11 +12,7 @@ use super::{
     mock::{Call, api_server, context, failure, see},
     *,
 };
-use crate::{
-    memory::lock,
-    names,
-    scaling::{Decision, Reason},
-};
+use crate::{memory::lock, names};
 
 async fn run(context: &Arc<Context>, model: &BatchedModel) -> Result<Action, ReconcileError> {
     let stored = Arc::new(DeserializeGuard(Ok(model.clone())));

@@ -20,41 +20,20 @@ pub(crate) async fn largest_value(live: &Live) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use std::{net::TcpListener, process::Stdio, time::Duration};
+    use std::time::Duration;
 
-    use tokio::{
-        io::{AsyncBufReadExt, BufReader},
-        process::Command,
-    };
+    use carpool_testkit::RedisServer;
 
     use super::*;
     use crate::{Connection, connection::Link};
 
     #[tokio::test]
     async fn redis_says_how_much_it_takes_unless_the_user_may_not_ask() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        drop(listener);
-        let folder = tempfile::tempdir().unwrap();
-        let mut server = Command::new("redis-server")
-            .args(["--bind", "127.0.0.1", "--port", &port.to_string()])
-            .args(["--save", "", "--proto-max-bulk-len", "2mb"])
-            .args(["--user", "little", "on", "nopass", "+@all", "-config"])
-            .current_dir(folder.path())
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
-        let mut log = BufReader::new(server.stdout.take().unwrap()).lines();
-        loop {
-            let line = log.next_line().await.unwrap();
-            let line = line.expect("redis-server starts");
-            if line.contains("Ready to accept connections") {
-                break;
-            }
-        }
+        let user = ["--user", "little", "on", "nopass", "+@all", "-config"];
+        let bound = ["--proto-max-bulk-len", "2mb"];
+        let server = RedisServer::start_with(bound.into_iter().chain(user));
         for (user, largest) in [("", Some(2 << 20)), ("little:any@", None)] {
-            let url = format!("redis://{user}127.0.0.1:{port}");
+            let url = format!("redis://{user}127.0.0.1:{}", server.port);
             let connection = Connection::from_url(&url).unwrap();
             let link = Link::new(connection, Duration::from_secs(5));
             assert_eq!(largest_value(&link.get().await.unwrap()).await, largest);

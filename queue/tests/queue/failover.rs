@@ -2,8 +2,7 @@
 
 use std::{
     collections::HashMap,
-    io::{BufRead, BufReader},
-    process::{Child, Command, Stdio},
+    process::{Child, Command},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -12,6 +11,7 @@ use std::{
 };
 
 use carpool_queue::{Connection, Outcome, Producer, SubmitError};
+use carpool_testkit::spawn_until;
 use redis::{FromRedisValue, RedisResult, ToRedisArgs};
 use tempfile::TempDir;
 use tokio::task::JoinSet;
@@ -50,23 +50,11 @@ impl Sentinel {
             folder.path().display(),
         );
         std::fs::write(&file, configuration).unwrap();
-        let mut process = Command::new("redis-server")
-            .arg(&file)
-            .arg("--sentinel")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let log = BufReader::new(process.stdout.take().unwrap());
-        let mut lines = log.lines().map_while(Result::ok);
-        assert!(
-            lines.any(|line| line.contains("+monitor")),
-            "a sentinel did not start"
-        );
-        std::thread::spawn(move || lines.for_each(drop));
+        let mut command = Command::new("redis-server");
+        command.arg(&file).arg("--sentinel");
         Self {
             port,
-            process,
+            process: spawn_until(&mut command, "+monitor").unwrap(),
             _folder: folder,
         }
     }
@@ -206,7 +194,7 @@ async fn under_load(what: &str, servers: &mut Set, fail: impl AsyncFnOnce(&mut S
     fail(servers).await;
     eventually("the servers have changed places", async || {
         is_a("master", &servers.replica).await
-            && (!servers.primary.runs() || is_a("slave", &servers.primary).await)
+            && (!servers.primary.is_running() || is_a("slave", &servers.primary).await)
     })
     .await;
     let after = tally.answered();

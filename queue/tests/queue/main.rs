@@ -26,6 +26,7 @@ use carpool_queue::{
     Connection, Consumer, ConsumerLimits, ConsumerOptions, Job, JobId, Limits, Outcome, Producer,
     Submit, SubmitError,
 };
+use carpool_testkit::eventually;
 use tokio::{task::JoinHandle, time::Instant};
 
 const UID: &str = "6f1c1d5e-uid";
@@ -133,13 +134,4 @@ fn worker(consumer: Consumer) -> JoinHandle<()> {
             };
         }
     })
-}
-
-/// Waits for what Redis does not tell.
-async fn eventually(what: &str, mut check: impl AsyncFnMut() -> bool) {
-    let give_up = Instant::now() + Duration::from_secs(20);
-    while !check().await {
-        assert!(Instant::now() < give_up, "it never came true: {what}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
 }

@@ -1,111 +1,60 @@
-//! A redis-server for one test.
+//! A redis-server for one test, which it may ask directly.
 
-use std::{
-    io::{BufRead, BufReader},
-    net::TcpListener,
-    process::{Child, Command, Stdio},
-};
+use std::ops::{Deref, DerefMut};
 
 use carpool_queue::Connection;
+use carpool_testkit::RedisServer;
+pub use carpool_testkit::free_port;
 use prost::Message;
 use redis::{FromRedisValue, ToRedisArgs, aio::MultiplexedConnection};
-use tempfile::TempDir;
 
 use crate::{REVISION, UID};
 
-pub struct Server {
-    pub port: u16,
-    folder: TempDir,
-    append_only: bool,
-    arguments: Vec<String>,
-    process: Option<Child>,
+pub struct Server(RedisServer);
+
+impl Deref for Server {
+    type Target = RedisServer;
+
+    fn deref(&self) -> &RedisServer {
+        &self.0
+    }
+}
+
+impl DerefMut for Server {
+    fn deref_mut(&mut self) -> &mut RedisServer {
+        &mut self.0
+    }
 }
 
 impl Server {
     /// A running server that keeps nothing on disk.
     pub fn start() -> Self {
-        let mut server = Self::stopped(false);
-        server.run();
-        server
+        Self(RedisServer::start())
     }
 
     /// A running server with arguments of its own.
     pub fn start_with(arguments: impl IntoIterator<Item = impl Into<String>>) -> Self {
-        let mut server = Self::stopped(false);
-        server.arguments = arguments.into_iter().map(Into::into).collect();
-        server.run();
-        server
+        Self(RedisServer::start_with(arguments))
     }
 
     /// A server that has a port but does not run yet.
     pub fn stopped(append_only: bool) -> Self {
-        Self {
-            port: free_port(),
-            folder: tempfile::tempdir().unwrap(),
-            append_only,
-            arguments: Vec::new(),
-            process: None,
-        }
-    }
-
-    /// Starts it and waits until it says that it is ready.
-    pub fn run(&mut self) {
-        let mut process = Command::new("redis-server")
-            .args(["--bind", "127.0.0.1", "--save", "", "--port"])
-            .arg(self.port.to_string())
-            .args(["--appendonly", if self.append_only { "yes" } else { "no" }])
-            .args(["--appendfsync", "always"])
-            .args(&self.arguments)
-            .current_dir(self.folder.path())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap_or_else(|error| {
-                panic!("these tests need redis-server (Debian package redis-server): {error}")
-            });
-        let log = BufReader::new(process.stdout.take().unwrap());
-        let mut lines = log.lines().map_while(Result::ok);
-        assert!(
-            lines.any(|line| line.contains("Ready to accept connections")),
-            "redis-server did not start"
-        );
-        // It must not block on a full pipe.
-        std::thread::spawn(move || lines.for_each(drop));
-        self.process = Some(process);
-    }
-
-    /// Kills it as a crash would.
-    pub fn kill(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            process.kill().unwrap();
-            process.wait().unwrap();
-        }
-    }
-
-    /// Sends it a signal.
-    pub fn signal(&self, signal: &str) {
-        let process = self.process.as_ref().unwrap().id().to_string();
-        let done = Command::new("kill").args(["-s", signal, &process]).status();
-        assert!(done.unwrap().success());
-    }
-
-    /// Whether it has been started and not killed.
-    pub fn runs(&self) -> bool {
-        self.process.is_some()
+        let append_only = if append_only { "yes" } else { "no" };
+        let arguments = ["--appendonly", append_only, "--appendfsync", "always"];
+        Self(RedisServer::stopped(arguments))
     }
 
     pub fn connection(&self) -> Connection {
-        Connection::from_url(&format!("redis://127.0.0.1:{}", self.port)).unwrap()
+        Connection::from_url(&self.url()).unwrap()
     }
 
     /// Asks it directly.
     pub async fn ask<T: FromRedisValue>(&self, command: &[impl ToRedisArgs]) -> T {
-        let mut connection: MultiplexedConnection =
-            redis::Client::open(format!("redis://127.0.0.1:{}", self.port))
-                .unwrap()
-                .get_multiplexed_async_connection()
-                .await
-                .unwrap();
+        let mut connection: MultiplexedConnection = redis::Client::open(self.url())
+            .unwrap()
+            .get_multiplexed_async_connection()
+            .await
+            .unwrap();
         let mut request = redis::Cmd::new();
         request.arg(command);
         request.query_async(&mut connection).await.unwrap()
@@ -132,17 +81,6 @@ impl Server {
     pub async fn pending(&self) -> Vec<(String, String, u64, u64)> {
         self.ask(&["XPENDING", &jobs(), "workers", "-", "+", "1000"])
             .await
-    }
-}
-
-pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.kill();
     }
 }
 

@@ -1,6 +1,7 @@
 //! Clients that leave, a Redis that goes and comes back, a proxy that stops.
 
 use carpool_sidecar::Args;
+use carpool_testkit::RedisServer;
 use http_body_util::BodyExt;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -9,7 +10,6 @@ use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 use crate::{
     client::{http2, post, send_with, until},
-    redis::Redis,
     rig::{INFER, Rig, config, pair, pairs},
     worker,
 };
@@ -88,7 +88,7 @@ async fn what_was_open_when_redis_went_is_answered_when_it_is_back() {
     // It keeps nothing on disk, so the request is lost with it.
     rig.redis = None;
     until(async || (rig.get("/v2/health/ready").await.status == 503).then_some(())).await;
-    rig.redis = Some(Redis::start(rig.port));
+    rig.redis = Some(RedisServer::start_at(rig.port));
     rig.echo();
     let answer = open.await.unwrap().ok().unwrap();
     assert_eq!(answer["outputs"][0]["data"], json!([1.5, -2.0]));

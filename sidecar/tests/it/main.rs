@@ -15,7 +15,6 @@ mod client;
 mod lifecycle;
 mod methods;
 mod process;
-mod redis;
 mod refusals;
 mod reload;
 mod rig;

@@ -11,13 +11,13 @@ use std::{
 };
 
 use carpool_crds::AdminAddress;
+use carpool_testkit::{RedisServer, free_port, signal};
 use serde_json::Value;
 use tempfile::NamedTempFile;
 use tokio::net::TcpStream;
 
 use crate::{
     client::{get, post, send, until},
-    redis::{Redis, free_port},
     rig::{INFER, config, pair, pairs},
 };
 
@@ -59,7 +59,7 @@ fn bad_settings_are_all_told_and_end_with_64() {
 
 #[tokio::test]
 async fn sigterm_drains_and_ends_with_0() {
-    let redis = Redis::start(free_port());
+    let redis = RedisServer::start();
     let file = NamedTempFile::new().unwrap();
     std::fs::write(file.path(), config(&pairs()).to_string()).unwrap();
     let [address, admin] =
@@ -73,10 +73,7 @@ async fn sigterm_drains_and_ends_with_0() {
             "--admin-listen",
             &admin.to_string(),
         ])
-        .env(
-            "CARPOOL_REDIS_URL",
-            format!("redis://127.0.0.1:{}", redis.port),
-        )
+        .env("CARPOOL_REDIS_URL", redis.url())
         .env("CARPOOL_NAME", "p1")
         .env("CARPOOL_LOG_FORMAT", "json")
         .spawn()
@@ -101,12 +98,8 @@ async fn sigterm_drains_and_ends_with_0() {
         (backlog["open"] == 1).then_some(())
     })
     .await;
-    let told = Command::new("kill")
-        .arg(process.id().to_string())
-        .status()
-        .unwrap();
-    assert!(told.success());
-    let url = format!("redis://127.0.0.1:{}", redis.port);
+    signal(process.id(), "TERM");
+    let url = redis.url();
     let connection = carpool_queue::Connection::from_url(&url).unwrap();
     tokio::spawn(crate::worker::work(connection, "r1", crate::worker::echo));
     open.await.unwrap().ok().unwrap();
@@ -122,7 +115,7 @@ async fn sigterm_drains_and_ends_with_0() {
 /// A process whose limit of open files is low, and may be raised a little.
 #[tokio::test]
 async fn out_of_files_it_says_so_once_and_goes_on() {
-    let redis = Redis::start(free_port());
+    let redis = RedisServer::start();
     let file = NamedTempFile::new().unwrap();
     std::fs::write(file.path(), config(&pairs()).to_string()).unwrap();
     let [address, admin] =
@@ -136,7 +129,7 @@ async fn out_of_files_it_says_so_once_and_goes_on() {
         .args(["--listen", &address.to_string()])
         .args(["--admin-listen", &admin.to_string()])
         .args(["--name", "p1", "--log-format", "json", "--redis-url"])
-        .arg(format!("redis://127.0.0.1:{}", redis.port))
+        .arg(redis.url())
         .stderr(Stdio::piped());
     let mut process = command.spawn().unwrap();
     let logs = BufReader::new(process.stderr.take().unwrap());
@@ -199,7 +192,7 @@ async fn out_of_files_it_says_so_once_and_goes_on() {
 
 #[tokio::test]
 async fn it_takes_requests_on_the_socket_it_is_given_and_tells_where_its_admin_port_is() {
-    let redis = Redis::start(free_port());
+    let redis = RedisServer::start();
     let folder = tempfile::tempdir().unwrap();
     let (config_file, told_file) = (folder.path().join("config"), folder.path().join("p7.admin"));
     std::fs::write(&config_file, config(&pairs()).to_string()).unwrap();
@@ -212,7 +205,7 @@ async fn it_takes_requests_on_the_socket_it_is_given_and_tells_where_its_admin_p
             .arg("--admin-address-file")
             .arg(&told_file)
             .args(["--listen", "stdin", "--admin-listen", "127.0.0.1:0"])
-            .args(["--redis-url", &format!("redis://127.0.0.1:{}", redis.port)])
+            .args(["--redis-url", &redis.url()])
             .args(["--name", "p7"])
             .stdin(stdin)
             .spawn()

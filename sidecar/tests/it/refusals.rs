@@ -2,12 +2,12 @@
 
 use bytes::Bytes;
 use carpool_queue::FailureKind;
+use carpool_testkit::{RedisServer, free_port};
 use http::Method;
 use serde_json::{Value, json};
 
 use crate::{
     client::{JSON, post, request, send, until},
-    redis::free_port,
     rig::{INFER, Rig, config, pair, pairs, texts},
     worker,
 };
@@ -315,7 +315,7 @@ async fn without_redis_a_request_is_refused_and_the_proxy_is_not_ready() {
     assert_eq!(rig.get("/v2/health/live").await.status, 200);
     assert_eq!(rig.admin("/livez").await.status, 200);
 
-    rig.redis = Some(crate::redis::Redis::start(rig.port));
+    rig.redis = Some(RedisServer::start_at(rig.port));
     rig.is_ready().await;
     rig.echo();
     until(async || rig.post(INFER, pair()).await.ok().ok().map(drop)).await;

@@ -5,6 +5,7 @@ use std::{net::SocketAddr, path::PathBuf};
 use carpool_protocol::InferRequest;
 use carpool_queue::{Connection, Job, Outcome};
 use carpool_sidecar::{Args, Server, Settings};
+use carpool_testkit::RedisServer;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::{
@@ -14,7 +15,6 @@ use tokio::{
 
 use crate::{
     client::{Answer, get, post, send, until},
-    redis::{Redis, free_port},
     worker,
 };
 
@@ -63,7 +63,7 @@ pub fn pair() -> Value {
 pub struct Rig {
     pub address: SocketAddr,
     pub admin: SocketAddr,
-    pub redis: Option<Redis>,
+    pub redis: Option<RedisServer>,
     pub port: u16,
     config_file: PathBuf,
     stop: Option<oneshot::Sender<()>>,
@@ -79,7 +79,7 @@ impl Rig {
 
     /// With a Redis that runs and some arguments of the test's own.
     pub async fn start_with(config: Value, args: Args) -> Self {
-        let redis = Redis::start(free_port());
+        let redis = RedisServer::start();
         let port = redis.port;
         let rig = Self {
             redis: Some(redis),

@@ -16,7 +16,7 @@ const REQUESTS: usize = 200;
 /// served so, and every answer of eight clients at once is right.
 pub fn rows_that_mix_run_alone() {
     let namespace = Namespace::create("batching");
-    let folder = model::cache().join("models/strangers");
+    let folder = carpool_testkit::cache().join("models/strangers");
     let script = root().join("tests/models/strangers.py");
     let stranger = folder.join("batch-mean");
     if model::stale(&stranger.join("model.pt"), &[&script]) {

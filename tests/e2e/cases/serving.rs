@@ -21,7 +21,7 @@ struct Direct {
 }
 
 fn direct() -> Vec<Direct> {
-    let folder = model::cache().join("models/sentiment");
+    let folder = carpool_testkit::cache().join("models/sentiment");
     let output = folder.join("direct.json");
     let path = |path: &Path| path.to_str().expect("a path in UTF-8").to_owned();
     let artifact = folder.join("artifact");
@@ -86,7 +86,7 @@ pub fn sentiment() {
     model::publish(
         &namespace,
         "sentiment",
-        &model::cache().join("models/sentiment/artifact"),
+        &carpool_testkit::cache().join("models/sentiment/artifact"),
     );
     namespace.apply(&read(&root().join("examples/sentiment/cluster.yaml")));
     namespace.wait("bm/sentiment", "condition=Ready", "180s");

@@ -13,6 +13,7 @@ use std::{
 use carpool_crds::Config;
 use carpool_protocol::{InferRequest, InferResponse};
 use carpool_queue::{Connection, Failure, Limits, Outcome, Producer, RevisionBacklog, Submit};
+use carpool_testkit::RedisServer;
 use futures::future::join_all;
 use serde_json::Value;
 use tokio::{sync::mpsc as channel, task::JoinHandle, time::Instant};
@@ -20,45 +21,16 @@ use tokio::{sync::mpsc as channel, task::JoinHandle, time::Instant};
 const REVISION: &str = "r1";
 
 /// A Redis of the test's own.
-pub struct Redis {
-    process: Child,
-    url: String,
-    _folder: tempfile::TempDir,
-}
+pub struct Redis(RedisServer);
 
 impl Redis {
     pub fn start() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let port = std::net::TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
-        let mut process = Command::new("redis-server")
-            .args([
-                "--bind",
-                "127.0.0.1",
-                "--save",
-                "",
-                "--port",
-                &port.to_string(),
-            ])
-            .current_dir(folder.path())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
-        assert!(lines.any(|line| line.unwrap().contains("Ready to accept connections")));
-        Self {
-            process,
-            url: format!("redis://127.0.0.1:{port}"),
-            _folder: folder,
-        }
+        Self(RedisServer::start())
     }
 
-    /// Makes it silent, connections and all, until it is told `-CONT`.
+    /// Makes it silent, connections and all, until it is told `CONT`.
     pub fn signal(&self, signal: &str) {
-        send(signal, self.process.id());
+        self.0.signal(signal);
     }
 
     pub fn producer(&self) -> Producer {
@@ -69,27 +41,13 @@ impl Redis {
             lease: Duration::from_secs(5),
         };
         Producer::start(
-            Connection::from_url(&self.url).unwrap(),
+            Connection::from_url(&self.0.url()).unwrap(),
             "uid",
             "proxy",
             limits,
         )
         .unwrap()
     }
-}
-
-impl Drop for Redis {
-    fn drop(&mut self) {
-        drop(self.process.kill());
-        drop(self.process.wait());
-    }
-}
-
-fn send(signal: &str, process: u32) {
-    let status = Command::new("kill")
-        .args([signal, &process.to_string()])
-        .status();
-    assert!(status.unwrap().success());
 }
 
 /// A model in a folder, with the configuration that serves it.
@@ -140,7 +98,7 @@ impl Served {
         worker
             .args([
                 "--redis-url",
-                &redis.url,
+                &redis.0.url(),
                 "--name",
                 name,
                 "--admin-listen",
@@ -213,7 +171,7 @@ impl Worker {
     }
 
     pub fn signal(&self, signal: &str) {
-        send(signal, self.process.id());
+        carpool_testkit::signal(self.process.id(), signal);
     }
 
     pub fn wait(&mut self) -> ExitStatus {

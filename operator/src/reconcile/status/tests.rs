@@ -5,12 +5,12 @@ use std::{
 };
 
 use carpool_crds::{Loaded, LoadedReason};
+use carpool_scaling::backlog::RevisionBacklog;
 use k8s_openapi::api::{apps::v1::StatefulSet, core::v1::Pod};
 use serde_json::json;
 
 use super::*;
 use crate::{
-    backlog::Queued,
     memory::{BacklogSample, Reported},
     reconcile::fixtures,
     rollout::{self, Revision, View},
@@ -68,9 +68,9 @@ fn loaded(replicas: i32, ready: usize) -> Revision {
 }
 
 fn backlog(length: u64) -> BacklogSample {
-    let queued = Queued {
+    let queued = RevisionBacklog {
         length,
-        ..Queued::default()
+        ..RevisionBacklog::default()
     };
     BacklogSample {
         at: Instant::now(),

@@ -3,26 +3,23 @@
 use std::{
     collections::BTreeMap,
     io::{BufRead, BufReader, Write},
-    net::{Ipv4Addr, TcpListener, TcpStream},
+    net::{Ipv4Addr, TcpStream},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use carpool_queue::Connection;
-use tempfile::TempDir;
-use tokio::{task::spawn_blocking, time::sleep};
+use carpool_testkit::RedisServer;
+use tokio::task::spawn_blocking;
 
 use crate::Error;
 
-const STARTED_WITHIN: Duration = Duration::from_mins(1);
+const ANSWERED_WITHIN: Duration = Duration::from_mins(1);
 
 pub struct Redis {
+    server: RedisServer,
     program: PathBuf,
-    port: u16,
-    folder: TempDir,
     max_memory: String,
-    process: Option<Child>,
 }
 
 /// What Redis has spent and held so far.
@@ -42,41 +39,37 @@ pub struct Usage {
 
 impl Redis {
     /// Starts it, and waits until it serves.
-    pub async fn start(program: &Path, max_memory: &str) -> Result<Self, Error> {
-        let mut redis = Self {
-            program: program.to_owned(),
-            port: free_port()?,
-            folder: tempfile::tempdir()?,
-            max_memory: max_memory.to_owned(),
-            process: None,
-        };
-        redis.run().await?;
+    pub fn start(program: &Path, max_memory: &str) -> Result<Self, Error> {
+        let mut redis = Self::stopped(program, max_memory);
+        redis.run()?;
         Ok(redis)
     }
 
-    /// Starts it again with what its log holds, and waits until it serves.
-    pub async fn run(&mut self) -> Result<(), Error> {
-        let process = Command::new(&self.program)
-            .args(["--bind", "127.0.0.1", "--port", &self.port.to_string()])
-            .args(["--maxmemory", &self.max_memory])
-            .args(["--maxmemory-policy", "noeviction", "--save", ""])
-            .args(["--appendonly", "yes", "--auto-aof-rewrite-min-size", "1gb"])
-            .args(["--slowlog-log-slower-than", "500"])
-            .args(["--slowlog-max-len", "10000"])
-            .current_dir(self.folder.path())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .spawn()
-            .map_err(|error| format!("failed to start {}: {error}", self.program.display()))?;
-        self.process = Some(process);
-        let give_up = Instant::now() + STARTED_WITHIN;
-        while let Err(error) = self.ask(&["PING"]).await {
-            if Instant::now() > give_up {
-                return Err(error);
-            }
-            sleep(Duration::from_millis(2)).await;
+    fn stopped(program: &Path, max_memory: &str) -> Self {
+        let server = RedisServer::stopped([
+            "--maxmemory",
+            max_memory,
+            "--maxmemory-policy",
+            "noeviction",
+            "--appendonly",
+            "yes",
+            "--auto-aof-rewrite-min-size",
+            "1gb",
+            "--slowlog-log-slower-than",
+            "500",
+            "--slowlog-max-len",
+            "10000",
+        ]);
+        Self {
+            server: server.with_program(program),
+            program: program.to_owned(),
+            max_memory: max_memory.to_owned(),
         }
-        Ok(())
+    }
+
+    /// Starts it again with what its log holds, and waits until it serves.
+    pub fn run(&mut self) -> Result<(), Error> {
+        Ok(self.server.try_run()?)
     }
 
     /// Leaves everything that is asked of it from now on unanswered.
@@ -85,37 +78,26 @@ impl Redis {
     }
 
     /// Kills it as a crash would.
-    pub fn kill(&mut self) -> Result<(), Error> {
-        if let Some(mut process) = self.process.take() {
-            process.kill()?;
-            process.wait()?;
-        }
-        Ok(())
+    pub fn kill(&mut self) {
+        self.server.kill();
     }
 
     /// The processor time that it takes to load what this one's log holds, which a server of its own finds out.
     pub async fn cpu_to_load(&self) -> Result<f64, Error> {
-        let mut other = Self {
-            program: self.program.clone(),
-            port: free_port()?,
-            folder: tempfile::tempdir()?,
-            max_memory: self.max_memory.clone(),
-            process: None,
-        };
+        let mut other = Self::stopped(&self.program, &self.max_memory);
         let log = Path::new("appendonlydir");
-        std::fs::create_dir(other.folder.path().join(log))?;
-        for file in std::fs::read_dir(self.folder.path().join(log))? {
+        std::fs::create_dir(other.server.folder().join(log))?;
+        for file in std::fs::read_dir(self.server.folder().join(log))? {
             let file = file?;
-            let to = other.folder.path().join(log).join(file.file_name());
+            let to = other.server.folder().join(log).join(file.file_name());
             std::fs::copy(file.path(), to)?;
         }
-        other.run().await?;
+        other.run()?;
         Ok(other.usage().await?.cpu)
     }
 
     pub fn connection(&self) -> Result<Connection, Error> {
-        let url = format!("redis://127.0.0.1:{}", self.port);
-        Ok(Connection::from_url(&url)?)
+        Ok(Connection::from_url(&self.server.url())?)
     }
 
     /// Forgets which commands were long, and how long all took.
@@ -165,32 +147,19 @@ impl Redis {
     }
 
     async fn ask(&self, words: &[&str]) -> Result<Reply, Error> {
-        let port = self.port;
+        let port = self.server.port;
         let words = words
             .iter()
             .map(|word| format!("${}\r\n{word}\r\n", word.len()));
         let command = format!("*{}\r\n{}", words.len(), words.collect::<String>());
         spawn_blocking(move || {
             let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
-            stream.set_read_timeout(Some(STARTED_WITHIN))?;
+            stream.set_read_timeout(Some(ANSWERED_WITHIN))?;
             stream.write_all(command.as_bytes())?;
             reply(&mut BufReader::new(stream))
         })
         .await?
     }
-}
-
-impl Drop for Redis {
-    fn drop(&mut self) {
-        // Nobody is left to be told.
-        let _ = self.kill();
-    }
-}
-
-fn free_port() -> Result<u16, Error> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
-        .local_addr()?
-        .port())
 }
 
 #[derive(Debug)]

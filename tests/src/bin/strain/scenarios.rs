@@ -25,7 +25,7 @@ const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
 
 pub async fn steady(args: &Args) -> Result<(), Error> {
-    let redis = Redis::start(&args.redis_server, MAX_MEMORY).await?;
+    let redis = Redis::start(&args.redis_server, MAX_MEMORY)?;
     let connection = redis.connection()?;
     let producers = load::producers(&connection, args.producers, load::limits(10_000)).await?;
     let workers = Workers::join(&connection, args.consumers, Model::default()).await?;
@@ -55,7 +55,7 @@ pub async fn restart(args: &Args) -> Result<(), Error> {
 }
 
 async fn restart_with(args: &Args, name: &str, open: usize, size: usize) -> Result<(), Error> {
-    let mut redis = Redis::start(&args.redis_server, MAX_MEMORY).await?;
+    let mut redis = Redis::start(&args.redis_server, MAX_MEMORY)?;
     let connection = redis.connection()?;
     let producers = load::producers(&connection, args.producers, load::limits(20_000)).await?;
     let workers = Workers::join(&connection, args.consumers, Model::default()).await?;
@@ -83,10 +83,10 @@ async fn restart_with(args: &Args, name: &str, open: usize, size: usize) -> Resu
         send(producer, 256);
     }
     sleep(Duration::from_millis(200)).await;
-    redis.kill()?;
+    redis.kill();
     let loading = redis.cpu_to_load().await?;
     workers.go();
-    redis.run().await?;
+    redis.run()?;
     let back = Instant::now();
     load::finish(tasks).await?;
     let took = back.elapsed();
@@ -126,7 +126,7 @@ pub async fn overload(args: &Args) -> Result<(), Error> {
     let time = Duration::from_secs(args.seconds);
     let mut capacity = 0.0;
     for (name, factor) in [("", 0.0), ("overload, 1 x", 1.0), ("overload, 5 x", 5.0)] {
-        let redis = Redis::start(&args.redis_server, MAX_MEMORY).await?;
+        let redis = Redis::start(&args.redis_server, MAX_MEMORY)?;
         let connection = redis.connection()?;
         let producers = load::producers(&connection, args.producers, load::limits(1000)).await?;
         let workers = Workers::join(&connection, 2, model).await?;
@@ -172,7 +172,7 @@ pub async fn bodies(args: &Args) -> Result<(), Error> {
         ("body, 4 MiB", 4 * MIB),
     ];
     for (name, size) in sizes {
-        let redis = Redis::start(&args.redis_server, MAX_MEMORY).await?;
+        let redis = Redis::start(&args.redis_server, MAX_MEMORY)?;
         let connection = redis.connection()?;
         let producers = load::producers(&connection, 1, load::limits(1000)).await?;
         let workers = Workers::join(&connection, 1, model).await?;
@@ -200,7 +200,7 @@ pub async fn bodies(args: &Args) -> Result<(), Error> {
 /// Requests whose proxy is gone are answered with 1 MiB each, while Redis may hold 64 MiB.
 pub async fn dead_proxy(args: &Args) -> Result<(), Error> {
     const OPEN: u64 = 200;
-    let redis = Redis::start(&args.redis_server, "64mb").await?;
+    let redis = Redis::start(&args.redis_server, "64mb")?;
     let connection = redis.connection()?;
     let producers = load::producers(&connection, 1, load::limits(1000)).await?;
     let model = Model {

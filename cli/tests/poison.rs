@@ -17,14 +17,15 @@ use std::{
     time::{Duration, Instant},
 };
 
+use carpool_testkit::{eventually, python};
 use futures::future::join_all;
-use harness::{Client, Local, Manifest, until};
+use harness::{Client, Local, Manifest};
 use serde_json::{Value, json};
 
 /// Builds `y = factor x`, which crashes above a million, as an artifact in a folder.
 fn build(folder: &Path, factor: u32) -> PathBuf {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/models/build.py");
-    let built = Command::new(harness::cache().join("venv/bin/python"))
+    let built = Command::new(python())
         .arg(script)
         .arg(folder.join("artifact"))
         .args(["--factor", &factor.to_string(), "--offset", "0"])
@@ -139,7 +140,7 @@ async fn a_worker_that_finds_another_model_than_the_first_one_is_refused_by_name
             );
         }
     }
-    until("it serves on", async || infer(&client, 1.0).await.0 == 200).await;
+    eventually("it serves on", async || infer(&client, 1.0).await.0 == 200).await;
     local.terminate();
     assert!(local.ended().await.success());
 }

@@ -102,7 +102,7 @@ impl Children {
         mut command: Command,
         stdin: Stdio,
         on_line: F,
-    ) -> Result<(Handle, impl Future<Output = Ended> + Send + use<F>), ProcessError> {
+    ) -> Result<(Handle, impl Future<Output = Exit> + Send + use<F>), ProcessError> {
         let start = |source| ProcessError::Start {
             name: name.to_owned(),
             source,
@@ -127,11 +127,11 @@ impl Children {
         };
         let ended = async move {
             let (status, out, err) = tokio::join!(
-                own(child, stopped),
+                wait_or_stop(child, stopped),
                 lines(out, on_line.clone()),
                 lines(err, on_line)
             );
-            Ended {
+            Exit {
                 status,
                 last_line: err.or(out),
             }
@@ -176,14 +176,14 @@ impl Handle {
 
 /// How a process ended.
 #[derive(Debug)]
-pub struct Ended {
+pub struct Exit {
     /// Its status, unless the system would not say.
     pub status: io::Result<ExitStatus>,
     /// What it wrote last.
     pub last_line: Option<String>,
 }
 
-impl std::fmt::Display for Ended {
+impl std::fmt::Display for Exit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.status {
             // Nobody here kills without asking first, and a process that the kernel kills can't say why.
@@ -201,7 +201,10 @@ impl std::fmt::Display for Ended {
     }
 }
 
-async fn own(mut child: Child, stop: oneshot::Receiver<Duration>) -> io::Result<ExitStatus> {
+async fn wait_or_stop(
+    mut child: Child,
+    stop: oneshot::Receiver<Duration>,
+) -> io::Result<ExitStatus> {
     tokio::select! {
         status = child.wait() => return status,
         Ok(grace) = stop => {

@@ -1,6 +1,6 @@
 //! `carpool local`: manifests served on this machine, with processes in place of pods.
 //!
-//! One Redis, and for each model one sidecar and as many workers as [`crate::scaling`] says. What only a cluster
+//! One Redis, and for each model one sidecar and as many workers as [`carpool_scaling`] says. What only a cluster
 //! has does nothing here: resources, `podOverrides`, `serviceAccountName`, `proxy.replicas`, `rollout`.
 
 use std::{
@@ -21,16 +21,15 @@ mod cpus;
 mod example;
 mod files;
 mod listen;
-mod look;
 mod manifest;
 mod metrics;
 mod model;
 mod process;
 mod redis;
-mod report;
-mod schema;
+mod reporter;
+mod restart;
+mod scrape;
 mod supervised;
-mod verdict;
 
 use console::Console;
 use manifest::{Manifest, ManifestError};

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use carpool_testkit::cache;
 use http_body_util::{BodyExt, Full};
 use hyper::{Request, body::Bytes};
 use hyper_util::{
@@ -25,17 +26,6 @@ use tokio::{
 
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// Waits until something that no event tells of is so.
-pub async fn until(what: &str, so: impl AsyncFn() -> bool) {
-    tokio::time::timeout(PATIENCE, async {
-        while !so().await {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    })
-    .await
-    .unwrap_or_else(|_| panic!("in vain: {what}"));
-}
-
 fn pid(process: u64) -> Pid {
     Pid::from_raw(i32::try_from(process).unwrap()).unwrap()
 }
@@ -49,15 +39,6 @@ pub fn kill(process: u64) {
 pub fn alive(processes: &[u64]) -> Vec<u64> {
     let exists = |process: &&u64| test_kill_process(pid(**process)).is_ok();
     processes.iter().filter(exists).copied().collect()
-}
-
-/// Where what outlives a checkout is kept.
-pub fn cache() -> PathBuf {
-    let cache = std::env::var_os("XDG_CACHE_HOME").map_or_else(
-        || PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache"),
-        PathBuf::from,
-    );
-    cache.join("carpool")
 }
 
 /// A manifest of the digits model in a folder of its own.
@@ -124,20 +105,20 @@ spec:
 
 /// What a process has written, line by line.
 #[derive(Default)]
-struct Told {
+struct Output {
     lines: Mutex<Vec<String>>,
     more: Notify,
 }
 
-impl Told {
+impl Output {
     fn listen(self: &Arc<Self>, stream: impl AsyncRead + Unpin + Send + 'static) {
-        let told = Arc::clone(self);
+        let output = Arc::clone(self);
         tokio::spawn(async move {
             let mut lines = BufReader::new(stream).lines();
             while let Ok(Some(line)) = lines.next_line().await {
                 println!("{line}");
-                told.lines.lock().unwrap().push(line);
-                told.more.notify_waiters();
+                output.lines.lock().unwrap().push(line);
+                output.more.notify_waiters();
             }
         });
     }
@@ -192,8 +173,8 @@ impl Client {
 /// A running `carpool local`.
 pub struct Local {
     child: Child,
-    out: Arc<Told>,
-    err: Arc<Told>,
+    out: Arc<Output>,
+    err: Arc<Output>,
     client: Option<Client>,
     status_file: PathBuf,
 }
@@ -228,7 +209,7 @@ impl Local {
             .kill_on_drop(true)
             .spawn()
             .unwrap();
-        let (out, err) = (Arc::<Told>::default(), Arc::<Told>::default());
+        let (out, err) = (Arc::<Output>::default(), Arc::<Output>::default());
         out.listen(child.stdout.take().unwrap());
         err.listen(child.stderr.take().unwrap());
         Self {

@@ -10,6 +10,10 @@ use std::{
 };
 
 use carpool_crds::Config;
+use carpool_scaling::{
+    Observation, Scaler,
+    backlog::{AdminClient, RevisionBacklog},
+};
 use tokio::{process::Command, task::JoinSet, time::sleep_until};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -17,17 +21,13 @@ use uuid::Uuid;
 use super::{
     LocalError, Shared, cpus,
     files::{self, Files},
-    look::look,
     manifest::Manifest,
     metrics::Meter,
-    process::Ended,
-    report::{Moment, Report},
+    process::Exit,
+    reporter::{Reporter, Snapshot},
+    restart::{Crash, decide},
+    scrape::scrape,
     supervised::{Running, Supervised},
-    verdict::{Crash, verdict},
-};
-use crate::{
-    backlog::{Asker, Queued},
-    scaling::{Observation, Scaler},
 };
 
 /// How often the queue is looked at. A request that finds no worker waits this long for one to be started.
@@ -53,15 +53,15 @@ pub struct Served {
     /// What the sidecars listen on, one after another; none once no more requests are to come.
     listener: Option<TcpListener>,
     files: Files,
-    asker: Asker,
+    client: AdminClient,
     scaler: Scaler,
     meter: Meter,
-    report: Report,
+    reporter: Reporter,
     proxy: Supervised,
     proxies_started: u32,
     /// By slot, which is part of a worker's name: the next one there takes over what the last one held.
     workers: BTreeMap<u32, Supervised>,
-    children: JoinSet<(Child, Ended)>,
+    children: JoinSet<(Child, Exit)>,
     announced: bool,
     proven: bool,
     stopping: bool,
@@ -91,17 +91,17 @@ impl Served {
         };
         let files = Files::new(shared.folder.join(&manifest.name), &manifest.file)?;
         files.write_config(&config)?;
-        let report = Report::new(shared.console.clone(), &manifest.name, listen);
-        let scaling = cpus::bounded(&manifest.spec.scaling, cpus::available(), &report);
+        let reporter = Reporter::new(shared.console.clone(), &manifest.name, listen);
+        let scaling = cpus::bounded(&manifest.spec.scaling, cpus::available(), &reporter);
         Ok(Self {
             files,
             revision,
             config,
             listener: Some(listener),
-            asker: Asker::new(),
+            client: AdminClient::new(),
             scaler: Scaler::new(scaling),
             meter: Meter::default(),
-            report,
+            reporter,
             proxy: Supervised::new(now),
             proxies_started: 0,
             workers: BTreeMap::new(),
@@ -124,7 +124,7 @@ impl Served {
             // The error itself is told in any case.
             let _ = self.files.write_status(&status);
         }
-        self.report.close();
+        self.reporter.close();
         result
     }
 
@@ -134,8 +134,8 @@ impl Served {
             tokio::select! {
                 Some(ended) = self.children.join_next() => {
                     // A child's task neither panics nor is aborted.
-                    if let Ok((child, ended)) = ended {
-                        self.on_end(child, &ended)?;
+                    if let Ok((child, exit)) = ended {
+                        self.on_end(child, &exit)?;
                     }
                 }
                 () = stop.cancelled(), if !self.stopping => {
@@ -160,29 +160,30 @@ impl Served {
 
     async fn tick(&mut self) -> Result<(), LocalError> {
         self.reload()?;
-        let look = look(&self.asker, &mut self.proxy, &mut self.workers).await;
-        let queue = look
+        let scrape = scrape(&self.client, &mut self.proxy, &mut self.workers).await;
+        let queue = scrape
             .backlog
             .map(|mut backlog| backlog.revisions.remove(&self.revision).unwrap_or_default());
         let rates = self
             .meter
-            .look(Instant::now(), &look.proxies, &look.workers);
+            .rates(Instant::now(), &scrape.proxies, &scrape.workers);
         if self.proxy.ready() && !self.announced {
             self.announced = true;
             let admin = self.proxy.running().and_then(Running::url);
             let curl = self.files.curl(
                 &self.manifest.name,
-                &self.report.url,
+                &self.reporter.url,
                 &self.manifest.spec.model,
             )?;
-            self.report
+            self.reporter
                 .announce(&admin.unwrap_or_default(), &self.files.status, &curl);
         }
         if !self.proven && self.workers.values().any(Supervised::ready) {
             self.proven = true;
-            self.report.say(format_args!("the model is loaded, ready"));
+            self.reporter
+                .say(format_args!("the model is loaded, ready"));
         }
-        self.report.served_as(&look.reports);
+        self.reporter.loaded(&scrape.loaded);
         let decision = self.scaler.decide(
             Instant::now(),
             Observation {
@@ -200,7 +201,7 @@ impl Served {
             .values()
             .filter(|worker| worker.ready() && !worker.is_stopping())
             .count();
-        self.report.show(&Moment {
+        self.reporter.show(&Snapshot {
             queue: queue.map(|queue| queue.length),
             rates,
             ready,
@@ -211,7 +212,7 @@ impl Served {
         let proxy = self.proxy.running();
         self.files.write_status(&files::status(
             &self.manifest.name,
-            &self.report.url,
+            &self.reporter.url,
             &self.revision,
             wanted,
             proxy,
@@ -233,7 +234,7 @@ impl Served {
             .count()
     }
 
-    fn scale_to(&mut self, replicas: u32, queue: Option<&Queued>) {
+    fn scale_to(&mut self, replicas: u32, queue: Option<&RevisionBacklog>) {
         let replicas = usize::try_from(replicas).unwrap_or(usize::MAX);
         while self.wanted() < replicas {
             let Some(slot) = (0..u32::MAX).find(|slot| !self.workers.contains_key(slot)) else {
@@ -334,15 +335,15 @@ impl Served {
         let prefix = name.clone();
         let on_line = move |line: &str| console.say(format_args!("{prefix}: {line}"));
         let spawned = self.shared.children.spawn(&name, command, stdin, on_line);
-        let (handle, ended) = spawned?;
-        self.children.spawn(async move { (child, ended.await) });
+        let (handle, exit) = spawned?;
+        self.children.spawn(async move { (child, exit.await) });
         Ok(Running::new(handle, name, address_file))
     }
 
     /// A process has ended: as it was told to, or not.
-    fn on_end(&mut self, child: Child, ended: &Ended) -> Result<(), LocalError> {
+    fn on_end(&mut self, child: Child, exit: &Exit) -> Result<(), LocalError> {
         let now = Instant::now();
-        let (end, proven, said) = match child {
+        let (end, proven, termination) = match child {
             Child::Proxy => (self.proxy.ended(now), self.announced, None),
             Child::Worker(slot) => {
                 let Some(worker) = self.workers.get_mut(&slot) else {
@@ -358,17 +359,17 @@ impl Served {
         if end.expected {
             return Ok(());
         }
-        let others_work = match child {
+        let others_ready = match child {
             Child::Proxy => false,
             Child::Worker(_) => self.workers.values().any(Supervised::ready),
         };
         let crash = Crash {
-            row: end.crashes,
+            consecutive: end.crashes,
             proven,
-            others_work,
+            others_ready,
         };
         let message =
-            verdict(crash, said.as_ref(), ended).map_err(|message| LocalError::Child {
+            decide(crash, termination.as_ref(), exit).map_err(|message| LocalError::Child {
                 file: self.manifest.file.clone(),
                 name: end.name.clone(),
                 message,
@@ -400,7 +401,7 @@ impl Served {
         let manifest = match manifest {
             Ok(manifest) => manifest,
             Err(message) => {
-                self.report
+                self.reporter
                     .say(format_args!("{message}; what was there before still holds"));
                 return Ok(());
             }
@@ -408,7 +409,7 @@ impl Served {
         if manifest.spec.model != self.manifest.spec.model
             || manifest.spec.worker != self.manifest.spec.worker
         {
-            self.report
+            self.reporter
                 .say("spec.model and spec.worker are read at start; for changes there, start anew");
         }
         self.config.batching = manifest.spec.batching;
@@ -417,10 +418,10 @@ impl Served {
         if manifest.spec.scaling != self.manifest.spec.scaling {
             self.manifest.spec.scaling = manifest.spec.scaling;
             let scaling = &self.manifest.spec.scaling;
-            let scaling = cpus::bounded(scaling, cpus::available(), &self.report);
+            let scaling = cpus::bounded(scaling, cpus::available(), &self.reporter);
             self.scaler.set(scaling);
         }
-        self.report
+        self.reporter
             .say("the manifest has changed: scaling, batching and queue follow");
         Ok(())
     }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Instant};
 
 /// The name of a process and its metrics.
-pub type Metrics = (String, String);
+pub type Exposition = (String, String);
 
 /// The sum of all series of one metric, in the text that Prometheus reads.
 #[must_use]
@@ -23,14 +23,14 @@ struct Counters(BTreeMap<String, f64>);
 
 impl Counters {
     /// How much the counters grew since they were last read.
-    fn growth(&mut self, processes: &[Metrics], metric: &str) -> f64 {
-        let mut growth = 0.0;
+    fn increase(&mut self, processes: &[Exposition], metric: &str) -> f64 {
+        let mut increase = 0.0;
         for (process, text) in processes {
             let now = sum(text, metric);
             let before = self.0.insert(process.clone(), now).unwrap_or_default();
-            growth += if before <= now { now - before } else { now };
+            increase += if before <= now { now - before } else { now };
         }
-        growth
+        increase
     }
 }
 
@@ -54,16 +54,16 @@ pub struct Meter {
 
 impl Meter {
     /// The rates since the last look, from the metrics of sidecars and of workers, by name.
-    pub fn look(&mut self, now: Instant, proxies: &[Metrics], workers: &[Metrics]) -> Rates {
+    pub fn rates(&mut self, now: Instant, proxies: &[Exposition], workers: &[Exposition]) -> Rates {
         let requests = self
             .requests
-            .growth(proxies, "carpool_proxy_requests_total");
+            .increase(proxies, "carpool_proxy_requests_total");
         let rows = self
             .rows
-            .growth(workers, "carpool_worker_batch_size_rows_sum");
+            .increase(workers, "carpool_worker_batch_size_rows_sum");
         let batches = self
             .batches
-            .growth(workers, "carpool_worker_batch_size_rows_count");
+            .increase(workers, "carpool_worker_batch_size_rows_count");
         let seconds = self
             .last
             .replace(now)
@@ -115,10 +115,10 @@ carpool_proxy_open_requests 1
         };
         let start = Instant::now();
         let mut meter = Meter::default();
-        meter.look(start, &proxy(10), &[worker("a", 100, 10)]);
+        meter.rates(start, &proxy(10), &[worker("a", 100, 10)]);
 
         let later = start + Duration::from_secs(2);
-        let rates = meter.look(
+        let rates = meter.rates(
             later,
             &proxy(70),
             &[worker("a", 140, 12), worker("b", 20, 4)],
@@ -132,7 +132,7 @@ carpool_proxy_open_requests 1
         );
 
         let later = start + Duration::from_secs(3);
-        let rates = meter.look(later, &proxy(70), &[worker("a", 8, 1), worker("b", 20, 4)]);
+        let rates = meter.rates(later, &proxy(70), &[worker("a", 8, 1), worker("b", 20, 4)]);
         assert_eq!(
             rates,
             Rates {

@@ -2,11 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use carpool_crds::{BatchedModel, BatchedModelSpec, GROUP};
-use kube::{CustomResourceExt, ResourceExt};
-
-use super::schema;
-use crate::yaml;
+use carpool_crds::{BatchedModel, BatchedModelSpec, GROUP, yaml};
 
 /// One model to serve.
 #[derive(Debug, Clone, PartialEq)]
@@ -130,7 +126,7 @@ fn parse(file: &Path, text: &str) -> Result<Vec<Manifest>, ManifestError> {
 }
 
 fn manifest(file: &Path, resource: BatchedModel) -> Result<Manifest, ManifestError> {
-    let violations = check(&resource);
+    let violations = carpool_crds::violations(&resource);
     if !violations.is_empty() {
         return Err(ManifestError::Invalid {
             file: file.to_owned(),
@@ -155,34 +151,14 @@ fn manifest(file: &Path, resource: BatchedModel) -> Result<Manifest, ManifestErr
     }
     Ok(Manifest {
         file: file.to_owned(),
-        name: resource.name_any(),
-        namespace: resource.namespace().unwrap_or_else(|| "default".to_owned()),
+        name: resource.metadata.name.unwrap_or_default(),
+        namespace: resource
+            .metadata
+            .namespace
+            .unwrap_or_else(|| "default".to_owned()),
         spec: resource.spec,
         artifact,
     })
-}
-
-/// What the API server would refuse: the schema's bounds and the CEL rules.
-fn check(resource: &BatchedModel) -> Vec<String> {
-    if resource.metadata.name.is_none() {
-        return vec!["metadata.name: is missing".to_owned()];
-    }
-    let schema = BatchedModel::crd().spec.versions[0]
-        .schema
-        .as_ref()
-        .and_then(|schema| serde_json::to_value(&schema.open_api_v3_schema).ok())
-        .unwrap_or_default();
-    let object = serde_json::to_value(resource).unwrap_or_default();
-    let bounds = schema::violations(&schema, &object);
-    if !bounds.is_empty() {
-        // As on the API server, the rules are asked only about what is within the bounds.
-        return bounds.iter().map(ToString::to_string).collect();
-    }
-    resource
-        .validate_cel()
-        .err()
-        .map(|errors| errors.iter().map(ToString::to_string).collect())
-        .unwrap_or_default()
 }
 
 #[cfg(test)]

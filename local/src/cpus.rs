@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 
 use carpool_crds::Scaling;
 
-use super::report::Report;
+use super::reporter::Reporter;
 
 /// The CPUs that this process may use; the standard library reads the limits of its control group.
 pub fn available() -> u32 {
@@ -13,9 +13,9 @@ pub fn available() -> u32 {
 }
 
 /// What the manifest asks for, but no more workers than CPUs. Where that is less, it is said.
-pub fn bounded(scaling: &Scaling, cpus: u32, report: &Report) -> Scaling {
+pub fn bounded(scaling: &Scaling, cpus: u32, reporter: &Reporter) -> Scaling {
     if scaling.max_replicas > cpus {
-        report.say(format_args!(
+        reporter.say(format_args!(
             "at most {cpus} of the {} workers of spec.scaling.maxReplicas: here are {cpus} CPUs, and more workers would \
              answer fewer requests",
             scaling.max_replicas

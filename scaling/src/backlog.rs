@@ -22,20 +22,20 @@ pub struct Backlog {
     /// The revision that this proxy feeds.
     pub serving: String,
     /// What the queue holds, by revision.
-    pub revisions: BTreeMap<String, Queued>,
+    pub revisions: BTreeMap<String, RevisionBacklog>,
 }
 
 /// What the queue of one revision holds.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-pub struct Queued {
+pub struct RevisionBacklog {
     /// Requests waiting and in flight.
     pub length: u64,
     /// Workers that have taken requests, by pod name.
     #[serde(default)]
-    pub workers: BTreeMap<String, Busy>,
+    pub workers: BTreeMap<String, WorkerBacklog>,
 }
 
-impl Queued {
+impl RevisionBacklog {
     /// Whether the worker of this name holds no request.
     #[must_use]
     pub fn is_idle(&self, worker: &str) -> bool {
@@ -47,14 +47,14 @@ impl Queued {
 
 /// What a worker has in hand.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-pub struct Busy {
+pub struct WorkerBacklog {
     /// Requests that it has taken and not yet answered.
     pub pending: u64,
 }
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
-pub enum AskError {
+pub enum AdminError {
     /// The address and the path make no URL.
     #[error("failed to write the URL: {0}")]
     Url(#[from] hyper::http::uri::InvalidUri),
@@ -80,12 +80,12 @@ pub enum AskError {
 
 /// Asks pods.
 #[derive(Debug, Clone)]
-pub struct Asker {
+pub struct AdminClient {
     client: Client<HttpConnector, Empty<Bytes>>,
     name: Option<String>,
 }
 
-impl Asker {
+impl AdminClient {
     /// Keeps one connection to each pod that it asks every second.
     #[must_use]
     pub fn new() -> Self {
@@ -109,12 +109,12 @@ impl Asker {
     }
 
     /// What a proxy says of the queue.
-    pub async fn backlog(&self, ip: IpAddr, port: u16) -> Result<Backlog, AskError> {
+    pub async fn backlog(&self, ip: IpAddr, port: u16) -> Result<Backlog, AdminError> {
         self.get_json(ip, port, "backlog").await
     }
 
     /// What a worker has loaded, and how it serves it.
-    pub async fn loaded(&self, ip: IpAddr, port: u16) -> Result<Loaded, AskError> {
+    pub async fn loaded(&self, ip: IpAddr, port: u16) -> Result<Loaded, AdminError> {
         self.get_json(ip, port, "model").await
     }
 
@@ -124,7 +124,7 @@ impl Asker {
     }
 
     /// What the process measures of itself, as Prometheus reads it.
-    pub async fn metrics(&self, ip: IpAddr, port: u16) -> Result<String, AskError> {
+    pub async fn metrics(&self, ip: IpAddr, port: u16) -> Result<String, AdminError> {
         let (_, body) = self.get(ip, port, "metrics").await?;
         Ok(String::from_utf8_lossy(&body).into_owned())
     }
@@ -134,12 +134,12 @@ impl Asker {
         ip: IpAddr,
         port: u16,
         path: &str,
-    ) -> Result<T, AskError> {
+    ) -> Result<T, AdminError> {
         let (uri, body) = self.get(ip, port, path).await?;
-        serde_json::from_slice(&body).map_err(|error| AskError::Parse(uri, error))
+        serde_json::from_slice(&body).map_err(|error| AdminError::Parse(uri, error))
     }
 
-    async fn get(&self, ip: IpAddr, port: u16, path: &str) -> Result<(Uri, Bytes), AskError> {
+    async fn get(&self, ip: IpAddr, port: u16, path: &str) -> Result<(Uri, Bytes), AdminError> {
         let address = std::net::SocketAddr::new(ip, port);
         let uri: Uri = format!("http://{address}/{path}").parse()?;
         let asked = async {
@@ -147,32 +147,32 @@ impl Asker {
                 .client
                 .get(uri.clone())
                 .await
-                .map_err(|error| AskError::Request(uri.clone(), Box::new(error)))?;
+                .map_err(|error| AdminError::Request(uri.clone(), Box::new(error)))?;
             if let Some(name) = &self.name {
                 let header = response.headers().get(NAME_HEADER);
                 let says = header.map(|says| String::from_utf8_lossy(says.as_bytes()));
                 if says.as_deref() != Some(name) {
                     let says = says.as_deref().unwrap_or("somebody without a name");
                     let which = format!("{name} but of {says}").into();
-                    return Err(AskError::Stranger(uri.clone(), which));
+                    return Err(AdminError::Stranger(uri.clone(), which));
                 }
             }
             if response.status() != StatusCode::OK {
-                return Err(AskError::Status(uri.clone(), response.status()));
+                return Err(AdminError::Status(uri.clone(), response.status()));
             }
             let body = Limited::new(response.into_body(), MAX_BYTES)
                 .collect()
                 .await
-                .map_err(|error| AskError::Body(uri.clone(), error))?;
+                .map_err(|error| AdminError::Body(uri.clone(), error))?;
             Ok((uri.clone(), body.to_bytes()))
         };
         tokio::time::timeout(TIMEOUT, asked)
             .await
-            .unwrap_or_else(|_| Err(AskError::Timeout(uri.clone())))
+            .unwrap_or_else(|_| Err(AdminError::Timeout(uri.clone())))
     }
 }
 
-impl Default for Asker {
+impl Default for AdminClient {
     fn default() -> Self {
         Self::new()
     }
@@ -209,7 +209,7 @@ mod tests {
             r#"{"serving":"b","revisions":{"a":{"length":12,"pending":4,"bytes":3400,"workers":{"a-1":{"pending":4}}}},"open":3,"new":true} "#,
         ))
         .await;
-        let backlog = Asker::new()
+        let backlog = AdminClient::new()
             .backlog([127, 0, 0, 1].into(), port)
             .await
             .unwrap();
@@ -221,7 +221,7 @@ mod tests {
     #[tokio::test]
     async fn a_proxy_that_does_not_know_is_no_answer() {
         let port = proxy("HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n").await;
-        let error = Asker::new()
+        let error = AdminClient::new()
             .backlog([127, 0, 0, 1].into(), port)
             .await
             .unwrap_err();
@@ -238,8 +238,8 @@ mod tests {
         ] {
             let answer = format!("HTTP/1.1 200 OK\r\n{header}content-length: 30\r\n\r\n{empty}");
             let port = proxy(answer).await;
-            let asker = Asker::new().of("m-proxy-1");
-            let answer = asker.backlog([127, 0, 0, 1].into(), port).await;
+            let client = AdminClient::new().of("m-proxy-1");
+            let answer = client.backlog([127, 0, 0, 1].into(), port).await;
             match (answer, says) {
                 (Ok(_), Ok(())) => (),
                 (Err(error), Err(says)) => assert!(error.to_string().ends_with(says), "{error}"),
@@ -250,11 +250,11 @@ mod tests {
 
     #[test]
     fn a_worker_that_holds_nothing_is_idle() {
-        let queued = Queued {
+        let queued = RevisionBacklog {
             length: 4,
             workers: [
-                ("a".to_owned(), Busy { pending: 4 }),
-                ("b".to_owned(), Busy { pending: 0 }),
+                ("a".to_owned(), WorkerBacklog { pending: 4 }),
+                ("b".to_owned(), WorkerBacklog { pending: 0 }),
             ]
             .into(),
         };

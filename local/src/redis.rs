@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::{
     console::Console,
-    process::{Children, Ended, Handle, ProcessError},
+    process::{Children, Exit, Handle, ProcessError},
 };
 
 /// What it writes once clients may connect.
@@ -37,7 +37,7 @@ pub enum RedisError {
     Process(#[from] ProcessError),
     /// It ended at once.
     #[error("failed to start redis-server: {0}")]
-    Ended(Ended),
+    Exit(Exit),
 }
 
 /// A loopback port that the system gives to nobody else while this is held. Redis can neither be handed a socket nor
@@ -49,7 +49,7 @@ fn reserve() -> io::Result<(SocketAddr, TcpSocket)> {
     Ok((socket.local_addr()?, socket))
 }
 
-type Running = (Handle, Pin<Box<dyn Future<Output = Ended> + Send>>);
+type Running = (Handle, Pin<Box<dyn Future<Output = Exit> + Send>>);
 
 /// Starts Redis in `folder` and keeps it running until `stop`. Its URL is in the file that comes back; the task
 /// ends when Redis has.
@@ -72,7 +72,7 @@ pub async fn start(
         )?;
         std::fs::write(&url_file, format!("redis://:{password}@{address}/0"))?;
         match launch(&children, &program, &config).await {
-            Err(RedisError::Ended(_)) if attempt < ATTEMPTS => attempt += 1,
+            Err(RedisError::Exit(_)) if attempt < ATTEMPTS => attempt += 1,
             other => break (other?, reserved),
         }
     };
@@ -118,10 +118,10 @@ async fn launch(children: &Children, program: &Path, config: &Path) -> Result<Ru
             let _ = up.send(());
         }
     })?;
-    let mut ended: Pin<Box<dyn Future<Output = Ended> + Send>> = Box::pin(ended);
+    let mut ended: Pin<Box<dyn Future<Output = Exit> + Send>> = Box::pin(ended);
     tokio::select! {
         Ok(()) = is_up => Ok((handle, ended)),
-        ended = &mut ended => Err(RedisError::Ended(ended)),
+        ended = &mut ended => Err(RedisError::Exit(ended)),
     }
 }
 

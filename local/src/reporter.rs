@@ -7,16 +7,16 @@ use std::{
 };
 
 use carpool_crds::Loaded;
+use carpool_scaling::Reason;
 use indicatif::ProgressBar;
 
 use super::{console::Console, metrics::Rates};
-use crate::scaling::Reason;
 
 /// What is worth telling of one moment.
-pub struct Moment {
+pub struct Snapshot {
     /// Requests waiting and in flight; `None` when nobody could say.
     pub queue: Option<u64>,
-    /// What happened since the last moment.
+    /// What happened since the last one.
     pub rates: Rates,
     /// Workers that are ready.
     pub ready: usize,
@@ -27,7 +27,7 @@ pub struct Moment {
 }
 
 /// Tells people of one model.
-pub struct Report {
+pub struct Reporter {
     console: Console,
     name: String,
     /// Where clients on this machine find the model.
@@ -35,10 +35,10 @@ pub struct Report {
     line: Option<ProgressBar>,
     shown: Option<(usize, usize)>,
     /// What workers last said of how they serve the model.
-    served_as: String,
+    loaded: String,
 }
 
-impl Report {
+impl Reporter {
     /// For the model of this name, whose sidecar listens there.
     pub fn new(console: Console, name: &str, listen: SocketAddr) -> Self {
         Self {
@@ -47,7 +47,7 @@ impl Report {
             name: name.to_owned(),
             url: url(listen),
             shown: None,
-            served_as: String::new(),
+            loaded: String::new(),
         }
     }
 
@@ -57,8 +57,8 @@ impl Report {
     }
 
     /// Tells how workers serve the model, once: that of the one that serves it in the poorest way.
-    pub fn served_as(&mut self, reports: &[Loaded]) {
-        if let Some(message) = news(&mut self.served_as, reports) {
+    pub fn loaded(&mut self, loaded: &[Loaded]) {
+        if let Some(message) = changed_message(&mut self.loaded, loaded) {
             self.say(message);
         }
     }
@@ -74,14 +74,14 @@ impl Report {
     }
 
     /// Renews the live line; without a terminal, tells when the number of workers has changed.
-    pub fn show(&mut self, moment: &Moment) {
-        let Moment {
+    pub fn show(&mut self, snapshot: &Snapshot) {
+        let Snapshot {
             queue,
             rates,
             ready,
             wanted,
             reason,
-        } = moment;
+        } = snapshot;
         let queue = queue.map_or("unknown".to_owned(), |queue| queue.to_string());
         if let Some(line) = &self.line {
             let batch = rates
@@ -108,8 +108,8 @@ impl Report {
 }
 
 /// What workers say of how they serve the model, if it is not what they said before.
-fn news(said: &mut String, reports: &[Loaded]) -> Option<String> {
-    let poorest = reports.iter().min_by_key(|report| report.reason)?;
+fn changed_message(said: &mut String, loaded: &[Loaded]) -> Option<String> {
+    let poorest = loaded.iter().min_by_key(|report| report.reason)?;
     if poorest.message == *said {
         return None;
     }
@@ -145,15 +145,28 @@ mod tests {
         let well = report(LoadedReason::Loaded, "");
         let unbatched = report(LoadedReason::Unbatched, "served unbatched");
         let mut said = String::new();
-        assert_eq!(news(&mut said, std::slice::from_ref(&well)), None);
-        assert_eq!(news(&mut said, &[]), None);
+        assert_eq!(
+            changed_message(&mut said, std::slice::from_ref(&well)),
+            None
+        );
+        assert_eq!(changed_message(&mut said, &[]), None);
         let both = [unbatched, well.clone()];
-        assert_eq!(news(&mut said, &both).as_deref(), Some("served unbatched"));
-        assert_eq!(news(&mut said, &both), None);
-        assert_eq!(news(&mut said, &[]), None, "none is ready for a moment");
-        assert_eq!(news(&mut said, &both), None);
-        assert_eq!(news(&mut said, &[well]), None, "nothing to tell");
-        assert_eq!(news(&mut said, &both).as_deref(), Some("served unbatched"));
+        assert_eq!(
+            changed_message(&mut said, &both).as_deref(),
+            Some("served unbatched")
+        );
+        assert_eq!(changed_message(&mut said, &both), None);
+        assert_eq!(
+            changed_message(&mut said, &[]),
+            None,
+            "none is ready for a moment"
+        );
+        assert_eq!(changed_message(&mut said, &both), None);
+        assert_eq!(changed_message(&mut said, &[well]), None, "nothing to tell");
+        assert_eq!(
+            changed_message(&mut said, &both).as_deref(),
+            Some("served unbatched")
+        );
     }
 
     #[test]

@@ -1,31 +1,23 @@
-//! The command line.
+//! The binary `carpool`: the operator, the same on a laptop, the sidecar's injector, and one request to a model.
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand, ValueEnum};
-use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitExt};
-
-use crate::{infer, inject, local, run};
-
-/// BSD's `EX_USAGE`: the command line is wrong, and trying again will not help.
-const USAGE: u8 = 64;
+use carpool_local as local;
+use carpool_operator::{
+    command_line::{Logging, parse},
+    infer, inject, run,
+};
+use clap::{Parser, Subcommand};
 
 /// Requests share a ride to the GPU.
 #[derive(Debug, Parser)]
 #[command(name = "carpool", version)]
 struct Cli {
-    /// How log lines are written.
-    #[arg(long, env = "CARPOOL_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text, global = true)]
-    log_format: LogFormat,
+    #[command(flatten)]
+    logging: Logging,
 
     #[command(subcommand)]
     command: Command,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum LogFormat {
-    Text,
-    Json,
 }
 
 #[derive(Debug, Subcommand)]
@@ -57,17 +49,14 @@ enum Error {
     Crds(#[from] serde_yaml::SerializeError),
 }
 
-/// Parses the command line and runs what it asks for.
-pub async fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    carpool_process::raise_open_files();
+    let cli: Cli = match parse() {
         Ok(cli) => cli,
-        Err(error) => {
-            // What clap says goes nowhere else if this fails, too.
-            let _ = error.print();
-            return ExitCode::from(if error.use_stderr() { USAGE } else { 0 });
-        }
+        Err(code) => return code,
     };
-    log_to_stderr(cli.log_format);
+    cli.logging.start();
     let result: Result<(), Error> = match cli.command {
         Command::Run(args) => run::run(args).await.map_err(Error::from),
         Command::Local(args) => local::run(args).await.map_err(Error::from),
@@ -87,15 +76,4 @@ pub async fn main() -> ExitCode {
 fn print_crd() -> Result<(), serde_yaml::SerializeError> {
     print!("{}", carpool_crds::manifest()?);
     Ok(())
-}
-
-fn log_to_stderr(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| EnvFilter::new("info,kube_lease_manager=warn"));
-    let registry = tracing_subscriber::registry().with(filter);
-    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
-    match format {
-        LogFormat::Text => registry.with(layer).init(),
-        LogFormat::Json => registry.with(layer.json()).init(),
-    }
 }

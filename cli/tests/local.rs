@@ -17,7 +17,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use harness::{Local, Manifest, until};
+use carpool_testkit::eventually;
+use harness::{Local, Manifest};
 use serde_json::Value;
 use tokio::task::JoinSet;
 
@@ -35,7 +36,7 @@ async fn a_model_goes_to_zero_wakes_and_leaves_nothing() {
     assert_eq!(answer["outputs"][0]["shape"], serde_json::json!([1, 10]));
 
     let no_workers = async || local.status()["workers"] == serde_json::json!([]);
-    until("the last worker has gone", no_workers).await;
+    eventually("the last worker has gone", no_workers).await;
     let started = Instant::now();
     let (status, answer) = local.infer().await;
     assert_eq!(status, 200, "{answer}");
@@ -81,7 +82,7 @@ async fn a_killed_worker_costs_no_request() {
         let status = local.status();
         pid(&status).is_some_and(|pid| pid != first) && status["workers"][0]["ready"] == true
     };
-    until("another worker is ready", replaced).await;
+    eventually("another worker is ready", replaced).await;
     let (status, answer) = local.infer().await;
     assert_eq!(status, 200, "{answer}");
     stop.send(true).unwrap();
@@ -149,7 +150,7 @@ async fn a_worker_that_is_killed_before_it_is_ready_is_given_up_with_a_hint_at_m
     let manifest = Manifest::new("");
     let mut local = Local::start(&manifest);
     let killed = RefCell::new(BTreeSet::new());
-    harness::until("three workers are killed", async || {
+    eventually("three workers are killed", async || {
         for worker in local.running("carpool-worker") {
             if killed.borrow_mut().insert(worker) {
                 harness::kill(worker);
@@ -173,13 +174,13 @@ async fn clients_of_a_killed_sidecar_wait_for_the_next_at_the_same_address() {
     let before = local.status();
     let sidecar = before["proxy"]["pid"].as_u64().unwrap();
     harness::kill(sidecar);
-    until("the sidecar is gone", async || {
+    eventually("the sidecar is gone", async || {
         harness::alive(&[sidecar]).is_empty()
     })
     .await;
     let (status, answer) = local.infer().await;
     assert_eq!(status, 200, "{answer}");
-    until("its successor is ready", async || {
+    eventually("its successor is ready", async || {
         let now = local.status();
         now["proxy"]["name"] == "digits-proxy-2" && now["proxy"]["ready"] == true
     })
@@ -201,7 +202,7 @@ async fn there_are_never_more_workers_than_cpus() {
     let expected =
         format!("digits: at most {cpus} of the 900 workers of spec.scaling.maxReplicas: ");
     assert!(line.starts_with(&expected), "{line}");
-    until("all workers are asked for", async || {
+    eventually("all workers are asked for", async || {
         local.status()["wanted"] == cpus.get()
     })
     .await;
@@ -221,7 +222,7 @@ async fn children_do_not_outlive_a_killed_carpool() {
     local.kill();
     assert!(!local.ended().await.success());
     // The guard itself ends last, after the time that the others may take.
-    until("only the guard is left", async || {
+    eventually("only the guard is left", async || {
         harness::alive(&processes).len() <= 1
     })
     .await;
