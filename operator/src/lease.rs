@@ -11,8 +11,6 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout},
 };
 
-use crate::run::RunError;
-
 /// The Lease that operators of one namespace contend for.
 pub const LEASE: &str = "carpool-operator";
 /// Another takes over this long after the leader was last heard of.
@@ -26,6 +24,20 @@ const LOOK: Duration = Duration::from_secs(5);
 /// How long giving the Lease back may take.
 const RELEASE: Duration = Duration::from_secs(10);
 
+/// The reason why a process does not lead.
+#[derive(Debug, thiserror::Error)]
+pub enum LeaseError {
+    /// There is no way to an API server.
+    #[error("failed to make a Kubernetes client: {0}")]
+    Client(#[from] kube::Error),
+    /// The Lease can't be had.
+    #[error("failed to contend for the Lease {LEASE}: {0}")]
+    Contend(#[from] LeaseManagerError),
+    /// Another operator leads or may lead now, and two must not write.
+    #[error("lost the Lease {LEASE}: another operator leads, or may")]
+    Lost,
+}
+
 /// This process' part in the contention.
 pub struct Leadership {
     api: Api<Lease>,
@@ -36,7 +48,7 @@ pub struct Leadership {
 
 impl Leadership {
     /// Begins to contend, as `identity`, for the Lease of a namespace.
-    pub async fn contend(namespace: &str, identity: &str) -> Result<Self, RunError> {
+    pub async fn contend(namespace: &str, identity: &str) -> Result<Self, LeaseError> {
         let mut config = Config::infer().await.map_err(kube::Error::InferConfig)?;
         config.connect_timeout = Some(CALL);
         config.read_timeout = Some(CALL);
@@ -60,9 +72,9 @@ impl Leadership {
     }
 
     /// Resolves once this process leads, or can't any more because its part in the contention has ended.
-    pub async fn gained(&mut self) -> Result<(), RunError> {
+    pub async fn gained(&mut self) -> Result<(), LeaseError> {
         let gained = self.leading.wait_for(|leads| *leads).await;
-        gained.map(drop).map_err(|_| RunError::Lost)
+        gained.map(drop).map_err(|_| LeaseError::Lost)
     }
 
     /// Resolves once another leads, or may: the task that renews the Lease may hang or fail without a word.

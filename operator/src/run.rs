@@ -8,7 +8,6 @@ use kube::{
     Client,
     runtime::events::{Recorder, Reporter},
 };
-use kube_lease_manager::LeaseManagerError;
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -20,7 +19,7 @@ use crate::{
     admin, autoscale,
     cluster::Cluster,
     controller,
-    lease::{LEASE, Leadership},
+    lease::{Leadership, LeaseError},
     memory::Memory,
     metrics::Metrics,
     names,
@@ -108,12 +107,9 @@ pub enum RunError {
     /// There is no way to an API server.
     #[error("failed to make a Kubernetes client: {0}")]
     Client(#[from] kube::Error),
-    /// The Lease can't be had.
-    #[error("failed to contend for the Lease {LEASE}: {0}")]
-    Lease(#[from] LeaseManagerError),
-    /// Another operator leads or may lead now, and two must not write.
-    #[error("lost the Lease {LEASE}: another operator leads, or may")]
-    Lost,
+    /// This process does not lead, or does not any more.
+    #[error(transparent)]
+    Lease(#[from] LeaseError),
     /// The scaler has ended, which it never should.
     #[error("the scaler has ended, and no model would be scaled any more")]
     Scaler,
@@ -174,14 +170,14 @@ pub async fn run(args: Args) -> Result<(), RunError> {
     let controller = controller::run(context, watches, asked, stop.clone().cancelled_owned());
     let result = tokio::select! {
         () = controller => Ok(()),
-        () = leadership.lost() => Err(RunError::Lost),
+        () = leadership.lost() => Err(RunError::Lease(LeaseError::Lost)),
         // A task ends without a word, and this process would go on leading.
         _ = &mut scaler => Err(RunError::Scaler),
         // Reconciles that hang in a call would keep the process from ending.
         () = async { stop.cancelled().await; tokio::time::sleep(SHUTDOWN).await } => Ok(()),
     };
     scaler.abort();
-    if !matches!(result, Err(RunError::Lost)) {
+    if !matches!(result, Err(RunError::Lease(LeaseError::Lost))) {
         leadership.release().await;
     }
     result
