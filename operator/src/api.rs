@@ -9,44 +9,44 @@ use crate::names;
 /// The client tries again by itself for minutes; a reconcile that fails is tried again anyway.
 const TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Why the API server did not do what it was asked.
+/// Reasons for which the API server did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
-    /// It refuses the object as it is.
+    /// The API server refuses the object as it is.
     #[error("the API server refuses {kind} {name}: {message}")]
     Refused {
         /// The object's kind.
         kind: String,
         /// The object's name.
         name: String,
-        /// What it says.
+        /// The API server's message.
         message: String,
     },
     /// The namespace is being deleted, and all that is in it.
     #[error("the namespace is being deleted")]
     NamespaceGoes,
-    /// It can't be asked, or says no.
+    /// The API server can't be asked, or says no.
     #[error("failed to {verb} {kind} {name}: {}", brief(source))]
     Api {
-        /// What was tried.
+        /// The verb of the call, such as "apply".
         verb: &'static str,
         /// The object's kind.
         kind: String,
         /// The object's name.
         name: String,
-        /// Why it failed.
+        /// The client's error.
         source: Box<kube::Error>,
     },
-    /// It takes too long.
+    /// The call takes too long.
     #[error("failed to {verb} {kind} {name}: no answer within {limit:?}")]
     Timeout {
-        /// What was tried.
+        /// The verb of the call, such as "apply".
         verb: &'static str,
         /// The object's kind.
         kind: String,
         /// The object's name.
         name: String,
-        /// How long it was waited for.
+        /// The time that was waited for it.
         limit: Duration,
     },
 }
@@ -127,7 +127,7 @@ fn is_of_a_going_namespace(status: &Status) -> bool {
     causes.any(|cause| cause.reason == "NamespaceTerminating")
 }
 
-/// What the API server says, without the structure around it.
+/// The API server's message, without the structure around it.
 fn brief(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) => status.message.clone(),

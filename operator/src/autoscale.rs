@@ -1,4 +1,4 @@
-//! The scaler's eyes: every second, for every resource, asks the proxies for the queue's length, decides how many
+//! The sampling of queues: every second, for every resource, asks the proxies for the queue's length, decides how many
 //! workers it needs and, where a decision changes, asks for a reconcile. Writes nothing to the cluster itself.
 
 mod ask;
@@ -30,8 +30,9 @@ use crate::{
     },
 };
 
+/// The time between two samples of a queue.
 const TICK: Duration = Duration::from_secs(1);
-/// By then a kubelet has read a changed `ConfigMap` even where nothing made it look at once.
+/// The time within which a kubelet has read a changed `ConfigMap` even where nothing made it look at once.
 const KUBELET_READS_AGAIN: Duration = Duration::from_mins(3);
 
 /// Samples every resource until dropped. Resources that need a reconcile go to `reconcile`.
@@ -63,7 +64,7 @@ pub async fn run(context: Arc<Context>, reconcile: UnboundedSender<ModelRef>) {
                 running.spawn(async move {
                     let news = turn.take().await;
                     if news.is_urgent || last.as_ref() != Some(&news) {
-                        // Fails only where the controller has gone, and so will this task.
+                        // The send fails only where the controller has gone, and so will this task.
                         let _ = reconcile.unbounded_send(turn.model_ref());
                         *last = Some(news);
                     }
@@ -92,7 +93,7 @@ struct News {
     report: Option<Loaded>,
 }
 
-/// One resource's turn.
+/// A resource's turn within one tick.
 struct Turn {
     context: Arc<Context>,
     asker: AdminClient,

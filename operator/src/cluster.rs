@@ -38,7 +38,7 @@ type Touched = SelectAll<BoxStream<'static, ModelRef>>;
 /// The objects that were last seen. Of kinds that hold nothing else of interest only the metadata is kept.
 #[derive(Clone)]
 pub struct Cluster {
-    /// What users asked for.
+    /// Every `BatchedModel`.
     pub models: Store<Stored>,
     /// Proxies and workers.
     pub deployments: Index<Deployment>,

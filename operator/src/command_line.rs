@@ -8,10 +8,10 @@ use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitEx
 /// BSD's `EX_USAGE`: the command line is wrong, and trying again will not help.
 const USAGE: u8 = 64;
 
-/// Where a process logs to, and how.
+/// Logging of a process: to where, and how.
 #[derive(Debug, clap::Args)]
 pub struct Logging {
-    /// How log lines are written.
+    /// Form of log lines.
     #[arg(long, env = "CARPOOL_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text, global = true)]
     log_format: LogFormat,
 }
@@ -25,7 +25,7 @@ enum LogFormat {
 /// Parses the command line. Where that fails, or help is asked for, it is printed and the exit code comes back.
 pub fn parse<T: Parser>() -> Result<T, ExitCode> {
     T::try_parse().map_err(|error| {
-        // What clap says goes nowhere else if this fails, too.
+        // Clap's message goes nowhere else if this fails, too.
         let _ = error.print();
         ExitCode::from(if error.use_stderr() { USAGE } else { 0 })
     })

@@ -23,21 +23,23 @@ use crate::{
     reconcile::{Context, ReconcileError, reconcile},
 };
 
-/// Reconciles at once. One object never has two.
+/// The number of reconciles that may run at once. One resource never has two.
 const CONCURRENCY: u16 = 16;
-/// Changes that come together are reconciled together.
+/// The time within which changes of one resource are reconciled together.
 const DEBOUNCE: Duration = Duration::from_millis(50);
+/// The wait after a first failure, which doubles with each further one.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
+/// The longest wait after a failure.
 const LAST_RETRY: Duration = Duration::from_mins(1);
 
-/// Runs until `stop` resolves and what was begun is finished.
+/// Runs reconciles until `stop` resolves and those that were begun are finished.
 pub async fn run(
     context: Arc<Context>,
     watches: Watches,
     asked: impl Stream<Item = ModelRef> + Send + 'static,
     stop: impl Future<Output = ()> + Send + Sync + 'static,
 ) {
-    // A status is only ever written by reconciles, and none is needed for having been told.
+    // A change of the status asks for none: only reconciles write it.
     let models = watches
         .models
         .predicate_filter(predicates::generation, PredicateConfig::default());
@@ -73,7 +75,7 @@ async fn measured(stored: Arc<Stored>, context: Arc<Context>) -> Result<Action, 
     result
 }
 
-/// Each object has a back-off of its own.
+/// Decides when a reconcile that failed is tried again. Each resource has a back-off of its own.
 #[expect(clippy::needless_pass_by_value, reason = "the controller's signature")]
 fn retry(stored: Arc<Stored>, error: &ReconcileError, context: Arc<Context>) -> Action {
     let remembered = context.memory.of(&*stored);

@@ -64,7 +64,7 @@ where
 
     /// Resolves once everything that there was at the start has been listed.
     pub async fn ready(&self) {
-        // Fails only without a sender, and this is one.
+        // The wait fails only without a sender, and this is one.
         let _ = self.ready.subscribe().wait_for(|ready| *ready).await;
     }
 
@@ -203,7 +203,7 @@ mod tests {
         pods.map(|pod| pod.name_any()).collect()
     }
 
-    /// Feeds a whole list.
+    /// Feeds a whole list. Returns the names of the models that it touches.
     fn list(index: &Index<Pod>, pods: Vec<Pod>) -> Vec<String> {
         index.feed(Event::Init);
         for pod in pods {

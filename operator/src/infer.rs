@@ -14,22 +14,22 @@ use hyper_util::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-/// What `carpool infer` takes.
+/// Arguments of `carpool infer`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Where the model is, such as sentiment.default or <http://localhost:8080>.
+    /// Address of the model, such as sentiment.default or <http://localhost:8080>.
     url: String,
 
     /// The model's name.
     #[arg(long)]
     model: String,
 
-    /// How long both requests may take together; a model at zero workers needs some seconds.
+    /// Time that both requests may take together; a model at zero workers needs some seconds.
     #[arg(long, default_value = "50s")]
     timeout: carpool_crds::Duration,
 }
 
-/// Why there is no answer.
+/// Reasons for which there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum InferError {
     /// The address isn't one.
@@ -37,38 +37,38 @@ pub enum InferError {
         "{url:?} is not where a model is: {message}; HOST, HOST:PORT or http://HOST:PORT is needed"
     )]
     Address {
-        /// What was given.
+        /// The address as it was given.
         url: String,
-        /// What is wrong with it.
+        /// The fault of the address.
         message: String,
     },
     /// Nothing answers there.
     #[error("failed to reach {uri}: {message}")]
     Unreachable {
-        /// What was asked.
+        /// The URL that was asked.
         uri: Uri,
-        /// Why, down to the cause.
+        /// The error, down to its cause.
         message: String,
     },
-    /// It answered with an error.
+    /// The server answered with an error.
     #[error("{uri} answered {status}: {body}")]
     Refused {
-        /// What was asked.
+        /// The URL that was asked.
         uri: Uri,
         /// The HTTP status.
         status: StatusCode,
-        /// What it said.
+        /// The server's message.
         body: String,
     },
-    /// It isn't the answer that the protocol asks for.
+    /// The answer is not what the protocol asks for.
     #[error("{uri} answered with something else than the protocol asks for: {message}")]
     Malformed {
-        /// What was asked.
+        /// The URL that was asked.
         uri: Uri,
-        /// What is wrong.
+        /// The fault of the answer.
         message: String,
     },
-    /// It took too long.
+    /// The answer took too long.
     #[error("no answer within {0}")]
     TimedOut(carpool_crds::Duration),
 }
@@ -142,7 +142,7 @@ fn base(url: &str) -> Result<String, InferError> {
     Ok(base.trim_end_matches('/').to_owned())
 }
 
-/// One row: zeros, `false` or a greeting. A variable dimension has one element.
+/// Makes one row: zeros, `false` or a greeting. A variable dimension has one element.
 fn example(declared: &Declared) -> Tensor {
     let shape: Vec<usize> = declared
         .shape

@@ -20,7 +20,7 @@ use crate::{
     run::image,
 };
 
-/// What `carpool inject` takes.
+/// Arguments of `carpool inject`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The manifest, of one or many documents; - is standard input.
@@ -45,12 +45,12 @@ pub struct Args {
     #[arg(long, env = "CARPOOL_SIDECAR_IMAGE", default_value_t = image("sidecar"), value_name = "IMAGE")]
     sidecar_image: String,
 
-    /// When nodes pull it.
+    /// Pull policy of that image.
     #[arg(long, env = "CARPOOL_IMAGE_PULL_POLICY", default_value = "IfNotPresent", value_parser = ["Always", "IfNotPresent", "Never"], value_name = "POLICY")]
     image_pull_policy: String,
 }
 
-/// Why there is no manifest with a sidecar.
+/// Reasons for which there is no manifest with a sidecar.
 #[derive(Debug, thiserror::Error)]
 pub enum InjectError {
     /// The manifest can't be read.

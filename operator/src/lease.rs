@@ -1,4 +1,4 @@
-//! Which of several operators leads: the one that holds the Lease.
+//! Leader election: of several operators, the one that holds the Lease leads.
 
 use std::time::Duration;
 
@@ -13,15 +13,15 @@ use tokio::{
 
 /// The Lease that operators of one namespace contend for.
 pub const LEASE: &str = "carpool-operator";
-/// Another takes over this long after the leader was last heard of.
+/// The time after which another takes over from a leader that was not heard of.
 const LENGTH: Duration = Duration::from_secs(15);
-/// The leader renews this long before that: soon enough to try again when it fails.
+/// The time before that at which the leader renews: soon enough to try again when it fails.
 const GRACE: Duration = Duration::from_secs(10);
 /// A call about the Lease that takes longer is tried anew, for the Lease runs out meanwhile.
 const CALL: Duration = Duration::from_secs(3);
-/// How often a leader looks whether it still is one.
+/// The time between two looks of a leader at whether it still is one.
 const LOOK: Duration = Duration::from_secs(5);
-/// How long giving the Lease back may take.
+/// The time that giving the Lease back may take.
 const RELEASE: Duration = Duration::from_secs(10);
 
 /// The reason why a process does not lead.
@@ -33,12 +33,12 @@ pub enum LeaseError {
     /// The Lease can't be had.
     #[error("failed to contend for the Lease {LEASE}: {0}")]
     Contend(#[from] LeaseManagerError),
-    /// Another operator leads or may lead now, and two must not write.
+    /// The Lease is or may be another operator's now, and two must not write.
     #[error("lost the Lease {LEASE}: another operator leads, or may")]
     Lost,
 }
 
-/// This process' part in the contention.
+/// Participation of this process in the election.
 pub struct Leadership {
     api: Api<Lease>,
     identity: String,
@@ -114,7 +114,7 @@ impl Leadership {
     }
 }
 
-/// For how long a Lease is still `identity`'s; `None` once it has run out or is another's.
+/// The time for which a Lease is still `identity`'s; `None` once it has run out or is another's.
 fn left(lease: &Lease, identity: &str, now: Timestamp) -> Option<Duration> {
     let spec = lease.spec.as_ref()?;
     if spec.holder_identity.as_deref() != Some(identity) {

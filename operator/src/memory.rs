@@ -19,12 +19,12 @@ use crate::rollout::Patience;
 /// A backlog older than this is unknown again.
 const FRESH: Duration = Duration::from_secs(5);
 
-/// What was applied, and what the API server made of it.
+/// A child as it was last applied, and what the API server made of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Applied {
-    /// Of what was rendered.
+    /// Hash of the rendered child.
     pub hash: u64,
-    /// Of the object.
+    /// UID of the object.
     pub uid: Option<String>,
     /// The object's generation or, where the kind has none, its resource version. Another one means that somebody
     /// else wrote.
@@ -34,7 +34,7 @@ pub struct Applied {
 /// The queue of a model, as its proxies and injected sidecars told it at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BacklogSample {
-    /// The moment.
+    /// The moment at which they told it.
     pub at: Instant,
     /// Requests and their workers, by revision. A queue that nothing was ever put into is not listed.
     pub revisions: BTreeMap<String, RevisionBacklog>,
@@ -58,10 +58,10 @@ impl BacklogSample {
     }
 }
 
-/// What the workers of a revision said of their model.
+/// A report of a revision's workers on their model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reported {
-    /// When.
+    /// The time of the report.
     pub at: Instant,
     /// The workers that were asked, by name.
     pub workers: BTreeSet<String>,
@@ -72,9 +72,9 @@ pub struct Reported {
 /// A resource, as metrics name it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ModelLabels {
-    /// Its namespace.
+    /// Namespace of the resource.
     pub namespace: String,
-    /// Its name.
+    /// Name of the resource.
     pub name: String,
 }
 
@@ -99,7 +99,7 @@ pub struct WorkerCounts {
 /// The memory of one resource.
 #[derive(Debug, Default)]
 pub struct Remembered {
-    /// What was applied of each child, by kind and name.
+    /// Children as they were last applied, by kind and name.
     pub applied: HashMap<(String, String), Applied>,
     /// The last answer of the proxies about the queue.
     pub backlog: Option<BacklogSample>,
@@ -128,7 +128,7 @@ pub struct Remembered {
 }
 
 impl Remembered {
-    /// For how long the configuration has named the revision that it names.
+    /// The time for which the configuration has named the revision that it names.
     #[must_use]
     pub fn active_for(&self, now: Instant) -> Duration {
         self.active.as_ref().map_or(Duration::ZERO, |(_, since)| {

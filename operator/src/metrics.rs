@@ -34,7 +34,7 @@ pub struct Metrics {
     registry: Registry,
     /// Reconciles, by outcome.
     pub reconciles: Family<Outcome, Counter>,
-    /// How long they took.
+    /// Duration of reconciles, in seconds.
     pub reconcile_duration: Histogram,
     /// Whether this process leads.
     pub leading: Gauge<u64, AtomicU64>,

@@ -1,4 +1,4 @@
-//! How children of a `BatchedModel` are called and labelled.
+//! Names, labels, annotations and ports of a `BatchedModel`'s children.
 
 use std::collections::BTreeMap;
 
@@ -10,16 +10,17 @@ pub const MODEL: &str = "carpool.dev/model";
 /// The label of a revision: on its workers, their Deployment and its disruption budget.
 pub const REVISION: &str = "carpool.dev/revision";
 
-/// On a worker Deployment: the model of its revision, as JSON. The spec forgets a model when it gets another.
+/// Annotation of a worker Deployment: the model of its revision, as JSON. The spec forgets a model when it gets
+/// another.
 pub const MODEL_SPEC: &str = "carpool.dev/model-spec";
-/// On a worker Deployment: a worker of it has been Ready once.
+/// Annotation of a worker Deployment of which a worker has been Ready once.
 pub const LOADED: &str = "carpool.dev/loaded";
-/// On a worker Deployment: why it has been given up in favour of the revision before.
+/// Annotation of a worker Deployment that was given up in favour of the revision before: the problem, as JSON.
 pub const GIVEN_UP: &str = "carpool.dev/given-up";
-/// On the `ConfigMap`: the revision that the proxies feed.
+/// Annotation of the `ConfigMap`: the revision that the proxies feed.
 pub const SERVING: &str = "carpool.dev/serving";
-/// On the `ConfigMap` and on pods: the hash of the configuration. Writing it on a pod makes its kubelet read the
-/// `ConfigMap` at once instead of at its next turn.
+/// Annotation of the `ConfigMap` and of pods: the hash of the configuration. Writing it on a pod makes its kubelet read
+/// the `ConfigMap` at once instead of at its next turn.
 pub const CONFIG_HASH: &str = "carpool.dev/config-hash";
 
 /// The label that tells the kinds of pods apart.
@@ -36,7 +37,7 @@ pub const INJECTED_ADMIN_PORT: u16 = 18090;
 /// The port of a managed Redis.
 pub const REDIS_PORT: u16 = 6379;
 
-/// Where the configuration is mounted.
+/// Directory in which the configuration is mounted.
 pub const CONFIG_DIRECTORY: &str = "/etc/carpool";
 
 /// A kind of pod.
@@ -109,7 +110,7 @@ pub fn component_labels(model: &str, component: Component) -> BTreeMap<String, S
     labels
 }
 
-/// What selects the pods of a component: its labels, without those that may change one day.
+/// The selector of a component's pods: its labels, without those that may change one day.
 #[must_use]
 pub fn selector(model: &str, component: Component) -> BTreeMap<String, String> {
     let mut labels = component_labels(model, component);

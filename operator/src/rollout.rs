@@ -1,5 +1,5 @@
-//! From one revision of a model to the next. Pure: what was seen comes in, a plan goes out, and since everything it
-//! needs stands on objects of the cluster, an operator that starts anew goes on where the one before stopped.
+//! Plans the way from one revision of a model to the next. Pure: observations come in, a plan goes out, and since all
+//! it needs stands on objects of the cluster, an operator that starts anew goes on where the one before stopped.
 //!
 //! - The *latest* revision is the spec's. Until it is active it is a candidate with one worker.
 //! - The *active* revision is the one that proxies feed. It changes when a worker of the candidate is Ready.
@@ -21,10 +21,10 @@ use carpool_scaling::Decision;
 
 use crate::workers::{Problem, Workers};
 
-/// A worker says this of the queue, not of its model.
+/// A worker's reason that says something of the queue, not of its model.
 const REDIS_UNREACHABLE: &str = "RedisUnreachable";
 
-/// What is known of one revision.
+/// A revision as it was last observed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Revision {
     /// Workers asked for.
@@ -33,9 +33,9 @@ pub struct Revision {
     pub workers: Workers,
     /// A worker of it has been Ready, now or before.
     pub loaded: bool,
-    /// Why it was given up in favour of the revision before.
+    /// The problem for which it was given up in favour of the revision before.
     pub given_up: Option<Problem>,
-    /// Why it won't get Ready by waiting, although no worker says so.
+    /// The problem for which it won't get Ready by waiting, although no worker tells one.
     pub stalled: Option<Problem>,
     /// Requests waiting and in flight; `None` when nobody could say.
     pub length: Option<u64>,
@@ -44,7 +44,7 @@ pub struct Revision {
 }
 
 impl Revision {
-    /// Why no worker of it gets Ready, if that is so.
+    /// The problem that keeps every worker of it from getting Ready, if there is one.
     #[must_use]
     pub fn failing(&self) -> Option<Problem> {
         if self.workers.ready > 0 {
@@ -71,16 +71,16 @@ impl Revision {
         coming && self.workers.unschedulable.is_some()
     }
 
-    /// One worker less than there are, or no change while one is still leaving.
+    /// The number of workers with one less than there are, or as many while one is still leaving.
     fn one_less(&self) -> i32 {
-        // With one that fits nowhere, those beyond what is asked for are an update's, and wait for room themselves.
+        // Pods beyond what is asked for are an update's where one fits nowhere, and wait for room themselves.
         let leaving = i32::try_from(self.workers.pods).is_ok_and(|pods| pods > self.replicas)
             && self.workers.unschedulable.is_none();
         (self.replicas - i32::from(!leaving)).max(0)
     }
 }
 
-/// What is known of a model's revisions.
+/// All revisions of a model as they were last observed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct View {
     /// The spec's revision.
@@ -95,25 +95,25 @@ pub struct View {
     pub settling: bool,
 }
 
-/// How many workers a revision is to have.
+/// The number of workers that a revision is to have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Replicas {
-    /// As many as its queue needs.
+    /// The number that its queue needs.
     Scaled,
-    /// This many.
+    /// A number that the rollout fixes.
     Exactly(i32),
-    /// As many as there are.
+    /// The number that there is.
     Keep,
 }
 
-/// What to do.
+/// Everything that is to be done about a model's revisions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
     /// The revision that proxies are to feed.
     pub active: String,
     /// Whether the latest revision is to have a Deployment already.
     pub start: bool,
-    /// Why the latest revision is given up, if it is.
+    /// The problem for which the latest revision is given up, if it is.
     pub give_up: Option<Problem>,
     /// Workers of the revisions that stay.
     pub replicas: BTreeMap<String, Replicas>,
@@ -137,7 +137,7 @@ impl Plan {
     }
 }
 
-/// What to do with a model's revisions.
+/// Decides what is to be done about a model's revisions.
 #[must_use]
 pub fn plan(view: &View) -> Plan {
     let active = active(view);
@@ -166,7 +166,7 @@ pub fn plan(view: &View) -> Plan {
         .flatten();
     let give_up = candidate.and_then(|candidate| give_up(candidate, incumbent));
     if let Some(candidate) = candidate {
-        // Its pods are what shows that it fails, so they stay until that is written down.
+        // Pods of the candidate show that it fails, so they stay until that is written down.
         let asked = i32::from(candidate.given_up.is_none());
         replicas.insert(view.latest.clone(), Replicas::Exactly(asked));
     }
@@ -185,7 +185,7 @@ pub fn plan(view: &View) -> Plan {
         replicas.insert(active.clone(), asked);
     }
     Plan {
-        // One change at a time: a third revision waits until the first has left.
+        // A third revision waits until the first has left: there is one change at a time.
         start: view.latest == active || draining.is_empty(),
         active,
         give_up,
@@ -215,7 +215,7 @@ fn give_up(candidate: &Revision, incumbent: Option<&Revision>) -> Option<Problem
     }
     let problem = candidate.failing()?;
     let incumbent = incumbent?;
-    // One that has waited for room in vain would take what the incumbent needs to come back.
+    // A candidate that has waited for room in vain would take the room that the incumbent needs to come back.
     let waits_in_vain = candidate.stalled.is_some() && candidate.workers.unschedulable.is_some();
     let comes_back =
         incumbent.workers.ready == 0 && (incumbent.replicas > 0 || incumbent.has_requests());

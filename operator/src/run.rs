@@ -26,13 +26,13 @@ use crate::{
     reconcile::{Context, build::Images},
 };
 
-/// What was begun must be over by then.
+/// The time within which reconciles that were begun must be over.
 const SHUTDOWN: Duration = Duration::from_secs(10);
 
 /// The operator's settings.
 #[derive(Debug, ClapArgs)]
 pub struct Args {
-    /// Where metrics and probes are served.
+    /// Address on which metrics and probes are served.
     #[arg(
         long,
         env = "CARPOOL_ADMIN_LISTEN",
@@ -62,7 +62,7 @@ pub struct Args {
     #[arg(long, env = "CARPOOL_REDIS_USER", value_name = "UID", value_parser = clap::value_parser!(i64).range(1..))]
     redis_user: Option<i64>,
 
-    /// When nodes pull images.
+    /// Pull policy of all images.
     #[arg(long, env = "CARPOOL_IMAGE_PULL_POLICY", default_value = "IfNotPresent", value_parser = ["Always", "IfNotPresent", "Never"], value_name = "POLICY")]
     image_pull_policy: String,
 
@@ -95,7 +95,7 @@ pub(crate) fn image(program: &str) -> String {
     format!("docker.io/carpool/{program}:{}", env!("CARGO_PKG_VERSION"))
 }
 
-/// Why the operator ends badly.
+/// Reasons for which the operator ends badly.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// The admin port is taken.
@@ -107,7 +107,7 @@ pub enum RunError {
     /// There is no way to an API server.
     #[error("failed to make a Kubernetes client: {0}")]
     Client(#[from] kube::Error),
-    /// This process does not lead, or does not any more.
+    /// The Lease is not this process', or not any more.
     #[error(transparent)]
     Lease(#[from] LeaseError),
     /// The scaler has ended, which it never should.

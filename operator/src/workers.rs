@@ -1,4 +1,4 @@
-//! What the pods of a revision tell: how many are Ready, what keeps one from being placed, why one fails.
+//! A summary of a revision's pods: how many are Ready, what keeps one from being placed, why one fails.
 
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use kube::ResourceExt;
@@ -11,7 +11,7 @@ const KILLED: i32 = 137;
 /// A worker says this when the artifact is not the one that the revision's first worker loaded.
 const ARTIFACT_CHANGED: &str = "ArtifactChanged";
 
-/// Why a worker is not Ready: a stable reason for programs and a sentence for people.
+/// The cause of a worker that is not Ready: a stable reason for programs and a sentence for people.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
     /// The reason, as the termination message or Kubernetes gives it.
@@ -27,7 +27,7 @@ impl Problem {
         self.reason == ARTIFACT_CHANGED
     }
 
-    /// Why a pod has no node.
+    /// The problem of a pod that has no node.
     #[must_use]
     pub fn unschedulable(message: String) -> Self {
         Self {
@@ -40,13 +40,13 @@ impl Problem {
 /// The pods of one revision.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Workers {
-    /// Those that exist, whatever their state.
+    /// Pods that exist, whatever their state.
     pub pods: usize,
-    /// Those that answer requests.
+    /// Pods that are Ready.
     pub ready: usize,
-    /// Why a pod can't be placed on any node before others leave it.
+    /// The scheduler's message on a pod that fits nowhere before others leave a node.
     pub unschedulable: Option<String>,
-    /// Why a pod does not get Ready, whoever leaves.
+    /// The problem of a pod that does not get Ready, whoever leaves.
     pub problem: Option<Problem>,
 }
 
@@ -69,7 +69,7 @@ impl Workers {
             }
             let problem = problem(pod);
             let first = workers.problem.is_none();
-            // Of several problems, the one that another attempt never cures is told.
+            // The problem that another attempt never cures is told before any other.
             if first || problem.as_ref().is_some_and(Problem::is_changed_artifact) {
                 workers.problem = problem;
             }
@@ -206,7 +206,7 @@ fn container_problem(status: &ContainerStatus) -> Option<Problem> {
             stuck,
             said.unwrap_or_else(|| format!("the container {} can't be started", status.name)),
         ),
-        // One that ended with an exit code was named above.
+        // A container that ended with an exit code was named above.
         stuck @ "CrashLoopBackOff" => (
             stuck,
             format!(
@@ -214,7 +214,7 @@ fn container_problem(status: &ContainerStatus) -> Option<Problem> {
                 status.name
             ),
         ),
-        // The others are steps on the way.
+        // Any other reason is a step on the way to running.
         _ => return None,
     };
     Some(Problem {

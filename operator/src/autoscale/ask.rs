@@ -21,7 +21,7 @@ use crate::{
 
 /// Proxies, and then sidecars, that are tried for an answer, one after another.
 const ATTEMPTS: usize = 2;
-/// How often workers that have been asked for their model are asked again: what they say of it may change.
+/// The time after which workers are asked for their model again: what they say of it may change.
 const REPORTS_EVERY: Duration = Duration::from_secs(30);
 
 /// Asks for the queue. One proxy knows the whole queue. Whom each of them feeds matters only between two revisions:
@@ -48,7 +48,8 @@ pub async fn backlog(
     merge(answers, Instant::now())
 }
 
-/// Whom to ask until one answers: Ready proxies and, where none does, sidecars of apps, whose requests wake a model, too.
+/// Pods to ask until one answers: Ready proxies and, where none does, sidecars of apps, whose requests wake a model,
+/// too.
 fn in_turn<'a>(feeding: &[&'a Pod]) -> Vec<&'a Pod> {
     let (proxies, sidecars): (Vec<&Pod>, Vec<&Pod>) = feeding
         .iter()
@@ -62,13 +63,13 @@ fn in_turn<'a>(feeding: &[&'a Pod]) -> Vec<&'a Pod> {
         .collect()
 }
 
-/// What became of a question.
+/// Outcome of a question to a proxy or a sidecar.
 #[derive(Debug)]
 enum Asked {
     Answer(Backlog),
-    /// It takes requests and does not say where it puts them.
+    /// The pod takes requests and does not say where it puts them.
     Silent,
-    /// It takes no requests.
+    /// The pod takes no requests.
     Absent,
 }
 
@@ -89,7 +90,7 @@ async fn ask(asker: &AdminClient, pod: &Pod) -> Asked {
     }
 }
 
-/// Where a pod can be asked, if its containers still run.
+/// The address at which a pod can be asked, if its containers still run.
 fn address(pod: &Pod) -> Option<(IpAddr, u16)> {
     let phase = pod.status.as_ref()?.phase.as_deref()?;
     if phase == "Running" {

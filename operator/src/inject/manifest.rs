@@ -15,11 +15,11 @@ const USER: i64 = 65532;
 /// Seconds that the app waits for its sidecar before that is started anew.
 const STARTUP_ATTEMPTS: i32 = 120;
 
-/// One document: its text, which is printed again unless the document was changed.
+/// A document of the manifest with its text, which is printed again unless the document was changed.
 pub struct Document {
     text: String,
     value: Value,
-    /// Why it can't be written anew: kubectl reads it differently.
+    /// The reason for which it can't be written anew: kubectl reads it differently.
     ambiguous: Option<InjectError>,
     /// Whether a sidecar was added.
     pub changed: bool,
@@ -34,7 +34,7 @@ pub fn split(text: &str) -> Result<Vec<Document>, InjectError> {
             .strip_prefix("---")
             .filter(|rest| rest.is_empty() || rest.starts_with(char::is_whitespace));
         match (rest, texts.last_mut()) {
-            // What follows on the same line belongs to the document.
+            // Text that follows on the same line belongs to the document.
             (Some(rest), _) => {
                 let rest = rest.trim_start();
                 let first_line = index + 1 + usize::from(rest.is_empty());
@@ -53,7 +53,7 @@ pub fn split(text: &str) -> Result<Vec<Document>, InjectError> {
             let read = yaml::read(&text, first_line).map_err(parse)?;
             let read = read.into_iter().next().unwrap_or_default();
             Ok(Document {
-                // Where it stays as it is, it means what it meant.
+                // A document that stays as it is means what it meant.
                 ambiguous: read.check().map_err(parse).err(),
                 text,
                 value: read.value,
@@ -80,7 +80,7 @@ pub fn join(documents: Vec<Document>) -> Result<String, InjectError> {
 }
 
 impl Document {
-    /// Its pods and pod templates, each with the namespace it will be in, if the document says so.
+    /// Finds the document's pods and pod templates, each with the namespace it will be in, if the document says so.
     pub fn templates(&mut self) -> Vec<(&mut Value, Option<String>)> {
         let objects: Vec<&mut Value> = if self.value["kind"] == "List" {
             let items = self.value.get_mut("items").and_then(Value::as_array_mut);
@@ -115,15 +115,15 @@ pub fn annotation(template: &Value) -> Option<String> {
     annotation.as_str().map(str::to_owned)
 }
 
-/// What is added to a pod.
+/// Everything that is added to a pod.
 pub struct Sidecar {
     /// The model that it takes requests for.
     pub model: String,
     /// The Secret with the Redis URL.
     pub redis_secret: String,
-    /// Its image.
+    /// Image of the sidecar.
     pub image: String,
-    /// When nodes pull it.
+    /// Pull policy of the image.
     pub pull_policy: String,
 }
 
@@ -174,7 +174,7 @@ impl Sidecar {
             1,
             STARTUP_ATTEMPTS,
         ));
-        // Not a readiness probe: an app may have more to do than to ask the model.
+        // A readiness probe would be too much: an app may have more to do than to ask the model.
         container.liveness_probe = Some(pod::probe("/livez", names::INJECTED_ADMIN_PORT, 10, 3));
         container.resources = Some(pod::resources(None, &[("cpu", "50m"), ("memory", "64Mi")]));
         // The pod is the app's, and may say less.

@@ -32,7 +32,7 @@ use crate::{
 
 const PASSWORD_LENGTH: usize = 32;
 
-/// Why the children are not as they should be.
+/// Reasons for which the children are not as they should be.
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
     /// Objects that are not ours have our children's names.
@@ -46,7 +46,7 @@ pub enum ApplyError {
     Json(#[from] serde_json::Error),
 }
 
-/// One child of any kind.
+/// A child of any kind, as it is sent.
 struct Child {
     resource: ApiResource,
     name: String,
@@ -74,7 +74,7 @@ impl Child {
 
 /// The children in the order in which they need each other.
 fn in_order(children: &Children) -> Result<Vec<Child>, ApplyError> {
-    // Without `..`: a field that is added and forgotten here fails to compile.
+    // The pattern has no `..`, so a field that is added and forgotten here fails to compile.
     let Children {
         accounts,
         config,
@@ -159,7 +159,7 @@ impl Applier<'_> {
         if let Some(live) = observed.live.get(&child.key()) {
             return Ok(Some(live.clone()));
         }
-        // One of ours that has lost the label looks as it was applied, for labels count in no generation.
+        // A child that has lost the label looks as it was applied, for labels count in no generation.
         lock(self.remembered).applied.remove(&child.key());
         let api = self.api(&child.resource);
         let found = call(
@@ -265,7 +265,7 @@ fn stays(revision: &String, observed: &Observed, delete: &[String]) -> bool {
     if observed.workers.contains_key(revision) || *revision == view.latest {
         return !delete.contains(revision);
     }
-    // Another version's, which no plan knows of. It may be all that serves.
+    // A revision that no plan knows of is another version's, and may be all that serves.
     let latest = view.revisions.get(&view.latest);
     !latest.is_some_and(|latest| latest.loaded)
 }

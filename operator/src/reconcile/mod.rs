@@ -1,6 +1,6 @@
-//! From a `BatchedModel` to its children, in six steps: [`observe`] → [`validate`] → [`plan`](rollout::plan) → [`build`]
-//! → [`apply`] → [`status`]. Only the ends touch the cluster; `validate`, `plan`, `build` and `status` are pure. Nothing
-//! else writes to a resource's children, their numbers or its status.
+//! From a `BatchedModel` to its children, in six steps: [`observe`] → [`validate`] → [`plan`](rollout::plan) →
+//! [`build`] → [`apply`] → [`status`]. Only the ends touch the cluster; `validate`, `plan`, `build` and `status` are
+//! pure. Nothing else writes to a resource's children, their numbers or its status.
 
 pub mod apply;
 pub mod build;
@@ -50,20 +50,20 @@ use crate::{
 const AGAIN: Duration = Duration::from_mins(5);
 /// Failures in a row before one is told: most pass by themselves, and the model still answers.
 const TELL_AFTER: u32 = 2;
-/// What is in the way carries no label, so no watch tells when it goes.
+/// An object that is in the way carries no label, so no watch tells when it goes.
 const AGAIN_AFTER_CONFLICT: Duration = Duration::from_secs(5);
-/// Whether a candidate has had room for long enough, or a worker has left, is a matter of clocks.
+/// A rollout that waits for room goes on by the clocks of [`rollout::Patience`], which no watch rings.
 const AGAIN_FOR_ROOM: Duration = Duration::from_secs(1);
 
-/// What reconciling needs.
+/// Everything that a reconcile needs beside its resource.
 pub struct Context {
     /// The API server.
     pub client: Client,
-    /// What is seen of it.
+    /// The view of its objects.
     pub cluster: Cluster,
-    /// What is remembered.
+    /// The memory of each resource.
     pub memory: Arc<Memory>,
-    /// What pods run.
+    /// Images that pods run.
     pub images: Images,
     /// The namespaces from which admin ports may be asked: the operator's own, and those of Prometheus.
     pub scrape_namespaces: Vec<String>,
@@ -73,7 +73,7 @@ pub struct Context {
     pub metrics: Arc<Metrics>,
 }
 
-/// Why a reconcile failed; it is tried again.
+/// Reasons for which a reconcile failed; it is tried again.
 #[derive(Debug, thiserror::Error)]
 pub enum ReconcileError {
     /// The children can't be written down.
@@ -113,7 +113,7 @@ pub async fn reconcile(
     let model = match &stored.0 {
         Ok(model) => model,
         Err(invalid) => {
-            // Only an older operator meets these: the API server checks the same schema.
+            // An older operator alone meets these: the API server checks the same schema.
             tracing::warn!(
                 error = invalid.error,
                 name = stored.name_any(),
@@ -123,7 +123,7 @@ pub async fn reconcile(
         }
     };
     if model.metadata.deletion_timestamp.is_some() {
-        // Its children are owned, so they go by themselves.
+        // Children are owned, so they go by themselves.
         return Ok(Action::await_change());
     }
     let remembered = context.memory.of(model);
@@ -139,7 +139,7 @@ pub async fn reconcile(
         Ok(valid) => make(&context, valid, &plan, &observed, &remembered).await,
         Err(_) => Ok(()),
     };
-    // Whatever keeps a child from being made: the workers that there are follow their queue.
+    // Workers follow their queue whatever keeps a child from being made.
     let scaled = scale::scale(&context.client, &observed, &plan).await;
     count(&plan, &observed, &mut lock(&remembered), scaled.is_err());
     let done = made.and(scaled.map_err(ReconcileError::from));
@@ -206,7 +206,7 @@ fn count(plan: &Plan, observed: &Observed, remembered: &mut Remembered, scale_fa
     });
 }
 
-/// What to tell of children that could not be made so, after so many failures in a row.
+/// The verdict on children that could not be made, after so many failures in a row; `None` where none is told yet.
 fn rejected(error: &ReconcileError, failures: u32) -> Option<Verdict<'static>> {
     let reason = match error {
         ReconcileError::Apply(ApplyError::NameConflict(_)) => "NameConflict",

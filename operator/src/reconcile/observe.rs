@@ -90,8 +90,8 @@ impl Workloads {
     }
 }
 
-/// Looks at everything that belongs to a resource. Writes down in `remembered` which revision is active since when, which
-/// have loaded their model, and how long a candidate has waited for room.
+/// Looks at everything that belongs to a resource. Writes down in `remembered` which revision is active since when,
+/// which have loaded their model, and how long a candidate has waited for room.
 pub fn observe(
     cluster: &Cluster,
     model: &BatchedModel,
@@ -113,7 +113,7 @@ pub fn observe(
     };
     for (revision, deployment) in workers {
         let model = deployment.annotations().get(names::MODEL_SPEC);
-        // One that another version of the operator wrote and this one can't read has no part in a plan.
+        // A model that another version of the operator wrote and this one can't read has no part in a plan.
         if let Some(model) = model.and_then(|json| serde_json::from_str(json).ok()) {
             observed.models.insert(revision.clone(), model);
             observed.workers.insert(revision, deployment);
@@ -207,7 +207,7 @@ pub fn replicas(deployment: &Deployment) -> i32 {
     deployment.spec.replicas.unwrap_or(1)
 }
 
-/// Why a Deployment's pods won't get Ready by waiting, although none of them says so.
+/// The problem for which a Deployment's pods won't get Ready by waiting, although none of them tells one.
 pub fn stalled(deployment: &Deployment) -> Option<Problem> {
     let conditions = deployment.status.as_ref()?.conditions.as_ref()?;
     let stalled = conditions.iter().find(|condition| {
@@ -222,7 +222,7 @@ pub fn stalled(deployment: &Deployment) -> Option<Problem> {
     })
 }
 
-/// Where a pod's admin port is, if it has an address yet.
+/// The address of a pod's admin port, if it has one yet.
 pub fn admin_address(pod: &Pod) -> Option<(std::net::IpAddr, u16)> {
     let ip = pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok()?;
     let port = if workers::is(pod, Component::Proxy) || workers::is(pod, Component::Worker) {

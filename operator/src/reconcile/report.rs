@@ -68,7 +68,7 @@ pub async fn report(
     Ok(())
 }
 
-/// What is new between two statuses and worth telling.
+/// Events on what is new between two statuses and worth telling.
 fn events(before: &BatchedModelStatus, after: &BatchedModelStatus) -> Vec<Event> {
     let told = |condition: &Condition| {
         (condition.type_ == condition::READY || condition.type_ == condition::MODEL_LOADED)

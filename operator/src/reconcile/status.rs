@@ -18,17 +18,17 @@ use crate::{
     rollout::Plan,
 };
 
-/// How a reconcile ended.
+/// The end of a reconcile, as the status tells it.
 #[derive(Debug)]
 pub enum Verdict<'a> {
     /// The children are as they should be.
     Applied {
         /// The resource.
         valid: &'a Valid,
-        /// What is going on with its revisions.
+        /// The plan for its revisions.
         plan: &'a Plan,
     },
-    /// It was given up for a reason that the user can do something about.
+    /// The reconcile was given up for a reason that the user can do something about.
     Rejected {
         /// A stable reason.
         reason: &'static str,
@@ -51,7 +51,7 @@ pub fn status(
         Verdict::Rejected { reason, message } => rejected(observed, reason, message),
     };
     let mut status = BatchedModelStatus {
-        // What a reconcile that was given up could not look at stays as it was.
+        // A condition that a reconcile that was given up could not look at stays as it was.
         conditions: before
             .conditions
             .iter()
@@ -96,7 +96,7 @@ pub fn status(
         status.sha256 = report
             .map(|report| report.model.sha256.clone())
             .or_else(|| {
-                // What a pod said before the operator started still holds for the same revision.
+                // A report from before the operator started still holds for the same revision.
                 before
                     .sha256
                     .filter(|_| before.revision.as_ref() == Some(&plan.active))

@@ -1,4 +1,5 @@
-//! What CEL cannot see, checked: the resource as the next steps need it, or the sentence for its condition.
+//! The second step: checks what CEL cannot see. Gives the resource as the next steps need it, or the sentence for its
+//! condition.
 
 use std::path::{Component as Part, Path};
 
@@ -10,7 +11,8 @@ use super::strict;
 /// The share of a managed Redis' memory limit that data may take: the rest is for its buffers and its AOF rewrite.
 const DATA_SHARE: f64 = 0.6;
 const DEFAULT_REDIS_MEMORY: &str = "1Gi";
-/// What a node must have free for a managed Redis, unless its limit is less: an idle queue holds next to nothing.
+/// Memory that a node must have free for a managed Redis, unless its limit is less: an idle queue holds next to
+/// nothing.
 const REDIS_REQUEST: &str = "128Mi";
 /// Redis takes nothing longer than 512 MB, and a request is stored with what belongs to it.
 const MAX_REQUEST: Bytes = Bytes(256 << 20);
@@ -28,9 +30,9 @@ pub struct Valid {
     pub spec: BatchedModelSpec,
     /// The revision of `spec.model`.
     pub revision: String,
-    /// Where the artifact is.
+    /// Place of the artifact.
     pub artifact: Artifact,
-    /// Where the queue is.
+    /// Place of the queue.
     pub redis: RedisPlace,
     /// `spec.proxy.podOverrides`.
     pub proxy_overrides: Option<PodTemplateSpec>,
@@ -47,17 +49,17 @@ pub struct Artifact {
     pub path: String,
 }
 
-/// Where the queue is.
+/// Place of the queue.
 #[derive(Debug, Clone, PartialEq)]
 pub enum RedisPlace {
-    /// In a Redis beside the model.
+    /// A Redis that the operator runs beside the model.
     Managed {
-        /// Its resources, as given or by default.
+        /// Resources of that Redis, as given or by default.
         resources: Resources,
         /// `maxmemory`, in bytes.
         max_memory: u64,
     },
-    /// In a Redis of the user's, whose URL this Secret holds.
+    /// A Redis of the user's, whose URL this Secret holds.
     External {
         /// The Secret's name.
         secret: String,

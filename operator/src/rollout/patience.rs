@@ -1,13 +1,13 @@
-//! How long to wait for room that may never come.
+//! Clocks of a rollout that waits for room, which may never come.
 
 use std::time::{Duration, Instant};
 
 use super::View;
 use crate::workers::Problem;
 
-/// How long a candidate may fit nowhere, with nothing of ours in its way, before its turn is over.
+/// The time for which a candidate may fit nowhere, with nothing of ours in its way, before its turn is over.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How long the scheduler is left to place a pod after a worker has left its node, before another has to leave.
+/// The time that the scheduler has to place a pod after a worker has left its node, before another has to leave.
 const SETTLES: Duration = Duration::from_secs(1);
 
 /// Clocks of the room on the nodes: since when a candidate has fitted nowhere although no other worker of its model was
@@ -22,8 +22,8 @@ pub struct Patience {
 
 impl Patience {
     /// Marks a candidate as stalled once it has had all the room that can be made, for long enough, and the view as
-    /// settling while a worker has only just left. A candidate stays stalled when others come back, until it is placed or
-    /// replaced.
+    /// settling while a worker has only just left. A candidate stays stalled when others come back, until it is placed
+    /// or replaced.
     pub fn look(&mut self, view: &mut View, now: Instant) {
         let pods = view
             .revisions

@@ -42,7 +42,7 @@ pub fn config_map(
 }
 
 fn hash(text: &str) -> String {
-    // Only ever compared with itself: another version's hash costs one more look at the file.
+    // The hash is only ever compared with itself: another version's costs one more look at the file.
     let mut hasher = DefaultHasher::new();
     text.hash(&mut hasher);
     format!("{:016x}", hasher.finish())

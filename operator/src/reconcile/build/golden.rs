@@ -1,5 +1,5 @@
-//! Golden files of every child. A change of one of them rolls the pods of every model there is, so it is to be seen in a
-//! review: `make manifests` writes them anew.
+//! Golden files of every child. A change of one of them rolls the pods of every model there is, so it is to be seen in
+//! a review: `make manifests` writes them anew.
 
 use std::{fs, path::Path};
 

@@ -40,11 +40,11 @@ pub struct Images {
     pub redis: String,
     /// The user of the Redis image, where the image itself names none that is not root.
     pub redis_user: Option<i64>,
-    /// Of all of them.
+    /// Pull policy of all images.
     pub pull_policy: String,
 }
 
-/// What the children depend on beside their resource.
+/// Parts of a plan that the children depend on, beside their resource.
 #[derive(Debug, Clone)]
 pub struct RolloutInputs {
     /// The revision that the proxies are to feed.
@@ -58,13 +58,13 @@ pub struct RolloutInputs {
 /// The children of one resource. The Secret is not among them: it is created once and never looked at again.
 #[derive(Debug)]
 pub struct Children {
-    /// Without tokens.
+    /// Accounts without tokens, one per component.
     pub accounts: Vec<ServiceAccount>,
-    /// What proxies, workers and injected sidecars read.
+    /// The configuration that proxies, workers and injected sidecars read.
     pub config: ConfigMap,
-    /// Who may reach whom.
+    /// Network policies, one per component.
     pub policies: Vec<NetworkPolicy>,
-    /// How many proxies, and how many workers of each revision, may be drained at once.
+    /// Disruption budgets of the proxies and of each revision's workers.
     pub budgets: Vec<PodDisruptionBudget>,
     /// The model's, and its Redis'.
     pub services: Vec<Service>,
@@ -78,7 +78,7 @@ pub struct Children {
     pub needs_secret: bool,
 }
 
-/// Why children can't be written down.
+/// Reasons for which children can't be written down.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
     /// The configuration.

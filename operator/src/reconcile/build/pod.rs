@@ -1,4 +1,4 @@
-//! What every pod of ours has: the `restricted` Pod Security Standard, a writable /tmp, the configuration.
+//! Everything that all pods of ours have: the `restricted` Pod Security Standard, a writable /tmp, the configuration.
 
 use std::collections::BTreeMap;
 
@@ -99,7 +99,7 @@ pub fn config_volume(model: &str, redis_secret: &str) -> Volume {
                     }),
                     ..VolumeProjection::default()
                 },
-                // One of its own, as only a Secret of the user's has this key, and not each of those.
+                // A source of its own, as only a Secret of the user's has this key, and not each of those.
                 VolumeProjection {
                     secret: Some(SecretProjection {
                         name: redis_secret.to_owned(),

@@ -1,4 +1,4 @@
-//! What keeps the rest safe: accounts without tokens, disruption budgets, network policies.
+//! Children that keep the rest safe: accounts without tokens, disruption budgets, network policies.
 
 use std::collections::BTreeMap;
 

@@ -23,7 +23,7 @@ use crate::{
 
 /// A proxy goes on taking requests for this long after it was told to stop: until every node has forgotten it.
 const LAME_DUCK_SECONDS: i64 = 5;
-/// What a proxy may need beyond its last request's timeout.
+/// Seconds that a proxy may need beyond its last request's timeout.
 const SPARE_SECONDS: i64 = 5;
 
 /// Port 80 in front of the proxies' data port.

@@ -49,7 +49,7 @@ pub fn secret(valid: &Valid, password: &str) -> Secret {
     }
 }
 
-/// Where proxies and workers find it.
+/// The Service at which proxies and workers find Redis.
 pub fn service(valid: &Valid) -> Service {
     Service {
         metadata: metadata(
@@ -84,7 +84,8 @@ pub fn stateful_set(
         metadata: metadata(valid, name.clone(), Some(Component::Redis)),
         spec: StatefulSetSpec {
             replicas: Some(1),
-            // In order, a pod that never gets Ready would keep the one with a corrected spec from replacing it.
+            // `OrderedReady` would have a pod that never gets Ready keep the one with a corrected spec from replacing
+            // it.
             pod_management_policy: Some("Parallel".to_owned()),
             service_name: Some(name),
             selector: LabelSelector {

@@ -230,7 +230,7 @@ fn threads_follow_the_cpu_that_a_worker_asks_for() {
     ] {
         assert_eq!(threads(asks), requested, "{asks}");
     }
-    // With a limit, wherever it is given, the worker's own control group says it.
+    // The worker's own control group says it where a limit is given.
     for limits in [
         "{resources: {limits: {cpu: 2}}}",
         "{podOverrides: {spec: {containers: [{name: worker, resources: {limits: {cpu: '2'}}}]}}}",

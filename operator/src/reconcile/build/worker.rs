@@ -26,20 +26,20 @@ use crate::{
     workers::Problem,
 };
 
-/// What a worker may need beyond a last batch, which is over within the requests' timeout.
+/// Seconds that a worker may need beyond a last batch, which is over within the requests' timeout.
 const SPARE_SECONDS: i64 = 10;
 const CLAIM_DIRECTORY: &str = "/mnt/claim";
 const MODEL_DIRECTORY: &str = "/model";
 const CONTAINER: &str = "worker";
-/// How many threads a worker uses, where that is not what its control group allows.
+/// The number of threads of a worker, where that is not what its control group allows.
 const THREADS: &str = "CARPOOL_THREADS";
 
-/// What a revision has been through. It stands on its Deployment, so that an operator that starts anew knows it.
+/// The past of a revision. It stands on its Deployment, so that an operator that starts anew knows it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RevisionState {
     /// A worker has been Ready.
     pub loaded: bool,
-    /// Why it was given up in favour of the revision before.
+    /// The problem for which it was given up in favour of the revision before.
     pub given_up: Option<Problem>,
 }
 

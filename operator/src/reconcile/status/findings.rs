@@ -19,9 +19,9 @@ pub struct Finding {
     pub type_: &'static str,
     /// `None` is Unknown.
     pub status: Option<bool>,
-    /// Stable, for programs.
+    /// A stable word for programs.
     pub reason: String,
-    /// For people.
+    /// A sentence for people.
     pub message: String,
 }
 
@@ -85,7 +85,7 @@ fn ready_replicas(deployment: &Deployment) -> i32 {
         .unwrap_or(0)
 }
 
-/// What keeps the pods of a component from running, in a sentence.
+/// The problem that keeps the pods of a component from running.
 fn trouble(observed: &Observed, component: Component) -> Option<Problem> {
     let pods = observed
         .pods
@@ -122,7 +122,7 @@ fn proxy_ready(observed: &Observed) -> Finding {
     }
 }
 
-/// Where Redis is, the spec may leave open: one that was refused does not say what runs.
+/// Whether Redis is ready. `place` is `None` for a spec that was refused, which does not say where Redis is.
 fn redis_ready(place: Option<&RedisPlace>, observed: &Observed, proxy: &Finding) -> Finding {
     let external = match place {
         Some(RedisPlace::External { secret }) => Some(format!("the Redis of the Secret {secret}")),
@@ -176,7 +176,7 @@ fn redis_ready(place: Option<&RedisPlace>, observed: &Observed, proxy: &Finding)
     }
 }
 
-/// Of the latest revision: whether its workers can load it.
+/// Whether workers of the latest revision can load it.
 fn model_loaded(valid: &Valid, observed: &Observed, before: &[Condition]) -> Finding {
     let latest = &valid.revision;
     let Some(revision) = observed.view.revisions.get(latest) else {
@@ -193,7 +193,7 @@ fn model_loaded(valid: &Valid, observed: &Observed, before: &[Condition]) -> Fin
         };
         return Finding::new(condition::MODEL_LOADED, false, reason, message);
     }
-    // Those that run serve on, but none joins them any more.
+    // Workers that run serve on, but none joins them any more.
     let changed = revision.workers.problem.as_ref();
     if let Some(changed) = changed.filter(|problem| problem.is_changed_artifact()) {
         return Finding::new(
@@ -213,7 +213,7 @@ fn model_loaded(valid: &Valid, observed: &Observed, before: &[Condition]) -> Fin
     Finding::new(condition::MODEL_LOADED, None, "Loading", message)
 }
 
-/// How the workers of a revision that has been loaded serve it.
+/// The way in which workers serve a revision that they have loaded.
 fn served_as(latest: &str, observed: &Observed, before: &[Condition]) -> Finding {
     let loaded = format!("a worker has loaded revision {latest}");
     let (reason, message) = match observed.reports.get(latest).map(|report| &report.model) {
@@ -222,7 +222,7 @@ fn served_as(latest: &str, observed: &Observed, before: &[Condition]) -> Finding
             let message = format!("{loaded}; {}", model.message);
             (model.reason.name().to_owned(), message)
         }
-        // What workers said before the operator started still holds for the same revision.
+        // A report from before the operator started still holds for the same revision.
         None => before
             .iter()
             .find(|old| {
@@ -356,14 +356,14 @@ fn progressing(valid: &Valid, plan: &Plan, observed: &Observed, loaded: &Finding
 fn is_updating(deployment: &Deployment) -> bool {
     let status = deployment.status.clone().unwrap_or_default();
     let replicas = status.replicas.unwrap_or(0);
-    // What Kubernetes has not looked at yet is another template, unless it is another number.
+    // A change that Kubernetes has not looked at yet is another template, unless it is another number.
     let unseen = status.observed_generation < deployment.metadata.generation
         && replicas == observe::replicas(deployment);
     unseen || status.updated_replicas.unwrap_or(0) < replicas
 }
 
-/// Why an update gets no further. One whose pod fits nowhere goes on once an older pod has left, until Kubernetes itself
-/// calls it stalled.
+/// The problem that keeps an update from going on. One whose pod fits nowhere goes on once an older pod has left, until
+/// Kubernetes itself calls it stalled.
 fn update_failure(deployment: &Deployment, pods: &Workers) -> Option<Problem> {
     let unplaced = || pods.unschedulable.clone().map(Problem::unschedulable);
     let stalled = || observe::stalled(deployment).map(|stalled| unplaced().unwrap_or(stalled));

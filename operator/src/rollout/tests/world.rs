@@ -18,7 +18,7 @@ pub struct World {
     pub large: Vec<String>,
     /// Workers that have a node.
     placed: BTreeMap<String, usize>,
-    /// Those of them that were told to leave.
+    /// Placed workers that were told to leave.
     leaving: BTreeMap<String, usize>,
     /// Steps from being placed to being Ready or failing, left per revision.
     loading: BTreeMap<String, u32>,
