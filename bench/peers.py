@@ -24,6 +24,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from processes import family, processor_seconds, resident_mb
 from progress import Progress
 from server import Local, free_port
 
@@ -35,7 +36,6 @@ QUESTIONS = 64
 WARM_UP_SECONDS = 2.0
 TOLERANCE = 1e-4
 READY_WITHIN = 60.0
-TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class BertTiny(nn.Module):
@@ -114,35 +114,6 @@ def prepare(folder: pathlib.Path) -> list[Question]:
             answer = model(torch.tensor([ids]), torch.ones(1, TOKENS, dtype=torch.int64))[0].tolist()
         questions.append(Question(json.dumps({"inputs": inputs}).encode(), answer))
     return questions
-
-
-def family(process: int) -> list[int]:
-    """A process and all that it started, however deep."""
-    found = [process]
-    for own in found:
-        with contextlib.suppress(FileNotFoundError):
-            for task in pathlib.Path(f"/proc/{own}/task").iterdir():
-                found += [int(child) for child in (task / "children").read_text().split()]
-    return found
-
-
-def processor_seconds(processes: list[int]) -> float:
-    total = 0
-    for process in processes:
-        with contextlib.suppress(FileNotFoundError):
-            fields = pathlib.Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-            total += int(fields[11]) + int(fields[12])
-    return total / TICKS
-
-
-def resident_mb(processes: list[int]) -> float:
-    """Pages that several processes share count in parts (PSS): forked workers share most of Python."""
-    total = 0
-    for process in processes:
-        with contextlib.suppress(FileNotFoundError, PermissionError):
-            lines = pathlib.Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
-            total += next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-    return total / 1e3
 
 
 def load(server: Server, questions: list[Question], clients: int, seconds: float) -> Sample:
