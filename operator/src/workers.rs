@@ -132,7 +132,7 @@ fn room_helps(message: &str) -> bool {
     .any(|words| message.contains(words))
 }
 
-/// Why a pod does not run: why it has no node, what its containers said when they ended, or what keeps the kubelet
+/// The problem of a pod that does not run: it has no node, its containers have ended, or something keeps the kubelet
 /// from starting them.
 pub fn problem(pod: &Pod) -> Option<Problem> {
     if let Some(message) = unschedulable(pod) {

@@ -65,7 +65,7 @@ fn budget(metadata: ObjectMeta, pods: BTreeMap<String, String>) -> PodDisruption
     }
 }
 
-/// Who may reach a component. Admin ports are for `scrape_namespaces`.
+/// The network policy of a component, which says who may reach it. Admin ports are for `scrape_namespaces`.
 pub fn policy(valid: &Valid, component: Component, scrape_namespaces: &[String]) -> NetworkPolicy {
     let namespace = |name: &String| NetworkPolicyPeer {
         namespace_selector: Some(selector(BTreeMap::from([(
