@@ -46,7 +46,7 @@ mod scripts;
 mod types;
 mod wire;
 
-pub use connection::Connection;
+pub use connection::Endpoint;
 pub use consumer::{Consumer, ConsumerLimits, ConsumerOptions, Renewer};
 pub use error::{QueueError, SubmitError};
 pub use id::JobId;

@@ -8,7 +8,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{Inner, fetch, held::Turn, millis};
+use super::{Inner, fetch, leases::Turn, millis};
 use crate::{
     FailureKind, Job, JobId, Outcome, QueueError,
     call::{Call, Reply, lost_group, out_of_memory},
@@ -57,24 +57,35 @@ impl Due {
     }
 }
 
+/// Answers without taking anything new.
 pub(super) async fn answer(
     inner: &Inner,
     answers: Vec<(JobId, Outcome)>,
-    room: usize,
+) -> Result<(), QueueError> {
+    let due = with_unsent(inner, answers);
+    send(inner, due, 0).await.map(drop)
+}
+
+/// Answers, and takes new requests along.
+pub(super) async fn exchange(
+    inner: &Inner,
+    answers: Vec<(JobId, Outcome)>,
+    capacity: usize,
 ) -> Result<Vec<Job>, QueueError> {
-    let mut due = std::mem::take(&mut *unsent(inner));
-    due.extend(answers.into_iter().map(Due::from));
+    let due = with_unsent(inner, answers);
     let entries: Vec<EntryId> = due.iter().map(|due| due.id.entry).collect();
     // Under a lasting backlog each read finds all that there is room for, so what is due must not wait for one that
     // does not.
-    let read = room > 0
-        && inner.held(|held| !held.recovery_due() && held.turn_after(&entries) == Turn::Ordinary);
-    let replies = send(inner, due, if read { room } else { 0 }).await?;
+    let read = capacity > 0
+        && inner.leases(|leases| {
+            !leases.recovery_due() && leases.turn_after(&entries) == Turn::Ordinary
+        });
+    let replies = send(inner, due, if read { capacity } else { 0 }).await?;
     if read {
-        inner.held(super::held::Held::read_ordinary);
+        inner.leases(super::leases::Leases::read_ordinary);
     }
-    let next = if room > 0 && !read {
-        fetch::next(inner, room, Duration::ZERO).await
+    let next = if capacity > 0 && !read {
+        fetch::next(inner, capacity, Duration::ZERO).await
     } else {
         fetch::read_replies(inner, replies).await
     };
@@ -82,13 +93,13 @@ pub(super) async fn answer(
         // The answers are out; the next fetch meets the same trouble and sees to it.
         tracing::debug!(%error, "failed to fetch beside an answer");
         if lost_group(&error) {
-            inner.held(|held| held.unknown = true);
+            inner.leases(|leases| leases.unknown = true);
         }
         Vec::new()
     }))
 }
 
-/// Answers without taking anything new.
+/// Answers without taking anything new or sending what had no room.
 pub(super) async fn answer_only(inner: &Inner, answers: Vec<(JobId, Outcome)>) {
     let due = answers.into_iter().map(Due::from).collect();
     if let Err(error) = send(inner, due, 0).await {
@@ -108,25 +119,36 @@ pub(super) async fn send_unsent(inner: &Inner) -> bool {
     !unsent(inner).is_empty()
 }
 
+/// Puts new answers behind those that had no room.
+fn with_unsent(inner: &Inner, answers: Vec<(JobId, Outcome)>) -> Vec<Due> {
+    let mut due = std::mem::take(&mut *unsent(inner));
+    due.extend(answers.into_iter().map(Due::from));
+    due
+}
+
 fn unsent(inner: &Inner) -> MutexGuard<'_, Unsent> {
     inner.unsent.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Sends answers until Redis has them or nobody waits for them any more, and gives the replies to the read that went along.
 /// Answering twice is harmless: the second time finds nothing to answer. What has no room is kept for later.
-async fn send(inner: &Inner, mut due: Vec<Due>, mut room: usize) -> Result<Vec<Reply>, QueueError> {
+async fn send(
+    inner: &Inner,
+    mut due: Vec<Due>,
+    mut capacity: usize,
+) -> Result<Vec<Reply>, QueueError> {
     let mut replies = Vec::new();
     loop {
         drop_expired(inner, &mut due);
         // Nothing to answer, and no turn to read, so that nothing may be read either.
-        if due.is_empty() && room == 0 {
+        if due.is_empty() && capacity == 0 {
             return Ok(replies);
         }
-        match once(inner, &due, room).await {
+        match once(inner, &due, capacity).await {
             Ok(Sent { reads, waiting }) => {
-                if room > 0 {
+                if capacity > 0 {
                     replies = reads;
-                    room = 0;
+                    capacity = 0;
                 }
                 due = settle(inner, due, &waiting);
                 let bytes: usize = due.iter().map(|due| due.outcome.size()).sum();
@@ -140,7 +162,7 @@ async fn send(inner: &Inner, mut due: Vec<Due>, mut room: usize) -> Result<Vec<R
             Err(error) if due.is_empty() => return Err(error),
             Err(error) if error.passes() => {
                 tracing::debug!(%error, "waiting for Redis to answer requests");
-                room = 0;
+                capacity = 0;
                 inner.pause().await;
             }
             Err(error) => {
@@ -158,7 +180,7 @@ fn drop_expired(inner: &Inner, due: &mut Vec<Due>) {
     due.retain(|due| {
         let is_wanted = due.id.expires > now;
         if !is_wanted {
-            inner.held(|held| held.settle(due.id.entry));
+            inner.leases(|leases| leases.settle(due.id.entry));
         }
         is_wanted
     });
@@ -172,14 +194,14 @@ fn drop_expired(inner: &Inner, due: &mut Vec<Due>) {
 /// Notes that these are answered, but for those that have no room, which are returned.
 fn settle(inner: &Inner, due: Vec<Due>, waiting: &[Waiting]) -> Vec<Due> {
     let mut left = Vec::with_capacity(waiting.len());
-    inner.held(|held| {
+    inner.leases(|leases| {
         for (place, mut due) in due.into_iter().enumerate() {
             match waiting.iter().find(|waiting| waiting.place == place) {
                 Some(waiting) => {
                     due.within |= waiting.no_memory;
                     left.push(due);
                 }
-                None => held.settle(due.id.entry),
+                None => leases.settle(due.id.entry),
             }
         }
     });
@@ -200,8 +222,8 @@ struct Waiting {
     no_memory: bool,
 }
 
-async fn once(inner: &Inner, due: &[Due], room: usize) -> Result<Sent, QueueError> {
-    let live = inner.commands.get().await?;
+async fn once(inner: &Inner, due: &[Due], capacity: usize) -> Result<Sent, QueueError> {
+    let connection = inner.commands.get().await?;
     let mut call = Call::new();
     let large: Vec<usize> = (0..due.len())
         .filter(|place| due[*place].is_large())
@@ -213,15 +235,15 @@ async fn once(inner: &Inner, due: &[Due], room: usize) -> Result<Sent, QueueErro
     for group in &groups {
         call.script(&ANSWER, command(inner, group, due));
     }
-    if room > 0 {
-        call.command(fetch::read_command(inner, room, Duration::ZERO));
+    if capacity > 0 {
+        call.command(fetch::read_command(inner, capacity, Duration::ZERO));
         call.command(redis::cmd("TIME"));
     }
-    let sent = call.send(&live).await;
-    let mut replies = if room > 0 {
-        fetch::sent(inner, &inner.commands, &live, sent)?
+    let sent = call.send(&connection).await;
+    let mut replies = if capacity > 0 {
+        fetch::sent(inner, &inner.commands, &connection, sent)?
     } else {
-        inner.commands.watch(&live, sent)?
+        inner.commands.watch(&connection, sent)?
     }
     .into_iter();
     let mut no_memory = HashSet::new();
@@ -231,7 +253,7 @@ async fn once(inner: &Inner, due: &[Due], room: usize) -> Result<Sent, QueueErro
             Err(error) if out_of_memory(&error) => {
                 no_memory.insert(place);
             }
-            Err(error) => return Err(stray(inner, room, error)),
+            Err(error) => return Err(stray(inner, capacity, error)),
         }
     }
     let mut waiting = Vec::new();
@@ -247,9 +269,9 @@ async fn once(inner: &Inner, due: &[Due], room: usize) -> Result<Sent, QueueErro
             })),
             Err(error) if lost_group(&error) => {
                 // The requests are gone; their proxies find out and enqueue them again.
-                inner.held(|held| held.unknown = true);
+                inner.leases(|leases| leases.unknown = true);
             }
-            Err(error) if error.passes() => return Err(stray(inner, room, error)),
+            Err(error) if error.passes() => return Err(stray(inner, capacity, error)),
             Err(error) => tracing::warn!(%error, "failed to answer"),
         }
     }
@@ -260,8 +282,8 @@ async fn once(inner: &Inner, due: &[Due], room: usize) -> Result<Sent, QueueErro
 }
 
 /// What the read beside a failed answer was given is in nobody's hands.
-fn stray(inner: &Inner, room: usize, error: QueueError) -> QueueError {
-    inner.held(|held| held.stray |= room > 0);
+fn stray(inner: &Inner, capacity: usize, error: QueueError) -> QueueError {
+    inner.leases(|leases| leases.stray |= capacity > 0);
     error
 }
 

@@ -24,11 +24,11 @@ pub(super) async fn bring(inner: &Inner, jobs: Vec<Job>) -> Result<Vec<Job>, Que
     }
     let brought = try_bring(inner, jobs).await;
     if brought.is_err() {
-        inner.held(|held| {
+        inner.leases(|leases| {
             for entry in entries {
-                held.settle(entry);
+                leases.settle(entry);
             }
-            held.stray = true;
+            leases.stray = true;
         });
     }
     brought
@@ -87,9 +87,9 @@ async fn try_bring(inner: &Inner, mut jobs: Vec<Job>) -> Result<Vec<Job>, QueueE
             "Redis has lost bodies; their requests are enqueued again"
         );
         jobs.retain(|job| lost.iter().all(|useless| useless.entry != job.id.entry));
-        inner.held(|held| {
+        inner.leases(|leases| {
             for useless in &lost {
-                held.settle(useless.entry);
+                leases.settle(useless.entry);
             }
         });
         fetch::discard(inner, lost).await;

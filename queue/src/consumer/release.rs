@@ -15,11 +15,11 @@ use crate::{
 pub(super) type Handover = (EntryId, String, u32);
 
 pub(super) async fn release(inner: &Inner, entries: Vec<EntryId>) -> Result<(), QueueError> {
-    let handovers = inner.held(|held| {
+    let handovers = inner.leases(|leases| {
         entries
             .into_iter()
             .map(|entry| {
-                if held.is_quarantined(entry) {
+                if leases.is_quarantined(entry) {
                     // Its turn was counted, but did not take place.
                     (entry, SUSPECTS.to_owned(), 1)
                 } else {
@@ -33,7 +33,7 @@ pub(super) async fn release(inner: &Inner, entries: Vec<EntryId>) -> Result<(), 
 
 pub(super) async fn leave(inner: &Inner) -> Result<(), QueueError> {
     answer::send_unsent(inner).await;
-    release(inner, inner.held(|held| held.all())).await?;
+    release(inner, inner.leases(|leases| leases.all())).await?;
     let mut command = LEAVE.call(&[&inner.lane.jobs], 0);
     command.arg(&inner.name);
     patiently(inner, &Call::of_script(&LEAVE, command)).await?;
@@ -51,9 +51,9 @@ pub(super) async fn hand_over(inner: &Inner, handovers: Vec<Handover>) -> Result
         }
         outcome = outcome.and(patiently(inner, &Call::of_script(&RELEASE, command)).await);
     }
-    inner.held(|held| {
+    inner.leases(|leases| {
         for (entry, ..) in handovers {
-            held.settle(entry);
+            leases.settle(entry);
         }
     });
     inner.settled.notify_waiters();

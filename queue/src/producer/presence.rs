@@ -6,7 +6,7 @@ use super::Shared;
 use crate::{
     QueueError,
     call::Call,
-    connection::{Live, largest_value},
+    connection::{Connection, largest_value},
     scripts::{PRESENT, REPLIES_LIVE, SWEEP},
     wire,
 };
@@ -15,7 +15,7 @@ use crate::{
 const RECEIPTS_LIVE: Duration = Duration::from_mins(1);
 
 /// Says that this proxy is there, without which nobody answers it.
-pub(super) async fn renew(shared: &Shared, live: &Live) -> Result<(), QueueError> {
+pub(super) async fn renew(shared: &Shared, connection: &Connection) -> Result<(), QueueError> {
     let keys = &shared.keys;
     let names = [
         &*keys.replies(&shared.proxy),
@@ -31,17 +31,17 @@ pub(super) async fn renew(shared: &Shared, live: &Live) -> Result<(), QueueError
         .arg(shared.limits().lease.as_millis())
         .arg(RECEIPTS_LIVE.as_millis());
     Call::of_script(&PRESENT, command)
-        .last("a sign of life", live)
+        .last("a sign of life", connection)
         .await
         .map(drop)
 }
 
 /// Forgets what proxies that are gone have not read, so that it does not count any more.
-pub(super) async fn sweep(shared: &Shared, live: &Live) -> Result<(), QueueError> {
+pub(super) async fn sweep(shared: &Shared, connection: &Connection) -> Result<(), QueueError> {
     let keys = &shared.keys;
     let mut command = redis::cmd("HKEYS");
     command.arg(keys.unread());
-    let proxies = wire::list(Call::of(command).last("HKEYS", live).await?);
+    let proxies = wire::list(Call::of(command).last("HKEYS", connection).await?);
     let proxies: Vec<String> = proxies.into_iter().filter_map(wire::parse).collect();
     if proxies.is_empty() {
         return Ok(());
@@ -55,14 +55,14 @@ pub(super) async fn sweep(shared: &Shared, live: &Live) -> Result<(), QueueError
     let mut command = SWEEP.call(&names, 0);
     command.arg(&proxies);
     Call::of_script(&SWEEP, command)
-        .last("a sweep", live)
+        .last("a sweep", connection)
         .await
         .map(drop)
 }
 
 /// Learns how large a body Redis takes: a larger one would end the connection. A Redis that does not tell takes any.
-pub(super) async fn learn_largest(shared: &Shared, live: &Live) {
-    let most = largest_value(live).await.unwrap_or(u64::MAX);
+pub(super) async fn learn_largest(shared: &Shared, connection: &Connection) {
+    let most = largest_value(connection).await.unwrap_or(u64::MAX);
     let before = shared.largest.swap(most, Ordering::Relaxed);
     let wanted = shared.limits().max_request_bytes;
     if most != before && wanted > most {
