@@ -68,11 +68,11 @@ impl Call {
                 }
             }
         }
-        let useless = values.iter().find_map(|value| match value {
+        let unusable = values.iter().find_map(|value| match value {
             Value::ServerError(error) if is_unreachable(error) => Some(text(error)),
             _ => None,
         });
-        match useless {
+        match unusable {
             Some(message) => Err(QueueError::Unreachable(message)),
             None => Ok(values.into_iter().map(Reply).collect()),
         }

@@ -110,13 +110,13 @@ impl Endpoint {
     /// A connection to a server that takes writes.
     async fn open(&self, response_timeout: Duration) -> Result<MultiplexedConnection, QueueError> {
         let (address, authorities) = self.resolve()?;
-        let to = open::To {
+        let connector = open::Connector {
             authorities,
             response_timeout,
         };
         match address {
-            Address::Server(server) => to.server(server).await,
-            Address::Sentinels(sentinels) => to.primary(&sentinels).await,
+            Address::Server(server) => connector.server(server).await,
+            Address::Sentinels(sentinels) => connector.primary(&sentinels).await,
         }
     }
 }

@@ -19,32 +19,32 @@ use crate::{
 };
 
 /// Bytes of large answers that may wait here for room in Redis while other requests are served.
-const MOST_UNSENT: usize = 64 << 20;
+const MAX_UNSENT: usize = 64 << 20;
 
 /// An answer on its way.
-pub(super) struct Due {
+pub(super) struct PendingAnswer {
     id: JobId,
     outcome: Outcome,
     /// It goes into the entry, however large: Redis had no memory for a key of its own, but takes what frees memory.
-    within: bool,
+    inline: bool,
 }
 
 /// Large answers that had no room in Redis.
-pub(super) type Unsent = Vec<Due>;
+pub(super) type Unsent = Vec<PendingAnswer>;
 
-impl From<(JobId, Outcome)> for Due {
+impl From<(JobId, Outcome)> for PendingAnswer {
     fn from((id, outcome): (JobId, Outcome)) -> Self {
         Self {
             id,
             outcome,
-            within: false,
+            inline: false,
         }
     }
 }
 
-impl Due {
+impl PendingAnswer {
     fn is_large(&self) -> bool {
-        self.outcome.is_large() && !self.within
+        self.outcome.is_large() && !self.inline
     }
 
     /// About what it takes in a script's call.
@@ -93,7 +93,7 @@ pub(super) async fn exchange(
         // The answers are out; the next fetch meets the same trouble and sees to it.
         tracing::debug!(%error, "failed to fetch beside an answer");
         if lost_group(&error) {
-            inner.leases(|leases| leases.unknown = true);
+            inner.leases(|leases| leases.must_join = true);
         }
         Vec::new()
     }))
@@ -101,7 +101,7 @@ pub(super) async fn exchange(
 
 /// Answers without taking anything new or sending what had no room.
 pub(super) async fn answer_only(inner: &Inner, answers: Vec<(JobId, Outcome)>) {
-    let due = answers.into_iter().map(Due::from).collect();
+    let due = answers.into_iter().map(PendingAnswer::from).collect();
     if let Err(error) = send(inner, due, 0).await {
         tracing::warn!(%error, "failed to answer");
     }
@@ -120,9 +120,9 @@ pub(super) async fn send_unsent(inner: &Inner) -> bool {
 }
 
 /// Puts new answers behind those that had no room.
-fn with_unsent(inner: &Inner, answers: Vec<(JobId, Outcome)>) -> Vec<Due> {
+fn with_unsent(inner: &Inner, answers: Vec<(JobId, Outcome)>) -> Vec<PendingAnswer> {
     let mut due = std::mem::take(&mut *unsent(inner));
-    due.extend(answers.into_iter().map(Due::from));
+    due.extend(answers.into_iter().map(PendingAnswer::from));
     due
 }
 
@@ -134,7 +134,7 @@ fn unsent(inner: &Inner) -> MutexGuard<'_, Unsent> {
 /// Answering twice is harmless: the second time finds nothing to answer. What has no room is kept for later.
 async fn send(
     inner: &Inner,
-    mut due: Vec<Due>,
+    mut due: Vec<PendingAnswer>,
     mut capacity: usize,
 ) -> Result<Vec<Reply>, QueueError> {
     let mut replies = Vec::new();
@@ -144,7 +144,7 @@ async fn send(
         if due.is_empty() && capacity == 0 {
             return Ok(replies);
         }
-        match once(inner, &due, capacity).await {
+        match send_once(inner, &due, capacity).await {
             Ok(Sent { reads, waiting }) => {
                 if capacity > 0 {
                     replies = reads;
@@ -152,7 +152,7 @@ async fn send(
                 }
                 due = settle(inner, due, &waiting);
                 let bytes: usize = due.iter().map(|due| due.outcome.size()).sum();
-                if bytes <= MOST_UNSENT {
+                if bytes <= MAX_UNSENT {
                     unsent(inner).append(&mut due);
                     return Ok(replies);
                 }
@@ -174,7 +174,7 @@ async fn send(
 }
 
 /// Gives up answers that nobody waits for any more.
-fn drop_expired(inner: &Inner, due: &mut Vec<Due>) {
+fn drop_expired(inner: &Inner, due: &mut Vec<PendingAnswer>) {
     let now = Instant::now();
     let before = due.len();
     due.retain(|due| {
@@ -192,13 +192,13 @@ fn drop_expired(inner: &Inner, due: &mut Vec<Due>) {
 }
 
 /// Notes that these are answered, but for those that have no room, which are returned.
-fn settle(inner: &Inner, due: Vec<Due>, waiting: &[Waiting]) -> Vec<Due> {
+fn settle(inner: &Inner, due: Vec<PendingAnswer>, waiting: &[Waiting]) -> Vec<PendingAnswer> {
     let mut left = Vec::with_capacity(waiting.len());
     inner.leases(|leases| {
         for (place, mut due) in due.into_iter().enumerate() {
             match waiting.iter().find(|waiting| waiting.place == place) {
                 Some(waiting) => {
-                    due.within |= waiting.no_memory;
+                    due.inline |= waiting.no_memory;
                     left.push(due);
                 }
                 None => leases.settle(due.id.entry),
@@ -222,7 +222,11 @@ struct Waiting {
     no_memory: bool,
 }
 
-async fn once(inner: &Inner, due: &[Due], capacity: usize) -> Result<Sent, QueueError> {
+async fn send_once(
+    inner: &Inner,
+    due: &[PendingAnswer],
+    capacity: usize,
+) -> Result<Sent, QueueError> {
     let connection = inner.commands.get().await?;
     let mut call = Call::new();
     let large: Vec<usize> = (0..due.len())
@@ -269,7 +273,7 @@ async fn once(inner: &Inner, due: &[Due], capacity: usize) -> Result<Sent, Queue
             })),
             Err(error) if lost_group(&error) => {
                 // The requests are gone; their proxies find out and enqueue them again.
-                inner.leases(|leases| leases.unknown = true);
+                inner.leases(|leases| leases.must_join = true);
             }
             Err(error) if error.passes() => return Err(stray(inner, capacity, error)),
             Err(error) => tracing::warn!(%error, "failed to answer"),
@@ -288,7 +292,7 @@ fn stray(inner: &Inner, capacity: usize, error: QueueError) -> QueueError {
 }
 
 /// The command that puts a large answer into a key of its own, which the script lets live as long as its proxy.
-fn store(inner: &Inner, due: &Due) -> redis::Cmd {
+fn store(inner: &Inner, due: &PendingAnswer) -> redis::Cmd {
     let key = inner.keys.reply(&due.id.proxy, due.id.uuid, &inner.name);
     let mut command = redis::Cmd::with_capacity(5, due.outcome.size() + 256);
     command
@@ -301,7 +305,7 @@ fn store(inner: &Inner, due: &Due) -> redis::Cmd {
 }
 
 /// The call that answers these places of what is due.
-fn command(inner: &Inner, group: &[usize], due: &[Due]) -> redis::Cmd {
+fn command(inner: &Inner, group: &[usize], due: &[PendingAnswer]) -> redis::Cmd {
     let mut streams: BTreeMap<&str, usize> = BTreeMap::new();
     for place in group {
         let next = streams.len() + 1;
@@ -318,7 +322,7 @@ fn command(inner: &Inner, group: &[usize], due: &[Due]) -> redis::Cmd {
     let mut extras = Vec::new();
     let first_large = 5 + names.len() + 1;
     for (request, place) in group.iter().enumerate() {
-        let Due { id, outcome, .. } = &due[*place];
+        let PendingAnswer { id, outcome, .. } = &due[*place];
         let mut key = |wanted: bool, name: &dyn Fn() -> String| {
             if !wanted {
                 return 0;
@@ -354,17 +358,17 @@ fn command(inner: &Inner, group: &[usize], due: &[Due]) -> redis::Cmd {
         .arg(names.len())
         .arg(group.len());
     for place in group {
-        let Due {
+        let PendingAnswer {
             id,
             outcome,
-            within,
+            inline,
         } = &due[*place];
         command
             .arg(id.entry.to_string())
             .arg(streams[&*id.proxy])
             .arg(id.size)
             .arg(kind(outcome))
-            .arg(&outcome.field(id.uuid, *within));
+            .arg(&outcome.field(id.uuid, *inline));
         if due[*place].is_large() {
             command.arg(outcome::elsewhere(outcome.size(), &inner.name));
         } else {

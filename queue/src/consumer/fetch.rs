@@ -12,7 +12,7 @@ use crate::{
     connection::{Connection, ConnectionManager},
     id::EntryId,
     keys::{GROUP, SUSPECTS, newer},
-    scripts::{Useless, drop_entries, groups},
+    scripts::{Removal, drop_entries, groups},
     wire::{self, Entry, Read},
 };
 
@@ -38,7 +38,7 @@ pub(super) async fn fetch(
         }
         Err(error) if lost_group(&error) => {
             // FLUSHALL, or a Redis that came back empty.
-            inner.leases(|leases| leases.unknown = true);
+            inner.leases(|leases| leases.must_join = true);
             Ok(Vec::new())
         }
         Err(error) => {
@@ -89,9 +89,9 @@ pub(super) async fn next(
 /// Sees to what reading alone never returns: what a cut-off read was given, what others handed back, and what dead
 /// workers held.
 async fn recover(inner: &Inner, capacity: usize) -> Result<Vec<Job>, QueueError> {
-    if inner.leases(|leases| leases.unknown) {
+    if inner.leases(|leases| leases.must_join) {
         inner.join(false).await?;
-        inner.leases(|leases| leases.unknown = false);
+        inner.leases(|leases| leases.must_join = false);
     }
     // Ordinary requests must not come beside those of dead workers: they would die with them.
     let capacity = if inner.leases(|leases| leases.turn()) == Turn::Ordinary {
@@ -171,7 +171,7 @@ pub(super) async fn load(
     }
     let read = range(inner, entries).await;
     let (found, now) = read.inspect_err(|_| inner.leases(|leases| leases.stray = true))?;
-    let jobs = sort_out(inner, found, now).await;
+    let jobs = triage(inner, found, now).await;
     hand_out(inner, jobs, quarantine).await
 }
 
@@ -267,7 +267,7 @@ pub(super) async fn read_replies(
     };
     // Without the time, what was read is in nobody's hands.
     let now = now.inspect_err(|_| inner.leases(|leases| leases.stray = true))?;
-    let jobs = sort_out(inner, wire::read_entries(value), now).await;
+    let jobs = triage(inner, wire::read_entries(value), now).await;
     hand_out(inner, jobs, None).await
 }
 
@@ -283,15 +283,15 @@ async fn hand_out(
             leases.hand_out(job.id.entry, quarantine);
         }
     });
-    bodies::bring(inner, jobs).await
+    bodies::load_bodies(inner, jobs).await
 }
 
 /// Gives what is to run, and clears away the rest.
-pub(super) async fn sort_out(inner: &Inner, entries: Vec<Entry>, now: u64) -> Vec<Job> {
+pub(super) async fn triage(inner: &Inner, entries: Vec<Entry>, now: u64) -> Vec<Job> {
     let mut jobs = Vec::with_capacity(entries.len());
-    let mut useless = Vec::new();
+    let mut removals = Vec::new();
     let mut too_new = Vec::new();
-    let nothing = |entry| Useless {
+    let nothing = |entry| Removal {
         entry,
         size: 0,
         large: None,
@@ -301,15 +301,15 @@ pub(super) async fn sort_out(inner: &Inner, entries: Vec<Entry>, now: u64) -> Ve
         match entry.job(now) {
             Read::Job(job) => jobs.push(job),
             // Its proxy tells the client; Redis' clock only saves the work.
-            Read::Expired(id) => useless.push(Useless::from(&id)),
+            Read::Expired(id) => removals.push(Removal::from(&id)),
             Read::Wake => {
                 inner.leases(super::leases::Leases::look_soon);
-                useless.push(nothing(id));
+                removals.push(nothing(id));
             }
             Read::Newer(format) => too_new.push((id, newer(format), 0)),
             Read::Unknown => {
                 tracing::warn!(entry = %id, "dropping an entry that is no request");
-                useless.push(nothing(id));
+                removals.push(nothing(id));
             }
         }
     }
@@ -322,14 +322,14 @@ pub(super) async fn sort_out(inner: &Inner, entries: Vec<Entry>, now: u64) -> Ve
             tracing::warn!(%error, "failed to hand requests back");
         }
     }
-    if !useless.is_empty() {
-        discard(inner, useless).await;
+    if !removals.is_empty() {
+        discard(inner, removals).await;
     }
     jobs
 }
 
 /// Forgets entries. Those that can't be forgotten now come back when their lease is over.
-pub(super) async fn discard(inner: &Inner, entries: Vec<Useless>) {
+pub(super) async fn discard(inner: &Inner, entries: Vec<Removal>) {
     for group in groups(entries, |_| 0) {
         let call = drop_entries(&inner.keys, &inner.revision, &group);
         if let Err(error) = inner.commands.last(&call, "a drop").await {

@@ -24,7 +24,7 @@ pub(super) struct Leases {
     /// A read was cut off: what it was given is in nobody's hands.
     pub(super) stray: bool,
     /// The stream, its group or the record of the artifact is gone, so that this worker must join again.
-    pub(super) unknown: bool,
+    pub(super) must_join: bool,
 }
 
 /// Whose turn it is.
@@ -106,7 +106,7 @@ impl Leases {
 
     /// Whether there is something to see to that reading alone never returns.
     pub(super) fn recovery_due(&self) -> bool {
-        self.unknown || self.stray || self.look_due()
+        self.must_join || self.stray || self.look_due()
     }
 
     /// Whether it is time to look for the entries of dead workers.

@@ -11,7 +11,7 @@ use crate::{
     call::Call,
     id::EntryId,
     keys::{RELEASED, newer},
-    scripts::{MOST_REQUESTS, QUARANTINE, TAKE_OVER},
+    scripts::{MAX_REQUESTS, QUARANTINE, TAKE_OVER},
     wire::{self, FORMAT},
 };
 
@@ -43,7 +43,7 @@ pub(super) async fn take_over(inner: &Inner, capacity: usize) -> Result<Vec<Entr
     inner.leases(|leases| {
         leases.set_aside(aside);
         if inner.artifact.as_ref().is_some_and(|own| *own != recorded) {
-            leases.unknown = true;
+            leases.must_join = true;
         }
     });
     Ok(released)
@@ -59,7 +59,7 @@ pub(super) async fn take(inner: &Inner, capacity: usize) -> Result<Vec<Job>, Que
     let mut command = QUARANTINE.call(&[&inner.lane.jobs], 0);
     command
         .arg(&inner.name)
-        .arg(capacity.clamp(1, MOST_REQUESTS))
+        .arg(capacity.clamp(1, MAX_REQUESTS))
         .arg(most);
     let operation = "a turn";
     let outcome = inner
@@ -95,7 +95,7 @@ pub(super) async fn take(inner: &Inner, capacity: usize) -> Result<Vec<Job>, Que
 async fn give_up(inner: &Inner, entries: &[EntryId], deliveries: u32) -> Result<(), QueueError> {
     let read = fetch::range(inner, entries).await;
     let (found, now) = read.inspect_err(|_| inner.leases(|leases| leases.stray = true))?;
-    let jobs = fetch::sort_out(inner, found, now).await;
+    let jobs = fetch::triage(inner, found, now).await;
     let answers = jobs.into_iter().map(|job| letter(job.id, deliveries));
     answer::answer_only(inner, answers.collect()).await;
     Ok(())

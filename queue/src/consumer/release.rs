@@ -8,7 +8,7 @@ use crate::{
     call::{Call, lost_group},
     id::EntryId,
     keys::{RELEASED, SUSPECTS},
-    scripts::{LEAVE, MOST_REQUESTS, RELEASE, evict},
+    scripts::{LEAVE, MAX_REQUESTS, RELEASE, evict},
 };
 
 /// Who holds a request until another worker takes it, and how many deliveries are taken back.
@@ -43,7 +43,7 @@ pub(super) async fn leave(inner: &Inner) -> Result<(), QueueError> {
 
 pub(super) async fn hand_over(inner: &Inner, handovers: Vec<Handover>) -> Result<(), QueueError> {
     let mut outcome = Ok(());
-    for group in handovers.chunks(MOST_REQUESTS) {
+    for group in handovers.chunks(MAX_REQUESTS) {
         let mut command = RELEASE.call(&[&inner.lane.jobs], 0);
         command.arg(&inner.name);
         for (entry, holder, fewer) in group {

@@ -7,7 +7,7 @@ use crate::{
     QueueError,
     call::Call,
     id::EntryId,
-    scripts::{MOST_REQUESTS, RENEW},
+    scripts::{MAX_REQUESTS, RENEW},
 };
 
 /// Renews the leases of what a consumer holds.
@@ -34,7 +34,7 @@ impl Renewer {
                 return;
             };
             let leased = inner.leases(|leases| leases.all());
-            for group in leased.chunks(MOST_REQUESTS) {
+            for group in leased.chunks(MAX_REQUESTS) {
                 if let Err(error) = renew(&inner, group).await {
                     tracing::warn!(%error, "failed to renew leases");
                 }

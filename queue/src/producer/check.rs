@@ -14,13 +14,13 @@ use uuid::Uuid;
 
 use super::{
     Shared,
-    in_flight::{Stage, Suspicion},
+    in_flight::{Overdue, Stage},
     replies,
 };
 use crate::{QueueError, call::Call, connection::Connection, id::EntryId, keys::Class, wire};
 
 /// Entries asked for in one command, so that others wait for Redis but shortly.
-const MOST_ENTRIES: usize = 1024;
+const MAX_ENTRIES: usize = 1024;
 
 /// What became of an enqueue that was not heard of: the entry of each of its requests, none where there was no room.
 type Receipts = HashMap<u64, Vec<Option<EntryId>>>;
@@ -47,11 +47,11 @@ async fn look(
     connection: &Connection,
     patience: Duration,
 ) -> Result<BTreeSet<(Instant, Uuid)>, QueueError> {
-    let mut queued: BTreeMap<Arc<str>, Vec<(Suspicion, EntryId)>> = BTreeMap::new();
+    let mut queued: BTreeMap<Arc<str>, Vec<(Overdue, EntryId)>> = BTreeMap::new();
     let mut missing = BTreeSet::new();
     let mut receipts = None;
-    for suspicion in shared.in_flight.suspicions(patience) {
-        let entry = match suspicion.stage {
+    for overdue in shared.in_flight.overdue(patience) {
+        let entry = match overdue.stage {
             Stage::Queued(entry) => Some(entry),
             Stage::Unsure(place) => {
                 if receipts.is_none() {
@@ -62,7 +62,7 @@ async fn look(
                     .and_then(|receipts| receipts.get(&place.call));
                 let entry = entries.and_then(|entries| *entries.get(place.position)?);
                 if let Some(entry) = entry {
-                    shared.in_flight.locate(suspicion.uuid, entry);
+                    shared.in_flight.locate(overdue.uuid, entry);
                 }
                 entry
             }
@@ -70,17 +70,17 @@ async fn look(
         };
         match entry {
             Some(entry) => queued
-                .entry(suspicion.revision.clone())
+                .entry(overdue.revision.clone())
                 .or_default()
-                .push((suspicion, entry)),
+                .push((overdue, entry)),
             None => {
-                missing.insert((suspicion.submitted, suspicion.uuid));
+                missing.insert((overdue.submitted, overdue.uuid));
             }
         }
     }
     for (revision, queued) in queued {
-        for suspicion in gone(shared, connection, &revision, queued).await? {
-            missing.insert((suspicion.submitted, suspicion.uuid));
+        for overdue in gone(shared, connection, &revision, queued).await? {
+            missing.insert((overdue.submitted, overdue.uuid));
         }
     }
     Ok(missing)
@@ -91,11 +91,11 @@ async fn gone(
     shared: &Shared,
     connection: &Connection,
     revision: &str,
-    queued: Vec<(Suspicion, EntryId)>,
-) -> Result<Vec<Suspicion>, QueueError> {
+    queued: Vec<(Overdue, EntryId)>,
+) -> Result<Vec<Overdue>, QueueError> {
     let index = shared.keys.lane(revision, Class::Interactive).index;
     let mut scores = Vec::with_capacity(queued.len());
-    for some in queued.chunks(MOST_ENTRIES) {
+    for some in queued.chunks(MAX_ENTRIES) {
         let mut command = redis::cmd("ZMSCORE");
         command.arg(&index);
         for (_, entry) in some {
@@ -109,7 +109,7 @@ async fn gone(
         .into_iter()
         .zip(scores)
         .filter(|(_, score)| *score == redis::Value::Nil)
-        .map(|((suspicion, _), _)| suspicion);
+        .map(|((overdue, _), _)| overdue);
     Ok(gone.collect())
 }
 

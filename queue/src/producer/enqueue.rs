@@ -16,9 +16,8 @@ use tokio::{
 use uuid::Uuid;
 
 use super::{
-    Shared, check, command,
+    Shared, check, command, heartbeat,
     in_flight::{Cancelled, Outgoing},
-    presence,
     write::{Command, unreachable},
 };
 use crate::{
@@ -26,13 +25,13 @@ use crate::{
     call::{Call, Reply, out_of_memory},
     connection::Connection,
     id::EntryId,
-    scripts::{MOST_REQUESTS, drop_entries, evict},
+    scripts::{MAX_REQUESTS, drop_entries, evict},
     wire,
 };
 
 /// Enqueues on their way at a time; cancellations, which are small, may come on top. While they are, what arrives gathers
 /// into the next one. Each carries about a mebibyte at most, or one request.
-const MOST_CALLS: usize = 4;
+const MAX_CALLS: usize = 4;
 
 /// How often open requests are looked at.
 const CHECK_EVERY: Duration = Duration::from_secs(1);
@@ -47,7 +46,7 @@ pub(super) struct Session<'a> {
     /// Requests to write. They outlive the session.
     waiting: &'a mut VecDeque<Uuid>,
     work: FuturesUnordered<BoxFuture<'static, Done>>,
-    /// Places that the calls under way take, of [`MOST_CALLS`].
+    /// Places that the calls under way take, of [`MAX_CALLS`].
     calls: usize,
     /// A check is under way.
     checking: bool,
@@ -104,7 +103,7 @@ impl<'a> Session<'a> {
         tick.tick().await;
         // Whatever is open was written to an earlier connection, and Redis may have restarted since.
         self.check(Duration::ZERO);
-        let mut arrived = Vec::with_capacity(MOST_REQUESTS);
+        let mut arrived = Vec::with_capacity(MAX_REQUESTS);
         loop {
             self.enqueue();
             tokio::select! {
@@ -114,15 +113,15 @@ impl<'a> Session<'a> {
                     self.shared.in_flight.measure();
                     self.check(self.shared.limits().lease);
                 }
-                () = self.shared.doubt.notified() => self.check(self.shared.limits().lease),
+                () = self.shared.reader_broke.notified() => self.check(self.shared.limits().lease),
                 Some(done) = self.work.next() => {
                     if let Err(error) = self.settle(done) {
                         tracing::debug!(%error, "the connection to Redis broke");
                         return ControlFlow::Continue(());
                     }
                 }
-                count = commands.recv_many(&mut arrived, MOST_REQUESTS),
-                    if self.calls < MOST_CALLS && !self.stopping =>
+                count = commands.recv_many(&mut arrived, MAX_REQUESTS),
+                    if self.calls < MAX_CALLS && !self.stopping =>
                 {
                     self.take(&mut arrived);
                     self.stopping |= count == 0;
@@ -136,7 +135,7 @@ impl<'a> Session<'a> {
                     .arg(keys.receipts(&self.shared.proxy));
                 // Both expire by themselves, too.
                 let _ = Call::of(farewell).send(&self.connection).await;
-                let _ = presence::sweep(&self.shared, &self.connection).await;
+                let _ = heartbeat::sweep(&self.shared, &self.connection).await;
                 return ControlFlow::Break(());
             }
         }
@@ -156,7 +155,7 @@ impl<'a> Session<'a> {
 
     /// Writes from the front of those that wait.
     fn enqueue(&mut self) {
-        while self.calls < MOST_CALLS && !self.waiting.is_empty() {
+        while self.calls < MAX_CALLS && !self.waiting.is_empty() {
             let call = self.shared.next_call();
             let group = self
                 .shared
@@ -168,7 +167,7 @@ impl<'a> Session<'a> {
             };
             let revision = Arc::clone(&first.request.revision);
             // One that must be alone takes all places.
-            let places = if group.alone { MOST_CALLS } else { 1 };
+            let places = if group.alone { MAX_CALLS } else { 1 };
             self.write(&revision, call, &group.requests, places);
         }
     }
@@ -211,7 +210,7 @@ impl<'a> Session<'a> {
                 .push(entry);
         }
         for (revision, entries) in revisions {
-            let entries = entries.iter().map(|cancelled| &cancelled.useless);
+            let entries = entries.iter().map(|cancelled| &cancelled.removal);
             let call = drop_entries(&self.shared.keys, &revision, entries);
             let connection = self.connection.clone();
             self.calls += 1;
@@ -229,8 +228,8 @@ impl<'a> Session<'a> {
                 async move {
                     let checked = async {
                         // Also how a connection that breaks while nothing is sent is noticed.
-                        presence::renew(&shared, &connection).await?;
-                        presence::sweep(&shared, &connection).await?;
+                        heartbeat::beat(&shared, &connection).await?;
+                        heartbeat::sweep(&shared, &connection).await?;
                         check::run(&shared, &connection, patience).await
                     };
                     Done::Checked(checked.await)
@@ -341,8 +340,8 @@ impl<'a> Session<'a> {
 /// What comes before anything else over a new connection.
 async fn begin(shared: &Shared, connection: &Connection) -> Result<(), QueueError> {
     // Whoever is not there is not answered.
-    survivable(presence::renew(shared, connection).await)?;
-    presence::learn_largest(shared, connection).await;
+    survivable(heartbeat::beat(shared, connection).await)?;
+    heartbeat::learn_max_body_bytes(shared, connection).await;
     Ok(())
 }
 

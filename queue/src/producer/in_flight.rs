@@ -15,8 +15,8 @@ use tokio::{
 use uuid::Uuid;
 
 use super::rate::Rate;
-use crate::{Limits, Outcome, Submit, SubmitError, id::EntryId, scripts::Useless, wire::is_large};
-pub(super) use stage::{Outgoing, Stage, Suspicion};
+use crate::{Limits, Outcome, Submit, SubmitError, id::EntryId, scripts::Removal, wire::is_large};
+pub(super) use stage::{Outgoing, Overdue, Stage};
 
 type Receiver = oneshot::Receiver<Result<Outcome, SubmitError>>;
 
@@ -36,7 +36,7 @@ struct InFlightRequest {
 #[derive(Debug)]
 pub(super) struct Cancelled {
     pub(super) revision: Arc<str>,
-    pub(super) useless: Useless,
+    pub(super) removal: Removal,
 }
 
 #[derive(Default)]
@@ -187,7 +187,7 @@ impl State {
         let cancelled = match request.stage {
             Stage::Queued(entry) => Some(Cancelled {
                 revision: request.submit.revision.clone(),
-                useless: useless(uuid, request.submit.body.len(), entry),
+                removal: removal(uuid, request.submit.body.len(), entry),
             }),
             Stage::Sent(_) => {
                 self.abandoned.insert(uuid);
@@ -204,8 +204,8 @@ impl State {
 }
 
 /// An entry that nobody waits for.
-fn useless(uuid: Uuid, size: usize, entry: EntryId) -> Useless {
-    Useless {
+fn removal(uuid: Uuid, size: usize, entry: EntryId) -> Removal {
+    Removal {
         entry,
         size,
         large: is_large(size).then_some(uuid),
@@ -267,6 +267,6 @@ mod tests {
         );
         assert_eq!(receiver.try_recv().unwrap(), Err(SubmitError::ShuttingDown));
         let cancelled = in_flight.confirm(uuid, &"rev".into(), 3, EntryId::default());
-        assert_eq!(cancelled.unwrap().useless.size, 3);
+        assert_eq!(cancelled.unwrap().removal.size, 3);
     }
 }

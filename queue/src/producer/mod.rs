@@ -8,8 +8,8 @@ mod backlog;
 mod check;
 mod command;
 mod enqueue;
+mod heartbeat;
 mod in_flight;
-mod presence;
 mod rate;
 mod replies;
 mod write;
@@ -44,7 +44,7 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 const PING_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long shutting down may take once nothing is open.
-const FAREWELL: Duration = Duration::from_secs(2);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The proxy's side of the queue. Clones share it; with the last one its tasks end.
 #[derive(Clone)]
@@ -69,12 +69,12 @@ struct Shared {
     /// The number of the next enqueue, which no other process of this name has used.
     calls: AtomicU64,
     /// The largest body that Redis takes.
-    largest: AtomicU64,
+    max_body_bytes: AtomicU64,
     /// The last reply read.
     cursor: Mutex<EntryId>,
     /// The connection that reads replies broke, so the one that writes may have, too. Writing to it would leave
     /// requests uncertain.
-    doubt: Notify,
+    reader_broke: Notify,
     /// Stops reading replies.
     stop: CancellationToken,
     /// The writing task has ended.
@@ -117,9 +117,9 @@ impl Producer {
             connections: ConnectionManager::new(endpoint.clone(), RESPONSE_TIMEOUT),
             // Lua's numbers are exact up to 2^53.
             calls: AtomicU64::new(rand::random::<u64>() >> 12),
-            largest: AtomicU64::new(u64::MAX),
+            max_body_bytes: AtomicU64::new(u64::MAX),
             cursor: Mutex::default(),
-            doubt: Notify::new(),
+            reader_broke: Notify::new(),
             stop: stop.clone(),
             finished: CancellationToken::new(),
         });
@@ -153,7 +153,7 @@ impl Producer {
             return Err(SubmitError::DeadlineExceeded);
         }
         let shared = &self.handle.shared;
-        let most = shared.largest.load(Ordering::Relaxed);
+        let most = shared.max_body_bytes.load(Ordering::Relaxed);
         if request.body.len() as u64 > most {
             return Err(SubmitError::TooLarge { most });
         }
@@ -208,7 +208,7 @@ impl Producer {
         }
         shared.stop.cancel();
         let _ = self.handle.commands.send(Command::Stop);
-        let _ = timeout(FAREWELL, shared.finished.cancelled()).await;
+        let _ = timeout(SHUTDOWN_TIMEOUT, shared.finished.cancelled()).await;
     }
 }
 

@@ -51,7 +51,7 @@ pub(super) async fn run(shared: Arc<Shared>, endpoint: Endpoint) {
                 Ok(()) => backoff.reset(),
                 Err(error) => {
                     tracing::debug!(%error, "failed to read replies");
-                    shared.doubt.notify_one();
+                    shared.reader_broke.notify_one();
                     tokio::time::sleep(backoff.next()).await;
                 }
             }

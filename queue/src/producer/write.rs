@@ -66,7 +66,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut commands: UnboundedReceiver<Com
         shared.in_flight.refuse(waiting.drain(..), unreachable);
         match pause(&shared, &mut commands, backoff.next()).await {
             ControlFlow::Break(()) => return,
-            ControlFlow::Continue(knocker) => waiting.extend(knocker),
+            ControlFlow::Continue(request) => waiting.extend(request),
         }
     }
 }

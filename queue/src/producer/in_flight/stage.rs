@@ -5,11 +5,11 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{Cancelled, InFlight, useless};
+use super::{Cancelled, InFlight, removal};
 use crate::{
     Submit, SubmitError,
     id::EntryId,
-    scripts::{MOST_BYTES, MOST_REQUESTS},
+    scripts::{MAX_BYTES, MAX_REQUESTS},
 };
 
 /// Where a request is, as far as this proxy knows.
@@ -36,7 +36,7 @@ pub(crate) struct Place {
 
 /// A connection that breaks may break of what is written. A request that was under way then goes alone the next time, and
 /// after so many times no more.
-pub(super) const MOST_BREAKS: u32 = 3;
+pub(super) const MAX_BREAKS: u32 = 3;
 
 /// Requests about to be written in one call.
 #[derive(Default)]
@@ -53,7 +53,7 @@ pub(crate) struct Outgoing {
 }
 
 /// A request to look for in Redis.
-pub(crate) struct Suspicion {
+pub(crate) struct Overdue {
     pub(crate) uuid: Uuid,
     pub(crate) revision: Arc<str>,
     pub(crate) stage: Stage,
@@ -85,7 +85,7 @@ impl InFlight {
             let mut group = Group::default();
             let mut bytes = 0;
             while let Some(uuid) = waiting.front().copied()
-                && group.requests.len() < MOST_REQUESTS
+                && group.requests.len() < MAX_REQUESTS
                 && !group.alone
             {
                 if let Some(request) = state.requests.get_mut(&uuid) {
@@ -95,7 +95,7 @@ impl InFlight {
                         None => may_be_alone || !must_be_alone,
                         Some(first) => {
                             !must_be_alone
-                                && bytes <= MOST_BYTES
+                                && bytes <= MAX_BYTES
                                 && first.request.revision == request.submit.revision
                         }
                     };
@@ -135,7 +135,7 @@ impl InFlight {
             } else if state.abandoned.remove(&uuid) {
                 return Some(Cancelled {
                     revision: revision.clone(),
-                    useless: useless(uuid, size, entry),
+                    removal: removal(uuid, size, entry),
                 });
             }
             None
@@ -176,14 +176,14 @@ impl InFlight {
                     was_alone |= request.breaks > 0;
                     // What was in the stream once doesn't break connections.
                     request.breaks += u32::from(!request.accepted);
-                    if request.breaks == MOST_BREAKS {
+                    if request.breaks == MAX_BREAKS {
                         breaking.push(*uuid);
                     }
                 }
             }
             for uuid in breaking {
                 tracing::error!(request = %uuid, "giving up a request: the connection to Redis broke each time it was written");
-                state.settle(uuid, Err(SubmitError::Breaks { times: MOST_BREAKS }));
+                state.settle(uuid, Err(SubmitError::Breaks { times: MAX_BREAKS }));
             }
             was_alone
         });
@@ -193,7 +193,7 @@ impl InFlight {
 
     /// Requests to look for, those first that were not looked for the longest: those that nothing was heard of for
     /// `patience`, and those that are nowhere for sure. They are not due again for as long as `patience`.
-    pub(crate) fn suspicions(&self, patience: Duration) -> Vec<Suspicion> {
+    pub(crate) fn overdue(&self, patience: Duration) -> Vec<Overdue> {
         let now = Instant::now();
         self.with(|state| {
             let mut due: Vec<_> = state
@@ -209,7 +209,7 @@ impl InFlight {
             due.into_iter()
                 .map(|(uuid, request)| {
                     request.checked = now;
-                    Suspicion {
+                    Overdue {
                         uuid: *uuid,
                         revision: request.submit.revision.clone(),
                         stage: request.stage,
@@ -246,7 +246,7 @@ mod tests {
         in_flight.refuse([fresh, accepted], unreachable);
         assert!(refused.try_recv().unwrap().is_err());
         assert!(kept.try_recv().is_err(), "it got an outcome");
-        let due = in_flight.suspicions(Duration::from_mins(1));
+        let due = in_flight.overdue(Duration::from_mins(1));
         assert_eq!(due.len(), 1);
         assert_eq!((due[0].uuid, due[0].stage), (accepted, Stage::Lost));
     }
@@ -276,7 +276,7 @@ mod tests {
         let in_flight = InFlight::default();
         let (uuid, mut outcome) = insert(&in_flight, "rev", 1);
         let mut waiting = VecDeque::from([uuid]);
-        for times in 0..MOST_BREAKS {
+        for times in 0..MAX_BREAKS {
             let (other, _other) = insert(&in_flight, "rev", 1);
             waiting.push_back(other);
             assert!(outcome.try_recv().is_err(), "given up after {times} times");
@@ -291,7 +291,7 @@ mod tests {
             in_flight.wait(&[uuid]);
             waiting = VecDeque::from([uuid]);
         }
-        let given_up = Err(SubmitError::Breaks { times: MOST_BREAKS });
+        let given_up = Err(SubmitError::Breaks { times: MAX_BREAKS });
         assert_eq!(outcome.try_recv().unwrap(), given_up);
     }
 
@@ -300,7 +300,7 @@ mod tests {
         let in_flight = InFlight::default();
         let (uuid, mut outcome) = insert(&in_flight, "rev", 1);
         in_flight.confirm(uuid, &"rev".into(), 1, EntryId::default());
-        for _ in 0..2 * MOST_BREAKS {
+        for _ in 0..2 * MAX_BREAKS {
             in_flight.wait(&[uuid]);
             assert!(!in_flight.send(&mut [uuid].into(), 1, true).alone);
             in_flight.lose_track();

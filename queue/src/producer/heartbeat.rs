@@ -7,7 +7,7 @@ use crate::{
     QueueError,
     call::Call,
     connection::{Connection, largest_value},
-    scripts::{PRESENT, REPLIES_LIVE, SWEEP},
+    scripts::{HEARTBEAT, REPLIES_LIVE, SWEEP},
     wire,
 };
 
@@ -15,7 +15,7 @@ use crate::{
 const RECEIPTS_LIVE: Duration = Duration::from_mins(1);
 
 /// Says that this proxy is there, without which nobody answers it.
-pub(super) async fn renew(shared: &Shared, connection: &Connection) -> Result<(), QueueError> {
+pub(super) async fn beat(shared: &Shared, connection: &Connection) -> Result<(), QueueError> {
     let keys = &shared.keys;
     let names = [
         &*keys.replies(&shared.proxy),
@@ -24,13 +24,13 @@ pub(super) async fn renew(shared: &Shared, connection: &Connection) -> Result<()
         &keys.pulse(),
         &keys.receipts(&shared.proxy),
     ];
-    let mut command = PRESENT.call(&names, 0);
+    let mut command = HEARTBEAT.call(&names, 0);
     command
         .arg(&shared.proxy)
         .arg(REPLIES_LIVE.as_millis())
         .arg(shared.limits().lease.as_millis())
         .arg(RECEIPTS_LIVE.as_millis());
-    Call::of_script(&PRESENT, command)
+    Call::of_script(&HEARTBEAT, command)
         .last("a sign of life", connection)
         .await
         .map(drop)
@@ -61,9 +61,9 @@ pub(super) async fn sweep(shared: &Shared, connection: &Connection) -> Result<()
 }
 
 /// Learns how large a body Redis takes: a larger one would end the connection. A Redis that does not tell takes any.
-pub(super) async fn learn_largest(shared: &Shared, connection: &Connection) {
+pub(super) async fn learn_max_body_bytes(shared: &Shared, connection: &Connection) {
     let most = largest_value(connection).await.unwrap_or(u64::MAX);
-    let before = shared.largest.swap(most, Ordering::Relaxed);
+    let before = shared.max_body_bytes.swap(most, Ordering::Relaxed);
     let wanted = shared.limits().max_request_bytes;
     if most != before && wanted > most {
         tracing::error!(
