@@ -25,9 +25,16 @@ pub(crate) const GONE_AFTER_MS: u64 = 60_000;
 /// How long a proxy's replies live without it.
 pub(crate) const REPLIES_LIVE: Duration = Duration::from_secs(10);
 
+/// The Lua function that reads a reply of XINFO, and the line of a script in whose place it is put: only where it is
+/// needed, for a function is made anew by each call that passes it.
+const BY_NAME: (&str, &str) = (
+    "--#include by_name.lua\n",
+    include_str!("scripts/by_name.lua"),
+);
+
 /// A script, known to Redis by its hash.
 pub(crate) struct Script {
-    code: &'static str,
+    code: String,
     hash: String,
 }
 
@@ -55,10 +62,12 @@ scripts! {
 }
 
 impl Script {
-    fn new(code: &'static str) -> Self {
+    fn new(code: &str) -> Self {
+        let (line, function) = BY_NAME;
+        let code = code.replace(line, function);
         Self {
+            hash: redis::Script::new(&code).get_hash().to_owned(),
             code,
-            hash: redis::Script::new(code).get_hash().to_owned(),
         }
     }
 
@@ -76,7 +85,7 @@ impl Script {
     /// Makes the script known to Redis, which forgets it when it restarts.
     pub(crate) fn load(&self) -> Cmd {
         let mut command = redis::cmd("SCRIPT");
-        command.arg("LOAD").arg(self.code);
+        command.arg("LOAD").arg(&self.code);
         command
     }
 }

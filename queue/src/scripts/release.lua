@@ -5,19 +5,27 @@
 -- Reading new entries never returns these, so an entry is added that wakes a worker which waits for new ones, unless
 -- there is no other. Returns how many were handed back.
 local jobs, consumer = KEYS[1], ARGV[1]
+local FIRST, LENGTH = 2, 3
+-- The place in what XPENDING says of an entry.
+local DELIVERIES = 4
+
 local released = 0
-for i = 2, #ARGV, 3 do
-  local pending = redis.call('XPENDING', jobs, 'workers', ARGV[i], ARGV[i], 1, consumer)[1]
+for i = FIRST, #ARGV, LENGTH do
+  local entry, holder, fewer = ARGV[i], ARGV[i + 1], ARGV[i + 2]
+  local pending = redis.call('XPENDING', jobs, 'workers', entry, entry, 1, consumer)[1]
   if pending then
-    redis.call('XCLAIM', jobs, 'workers', ARGV[i + 1], 0, ARGV[i], 'RETRYCOUNT', pending[4] - ARGV[i + 2], 'JUSTID')
+    local deliveries = pending[DELIVERIES] - fewer
+    redis.call('XCLAIM', jobs, 'workers', holder, 0, entry, 'RETRYCOUNT', deliveries, 'JUSTID')
     released = released + 1
   end
 end
 if released == 0 then
   return 0
 end
+--#include by_name.lua
 for _, info in ipairs(redis.call('XINFO', 'CONSUMERS', jobs, 'workers')) do
-  if info[2] ~= consumer and string.sub(info[2], 1, 1) ~= '~' then
+  local name = by_name(info).name
+  if name ~= consumer and string.sub(name, 1, 1) ~= '~' then
     redis.call('XADD', jobs, '*', 'wake', '')
     break
   end
