@@ -2,11 +2,7 @@
 
 use redis::{Cmd, Pipeline, ServerError, ServerErrorKind, Value};
 
-use crate::{
-    QueueError,
-    connection::{Connection, ConnectionManager},
-    scripts::Script,
-};
+use crate::{QueueError, connection::Connection, scripts::Script};
 
 /// What is sent in one write.
 #[derive(Default)]
@@ -76,15 +72,6 @@ impl Call {
             Some(message) => Err(QueueError::Unreachable(message)),
             None => Ok(values.into_iter().map(Reply).collect()),
         }
-    }
-
-    /// The same over a link, which gives up a connection that is of no more use.
-    pub(crate) async fn over(
-        &self,
-        connections: &ConnectionManager,
-    ) -> Result<Vec<Reply>, QueueError> {
-        let connection = connections.get().await?;
-        connections.watch(&connection, self.send(&connection).await)
     }
 
     /// Sends everything in one write and gives the value of the last, which is all that matters.

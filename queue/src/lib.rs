@@ -34,20 +34,24 @@
 //! | nothing runs beside a quarantined group, and only what kills a worker by itself is given up | `quarantine.lua` | `poison_is_given_up_and_its_neighbours_are_answered` |
 //! | an outcome reaches whoever is still in the proxy's map of open requests, and takes it out | the map | `two_workers_answer_one_request_and_one_answer_arrives` |
 
+mod backoff;
 mod call;
+mod commands;
 mod connection;
 mod consumer;
+mod endpoint;
 mod error;
 mod id;
 mod keys;
+mod manager;
 mod outcome;
 mod producer;
 mod scripts;
 mod types;
 mod wire;
 
-pub use connection::Endpoint;
 pub use consumer::{Consumer, ConsumerLimits, ConsumerOptions, Renewer};
+pub use endpoint::Endpoint;
 pub use error::{QueueError, SubmitError};
 pub use id::JobId;
 pub use producer::Producer;

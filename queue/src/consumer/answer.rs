@@ -8,54 +8,22 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{Inner, fetch, leases::Turn, millis};
+use super::{
+    inner::{Inner, millis},
+    read,
+    unsent::{PendingAnswer, Unsent},
+};
 use crate::{
-    FailureKind, Job, JobId, Outcome, QueueError,
+    FailureKind, JobId, Outcome, QueueError,
     call::{Call, Reply, lost_group, out_of_memory},
-    id::EntryId,
+    commands::groups,
     outcome,
-    scripts::{ANSWER, REPLIES_LIVE, groups},
+    scripts::{ANSWER, REPLIES_LIVE},
     wire,
 };
 
 /// Bytes of large answers that may wait here for room in Redis while other requests are served.
 const MAX_UNSENT: usize = 64 << 20;
-
-/// An answer on its way.
-pub(super) struct PendingAnswer {
-    id: JobId,
-    outcome: Outcome,
-    /// It goes into the entry, however large: Redis had no memory for a key of its own, but takes what frees memory.
-    inline: bool,
-}
-
-/// Large answers that had no room in Redis.
-pub(super) type Unsent = Vec<PendingAnswer>;
-
-impl From<(JobId, Outcome)> for PendingAnswer {
-    fn from((id, outcome): (JobId, Outcome)) -> Self {
-        Self {
-            id,
-            outcome,
-            inline: false,
-        }
-    }
-}
-
-impl PendingAnswer {
-    fn is_large(&self) -> bool {
-        self.outcome.is_large() && !self.inline
-    }
-
-    /// About what it takes in a script's call.
-    fn size(&self) -> usize {
-        if self.is_large() {
-            0
-        } else {
-            self.outcome.size()
-        }
-    }
-}
 
 /// Answers without taking anything new.
 pub(super) async fn answer(
@@ -64,39 +32,6 @@ pub(super) async fn answer(
 ) -> Result<(), QueueError> {
     let due = with_unsent(inner, answers);
     send(inner, due, 0).await.map(drop)
-}
-
-/// Answers, and takes new requests along.
-pub(super) async fn exchange(
-    inner: &Inner,
-    answers: Vec<(JobId, Outcome)>,
-    capacity: usize,
-) -> Result<Vec<Job>, QueueError> {
-    let due = with_unsent(inner, answers);
-    let entries: Vec<EntryId> = due.iter().map(|due| due.id.entry).collect();
-    // Under a lasting backlog each read finds all that there is room for, so what is due must not wait for one that
-    // does not.
-    let read = capacity > 0
-        && inner.leases(|leases| {
-            !leases.recovery_due() && leases.turn_after(&entries) == Turn::Ordinary
-        });
-    let replies = send(inner, due, if read { capacity } else { 0 }).await?;
-    if read {
-        inner.leases(super::leases::Leases::read_ordinary);
-    }
-    let next = if capacity > 0 && !read {
-        fetch::next(inner, capacity, Duration::ZERO).await
-    } else {
-        fetch::read_replies(inner, replies).await
-    };
-    Ok(next.unwrap_or_else(|error| {
-        // The answers are out; the next fetch meets the same trouble and sees to it.
-        tracing::debug!(%error, "failed to fetch beside an answer");
-        if lost_group(&error) {
-            inner.leases(|leases| leases.must_join = true);
-        }
-        Vec::new()
-    }))
 }
 
 /// Answers without taking anything new or sending what had no room.
@@ -120,7 +55,7 @@ pub(super) async fn send_unsent(inner: &Inner) -> bool {
 }
 
 /// Puts new answers behind those that had no room.
-fn with_unsent(inner: &Inner, answers: Vec<(JobId, Outcome)>) -> Vec<PendingAnswer> {
+pub(super) fn with_unsent(inner: &Inner, answers: Vec<(JobId, Outcome)>) -> Vec<PendingAnswer> {
     let mut due = std::mem::take(&mut *unsent(inner));
     due.extend(answers.into_iter().map(PendingAnswer::from));
     due
@@ -132,7 +67,7 @@ fn unsent(inner: &Inner) -> MutexGuard<'_, Unsent> {
 
 /// Sends answers until Redis has them or nobody waits for them any more, and gives the replies to the read that went along.
 /// Answering twice is harmless: the second time finds nothing to answer. What has no room is kept for later.
-async fn send(
+pub(super) async fn send(
     inner: &Inner,
     mut due: Vec<PendingAnswer>,
     mut capacity: usize,
@@ -240,12 +175,12 @@ async fn send_once(
         call.script(&ANSWER, command(inner, group, due));
     }
     if capacity > 0 {
-        call.command(fetch::read_command(inner, capacity, Duration::ZERO));
+        call.command(read::read_command(inner, capacity, Duration::ZERO));
         call.command(redis::cmd("TIME"));
     }
     let sent = call.send(&connection).await;
     let mut replies = if capacity > 0 {
-        fetch::sent(inner, &inner.commands, &connection, sent)?
+        read::sent(inner, &inner.commands, &connection, sent)?
     } else {
         inner.commands.watch(&connection, sent)?
     }

@@ -1,7 +1,7 @@
 //! Large bodies, which are kept beside the stream so that nothing copies them but who runs them.
 
-use super::{Inner, fetch, release};
-use crate::{Job, QueueError, call::Call, keys::RELEASED, scripts::Removal, wire};
+use super::{inner::Inner, release};
+use crate::{Job, QueueError, call::Call, commands::Removal, keys::RELEASED, wire};
 
 /// Bytes of bodies that one fetch brings, or one body. What is read beyond is handed back, for others to take.
 const FETCH: usize = 64 << 20;
@@ -71,7 +71,7 @@ async fn try_load(inner: &Inner, mut jobs: Vec<Job>) -> Result<Vec<Job>, QueueEr
             get.arg(inner.keys.body(job.id.uuid));
             call.command(get);
         }
-        let replies = call.over(&inner.commands).await?;
+        let replies = inner.commands.send(&call).await?;
         for (job, reply) in large.into_iter().zip(replies) {
             match wire::bytes(reply.value("GET")?) {
                 Some(body) if body.len() == job.id.size => job.body = body,
@@ -92,7 +92,7 @@ async fn try_load(inner: &Inner, mut jobs: Vec<Job>) -> Result<Vec<Job>, QueueEr
                 leases.settle(removal.entry);
             }
         });
-        fetch::discard(inner, lost).await;
+        release::discard(inner, lost).await;
     }
     Ok(jobs)
 }

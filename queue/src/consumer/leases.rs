@@ -1,11 +1,13 @@
 //! What this worker holds.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, time::Duration};
 
 use tokio::time::Instant;
 
-use super::TAKE_OVER_EVERY;
 use crate::id::EntryId;
+
+/// How often the entries of dead workers are looked for.
+const TAKE_OVER_EVERY: Duration = Duration::from_secs(1);
 
 #[derive(Default)]
 pub(super) struct Leases {

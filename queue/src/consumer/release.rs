@@ -1,14 +1,18 @@
-//! Handing requests back.
+//! Handing requests back, and forgetting those that nobody waits for.
 
 use tokio::time::Instant;
 
-use super::{Inner, RESPONSE_TIMEOUT, answer};
+use super::{
+    answer,
+    inner::{Inner, RESPONSE_TIMEOUT},
+};
 use crate::{
     QueueError,
     call::{Call, lost_group},
+    commands::{Removal, drop_entries, evict, groups},
     id::EntryId,
     keys::{RELEASED, SUSPECTS},
-    scripts::{LEAVE, MAX_REQUESTS, RELEASE, evict},
+    scripts::{LEAVE, MAX_REQUESTS, RELEASE},
 };
 
 /// Who holds a request until another worker takes it, and how many deliveries are taken back.
@@ -70,6 +74,16 @@ async fn patiently(inner: &Inner, call: &Call) -> Result<(), QueueError> {
             Err(error) if lost_group(&error) => return Ok(()),
             Err(error) if error.passes() && Instant::now() < give_up => inner.pause().await,
             Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Forgets entries. Those that can't be forgotten now come back when their lease is over.
+pub(super) async fn discard(inner: &Inner, entries: Vec<Removal>) {
+    for group in groups(entries, |_| 0) {
+        let call = drop_entries(&inner.keys, &inner.revision, &group);
+        if let Err(error) = inner.commands.last(&call, "a drop").await {
+            tracing::warn!(%error, "failed to drop entries");
         }
     }
 }

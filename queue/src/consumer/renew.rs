@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Weak};
 
-use super::Inner;
+use super::inner::Inner;
 use crate::{
     QueueError,
     call::Call,

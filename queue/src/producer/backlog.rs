@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use redis::Value;
 
-use super::Shared;
+use super::shared::Shared;
 use crate::{
     Backlog, ConsumerBacklog, QueueError, RevisionBacklog,
     call::Call,
+    commands::evict,
     keys::{Class, GROUP, is_reserved},
-    scripts::{GONE_AFTER_MS, evict},
+    scripts::GONE_AFTER_MS,
     wire,
 };
 
@@ -45,7 +46,7 @@ pub(super) async fn read(shared: &Shared) -> Result<Backlog, QueueError> {
         consumers.arg("CONSUMERS").arg(&jobs).arg(GROUP);
         call.command(consumers);
     }
-    let mut replies = call.over(&shared.connections).await?.into_iter();
+    let mut replies = shared.connections.send(&call).await?.into_iter();
     let mut backlog = Backlog::default();
     let mut deserted = Vec::new();
     for (revision, bytes) in revisions {

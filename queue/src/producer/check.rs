@@ -13,9 +13,9 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{
-    Shared,
     in_flight::{Overdue, Stage},
     replies,
+    shared::Shared,
 };
 use crate::{QueueError, call::Call, connection::Connection, id::EntryId, keys::Class, wire};
 

@@ -2,7 +2,7 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use super::Shared;
+use super::shared::Shared;
 use crate::{
     QueueError,
     call::Call,

@@ -15,7 +15,7 @@ use tokio::{
 use uuid::Uuid;
 
 use super::rate::Rate;
-use crate::{Limits, Outcome, Submit, SubmitError, id::EntryId, scripts::Removal, wire::is_large};
+use crate::{Limits, Outcome, Submit, SubmitError, commands::Removal, id::EntryId, wire::is_large};
 pub(super) use stage::{Outgoing, Overdue, Stage};
 
 type Receiver = oneshot::Receiver<Result<Outcome, SubmitError>>;

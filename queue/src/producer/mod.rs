@@ -1,6 +1,6 @@
 //! The proxy's side: requests go in, outcomes come back.
 //!
-//! One task writes requests (`write`, and `enqueue` over each connection), one reads replies (`replies`). What ties them
+//! One task writes requests (`writer`, and `session` over each connection), one reads replies (`replies`). What ties them
 //! together is the map of open requests (`in_flight`): an outcome is for whoever is still in it, so each request is answered
 //! once. Whatever Redis lost is found by `check` and written again.
 
@@ -12,33 +12,25 @@ mod heartbeat;
 mod in_flight;
 mod rate;
 mod replies;
-mod write;
+mod session;
+mod shared;
+mod writer;
 
 use std::{
-    sync::{
-        Arc, Mutex, PoisonError, RwLock,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
 use tokio::{
-    sync::{Notify, mpsc},
+    sync::mpsc,
     time::{Instant, timeout, timeout_at},
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
-use crate::{
-    Backlog, Endpoint, Limits, Outcome, QueueError, Submit, SubmitError, call::Call,
-    connection::ConnectionManager, id::EntryId, keys::Keys,
-};
-use in_flight::InFlight;
-use write::Command;
-
-/// How long Redis may take to answer. Shorter than a stalled Redis often takes, a timeout would only make many
-/// requests uncertain.
-const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
+use crate::{Backlog, Endpoint, Limits, Outcome, QueueError, Submit, SubmitError, call::Call};
+use command::Command;
+use shared::Shared;
 
 /// How long a readiness probe waits.
 const PING_TIMEOUT: Duration = Duration::from_secs(1);
@@ -59,46 +51,6 @@ struct Handle {
     _stop: DropGuard,
 }
 
-/// What the tasks share.
-struct Shared {
-    keys: Keys,
-    proxy: String,
-    limits: RwLock<Limits>,
-    in_flight: InFlight,
-    connections: ConnectionManager,
-    /// The number of the next enqueue, which no other process of this name has used.
-    calls: AtomicU64,
-    /// The largest body that Redis takes.
-    max_body_bytes: AtomicU64,
-    /// The last reply read.
-    cursor: Mutex<EntryId>,
-    /// The connection that reads replies broke, so the one that writes may have, too. Writing to it would leave
-    /// requests uncertain.
-    reader_broke: Notify,
-    /// Stops reading replies.
-    stop: CancellationToken,
-    /// The writing task has ended.
-    finished: CancellationToken,
-}
-
-impl Shared {
-    fn limits(&self) -> Limits {
-        *self.limits.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn next_call(&self) -> u64 {
-        self.calls.fetch_add(1, Ordering::Relaxed)
-    }
-
-    fn cursor(&self) -> EntryId {
-        *self.cursor.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn set_cursor(&self, entry: EntryId) {
-        *self.cursor.lock().unwrap_or_else(PoisonError::into_inner) = entry;
-    }
-}
-
 impl Producer {
     /// Starts the tasks that talk to Redis, which need not be up yet. `proxy` names this process among all proxies of
     /// the model. Must be called inside a Tokio runtime.
@@ -109,22 +61,15 @@ impl Producer {
         limits: Limits,
     ) -> Result<Self, QueueError> {
         let stop = CancellationToken::new();
-        let shared = Arc::new(Shared {
-            keys: Keys::new(uid)?,
-            proxy: proxy.to_owned(),
-            limits: RwLock::new(limits),
-            in_flight: InFlight::default(),
-            connections: ConnectionManager::new(endpoint.clone(), RESPONSE_TIMEOUT),
-            // Lua's numbers are exact up to 2^53.
-            calls: AtomicU64::new(rand::random::<u64>() >> 12),
-            max_body_bytes: AtomicU64::new(u64::MAX),
-            cursor: Mutex::default(),
-            reader_broke: Notify::new(),
-            stop: stop.clone(),
-            finished: CancellationToken::new(),
-        });
+        let shared = Arc::new(Shared::new(
+            endpoint.clone(),
+            uid,
+            proxy,
+            limits,
+            stop.clone(),
+        )?);
         let (commands, receiver) = mpsc::unbounded_channel();
-        tokio::spawn(write::run(shared.clone(), receiver));
+        tokio::spawn(writer::run(shared.clone(), receiver));
         tokio::spawn(replies::run(shared.clone(), endpoint));
         Ok(Self {
             handle: Arc::new(Handle {

@@ -4,12 +4,14 @@ use std::{sync::Arc, time::Duration};
 
 use uuid::Uuid;
 
-use super::Shared;
+use super::shared::Shared;
 use crate::{
     Endpoint, Outcome, QueueError,
+    backoff::Backoff,
     call::Call,
-    connection::{Backoff, Connection, ConnectionManager},
+    connection::Connection,
     id::EntryId,
+    manager::ConnectionManager,
     outcome::{self, Reply},
     scripts::FORGET,
     wire::{self, Entry},

@@ -5,7 +5,13 @@
 
 use redis::Value;
 
-use super::{Inner, answer, fetch, millis};
+use super::{
+    answer,
+    inner::{Inner, millis},
+    intake,
+    leases::Leases,
+    read,
+};
 use crate::{
     Failure, FailureKind, Job, JobId, Outcome, QueueError,
     call::Call,
@@ -87,15 +93,15 @@ pub(super) async fn take(inner: &Inner, capacity: usize) -> Result<Vec<Job>, Que
         deliveries,
         "running requests of a worker that fell silent, by themselves"
     );
-    let group = inner.leases(super::leases::Leases::group);
-    fetch::load(inner, &entries, Some(group)).await
+    let group = inner.leases(Leases::group);
+    intake::load(inner, &entries, Some(group)).await
 }
 
 /// Answers requests that have been given to workers as often as they may.
 async fn give_up(inner: &Inner, entries: &[EntryId], deliveries: u32) -> Result<(), QueueError> {
-    let read = fetch::range(inner, entries).await;
+    let read = read::range(inner, entries).await;
     let (found, now) = read.inspect_err(|_| inner.leases(|leases| leases.stray = true))?;
-    let jobs = fetch::triage(inner, found, now).await;
+    let jobs = intake::triage(inner, found, now).await;
     let answers = jobs.into_iter().map(|job| letter(job.id, deliveries));
     answer::answer_only(inner, answers.collect()).await;
     Ok(())

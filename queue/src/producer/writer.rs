@@ -13,25 +13,15 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use super::{Shared, enqueue::Session, in_flight::Cancelled};
-use crate::{
-    SubmitError,
-    connection::{Backoff, FIRST_PAUSE},
+use super::{
+    command::{Command, unreachable},
+    session::Session,
+    shared::Shared,
 };
+use crate::backoff::{Backoff, FIRST_PAUSE};
 
 /// A connection that breaks sooner has done no work, so the next try waits longer.
 const SHORT_SESSION: Duration = Duration::from_secs(1);
-
-/// What a client is told to wait when Redis can't be reached.
-const RETRY_UNREACHABLE: Duration = Duration::from_secs(1);
-
-/// What is asked of the task.
-pub(super) enum Command {
-    Enqueue(Uuid),
-    Cancel(Cancelled),
-    /// Finish, take the replies stream away and end.
-    Stop,
-}
 
 /// Runs until it is stopped or every producer is gone.
 pub(super) async fn run(shared: Arc<Shared>, mut commands: UnboundedReceiver<Command>) {
@@ -90,11 +80,5 @@ async fn pause(
             Ok(Some(Command::Stop) | None) => return ControlFlow::Break(()),
             Err(_) => return ControlFlow::Continue(None),
         }
-    }
-}
-
-pub(super) fn unreachable(_: Duration) -> SubmitError {
-    SubmitError::Unreachable {
-        retry_after: RETRY_UNREACHABLE,
     }
 }

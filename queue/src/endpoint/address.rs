@@ -1,14 +1,16 @@
 //! What a Redis URL says.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use redis::{
     ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo,
     io::tcp::{TcpSettings, socket2::TcpKeepalive},
 };
 
-use super::KEEPALIVE;
 use crate::QueueError;
+
+/// When a silent peer is probed, and how often. Without it a half-open connection looks alive for hours.
+const KEEPALIVE: Duration = Duration::from_secs(5);
 
 /// Where a sentinel listens unless told otherwise.
 const PORT: &str = ":26379";

@@ -1,0 +1,45 @@
+//! Answering and taking requests in one write.
+
+use std::time::Duration;
+
+use super::{
+    answer::{send, with_unsent},
+    fetch,
+    inner::Inner,
+    intake,
+    leases::{Leases, Turn},
+};
+use crate::{Job, JobId, Outcome, QueueError, call::lost_group, id::EntryId};
+
+/// Answers, and takes new requests along.
+pub(super) async fn exchange(
+    inner: &Inner,
+    answers: Vec<(JobId, Outcome)>,
+    capacity: usize,
+) -> Result<Vec<Job>, QueueError> {
+    let due = with_unsent(inner, answers);
+    let entries: Vec<EntryId> = due.iter().map(|due| due.id.entry).collect();
+    // Under a lasting backlog each read finds all that there is room for, so what is due must not wait for one that
+    // does not.
+    let read = capacity > 0
+        && inner.leases(|leases| {
+            !leases.recovery_due() && leases.turn_after(&entries) == Turn::Ordinary
+        });
+    let replies = send(inner, due, if read { capacity } else { 0 }).await?;
+    if read {
+        inner.leases(Leases::read_ordinary);
+    }
+    let next = if capacity > 0 && !read {
+        fetch::next(inner, capacity, Duration::ZERO).await
+    } else {
+        intake::of_replies(inner, replies).await
+    };
+    Ok(next.unwrap_or_else(|error| {
+        // The answers are out; the next fetch meets the same trouble and sees to it.
+        tracing::debug!(%error, "failed to fetch beside an answer");
+        if lost_group(&error) {
+            inner.leases(|leases| leases.must_join = true);
+        }
+        Vec::new()
+    }))
+}
