@@ -41,6 +41,7 @@ mod connection;
 mod consumer;
 mod endpoint;
 mod error;
+mod events;
 mod id;
 mod keys;
 mod manager;
@@ -54,7 +55,7 @@ pub use consumer::{Consumer, ConsumerLimits, ConsumerOptions, Renewer};
 pub use endpoint::Endpoint;
 pub use error::{QueueError, SubmitError};
 pub use id::JobId;
-pub use producer::Producer;
+pub use producer::{Producer, Ticket};
 pub use types::{
     Backlog, ConsumerBacklog, Failure, FailureKind, Job, Limits, Outcome, RevisionBacklog, Submit,
 };

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tokio::time::Instant;
+use tracing::Span;
 
 use crate::id::JobId;
 
@@ -67,6 +68,24 @@ pub struct Submit {
     pub client: Option<Arc<str>>,
     /// When the client stops waiting.
     pub deadline: Instant,
+    /// The caller's span, to which events about the request belong.
+    pub span: Span,
+}
+
+impl Submit {
+    /// Makes a request of the current span, without a trace and a client's name.
+    #[must_use]
+    pub fn new(revision: Arc<str>, body: Bytes, rows: u32, deadline: Instant) -> Self {
+        Self {
+            revision,
+            body,
+            rows,
+            trace: None,
+            client: None,
+            deadline,
+            span: Span::current(),
+        }
+    }
 }
 
 /// A request in a worker's hands.

@@ -17,7 +17,7 @@ use crate::{
     FailureKind, JobId, Outcome, QueueError,
     call::{Call, Reply, lost_group, out_of_memory},
     commands::groups,
-    outcome,
+    events, outcome,
     scripts::{ANSWER, REPLIES_LIVE},
     wire,
 };
@@ -84,6 +84,16 @@ pub(super) async fn send(
                 if capacity > 0 {
                     replies = reads;
                     capacity = 0;
+                }
+                if events::are_wanted() {
+                    let is_waiting = |place| waiting.iter().any(|waiting| waiting.place == place);
+                    for (_, due) in due
+                        .iter()
+                        .enumerate()
+                        .filter(|(place, _)| !is_waiting(*place))
+                    {
+                        events::answered(&inner.name, due.id.uuid);
+                    }
                 }
                 due = settle(inner, due, &waiting);
                 let bytes: usize = due.iter().map(|due| due.outcome.size()).sum();

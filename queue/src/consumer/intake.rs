@@ -5,6 +5,7 @@ use crate::{
     Job, QueueError,
     call::Reply,
     commands::Removal,
+    events,
     id::EntryId,
     keys::newer,
     wire::{Entry, Read},
@@ -47,6 +48,9 @@ async fn hand_out(
             leases.hand_out(job.id.entry, quarantine);
         }
     });
+    for job in &jobs {
+        events::fetched(&inner.name, job);
+    }
     bodies::load_bodies(inner, jobs).await
 }
 

@@ -12,13 +12,17 @@ use tokio::{
     sync::{Notify, oneshot},
     time::Instant,
 };
+use tracing::Span;
 use uuid::Uuid;
 
 use super::rate::Rate;
-use crate::{Limits, Outcome, Submit, SubmitError, commands::Removal, id::EntryId, wire::is_large};
+use crate::{
+    Limits, Outcome, Submit, SubmitError, commands::Removal, events, id::EntryId, wire::is_large,
+};
 pub(super) use stage::{Outgoing, Overdue, Stage};
 
-type Receiver = oneshot::Receiver<Result<Outcome, SubmitError>>;
+/// The end of a channel on which an in-flight request's outcome comes.
+pub(super) type Receiver = oneshot::Receiver<Result<Outcome, SubmitError>>;
 
 struct InFlightRequest {
     submit: Submit,
@@ -102,11 +106,16 @@ impl InFlight {
 
     /// Brings an outcome to whoever waits for it, if anyone does.
     pub(super) fn deliver(&self, uuid: Uuid, outcome: Outcome) {
-        self.with(|state| {
-            if state.settle(uuid, Ok(outcome)) {
+        let span = self.with(|state| {
+            let span = state.settle(uuid, Ok(outcome));
+            if span.is_some() {
                 state.rate.count();
             }
+            span
         });
+        if let Some(span) = span {
+            events::received(&span, uuid);
+        }
         self.tell_if_drained();
     }
 
@@ -172,13 +181,12 @@ impl State {
         Some(request)
     }
 
-    /// Takes a request out with an outcome; says whether it was there.
-    fn settle(&mut self, uuid: Uuid, outcome: Result<Outcome, SubmitError>) -> bool {
-        self.remove(uuid).is_some_and(|request| {
-            // The client may be gone.
-            let _ = request.outcome.send(outcome);
-            true
-        })
+    /// Takes a request out with an outcome; returns its span if it was there.
+    fn settle(&mut self, uuid: Uuid, outcome: Result<Outcome, SubmitError>) -> Option<Span> {
+        let request = self.remove(uuid)?;
+        // The client may be gone.
+        let _ = request.outcome.send(outcome);
+        Some(request.submit.span)
     }
 
     /// Takes a request out without an outcome, and says what to cancel, now or when its entry is known.
@@ -231,14 +239,8 @@ mod tests {
 
     pub(super) fn insert(in_flight: &InFlight, revision: &str, size: usize) -> (Uuid, Receiver) {
         let uuid = Uuid::from_u128(rand::random());
-        let request = Submit {
-            revision: revision.into(),
-            body: vec![0; size].into(),
-            rows: 1,
-            trace: None,
-            client: None,
-            deadline: Instant::now(),
-        };
+        let body = vec![0; size].into();
+        let request = Submit::new(revision.into(), body, 1, Instant::now());
         (uuid, in_flight.insert(uuid, request, LIMITS).unwrap())
     }
 

@@ -30,6 +30,7 @@ use uuid::Uuid;
 
 use crate::{Backlog, Endpoint, Limits, Outcome, QueueError, Submit, SubmitError, call::Call};
 use command::Command;
+use in_flight::Receiver;
 use shared::Shared;
 
 /// How long a readiness probe waits.
@@ -93,6 +94,11 @@ impl Producer {
     /// Queues a request and waits for its outcome, which comes once and by the request's deadline. Dropping the future
     /// cancels the request.
     pub async fn submit(&self, request: Submit) -> Result<Outcome, SubmitError> {
+        self.enqueue(request)?.outcome().await
+    }
+
+    /// Queues a request, whose outcome the ticket brings.
+    pub fn enqueue(&self, request: Submit) -> Result<Ticket<'_>, SubmitError> {
         let deadline = request.deadline;
         if deadline <= Instant::now() {
             return Err(SubmitError::DeadlineExceeded);
@@ -104,18 +110,16 @@ impl Producer {
         }
         let uuid = uuid::Builder::from_random_bytes(rand::random()).into_uuid();
         let receiver = shared.in_flight.insert(uuid, request, shared.limits())?;
-        let _ticket = Ticket {
+        let ticket = Ticket {
             handle: &self.handle,
             uuid,
+            deadline,
+            receiver,
         };
         if self.handle.commands.send(Command::Enqueue(uuid)).is_err() {
             return Err(SubmitError::ShuttingDown);
         }
-        match timeout_at(deadline, receiver).await {
-            Ok(Ok(outcome)) => outcome,
-            Ok(Err(_)) => Err(SubmitError::ShuttingDown),
-            Err(_) => Err(SubmitError::DeadlineExceeded),
-        }
+        Ok(ticket)
     }
 
     /// Requests not yet answered.
@@ -157,10 +161,30 @@ impl Producer {
     }
 }
 
-/// A place in the map of open requests. Given up before the outcome is there, it cancels the request.
-struct Ticket<'a> {
+/// A place in the map of in-flight requests. Dropped before the outcome is there, it cancels the request.
+#[must_use = "a ticket that is dropped cancels its request"]
+pub struct Ticket<'a> {
     handle: &'a Handle,
     uuid: Uuid,
+    deadline: Instant,
+    receiver: Receiver,
+}
+
+impl Ticket<'_> {
+    /// Returns the request's uuid, which logs of the proxy and of workers tell.
+    #[must_use]
+    pub fn id(&self) -> Uuid {
+        self.uuid
+    }
+
+    /// Waits for the outcome, which comes once and by the request's deadline. Dropping the future cancels the request.
+    pub async fn outcome(mut self) -> Result<Outcome, SubmitError> {
+        match timeout_at(self.deadline, &mut self.receiver).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) => Err(SubmitError::ShuttingDown),
+            Err(_) => Err(SubmitError::DeadlineExceeded),
+        }
+    }
 }
 
 impl Drop for Ticket<'_> {

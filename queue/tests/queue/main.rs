@@ -9,6 +9,7 @@ mod answers;
 mod artifacts;
 mod bounds;
 mod denied;
+mod events;
 mod failover;
 mod faults;
 mod large;
@@ -71,14 +72,8 @@ fn options(name: &str) -> ConsumerOptions {
 }
 
 fn request(body: impl Into<Bytes>) -> Submit {
-    Submit {
-        revision: REVISION.into(),
-        body: body.into(),
-        rows: 1,
-        trace: None,
-        client: None,
-        deadline: Instant::now() + Duration::from_secs(30),
-    }
+    let deadline = Instant::now() + Duration::from_secs(30);
+    Submit::new(REVISION.into(), body.into(), 1, deadline)
 }
 
 /// Submits in a task of its own; aborting it drops the future.

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::{Cancelled, InFlight, removal};
 use crate::{
-    Submit, SubmitError,
+    Submit, SubmitError, events,
     id::EntryId,
     scripts::{MAX_BYTES, MAX_REQUESTS},
 };
@@ -126,12 +126,14 @@ impl InFlight {
         size: usize,
         entry: EntryId,
     ) -> Option<Cancelled> {
-        self.with(|state| {
+        let mut span = None;
+        let cancelled = self.with(|state| {
             if let Some(request) = state.requests.get_mut(&uuid) {
                 request.stage = Stage::Queued(entry);
                 request.accepted = true;
                 request.breaks = 0;
                 request.checked = Instant::now();
+                span = events::are_wanted().then(|| request.submit.span.clone());
             } else if state.abandoned.remove(&uuid) {
                 return Some(Cancelled {
                     revision: revision.clone(),
@@ -139,7 +141,11 @@ impl InFlight {
                 });
             }
             None
-        })
+        });
+        if let Some(span) = span {
+            events::enqueued(&span, uuid, entry);
+        }
+        cancelled
     }
 
     /// Refuses requests that are not in the stream. Those that were are kept, to be tried again.
