@@ -1,12 +1,13 @@
-//! Pauses between tries to reach Redis.
+//! Pauses between attempts to reach Redis.
 
 use std::time::Duration;
 
-/// The pause before the second try to connect; it doubles up to the longest.
+/// The longest pause before the second attempt. Each further one is up to twice as long as the one before, within
+/// `LONGEST_PAUSE`.
 pub(crate) const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// Pauses between tries, longer each time.
+/// The pauses between attempts to reach Redis: each is longer than the one before.
 pub(crate) struct Backoff {
     pause: Duration,
 }
@@ -20,7 +21,8 @@ impl Backoff {
         self.pause = FIRST_PAUSE;
     }
 
-    /// The next pause: between half of the planned one and all of it, so that many processes do not knock at once.
+    /// Returns the next pause: between half of the planned one and all of it, so that many processes do not knock at
+    /// once.
     pub(crate) fn next(&mut self) -> Duration {
         let pause = self.pause.mul_f64(rand::random_range(0.5..1.0));
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);

@@ -1,4 +1,4 @@
-//! The calls that both sides of the queue make.
+//! Calls that both sides of the queue make.
 
 use uuid::Uuid;
 
@@ -10,13 +10,13 @@ use crate::{
     scripts::{DROP, EVICT, GONE_AFTER_MS, MAX_BYTES, MAX_REQUESTS},
 };
 
-/// An entry to forget.
+/// An entry of a jobs stream that is to be removed, with all that is kept for it.
 #[derive(Debug, Clone)]
 pub(crate) struct Removal {
     pub(crate) entry: EntryId,
-    /// The size of its body.
+    /// Bytes of the request's body.
     pub(crate) size: usize,
-    /// Whose body is in a key of its own.
+    /// The request's uuid if its body is in a key of its own, which is removed too.
     pub(crate) large: Option<Uuid>,
 }
 
@@ -30,7 +30,7 @@ impl From<&JobId> for Removal {
     }
 }
 
-/// The call that forgets entries of a revision.
+/// Makes the call that removes entries from a revision's stream.
 pub(crate) fn drop_entries<'a>(
     keys: &Keys,
     revision: &str,
@@ -52,7 +52,7 @@ pub(crate) fn drop_entries<'a>(
     Call::of_script(&DROP, command)
 }
 
-/// The call that forgets a revision's expired entries, and its stream if that is deserted.
+/// Makes the call that removes a revision's expired entries, and its stream if no worker reads it.
 pub(crate) fn evict(keys: &Keys, revision: &str) -> Call {
     let lane = keys.lane(revision, Class::Interactive);
     let mut command = EVICT.call(&[&lane.jobs, &lane.index, &keys.bytes()], 0);
@@ -60,7 +60,8 @@ pub(crate) fn evict(keys: &Keys, revision: &str) -> Call {
     Call::of_script(&EVICT, command)
 }
 
-/// Splits items into groups that a script may carry in one call.
+/// Splits items into groups that one call of a script may carry: at most `MAX_REQUESTS` of at most `MAX_BYTES`
+/// together, or one larger item by itself.
 pub(crate) fn groups<T>(items: Vec<T>, size: impl Fn(&T) -> usize) -> Vec<Vec<T>> {
     let mut groups = Vec::new();
     let mut group = Vec::new();

@@ -1,4 +1,4 @@
-//! Connections that come back when they break.
+//! Connections that are opened again when they break.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -13,7 +13,7 @@ use crate::{
     connection::Connection,
 };
 
-/// One connection at a time, opened when asked for and again after it broke.
+/// A keeper of one connection at a time, which is opened when it is needed, and again after it broke.
 pub(crate) struct ConnectionManager {
     endpoint: Endpoint,
     response_timeout: Duration,
@@ -35,7 +35,7 @@ impl ConnectionManager {
         }
     }
 
-    /// The open connection, or a new one to a Redis that serves.
+    /// Returns the open connection, or a new one to a Redis that serves.
     pub(crate) async fn get(&self) -> Result<Connection, QueueError> {
         if let Some(connection) = self.with(|state| state.open.clone()) {
             return Ok(connection);
@@ -52,11 +52,11 @@ impl ConnectionManager {
         Call::of(redis::cmd("PING"))
             .last("PING", &connection)
             .await?;
-        // Others may have opened one meanwhile.
+        // Another task may have opened one meanwhile.
         Ok(self.with(|state| state.open.get_or_insert(connection).clone()))
     }
 
-    /// Sends everything in one write and gives the value of the last, which is all that matters.
+    /// Sends everything in one write and returns the value of the last command. The other replies are ignored.
     pub(crate) async fn last(
         &self,
         call: &Call,
@@ -66,7 +66,7 @@ impl ConnectionManager {
         self.watch(&connection, call.last(operation, &connection).await)
     }
 
-    /// Gives up a connection that broke. Another one that has replaced it already stays.
+    /// Gives up a connection that broke, unless another one has replaced it already.
     pub(crate) fn forget(&self, connection: &Connection) {
         self.with(|state| {
             state
@@ -75,7 +75,7 @@ impl ConnectionManager {
         });
     }
 
-    /// Passes an outcome on, and gives up the connection if it shows that it is of no use.
+    /// Passes an outcome on, and gives up the connection if the outcome shows that it is of no more use.
     pub(crate) fn watch<T>(
         &self,
         connection: &Connection,
@@ -87,7 +87,7 @@ impl ConnectionManager {
         outcome
     }
 
-    /// Sends everything over the connection, which is given up if it is of no more use.
+    /// Sends everything in one write and returns all replies. The connection is given up if it is of no more use.
     pub(crate) async fn send(&self, call: &Call) -> Result<Vec<Reply>, QueueError> {
         let connection = self.get().await?;
         self.watch(&connection, call.send(&connection).await)

@@ -1,30 +1,30 @@
-//! The scripts: what must happen at once in Redis happens in one of them.
+//! Lua scripts. Commands that must take effect together are in one of them.
 
 use std::{sync::LazyLock, time::Duration};
 
 use redis::Cmd;
 
-/// Most requests that one call of a script may carry, so that others wait for Redis but shortly.
+/// The most requests that one call of a script may carry, so that others do not wait long for Redis.
 pub(crate) const MAX_REQUESTS: usize = 128;
 
 /// About the most bytes that one call of a script may carry.
 pub(crate) const MAX_BYTES: usize = 1 << 20;
 
-/// After how many milliseconds without a word a worker is taken to be gone. A live one reads or renews every few
-/// seconds, and one that comes back after all joins again.
+/// Milliseconds without a word after which a worker is taken to be gone. A live one reads or renews every few seconds,
+/// and one that comes back after all joins again.
 pub(crate) const GONE_AFTER_MS: u64 = 60_000;
 
-/// How long a proxy's replies live without it.
+/// The time that a proxy's replies live without a heartbeat of it.
 pub(crate) const REPLIES_LIVE: Duration = Duration::from_secs(10);
 
-/// The Lua function that reads a reply of XINFO, and the line of a script in whose place it is put: only where it is
-/// needed, for a function is made anew by each call that passes it.
+/// The line of a script that is replaced, and the Lua function in its place, which reads a reply of XINFO. It stands
+/// only where it is needed, for each call makes the functions that it passes anew.
 const BY_NAME: (&str, &str) = (
     "--#include by_name.lua\n",
     include_str!("scripts/by_name.lua"),
 );
 
-/// A script, known to Redis by its hash.
+/// A Lua script that Redis knows by its hash.
 pub(crate) struct Script {
     code: String,
     hash: String,
@@ -63,7 +63,7 @@ impl Script {
         }
     }
 
-    /// Begins a call; the arguments are to be added. `size` is about what they take.
+    /// Begins a call of the script, to which the arguments are to be added. `size` is about how many bytes they take.
     pub(crate) fn call(&self, keys: &[&str], size: usize) -> Cmd {
         let mut command = Cmd::with_capacity(16, size + 256);
         command
@@ -74,7 +74,7 @@ impl Script {
         command
     }
 
-    /// Makes the script known to Redis, which forgets it when it restarts.
+    /// Makes the command that loads the script into Redis, which forgets it when it restarts.
     pub(crate) fn load(&self) -> Cmd {
         let mut command = redis::cmd("SCRIPT");
         command.arg("LOAD").arg(&self.code);

@@ -6,8 +6,8 @@ use super::Connection;
 
 const SETTING: &str = "proto-max-bulk-len";
 
-/// The most bytes of one argument, such as a body: a longer one would end the connection. `None` where Redis won't say,
-/// as to a user without `CONFIG`, or has no such bound.
+/// Returns the most bytes of one argument, such as a body: a longer one would end the connection. `None` where Redis
+/// does not tell, as to a user without `CONFIG`, or has no such bound.
 pub(crate) async fn largest_value(connection: &Connection) -> Option<u64> {
     let settings: HashMap<String, u64> = redis::cmd("CONFIG")
         .arg("GET")

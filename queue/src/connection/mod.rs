@@ -1,4 +1,4 @@
-//! An open connection.
+//! An open connection to Redis.
 
 mod largest;
 
@@ -6,10 +6,10 @@ use redis::aio::MultiplexedConnection;
 
 pub(crate) use largest::largest_value;
 
-/// An open connection. Clones share it.
+/// An open connection to Redis. Clones share it.
 #[derive(Clone)]
 pub(crate) struct Connection {
     pub(crate) redis: MultiplexedConnection,
-    /// Which of a link's connections this is.
+    /// The connection's number among those that its `ConnectionManager` has opened.
     pub(crate) generation: u64,
 }

@@ -1,4 +1,4 @@
-//! Answering requests.
+//! Answers: writing them until Redis has them or nobody waits for them.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -25,7 +25,7 @@ use crate::{
 /// Bytes of large answers that may wait here for room in Redis while other requests are served.
 const MAX_UNSENT: usize = 64 << 20;
 
-/// Answers without taking anything new.
+/// Sends answers, and those that had no room before, without taking new requests.
 pub(super) async fn answer(
     inner: &Inner,
     answers: Vec<(JobId, Outcome)>,
@@ -34,7 +34,7 @@ pub(super) async fn answer(
     send(inner, due, 0).await.map(drop)
 }
 
-/// Answers without taking anything new or sending what had no room.
+/// Sends answers alone: without those that had no room before, and without taking new requests.
 pub(super) async fn answer_only(inner: &Inner, answers: Vec<(JobId, Outcome)>) {
     let due = answers.into_iter().map(PendingAnswer::from).collect();
     if let Err(error) = send(inner, due, 0).await {
@@ -42,7 +42,7 @@ pub(super) async fn answer_only(inner: &Inner, answers: Vec<(JobId, Outcome)>) {
     }
 }
 
-/// Tries again to send what had no room. Says whether some still has none.
+/// Tries again to send answers that had no room. Returns whether some still have none.
 pub(super) async fn send_unsent(inner: &Inner) -> bool {
     let due = std::mem::take(&mut *unsent(inner));
     if due.is_empty() {
@@ -65,8 +65,9 @@ fn unsent(inner: &Inner) -> MutexGuard<'_, Unsent> {
     inner.unsent.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Sends answers until Redis has them or nobody waits for them any more, and gives the replies to the read that went along.
-/// Answering twice is harmless: the second time finds nothing to answer. What has no room is kept for later.
+/// Sends answers until Redis has them or nobody waits for them any more, and returns the replies to the read of up to
+/// `capacity` requests that went along. Answering twice is harmless: the second time finds nothing to answer. Answers
+/// that have no room are kept for later.
 pub(super) async fn send(
     inner: &Inner,
     mut due: Vec<PendingAnswer>,
@@ -75,7 +76,7 @@ pub(super) async fn send(
     let mut replies = Vec::new();
     loop {
         drop_expired(inner, &mut due);
-        // Nothing to answer, and no turn to read, so that nothing may be read either.
+        // Nothing is to be answered, and nothing may be read.
         if due.is_empty() && capacity == 0 {
             return Ok(replies);
         }
@@ -103,7 +104,7 @@ pub(super) async fn send(
                 }
                 inner.pause().await;
             }
-            // There is nothing to answer: the next fetch sees to it.
+            // The read failed alone; the next fetch recovers it.
             Err(error) if due.is_empty() => return Err(error),
             Err(error) if error.passes() => {
                 tracing::debug!(%error, "waiting for Redis to answer requests");
@@ -136,7 +137,7 @@ fn drop_expired(inner: &Inner, due: &mut Vec<PendingAnswer>) {
     }
 }
 
-/// Notes that these are answered, but for those that have no room, which are returned.
+/// Ends the leases of requests that are answered. Returns the answers that had no room.
 fn settle(inner: &Inner, due: Vec<PendingAnswer>, waiting: &[Waiting]) -> Vec<PendingAnswer> {
     let mut left = Vec::with_capacity(waiting.len());
     inner.leases(|leases| {
@@ -154,16 +155,16 @@ fn settle(inner: &Inner, due: Vec<PendingAnswer>, waiting: &[Waiting]) -> Vec<Pe
     left
 }
 
-/// What became of a write.
+/// The result of one write of answers.
 struct Sent {
     reads: Vec<Reply>,
     waiting: Vec<Waiting>,
 }
 
-/// An answer that had no room.
+/// An answer that had no room in Redis.
 struct Waiting {
     place: usize,
-    /// Redis had no memory for a key of its own.
+    /// Whether Redis lacked the memory for a key of the answer's own.
     no_memory: bool,
 }
 
@@ -230,13 +231,13 @@ async fn send_once(
     })
 }
 
-/// What the read beside a failed answer was given is in nobody's hands.
+/// Notes that requests which the read beside a failed answer was given are in nobody's hands.
 fn stray(inner: &Inner, capacity: usize, error: QueueError) -> QueueError {
     inner.leases(|leases| leases.stray |= capacity > 0);
     error
 }
 
-/// The command that puts a large answer into a key of its own, which the script lets live as long as its proxy.
+/// Makes the command that puts a large answer into a key of its own, which the script lets live as long as its proxy.
 fn store(inner: &Inner, due: &PendingAnswer) -> redis::Cmd {
     let key = inner.keys.reply(&due.id.proxy, due.id.uuid, &inner.name);
     let mut command = redis::Cmd::with_capacity(5, due.outcome.size() + 256);
@@ -249,7 +250,7 @@ fn store(inner: &Inner, due: &PendingAnswer) -> redis::Cmd {
     command
 }
 
-/// The call that answers these places of what is due.
+/// Makes the call of the script that sends the answers at the places `group` of `due`.
 fn command(inner: &Inner, group: &[usize], due: &[PendingAnswer]) -> redis::Cmd {
     let mut streams: BTreeMap<&str, usize> = BTreeMap::new();
     for place in group {
@@ -332,10 +333,10 @@ fn command(inner: &Inner, group: &[usize], due: &[PendingAnswer]) -> redis::Cmd 
     command
 }
 
-/// A failure of which the dead-letter stream is told.
+/// The kind of a failure that the dead-letter stream is told of.
 const DEAD: &str = "d";
 
-/// How the script is to treat an outcome.
+/// Returns the kind by which the script treats an outcome.
 fn kind(outcome: &Outcome) -> &'static str {
     match outcome {
         Outcome::Answer(_) => "s",

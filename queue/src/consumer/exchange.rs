@@ -1,4 +1,4 @@
-//! Answering and taking requests in one write.
+//! Exchanges: answers and a fetch in one write.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{Job, JobId, Outcome, QueueError, call::lost_group, id::EntryId};
 
-/// Answers, and takes new requests along.
+/// Sends answers and takes up to `capacity` new requests in one write.
 pub(super) async fn exchange(
     inner: &Inner,
     answers: Vec<(JobId, Outcome)>,
@@ -19,8 +19,8 @@ pub(super) async fn exchange(
 ) -> Result<Vec<Job>, QueueError> {
     let due = with_unsent(inner, answers);
     let entries: Vec<EntryId> = due.iter().map(|due| due.id.entry).collect();
-    // Under a lasting backlog each read finds all that there is room for, so what is due must not wait for one that
-    // does not.
+    // A recovery that is due comes before the read, which under a lasting backlog always finds as many requests as it
+    // may take.
     let read = capacity > 0
         && inner.leases(|leases| {
             !leases.recovery_due() && leases.turn_after(&entries) == Turn::Ordinary
@@ -35,7 +35,7 @@ pub(super) async fn exchange(
         intake::of_replies(inner, replies).await
     };
     Ok(next.unwrap_or_else(|error| {
-        // The answers are out; the next fetch meets the same trouble and sees to it.
+        // The answers are out; the next fetch meets the same trouble and recovers from it.
         tracing::debug!(%error, "failed to fetch beside an answer");
         if lost_group(&error) {
             inner.leases(|leases| leases.must_join = true);

@@ -1,4 +1,4 @@
-//! Taking requests.
+//! Fetches: new requests, and those that need recovery.
 
 use std::time::Duration;
 
@@ -20,10 +20,11 @@ use crate::{
     wire,
 };
 
-/// How long a read waits in Redis: looking for the entries of dead workers comes between two reads, once a second.
+/// The longest time that a read waits in Redis. Once a second, between two reads, the entries of dead workers are
+/// looked for.
 pub(super) const BLOCK: Duration = Duration::from_secs(1);
 
-/// How long a read waits while answers wait for room in Redis.
+/// The longest time that a read waits while answers wait for room in Redis.
 const UNSENT_PAUSE: Duration = Duration::from_millis(100);
 
 pub(super) async fn fetch(
@@ -44,7 +45,7 @@ pub(super) async fn fetch(
             Ok(jobs)
         }
         Err(error) if lost_group(&error) => {
-            // FLUSHALL, or a Redis that came back empty.
+            // Redis was flushed, or came back empty.
             inner.leases(|leases| leases.must_join = true);
             Ok(Vec::new())
         }
@@ -55,7 +56,7 @@ pub(super) async fn fetch(
     }
 }
 
-/// Takes what may be taken now, waiting so long for it.
+/// Takes the requests whose turn it is, waiting up to `wait` for the first.
 pub(super) async fn next(
     inner: &Inner,
     capacity: usize,
@@ -93,14 +94,14 @@ pub(super) async fn next(
     }
 }
 
-/// Sees to what reading alone never returns: what a cut-off read was given, what others handed back, and what dead
-/// workers held.
+/// Takes requests that reading new entries never returns: those that a cut-off read was given, those that others handed
+/// back, and those that dead workers held.
 async fn recover(inner: &Inner, capacity: usize) -> Result<Vec<Job>, QueueError> {
     if inner.leases(|leases| leases.must_join) {
         inner.join(false).await?;
         inner.leases(|leases| leases.must_join = false);
     }
-    // Ordinary requests must not come beside those of dead workers: they would die with them.
+    // Ordinary requests must not run beside those of dead workers: they would die with them.
     let capacity = if inner.leases(|leases| leases.turn()) == Turn::Ordinary {
         capacity
     } else {
@@ -109,7 +110,7 @@ async fn recover(inner: &Inner, capacity: usize) -> Result<Vec<Job>, QueueError>
     if inner.leases(|leases| leases.stray) {
         let stray = find_stray(inner, capacity).await?;
         let jobs = intake::load(inner, &stray, None).await?;
-        // If there was no room for more, there may be more of them.
+        // A full answer may have left some out.
         if stray.len() < capacity {
             inner.leases(|leases| leases.stray = false);
         }
@@ -127,8 +128,8 @@ async fn recover(inner: &Inner, capacity: usize) -> Result<Vec<Job>, QueueError>
     Ok(Vec::new())
 }
 
-/// Entries that a cut-off read was given, up to `capacity`. They never ran, so they are like new. Those of dead workers, which
-/// were counted for a turn that did not take place, are set aside again.
+/// Finds entries that a cut-off read was given, up to `capacity`. They never ran, so they are like new. Those of dead
+/// workers, which were counted for a turn that did not take place, are set aside again.
 async fn find_stray(inner: &Inner, capacity: usize) -> Result<Vec<EntryId>, QueueError> {
     let held = inner.leases(|leases| leases.all().len());
     let mut command = redis::cmd("XPENDING");
@@ -167,7 +168,7 @@ async fn find_stray(inner: &Inner, capacity: usize) -> Result<Vec<EntryId>, Queu
     Ok(stray)
 }
 
-/// Takes new requests, waiting for the first.
+/// Reads new entries, waiting up to `wait` for the first.
 async fn read(inner: &Inner, capacity: usize, wait: Duration) -> Result<Vec<Job>, QueueError> {
     let connections = if wait.is_zero() {
         &inner.commands

@@ -1,4 +1,4 @@
-//! What all that a worker does in the queue shares.
+//! The state that all parts of a consumer share.
 
 use std::{
     sync::{Mutex, PoisonError, RwLock},
@@ -22,10 +22,10 @@ use crate::{
     wire,
 };
 
-/// How long Redis may take to answer what does not block.
+/// The longest time that Redis may take to answer a command that does not block.
 pub(super) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long this side waits for a read: a half-open connection answers never.
+/// The longest time that this side waits for a read that blocks: over a half-open connection no answer ever comes.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(super) struct Inner {
@@ -35,13 +35,13 @@ pub(super) struct Inner {
     pub(super) name: String,
     pub(super) artifact: Option<String>,
     pub(super) limits: RwLock<ConsumerLimits>,
-    /// For reads that block.
+    /// The connection for reads that block.
     pub(super) reads: ConnectionManager,
-    /// For everything else.
+    /// The connection for everything else.
     pub(super) commands: ConnectionManager,
     pub(super) leases: Mutex<Leases>,
     pub(super) unsent: Mutex<Unsent>,
-    /// Something was answered or handed back.
+    /// A signal that some request was answered or handed back.
     pub(super) settled: Notify,
     pub(super) backoff: Mutex<Backoff>,
 }
@@ -97,8 +97,8 @@ impl Inner {
             .reset();
     }
 
-    /// Makes sure that stream and group are there and that the revision is the artifact loaded here. A `fresh` process sets
-    /// aside what another one of its name held.
+    /// Makes sure that stream and group are there and that the revision's artifact is the one loaded here. A `fresh`
+    /// process sets aside the requests that another one of its name held.
     pub(super) async fn join(&self, fresh: bool) -> Result<(), QueueError> {
         let keys = [&*self.lane.jobs, &self.keys.bytes(), &self.keys.artifacts()];
         let mut command = CONNECT.call(&keys, 0);

@@ -1,4 +1,4 @@
-//! From entries to jobs.
+//! The way from entries to jobs: expired, damaged and too new ones are sorted out, large bodies are loaded.
 
 use super::{bodies, inner::Inner, leases::Leases, read, release};
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
     wire::{Entry, Read},
 };
 
-/// Reads entries that this consumer holds already.
+/// Makes jobs of entries that this consumer holds already in Redis.
 pub(super) async fn load(
     inner: &Inner,
     entries: &[EntryId],
@@ -36,7 +36,7 @@ pub(super) async fn of_replies(inner: &Inner, replies: Vec<Reply>) -> Result<Vec
     hand_out(inner, jobs, None).await
 }
 
-/// Hands requests out, whole.
+/// Begins the leases of jobs and loads their bodies.
 async fn hand_out(
     inner: &Inner,
     mut jobs: Vec<Job>,
@@ -54,7 +54,7 @@ async fn hand_out(
     bodies::load_bodies(inner, jobs).await
 }
 
-/// Gives what is to run, and clears away the rest.
+/// Sorts out the entries that are not to run and removes them or hands them on. Returns the rest as jobs.
 pub(super) async fn triage(inner: &Inner, entries: Vec<Entry>, now: u64) -> Vec<Job> {
     let mut jobs = Vec::with_capacity(entries.len());
     let mut removals = Vec::new();
@@ -68,7 +68,7 @@ pub(super) async fn triage(inner: &Inner, entries: Vec<Entry>, now: u64) -> Vec<
         let id = entry.id;
         match entry.job(now) {
             Read::Job(job) => jobs.push(job),
-            // Its proxy tells the client; Redis' clock only saves the work.
+            // The proxy's own timer tells the client; Redis' clock only saves the work.
             Read::Expired(id) => removals.push(Removal::from(&id)),
             Read::Wake => {
                 inner.leases(Leases::look_soon);

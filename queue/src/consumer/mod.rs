@@ -1,8 +1,15 @@
 //! The worker's side: requests come out, outcomes go back.
 //!
-//! Reading blocks, so it has a connection of its own; all else goes over a second one. What this worker holds is known
-//! here (`leases`), so that leases are renewed for it (`renew`) and requests that may have killed another worker run with
-//! nothing beside them (`suspects`). Large bodies are kept beside the stream (`bodies`).
+//! Reading blocks, so it has a connection of its own; all else goes over a second one. The files are layers, each of
+//! which uses those before it:
+//!
+//! - `leases`: the requests that this worker holds, which `renew` keeps alive, and `unsent`, the answers on their way,
+//! - `inner`: the state that all share,
+//! - `read`: reading entries,
+//! - `answer`, and `release`, which hands requests back,
+//! - `intake`: from entries to jobs, with their large bodies (`bodies`),
+//! - `suspects`: requests that may have killed another worker, which run with nothing beside them,
+//! - `fetch`, and `exchange`, which answers and fetches in one write.
 
 mod answer;
 mod bodies;
@@ -34,8 +41,9 @@ pub struct Consumer {
 }
 
 impl Consumer {
-    /// Joins the workers of a revision; what an earlier process of this name held is set aside, as it may be why that ended.
-    /// Waits for a Redis that is absent or can't serve now for as long as it takes: drop the future to give up.
+    /// Joins the workers of a revision. Requests that an earlier process of this name held are set aside, as one of
+    /// them may be why it ended. Waits for a Redis that is absent or can't serve now for as long as it takes: drop the
+    /// future to give up.
     pub async fn connect(endpoint: Endpoint, options: ConsumerOptions) -> Result<Self, QueueError> {
         let inner = Arc::new(Inner::new(endpoint, options)?);
         let mut told = false;
@@ -64,17 +72,18 @@ impl Consumer {
 
     /// Takes up to `capacity` requests, waiting about a second for the first; none if none came.
     ///
-    /// Jobs in `quarantine` come by themselves, and only once everything handed out before has been answered or released;
-    /// until they are, nothing else comes.
+    /// Jobs in `quarantine` come by themselves, and only once everything handed out before has been answered or
+    /// released; until they are, nothing else comes.
     ///
-    /// An error means that Redis can't be reached or can't serve now. The pause before the next try is inside, so just
-    /// call again: all but [`QueueError::ArtifactChanged`], which lasts.
-    /// The future must be driven to its end: what a dropped one has read is run only when its lease is over.
+    /// An error means that Redis can't be reached or can't serve now. The pause before the next attempt is inside, so
+    /// just call again: after all but [`QueueError::ArtifactChanged`], which lasts.
+    /// The future must be driven to its end: requests that a dropped one has read are run only when its lease is over.
     pub async fn fetch(&self, capacity: usize) -> Result<Vec<Job>, QueueError> {
         self.fetch_within(capacity, fetch::BLOCK).await
     }
 
-    /// The same, waiting for the first request no longer than `wait`, which counts in milliseconds; zero does not wait.
+    /// Takes requests as [`Self::fetch`] does, waiting for the first no longer than `wait`, which counts in
+    /// milliseconds; zero does not wait.
     pub async fn fetch_within(
         &self,
         capacity: usize,
@@ -86,13 +95,14 @@ impl Consumer {
     /// Answers requests.
     ///
     /// The first success wins, whoever holds the request by now; a failure counts only while this worker holds it.
-    /// Waits for Redis until nobody waits for any of the answers any more. Large answers that have no room in Redis now are
-    /// kept, and sent with later calls.
+    /// Waits for Redis until nobody waits for any of the answers any more. Large answers that have no room in Redis now
+    /// are kept, and sent with later calls.
     pub async fn answer(&self, answers: Vec<(JobId, Outcome)>) -> Result<(), QueueError> {
         answer::answer(&self.inner, answers).await
     }
 
-    /// Answers requests as [`Self::answer`] does, and takes up to `capacity` new ones that are there already, in one write.
+    /// Answers requests as [`Self::answer`] does, and takes up to `capacity` new ones that are there already, in one
+    /// write.
     pub async fn exchange(
         &self,
         answers: Vec<(JobId, Outcome)>,
@@ -101,7 +111,7 @@ impl Consumer {
         exchange::exchange(&self.inner, answers, capacity).await
     }
 
-    /// What renews leases. To be run in a task of its own as long as the consumer lives.
+    /// Returns the renewer of leases, to be run in a task of its own as long as the consumer lives.
     #[must_use]
     pub fn renewer(&self) -> Renewer {
         Renewer::new(&self.inner)
@@ -112,7 +122,7 @@ impl Consumer {
         release::release(&self.inner, jobs.into_iter().map(|job| job.entry).collect()).await
     }
 
-    /// Hands back what is still held and signs off.
+    /// Hands back all requests that are still held and signs off.
     pub async fn leave(self) -> Result<(), QueueError> {
         release::leave(&self.inner).await
     }

@@ -1,4 +1,4 @@
-//! Reading entries, and what must be noted where a read fails.
+//! Reading of entries, and the notes that a failed read leaves.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::{
     wire::{self, Entry},
 };
 
-/// Entries by name, and the time of Redis' clock.
+/// Reads entries by their ids, and the time of Redis' clock in milliseconds.
 pub(super) async fn range(
     inner: &Inner,
     entries: &[EntryId],
@@ -42,8 +42,8 @@ fn time(reply: Option<Reply>) -> Result<u64, QueueError> {
     wire::clock(reply.ok_or(answer.clone())?.value("TIME")?).ok_or(answer)
 }
 
-/// Passes on what a call that reads has led to. If the connection broke, entries that are this consumer's in Redis may be
-/// in nobody's hands here.
+/// Passes on the outcome of a call that reads. If the connection broke, entries that are this consumer's in Redis may
+/// be in nobody's hands here.
 pub(super) fn sent(
     inner: &Inner,
     connections: &ConnectionManager,
@@ -65,14 +65,14 @@ pub(super) fn read_command(inner: &Inner, capacity: usize, wait: Duration) -> Cm
         .arg("COUNT")
         .arg(capacity);
     if !wait.is_zero() {
-        // 0 would block for ever.
+        // Zero would block for ever.
         command.arg("BLOCK").arg(millis(wait).max(1));
     }
     command.arg("STREAMS").arg(&inner.lane.jobs).arg(">");
     command
 }
 
-/// The entries that the replies to a read and to TIME bring, and the time; none if nothing was read.
+/// Parses the replies to a read and to TIME: the entries, and the time in milliseconds; none if nothing was read.
 pub(super) fn parse(
     inner: &Inner,
     mut replies: Vec<Reply>,
@@ -85,7 +85,7 @@ pub(super) fn parse(
         Some(reply) => reply.value("XREADGROUP")?,
         None => Value::Nil,
     };
-    // Without the time, what was read is in nobody's hands.
+    // Entries without the time are in nobody's hands.
     let now = now.inspect_err(|_| inner.leases(|leases| leases.stray = true))?;
     Ok((wire::read_entries(value), now))
 }

@@ -1,4 +1,4 @@
-//! Handing requests back, and forgetting those that nobody waits for.
+//! Release of requests to other workers, and removal of those that nobody waits for.
 
 use tokio::time::Instant;
 
@@ -15,7 +15,7 @@ use crate::{
     scripts::{LEAVE, MAX_REQUESTS, RELEASE},
 };
 
-/// Who holds a request until another worker takes it, and how many deliveries are taken back.
+/// An entry to hand back, the consumer that holds it until another worker takes it, and the deliveries to take back.
 pub(super) type Handover = (EntryId, String, u32);
 
 pub(super) async fn release(inner: &Inner, entries: Vec<EntryId>) -> Result<(), QueueError> {
@@ -24,7 +24,7 @@ pub(super) async fn release(inner: &Inner, entries: Vec<EntryId>) -> Result<(), 
             .into_iter()
             .map(|entry| {
                 if leases.is_quarantined(entry) {
-                    // Its turn was counted, but did not take place.
+                    // The request's turn was counted, but did not take place.
                     (entry, SUSPECTS.to_owned(), 1)
                 } else {
                     (entry, RELEASED.to_owned(), 0)
@@ -41,7 +41,7 @@ pub(super) async fn leave(inner: &Inner) -> Result<(), QueueError> {
     let mut command = LEAVE.call(&[&inner.lane.jobs], 0);
     command.arg(&inner.name);
     patiently(inner, &Call::of_script(&LEAVE, command)).await?;
-    // The last one to leave an empty stream takes it along.
+    // The last worker to leave an empty stream takes it along.
     patiently(inner, &evict(&inner.keys, &inner.revision)).await
 }
 
@@ -64,13 +64,13 @@ pub(super) async fn hand_over(inner: &Inner, handovers: Vec<Handover>) -> Result
     outcome
 }
 
-/// Waits a little for Redis. What is not handed back is taken over when its lease is over.
+/// Sends a call, waiting a little for Redis. Requests that are not handed back are taken over when their lease is over.
 async fn patiently(inner: &Inner, call: &Call) -> Result<(), QueueError> {
     let give_up = Instant::now() + RESPONSE_TIMEOUT;
     loop {
         match inner.commands.last(call, "a release").await {
             Ok(_) => return Ok(()),
-            // There is nothing left to hand back or to leave.
+            // Nothing is left to hand back or to leave.
             Err(error) if lost_group(&error) => return Ok(()),
             Err(error) if error.passes() && Instant::now() < give_up => inner.pause().await,
             Err(error) => return Err(error),
@@ -78,7 +78,7 @@ async fn patiently(inner: &Inner, call: &Call) -> Result<(), QueueError> {
     }
 }
 
-/// Forgets entries. Those that can't be forgotten now come back when their lease is over.
+/// Removes entries. Those that can't be removed now come back when their lease is over.
 pub(super) async fn discard(inner: &Inner, entries: Vec<Removal>) {
     for group in groups(entries, |_| 0) {
         let call = drop_entries(&inner.keys, &inner.revision, &group);

@@ -2,11 +2,12 @@
 
 use crate::{JobId, Outcome};
 
-/// An answer on its way.
+/// An answer on its way to Redis.
 pub(super) struct PendingAnswer {
     pub(super) id: JobId,
     pub(super) outcome: Outcome,
-    /// It goes into the entry, however large: Redis had no memory for a key of its own, but takes what frees memory.
+    /// Whether the answer goes into the entry, however large: Redis had no memory for a key of its own, but takes an
+    /// answer that frees memory.
     pub(super) inline: bool,
 }
 
@@ -28,7 +29,7 @@ impl PendingAnswer {
         self.outcome.is_large() && !self.inline
     }
 
-    /// About what it takes in a script's call.
+    /// Returns about how many bytes the answer takes in a script's call.
     pub(super) fn size(&self) -> usize {
         if self.is_large() {
             0

@@ -1,4 +1,4 @@
-//! Where Redis is, and how to open a connection to it.
+//! Endpoints: where Redis is, and how a connection to it is opened.
 
 mod address;
 mod connector;
@@ -14,15 +14,15 @@ use redis::aio::MultiplexedConnection;
 use crate::QueueError;
 use address::Address;
 
-/// Where Redis is and how to log in.
+/// The address of Redis and the login for it.
 #[derive(Clone)]
 pub struct Endpoint {
     source: Source,
-    /// Whom to trust in place of the system's certificate authorities.
+    /// A PEM file of certificate authorities to trust in place of the system's.
     ca_file: Option<PathBuf>,
 }
 
-/// What a file with certificate authorities is called in a Secret that holds the URL, too.
+/// The name of the file with certificate authorities in a Secret that also holds the URL.
 const CA_FILE: &str = "ca.crt";
 
 #[derive(Clone)]
@@ -32,7 +32,7 @@ enum Source {
 }
 
 impl Endpoint {
-    /// From a URL:
+    /// Makes an endpoint from a URL:
     ///
     /// - `redis://[USER:PASSWORD@]HOST[:PORT][/DB]`, and `rediss://` for TLS,
     /// - `unix:///PATH`,
@@ -48,9 +48,9 @@ impl Endpoint {
         })
     }
 
-    /// From a file that holds the URL. It is read again for each new connection, so that a changed password arrives.
-    /// Where a `ca.crt` lies beside it, a URL with TLS trusts the certificate authorities in there in place of the
-    /// system's.
+    /// Makes an endpoint from a file that holds the URL. The file is read again for each new connection, so that a
+    /// changed password arrives. Where a `ca.crt` lies beside it, a URL with TLS trusts the certificate authorities in
+    /// there in place of the system's.
     pub fn from_file(path: &Path) -> Result<Self, QueueError> {
         let endpoint = Self {
             source: Source::File(path.to_owned()),
@@ -60,7 +60,7 @@ impl Endpoint {
         Ok(endpoint)
     }
 
-    /// Trusts the certificate authorities of a PEM file in place of the system's. It is read again for each new
+    /// Trusts the certificate authorities of a PEM file in place of the system's. The file is read again for each new
     /// connection, so that a new authority arrives. The URL must be one with TLS.
     pub fn with_ca_file(self, path: &Path) -> Result<Self, QueueError> {
         let endpoint = Self {
@@ -71,7 +71,7 @@ impl Endpoint {
         Ok(endpoint)
     }
 
-    /// The URL and the authorities as they are now.
+    /// Reads the address and the certificate authorities as they are now.
     fn resolve(&self) -> Result<(Address, Option<Vec<u8>>), QueueError> {
         let address = match &self.source {
             Source::Url(address) => (**address).clone(),
@@ -86,7 +86,7 @@ impl Endpoint {
             (Some(path), _) => Some(connector::authorities(path)?),
             (None, Source::File(path)) if address.is_tls() => {
                 let beside = path.with_file_name(CA_FILE);
-                // A path that can't be looked at is one that can't be read, which is to be told.
+                // A path that can't be looked at is reported as one that can't be read.
                 match beside.try_exists() {
                     Ok(false) => None,
                     Ok(true) | Err(_) => Some(connector::authorities(&beside)?),
@@ -97,7 +97,7 @@ impl Endpoint {
         Ok((address, authorities))
     }
 
-    /// A connection to a server that takes writes.
+    /// Opens a connection to a server that takes writes.
     pub(crate) async fn open(
         &self,
         response_timeout: Duration,

@@ -1,4 +1,4 @@
-//! What the writing task is asked to do.
+//! Commands to the task that writes.
 
 use std::time::Duration;
 
@@ -7,14 +7,14 @@ use uuid::Uuid;
 use super::in_flight::Cancelled;
 use crate::SubmitError;
 
-/// What a client is told to wait when Redis can't be reached.
+/// Time after which a client should try again when Redis can't be reached.
 const RETRY_UNREACHABLE: Duration = Duration::from_secs(1);
 
-/// What is asked of the task.
+/// A command to the task that writes.
 pub(super) enum Command {
     Enqueue(Uuid),
     Cancel(Cancelled),
-    /// Finish, take the replies stream away and end.
+    /// A stop: the task removes the replies stream and ends.
     Stop,
 }
 

@@ -1,4 +1,4 @@
-//! The call that writes requests.
+//! The call that enqueues requests.
 
 use std::time::Duration;
 
@@ -13,10 +13,10 @@ use crate::{
     wire::{self, is_large},
 };
 
-/// How long a large body outlives its request's deadline: an entry must not be there without it.
+/// The time that a large body outlives its request's deadline: an entry must not be there without it.
 const BODIES_OUTLIVE: Duration = Duration::from_secs(5);
 
-/// Enqueues requests of one revision; `number` is the call's in the receipts.
+/// Makes the call that enqueues requests of one revision. `number` is the call's in the receipts.
 pub(super) fn enqueue(shared: &Shared, revision: &str, number: u64, group: &[Outgoing]) -> Call {
     let limits = shared.limits();
     let keys = &shared.keys;
@@ -55,7 +55,7 @@ pub(super) fn enqueue(shared: &Shared, revision: &str, number: u64, group: &[Out
     call
 }
 
-/// The command that puts a large body into a key of its own, which expires when nobody waits any more.
+/// Makes the command that puts a large body into a key of its own, which expires when nobody waits any more.
 fn store(key: &str, request: &Submit) -> redis::Cmd {
     let left = request.deadline.saturating_duration_since(Instant::now());
     let mut command = redis::Cmd::with_capacity(5, request.body.len() + 256);

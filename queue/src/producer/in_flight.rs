@@ -1,4 +1,5 @@
-//! The map of open requests. An outcome is for whoever is in it, and takes it out: that makes answers exactly-once.
+//! The map of in-flight requests. An outcome is for whoever is in it, and takes it out: that makes answers
+//! exactly-once.
 
 mod stage;
 
@@ -28,9 +29,9 @@ struct InFlightRequest {
     submit: Submit,
     outcome: oneshot::Sender<Result<Outcome, SubmitError>>,
     stage: Stage,
-    /// It was in the stream once, so it is no longer refused.
+    /// Whether the request was in the stream once, so that it is no longer refused.
     accepted: bool,
-    /// How many connections broke while it was written for the first time.
+    /// The number of connections that broke while the request was written for the first time.
     breaks: u32,
     submitted: Instant,
     checked: Instant,
@@ -52,9 +53,9 @@ pub(super) struct InFlight {
 #[derive(Default)]
 struct State {
     requests: HashMap<Uuid, InFlightRequest>,
-    /// Of their bodies together.
+    /// Bytes of the bodies of all requests.
     bytes: u64,
-    /// Given up between writing and confirmation: to be cancelled when their entry is known.
+    /// Requests given up between writing and confirmation: to be cancelled when their entry is known.
     abandoned: HashSet<Uuid>,
     closed: bool,
     rate: Rate,
@@ -104,7 +105,7 @@ impl InFlight {
         self.with(|state| state.requests.len())
     }
 
-    /// Brings an outcome to whoever waits for it, if anyone does.
+    /// Delivers an outcome to whoever waits for it, if anyone does.
     pub(super) fn deliver(&self, uuid: Uuid, outcome: Outcome) {
         let span = self.with(|state| {
             let span = state.settle(uuid, Ok(outcome));
@@ -119,14 +120,14 @@ impl InFlight {
         self.tell_if_drained();
     }
 
-    /// Takes out a request whose client has stopped waiting, and says what to cancel.
+    /// Takes out a request whose client has stopped waiting. Returns the entry to cancel if it is known.
     pub(super) fn abandon(&self, uuid: Uuid) -> Option<Cancelled> {
         let abandoned = self.with(|state| state.abandon(uuid));
         self.tell_if_drained();
         abandoned.and_then(|(_, cancelled)| cancelled)
     }
 
-    /// Takes out everything and says what to cancel.
+    /// Takes out all requests. Returns the entries to cancel that are known.
     pub(super) fn abandon_all(&self) -> Vec<Cancelled> {
         self.with(|state| {
             let uuids: Vec<Uuid> = state.requests.keys().copied().collect();
@@ -152,7 +153,7 @@ impl InFlight {
         self.with(|state| state.closed = true);
     }
 
-    /// Waits until nothing is open.
+    /// Waits until no request is in flight.
     pub(super) async fn drained(&self) {
         loop {
             let drained = self.drained.notified();
@@ -181,7 +182,7 @@ impl State {
         Some(request)
     }
 
-    /// Takes a request out with an outcome; returns its span if it was there.
+    /// Takes a request out with an outcome. Returns its span if it was there.
     fn settle(&mut self, uuid: Uuid, outcome: Result<Outcome, SubmitError>) -> Option<Span> {
         let request = self.remove(uuid)?;
         // The client may be gone.
@@ -189,7 +190,8 @@ impl State {
         Some(request.submit.span)
     }
 
-    /// Takes a request out without an outcome, and says what to cancel, now or when its entry is known.
+    /// Takes a request out without an outcome. Returns it and the entry to cancel, if that is known; else the entry is
+    /// cancelled when it is.
     fn abandon(&mut self, uuid: Uuid) -> Option<(InFlightRequest, Option<Cancelled>)> {
         let request = self.remove(uuid)?;
         let cancelled = match request.stage {
@@ -211,7 +213,7 @@ impl State {
     }
 }
 
-/// An entry that nobody waits for.
+/// Returns the removal of an entry that nobody waits for.
 fn removal(uuid: Uuid, size: usize, entry: EntryId) -> Removal {
     Removal {
         entry,

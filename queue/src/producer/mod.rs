@@ -1,8 +1,8 @@
 //! The proxy's side: requests go in, outcomes come back.
 //!
-//! One task writes requests (`writer`, and `session` over each connection), one reads replies (`replies`). What ties them
-//! together is the map of open requests (`in_flight`): an outcome is for whoever is still in it, so each request is answered
-//! once. Whatever Redis lost is found by `check` and written again.
+//! One task writes requests (`writer`, and `session` over each connection), one reads replies (`replies`). The map of
+//! in-flight requests (`in_flight`) ties them together: an outcome is for whoever is still in it, so each request is
+//! answered once. Requests that Redis lost are found by `check` and written again.
 
 mod backlog;
 mod check;
@@ -33,10 +33,10 @@ use command::Command;
 use in_flight::Receiver;
 use shared::Shared;
 
-/// How long a readiness probe waits.
+/// The longest time that a readiness probe waits.
 const PING_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long shutting down may take once nothing is open.
+/// The longest time that shutting down takes once nothing is in flight.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The proxy's side of the queue. Clones share it; with the last one its tasks end.
@@ -47,7 +47,7 @@ pub struct Producer {
 
 struct Handle {
     shared: Arc<Shared>,
-    /// Held by producers only: the writing task ends when it closes.
+    /// The channel to the writing task, which ends when all producers are gone.
     commands: mpsc::UnboundedSender<Command>,
     _stop: DropGuard,
 }
@@ -81,7 +81,7 @@ impl Producer {
         })
     }
 
-    /// Applies new bounds to what comes from now on.
+    /// Applies new bounds to requests that come from now on.
     pub fn set_limits(&self, limits: Limits) {
         *self
             .handle
@@ -97,7 +97,7 @@ impl Producer {
         self.enqueue(request)?.outcome().await
     }
 
-    /// Queues a request, whose outcome the ticket brings.
+    /// Queues a request and returns the ticket that brings its outcome.
     pub fn enqueue(&self, request: Submit) -> Result<Ticket<'_>, SubmitError> {
         let deadline = request.deadline;
         if deadline <= Instant::now() {
@@ -122,13 +122,13 @@ impl Producer {
         Ok(ticket)
     }
 
-    /// Requests not yet answered.
+    /// Returns the number of requests that are not answered yet.
     #[must_use]
     pub fn in_flight(&self) -> usize {
         self.handle.shared.in_flight.len()
     }
 
-    /// What the queue holds, of every revision.
+    /// Reads the content of the queue, of every revision.
     pub async fn backlog(&self) -> Result<Backlog, QueueError> {
         backlog::read(&self.handle.shared).await
     }
@@ -143,8 +143,7 @@ impl Producer {
         matches!(timeout(PING_TIMEOUT, ping).await, Ok(Ok(_)))
     }
 
-    /// Refuses new requests, waits up to `grace` for the open ones, cancels what is left and takes the replies stream
-    /// away.
+    /// Refuses new requests, waits up to `grace` for those in flight, cancels the rest and removes the replies stream.
     pub async fn shutdown(&self, grace: Duration) {
         let shared = &self.handle.shared;
         shared.in_flight.close();
@@ -171,7 +170,7 @@ pub struct Ticket<'a> {
 }
 
 impl Ticket<'_> {
-    /// Returns the request's uuid, which logs of the proxy and of workers tell.
+    /// Returns the request's uuid, which is in the events about it of the proxy and of workers.
     #[must_use]
     pub fn id(&self) -> Uuid {
         self.uuid

@@ -1,4 +1,4 @@
-//! What is written over one connection. Requests that arrive together go in one script call, and calls are pipelined.
+//! Writing over one connection. Requests that arrive together go in one script call, and calls are pipelined.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -32,40 +32,40 @@ use crate::{
     wire,
 };
 
-/// Enqueues on their way at a time; cancellations, which are small, may come on top. While they are, what arrives gathers
-/// into the next one. Each carries about a mebibyte at most, or one request.
+/// The most enqueues that are on their way at a time; cancellations, which are small, may come on top. Requests that
+/// arrive meanwhile gather into the next one. Each carries about a mebibyte at most, or one request.
 const MAX_CALLS: usize = 4;
 
-/// How often open requests are looked at.
+/// Time between two checks of the in-flight requests.
 const CHECK_EVERY: Duration = Duration::from_secs(1);
 
-/// How often a full queue is searched for expired requests, which costs Redis more than a refusal.
+/// Time between two searches of a full queue for expired requests, which cost Redis more than a refusal.
 const EVICT_EVERY: Duration = Duration::from_millis(100);
 
-/// The time from one connection to the next.
+/// The use of one connection, from its opening until it breaks.
 pub(super) struct Session<'a> {
     shared: Arc<Shared>,
     connection: Connection,
     /// Requests to write. They outlive the session.
     waiting: &'a mut VecDeque<Uuid>,
     work: FuturesUnordered<BoxFuture<'static, Done>>,
-    /// Places that the calls under way take, of [`MAX_CALLS`].
+    /// The number of places, of [`MAX_CALLS`], that the calls under way take.
     calls: usize,
-    /// A check is under way.
+    /// Whether a check is under way.
     checking: bool,
-    /// The next call is to evict first.
+    /// Whether the next call is to evict first.
     evict: bool,
-    /// When that was last decided.
+    /// The time of the last decision to evict.
     evicted: Option<StdInstant>,
     stopping: bool,
 }
 
-/// Work that is done.
+/// A finished piece of the session's work.
 enum Done {
     Enqueued {
         sent: Vec<(Uuid, Arc<str>, usize)>,
         places: usize,
-        /// Expired requests were evicted just before.
+        /// Whether expired requests were evicted just before.
         evicted: bool,
         replies: Result<Vec<Reply>, QueueError>,
     },
@@ -92,7 +92,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Serves until the connection breaks, or breaks off for good.
+    /// Serves until the connection breaks, or the producer stops: `Break` means that it has.
     pub(super) async fn run(
         mut self,
         commands: &mut UnboundedReceiver<Command>,
@@ -104,14 +104,14 @@ impl<'a> Session<'a> {
         let mut tick = interval(CHECK_EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         tick.tick().await;
-        // Whatever is open was written to an earlier connection, and Redis may have restarted since.
+        // All requests in flight were written over an earlier connection, and Redis may have restarted since.
         self.check(Duration::ZERO);
         let mut arrived = Vec::with_capacity(MAX_REQUESTS);
         loop {
             self.enqueue();
             tokio::select! {
                 biased;
-                // First, so that a busy queue does not keep it waiting.
+                // The tick comes first, so that a busy queue does not keep it waiting.
                 _ = tick.tick() => {
                     self.shared.in_flight.measure();
                     self.check(self.shared.limits().lease);
@@ -136,7 +136,7 @@ impl<'a> Session<'a> {
                 farewell
                     .arg(keys.replies(&self.shared.proxy))
                     .arg(keys.receipts(&self.shared.proxy));
-                // Both expire by themselves, too.
+                // Both keys expire by themselves, too.
                 let _ = Call::of(farewell).send(&self.connection).await;
                 let _ = heartbeat::sweep(&self.shared, &self.connection).await;
                 return ControlFlow::Break(());
@@ -156,7 +156,7 @@ impl<'a> Session<'a> {
         self.cancel(cancelled);
     }
 
-    /// Writes from the front of those that wait.
+    /// Writes from the front of the waiting requests.
     fn enqueue(&mut self) {
         while self.calls < MAX_CALLS && !self.waiting.is_empty() {
             let call = self.shared.next_call();
@@ -169,7 +169,7 @@ impl<'a> Session<'a> {
                 break;
             };
             let revision = Arc::clone(&first.request.revision);
-            // One that must be alone takes all places.
+            // A request that must be alone takes all places.
             let places = if group.alone { MAX_CALLS } else { 1 };
             self.write(&revision, call, &group.requests, places);
         }
@@ -188,7 +188,8 @@ impl<'a> Session<'a> {
         self.work.push(
             async move {
                 if let Some(eviction) = &eviction {
-                    // Not in one write with what follows: a script that Redis has forgotten runs after the others.
+                    // An eviction is not in one write with the enqueue: a script that Redis has forgotten runs after
+                    // the others.
                     if let Err(error) = eviction.last("an eviction", &connection).await {
                         tracing::debug!(%error, "failed to evict");
                     }
@@ -230,7 +231,7 @@ impl<'a> Session<'a> {
             self.work.push(
                 async move {
                     let checked = async {
-                        // Also how a connection that breaks while nothing is sent is noticed.
+                        // The heartbeat also shows a connection that breaks while nothing is sent.
                         heartbeat::beat(&shared, &connection).await?;
                         heartbeat::sweep(&shared, &connection).await?;
                         check::run(&shared, &connection, patience).await
@@ -242,7 +243,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Takes in what is done. An error means that the connection is of no more use.
+    /// Handles a finished piece of work. An error means that the connection is of no more use.
     fn settle(&mut self, done: Done) -> Result<(), QueueError> {
         match done {
             Done::Enqueued {
@@ -319,7 +320,8 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// There was no room for these. They are written once more behind an eviction if one is due.
+    /// Handles requests for which there was no room: they are written once more behind an eviction if one is due, and
+    /// refused if not.
     fn full(&mut self, refused: Vec<Uuid>, evicted: bool) {
         if refused.is_empty() {
             return;
@@ -340,15 +342,15 @@ impl<'a> Session<'a> {
     }
 }
 
-/// What comes before anything else over a new connection.
+/// Sends the heartbeat and learns Redis' limits, before anything else over a new connection.
 async fn begin(shared: &Shared, connection: &Connection) -> Result<(), QueueError> {
-    // Whoever is not there is not answered.
+    // A proxy without a heartbeat is not answered.
     survivable(heartbeat::beat(shared, connection).await)?;
     heartbeat::learn_max_body_bytes(shared, connection).await;
     Ok(())
 }
 
-/// A refusal leaves the connection as it was.
+/// Logs an error that leaves the connection as it was, such as a refusal, and passes any other on.
 fn survivable(result: Result<(), QueueError>) -> Result<(), QueueError> {
     match result {
         Err(error) if !matches!(error, QueueError::Unreachable(_)) => {

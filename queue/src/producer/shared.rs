@@ -1,4 +1,4 @@
-//! What the tasks of a proxy share.
+//! The state that the tasks of a proxy share.
 
 use std::{
     sync::{
@@ -14,11 +14,11 @@ use tokio_util::sync::CancellationToken;
 use super::in_flight::InFlight;
 use crate::{Endpoint, Limits, QueueError, id::EntryId, keys::Keys, manager::ConnectionManager};
 
-/// How long Redis may take to answer. Shorter than a stalled Redis often takes, a timeout would only make many
-/// requests uncertain.
+/// The longest time that Redis may take to answer. A shorter one, which a stalled Redis often exceeds, would only make
+/// many requests uncertain.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What the tasks share.
+/// The state that the tasks of a proxy share.
 pub(super) struct Shared {
     pub(super) keys: Keys,
     pub(super) proxy: String,
@@ -27,16 +27,16 @@ pub(super) struct Shared {
     pub(super) connections: ConnectionManager,
     /// The number of the next enqueue, which no other process of this name has used.
     pub(super) calls: AtomicU64,
-    /// The largest body that Redis takes.
+    /// The largest body that Redis takes, in bytes.
     pub(super) max_body_bytes: AtomicU64,
-    /// The last reply read.
+    /// The id of the last reply read.
     pub(super) cursor: Mutex<EntryId>,
-    /// The connection that reads replies broke, so the one that writes may have, too. Writing to it would leave
-    /// requests uncertain.
+    /// A signal that the connection which reads replies broke, so that the one that writes may have, too. Writing to it
+    /// would leave requests uncertain.
     pub(super) reader_broke: Notify,
-    /// Stops reading replies.
+    /// The stop of the task that reads replies.
     pub(super) stop: CancellationToken,
-    /// The writing task has ended.
+    /// The end of the writing task.
     pub(super) finished: CancellationToken,
 }
 

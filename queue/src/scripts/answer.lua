@@ -1,18 +1,18 @@
 #!lua flags=allow-oom
--- Answers requests that are still there, and forgets them.
+-- Answers requests that are still there, and removes them.
 -- KEYS: jobs, index, bytes, dead, unread, then the replies streams, then the keys of large bodies and large answers
--- ARGV: revision, consumer, most bytes, how many replies streams, how many requests,
---       then of each request: entry, which of the replies streams (1, 2, ...), size, kind, field, outcome,
---       then of each request that needs more: which of the requests (1, 2, ...), which key holds its body (0: none), which
---       key holds its answer (0: none), the answer's size if it is a large one (else 0), its uuid, its client
+-- ARGV: revision, consumer, most bytes, the number of replies streams, the number of requests,
+--       then of each request: entry, the replies stream (1, 2, ...), size, kind, field, outcome,
+--       then of each request that needs more: the request (1, 2, ...), the key that holds its body (0: none), the
+--       key that holds its answer (0: none), the answer's size if it is large (else 0), its uuid, its client
 -- Kinds: 's' a success, which wins whoever owns the entry; 'f' a failure, which only its owner may report; 'd' a
--- failure of which the dead-letter stream is told.
--- The reply comes first: a script is not rolled back, so a reply that can't be added must leave its request in place.
--- Where a proxy's replies stream is missing, the proxy is gone: its requests are forgotten without a word.
+-- failure that the dead-letter stream is told of.
+-- The reply is added first: a script is not rolled back, so a reply that can't be added must leave its request in
+-- place. A proxy whose replies stream is missing is gone: its requests are removed without a reply.
 -- Large answers count among the bytes that the queue may hold until their proxy has read them, of which one proxy may
--- leave a quarter. One that Redis had no memory to keep in a key of its own comes as an outcome: it is let through, to make
--- room, where its proxy has read all before it. Returns the requests (1, 2, ...) whose answers have no room now: they are
--- still there.
+-- leave a quarter. A large answer that Redis had no memory to keep in a key of its own comes as an outcome: it is let
+-- through, to make room, where its proxy has read all before it.
+-- Returns the requests (1, 2, ...) whose answers have no room now; they are still there.
 local jobs, index, bytes_by_revision, dead, unread = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local FIRST_STREAM = 6
 local revision, consumer, max_bytes = ARGV[1], ARGV[2], tonumber(ARGV[3])
@@ -23,13 +23,13 @@ local ENTRY, STREAM, SIZE, KIND, FIELD, OUTCOME = 0, 1, 2, 3, 4, 5
 local first_extra = FIRST + count * LENGTH
 local EXTRA_LENGTH = 6
 local REQUEST, BODY_KEY, ANSWER_KEY, ANSWER_SIZE, UUID, CLIENT = 0, 1, 2, 3, 4, 5
--- The dead-letter stream keeps about so many entries, each without fields above so many bytes.
+-- The most entries of the dead-letter stream, and the most bytes of a field in it.
 local MAX_LETTERS, MAX_LETTER_FIELD = 256, 65536
--- Of the bytes that the queue may hold, one proxy may leave this part unread.
+-- The part of the queue's bytes that one proxy may leave unread.
 local UNREAD_SHARE = 1 / 4
 
--- An entry's id holds its uuid's mark, so that one which is pending is that very request. Claiming is the cheapest
--- question whether many are pending.
+-- An entry's id holds its uuid's mark, so that one which is pending is that very request. XCLAIM is the cheapest
+-- command that tells which of many are pending.
 local claim = { jobs, 'workers', consumer, 0 }
 local claim_head = #claim
 local owned = {}
@@ -83,7 +83,7 @@ local function has_room(stream, size, freed, is_outcome)
   end
   local proxy = string.match(stream, 'replies:(.*)$')
   local own = tonumber(redis.call('HGET', unread, proxy) or 0)
-  -- Where nothing is unread, the largest one has room.
+  -- An answer of any size has room where nothing is unread.
   if own > 0 and (is_outcome or own + size > max_bytes * UNREAD_SHARE or bytes - freed + size > max_bytes) then
     return false
   end
@@ -106,7 +106,7 @@ for request = 1, count do
     local large = extra and tonumber(ARGV[extra + ANSWER_SIZE]) or 0
     if large > 0 then
       local life = redis.call('PTTL', stream)
-      -- What could not be written for want of memory is not there.
+      -- An answer that could not be written for want of memory is not there.
       if answer > 0 and redis.call('EXISTS', KEYS[answer]) == 0 then
         fits = false
       elseif life ~= -2 then

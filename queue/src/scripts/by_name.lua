@@ -1,4 +1,5 @@
--- The reply of an XINFO command as a table of its fields: Redis gives their names and values in turn, and adds new ones.
+-- Returns the reply of an XINFO command as a table of its fields. Redis gives their names and values in turn, and newer
+-- versions add fields.
 local function by_name(reply)
   local fields = {}
   for i = 1, #reply, 2 do

@@ -1,12 +1,12 @@
 #!lua flags=allow-oom
 -- Makes sure that the stream, its group and this consumer are there.
 -- KEYS: jobs, bytes, artifacts
--- ARGV: revision, consumer, after how many ms without a word a consumer that holds nothing is forgotten, the checksum of
---       the artifact that the consumer has loaded (empty: it does not say), 1 if the consumer is a new process: what one of
---       this name held before is set aside, for it may be why that ended
+-- ARGV: revision, consumer, ms without a word after which a consumer that holds nothing is removed, the checksum of the
+--       artifact that the consumer has loaded (empty: it does not say), 1 if the consumer is a new process: the
+--       requests that one of this name held before are set aside, for one of them may be why it ended
 -- The first artifact of a revision is recorded; a consumer with another one changes nothing here. The record outlives
--- the stream, for a revision that was scaled to zero is the same one when it wakes; beyond 32 revisions the one that
--- no consumer has joined for longest is forgotten. The group begins at 0: requests may have come before it.
+-- the stream, for a revision that was scaled to zero is the same one when it wakes; beyond 32 revisions the one that no
+-- consumer has joined for longest is removed. The group begins at 0: requests may have come before it.
 -- Returns the recorded checksum.
 local jobs, bytes_by_revision, artifacts = KEYS[1], KEYS[2], KEYS[3]
 local revision, consumer, gone_after = ARGV[1], ARGV[2], tonumber(ARGV[3])

@@ -1,8 +1,8 @@
 #!lua flags=allow-oom
--- Forgets requests that nobody waits for any more.
+-- Removes requests that nobody waits for any more.
 -- KEYS: jobs, index, bytes, then the keys of their large bodies
 -- ARGV: revision, then of each request: entry, size
--- XDEL alone would leave an entry pending. Returns how many were still there.
+-- Acknowledges them first, as XDEL alone would leave an entry pending. Returns how many were still there.
 local jobs, index, bytes_by_revision = KEYS[1], KEYS[2], KEYS[3]
 local FIRST_BODY = 4
 local revision = ARGV[1]

@@ -4,14 +4,14 @@
 -- ARGV: revision, most requests, most bytes, the call's number,
 --       then of each request: mark, ttl in ms, size, header, body (empty where the body has the next key)
 -- Returns for each request its entry id, or an empty string where the queue was full. The receipt says the same, for a
--- proxy whose connection breaks before it hears of it.
+-- proxy whose connection breaks before the reply comes.
 local jobs, index, bytes_by_revision, receipts = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local FIRST_BODY = 5
 local revision, max_length, max_bytes, call = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
 local FIRST, LENGTH = 5, 5
--- A proxy has few calls under way. How long its receipts live is renewed with its sign of life.
+-- The number of receipts that are kept; a proxy has fewer calls under way. Its heartbeat renews how long they live.
 local RECEIPTS = 16
--- The digits of a mark, and the largest number before them that keeps a sequence number within 64 bits.
+-- The number of a mark's digits, and the largest prefix that keeps a sequence number within 64 bits.
 local MARK_DIGITS, MAX_PREFIX = 13, 1844000
 
 local time = redis.call('TIME')
@@ -24,8 +24,8 @@ for _, size in ipairs(redis.call('HVALS', bytes_by_revision)) do
 end
 local change = 0
 
--- An id is the time, then the microseconds and a count, then the mark. The clock may have been set back, and another
--- script may have run in the same microsecond: then the last id is counted on.
+-- An id is the time in ms, then a prefix of microseconds and a count, then the mark. The clock may have been set back,
+-- and another script may have run in the same microsecond: the count then goes on from the last id.
 local millis, prefix = now, (micros % 1000 + 1) * 1000
 local function add(mark, ...)
   local id = redis.pcall('XADD', jobs, string.format('%d-%d%s', millis, prefix, mark), ...)
@@ -52,7 +52,7 @@ for i = FIRST, #ARGV, LENGTH do
     key = KEYS[next_body]
     next_body = next_body + 1
   end
-  -- A large body was written just before; what may not be written for want of memory is not there.
+  -- A large body was written just before; one that Redis had no memory for is not there.
   if length < max_length and bytes + size <= max_bytes and (not key or redis.call('EXISTS', key) == 1) then
     if key then
       result = add(mark, 'h', header, 's', size)

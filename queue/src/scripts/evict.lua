@@ -1,8 +1,8 @@
 #!lua flags=allow-oom
--- Forgets requests that have expired, and an empty stream that no worker reads.
+-- Removes requests that have expired, and an empty stream that no worker reads.
 -- KEYS: jobs, index, bytes
--- ARGV: revision, after how many ms without a word a worker is taken to be gone
--- Large bodies expire with their requests. Returns how many were forgotten.
+-- ARGV: revision, ms without a word after which a worker is taken to be gone
+-- Large bodies expire with their requests. Returns how many requests were removed.
 local jobs, index, bytes_by_revision = KEYS[1], KEYS[2], KEYS[3]
 local revision, gone_after = ARGV[1], tonumber(ARGV[2])
 local PAGE = 128

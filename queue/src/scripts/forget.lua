@@ -1,8 +1,8 @@
 #!lua flags=allow-oom
--- Forgets an entry of a replies stream whose large answers have been read.
+-- Removes an entry of a replies stream whose large answers have been read.
 -- KEYS: replies, bytes, unread, then the keys of the answers
 -- ARGV: proxy, entry, the answers' size
--- Returns 1 if it was there.
+-- Returns 1 if the entry was there.
 local replies, bytes_by_revision, unread = KEYS[1], KEYS[2], KEYS[3]
 local FIRST_ANSWER = 4
 local proxy, entry, size = ARGV[1], ARGV[2], ARGV[3]

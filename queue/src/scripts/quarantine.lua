@@ -1,15 +1,16 @@
 #!lua flags=allow-oom
--- Gives a worker requests that were in the hands of one that died, to run with nobody beside them.
+-- Gives a worker requests of workers that died, to run with nothing beside them.
 -- KEYS: jobs
--- ARGV: consumer, how many at most, most deliveries
--- Those with the fewest deliveries come first, half of them together, for most are innocent; whoever has but one delivery
--- left comes alone, so that only what kills a worker by itself is ever given up. Their deliveries are counted just before
--- they run. Returns whether more are set aside, the deliveries with this one (of one that has had the most, one more than
+-- ARGV: consumer, the most requests to give, most deliveries
+-- Requests with the fewest deliveries come first, half of them together, for most are innocent; a request that has but
+-- one delivery left comes alone, so that only one that kills a worker by itself is ever given up. Deliveries are
+-- counted just before the requests run.
+-- Returns whether more are set aside, the deliveries with this one (of a request that has had the most, one more than
 -- those), then the entries.
 local jobs = KEYS[1]
 local consumer, capacity, max_deliveries = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local PAGE = 128
--- Places in what XPENDING says of an entry.
+-- Places in XPENDING's reply for an entry.
 local ENTRY, DELIVERIES = 1, 4
 
 local page = redis.call('XPENDING', jobs, 'workers', '-', '+', PAGE, '~suspects')

@@ -1,12 +1,12 @@
 #!lua flags=allow-oom
 -- Hands back requests that have not started.
 -- KEYS: jobs
--- ARGV: consumer, then of each request: entry, who holds it until it is taken, how many deliveries to take back
--- Reading new entries never returns these, so an entry is added that wakes a worker which waits for new ones, unless
--- there is no other. Returns how many were handed back.
+-- ARGV: consumer, then of each request: entry, the consumer that holds it until it is taken, deliveries to take back
+-- Reading new entries never returns these requests, so an entry is added that wakes a worker which waits for new ones,
+-- unless there is no other worker. Returns how many were handed back.
 local jobs, consumer = KEYS[1], ARGV[1]
 local FIRST, LENGTH = 2, 3
--- The place in what XPENDING says of an entry.
+-- The place in XPENDING's reply for an entry.
 local DELIVERIES = 4
 
 local released = 0

@@ -2,7 +2,7 @@
 -- Renews the lease of requests that the consumer still owns; claiming others would steal them back.
 -- KEYS: jobs
 -- ARGV: consumer, then entries
--- Returns how many it owns.
+-- Returns how many requests the consumer owns.
 local jobs, consumer = KEYS[1], ARGV[1]
 local FIRST = 2
 local claim = { jobs, 'workers', consumer, 0 }

@@ -1,8 +1,9 @@
 #!lua flags=allow-oom
--- Forgets what proxies that are gone have not read. Their large answers have expired with their streams.
+-- Removes the counts of large answers that proxies which are gone have not read. The answers have expired with their
+-- streams.
 -- KEYS: bytes, unread, then the replies streams of proxies
 -- ARGV: those proxies
--- Returns how many were gone.
+-- Returns how many proxies were gone.
 local bytes_by_revision, unread = KEYS[1], KEYS[2]
 local FIRST_REPLIES = 3
 local gone = 0

@@ -1,19 +1,21 @@
 #!lua flags=allow-oom
--- Takes what others handed back, and sets aside what those hold who have been silent for longer than the lease.
+-- Takes requests that others handed back, and sets aside those of workers that have been silent for longer than the
+-- lease.
 -- KEYS: jobs, artifacts, pulse
--- ARGV: consumer, lease in ms, how many handed back to take at most, revision, then who holds what was handed back
--- Counters stay as they are. Where nobody at all has spoken for long, Redis itself was away or stood still, so that silence
--- means nothing until everyone has had a lease's time to speak. Returns the entries handed back, whether anything is set
--- aside, and the checksum that is recorded of the revision's artifact, or an empty string.
+-- ARGV: consumer, lease in ms, the most requests to take, revision, then the consumers that hold what was handed back
+-- Delivery counts stay as they are. A silence of everyone means that Redis itself was away or stood still, so that
+-- nobody is taken to be dead until all have had a lease's time to speak.
+-- Returns the entries handed back, whether any are set aside, and the checksum that is recorded of the revision's
+-- artifact, or an empty string.
 local jobs, artifacts, pulse = KEYS[1], KEYS[2], KEYS[3]
 local consumer, lease, capacity, revision = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
 local FIRST_HOLDER = 5
 local PULSE_LIVES, SHORTEST_SILENCE = 60000, 1500
 local PAGE, MAX_SEEN = 128, 1024
--- Places in what XPENDING says of an entry.
+-- Places in XPENDING's reply for an entry.
 local ENTRY, OWNER = 1, 2
 
--- Claiming also forgets those that are pending but no longer in the stream.
+-- Claiming also removes entries that are pending but no longer in the stream.
 local function claim(owner, ids)
   if #ids == 0 then
     return ids
@@ -52,7 +54,7 @@ if now >= (tonumber(grace) or 0) then
     local page = redis.call('XPENDING', jobs, 'workers', 'IDLE', lease, from, '+', PAGE)
     local silent = {}
     for _, pending in ipairs(page) do
-      -- What was handed back is nobody's fault, however long it waits to be taken.
+      -- A request that was handed back is no suspect, however long it waits to be taken.
       if string.sub(pending[OWNER], 1, 1) ~= '~' then
         silent[#silent + 1] = pending[ENTRY]
       end

@@ -1,4 +1,4 @@
-//! One request, followed by its uuid.
+//! Events by which one request is followed.
 
 use std::{
     collections::BTreeMap,
@@ -49,7 +49,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Events {
 }
 
 impl Events {
-    /// The messages of events with this uuid, each with its span, in alphabetical order.
+    /// Returns the messages of events with this uuid, each with its span, in alphabetical order.
     fn of(&self, id: &str) -> Vec<(String, Option<&'static str>)> {
         let seen = self.0.lock().unwrap().clone();
         let mut messages: Vec<_> = seen
