@@ -60,8 +60,10 @@ local function bury(place, extra)
   local id = ARGV[place + ENTRY]
   local entry = redis.call('XRANGE', jobs, id, id)[1]
   local fields = entry and entry[2] or {}
-  local letter = { 'revision', revision, 'worker', consumer, 'request', ARGV[extra + UUID], 'client', ARGV[extra + CLIENT],
-    'reason', ARGV[place + OUTCOME] }
+  local letter = {
+    'revision', revision, 'worker', consumer, 'request', ARGV[extra + UUID], 'client', ARGV[extra + CLIENT],
+    'reason', ARGV[place + OUTCOME],
+  }
   for j = 1, #fields, 2 do
     local name, value = fields[j], fields[j + 1]
     if #value <= MAX_LETTER_FIELD then
