@@ -1,4 +1,4 @@
-//! Answering requests.
+//! Answers: writing them until Redis has them or nobody waits for them.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -8,95 +8,41 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{Inner, fetch, held::Turn, millis};
+use super::{
+    inner::{Inner, millis},
+    read,
+    unsent::{PendingAnswer, Unsent},
+};
 use crate::{
-    FailureKind, Job, JobId, Outcome, QueueError,
+    FailureKind, JobId, Outcome, QueueError,
     call::{Call, Reply, lost_group, out_of_memory},
-    id::EntryId,
-    outcome,
-    scripts::{ANSWER, REPLIES_LIVE, groups},
+    commands::groups,
+    events, outcome,
+    scripts::{ANSWER, REPLIES_LIVE},
     wire,
 };
 
 /// Bytes of large answers that may wait here for room in Redis while other requests are served.
-const MOST_UNSENT: usize = 64 << 20;
+const MAX_UNSENT: usize = 64 << 20;
 
-/// An answer on its way.
-pub(super) struct Due {
-    id: JobId,
-    outcome: Outcome,
-    /// It goes into the entry, however large: Redis had no memory for a key of its own, but takes what frees memory.
-    within: bool,
-}
-
-/// Large answers that had no room in Redis.
-pub(super) type Unsent = Vec<Due>;
-
-impl From<(JobId, Outcome)> for Due {
-    fn from((id, outcome): (JobId, Outcome)) -> Self {
-        Self {
-            id,
-            outcome,
-            within: false,
-        }
-    }
-}
-
-impl Due {
-    fn is_large(&self) -> bool {
-        self.outcome.is_large() && !self.within
-    }
-
-    /// About what it takes in a script's call.
-    fn size(&self) -> usize {
-        if self.is_large() {
-            0
-        } else {
-            self.outcome.size()
-        }
-    }
-}
-
+/// Sends answers, and those that had no room before, without taking new requests.
 pub(super) async fn answer(
     inner: &Inner,
     answers: Vec<(JobId, Outcome)>,
-    room: usize,
-) -> Result<Vec<Job>, QueueError> {
-    let mut due = std::mem::take(&mut *unsent(inner));
-    due.extend(answers.into_iter().map(Due::from));
-    let entries: Vec<EntryId> = due.iter().map(|due| due.id.entry).collect();
-    // Under a lasting backlog each read finds all that there is room for, so what is due must not wait for one that
-    // does not.
-    let read = room > 0
-        && inner.held(|held| !held.recovery_due() && held.turn_after(&entries) == Turn::Ordinary);
-    let replies = send(inner, due, if read { room } else { 0 }).await?;
-    if read {
-        inner.held(super::held::Held::read_ordinary);
-    }
-    let next = if room > 0 && !read {
-        fetch::next(inner, room, Duration::ZERO).await
-    } else {
-        fetch::read_replies(inner, replies).await
-    };
-    Ok(next.unwrap_or_else(|error| {
-        // The answers are out; the next fetch meets the same trouble and sees to it.
-        tracing::debug!(%error, "failed to fetch beside an answer");
-        if lost_group(&error) {
-            inner.held(|held| held.unknown = true);
-        }
-        Vec::new()
-    }))
+) -> Result<(), QueueError> {
+    let due = with_unsent(inner, answers);
+    send(inner, due, 0).await.map(drop)
 }
 
-/// Answers without taking anything new.
+/// Sends answers alone: without those that had no room before, and without taking new requests.
 pub(super) async fn answer_only(inner: &Inner, answers: Vec<(JobId, Outcome)>) {
-    let due = answers.into_iter().map(Due::from).collect();
+    let due = answers.into_iter().map(PendingAnswer::from).collect();
     if let Err(error) = send(inner, due, 0).await {
         tracing::warn!(%error, "failed to answer");
     }
 }
 
-/// Tries again to send what had no room. Says whether some still has none.
+/// Tries again to send answers that had no room. Returns whether some still have none.
 pub(super) async fn send_unsent(inner: &Inner) -> bool {
     let due = std::mem::take(&mut *unsent(inner));
     if due.is_empty() {
@@ -108,39 +54,61 @@ pub(super) async fn send_unsent(inner: &Inner) -> bool {
     !unsent(inner).is_empty()
 }
 
+/// Puts new answers behind those that had no room.
+pub(super) fn with_unsent(inner: &Inner, answers: Vec<(JobId, Outcome)>) -> Vec<PendingAnswer> {
+    let mut due = std::mem::take(&mut *unsent(inner));
+    due.extend(answers.into_iter().map(PendingAnswer::from));
+    due
+}
+
 fn unsent(inner: &Inner) -> MutexGuard<'_, Unsent> {
     inner.unsent.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Sends answers until Redis has them or nobody waits for them any more, and gives the replies to the read that went along.
-/// Answering twice is harmless: the second time finds nothing to answer. What has no room is kept for later.
-async fn send(inner: &Inner, mut due: Vec<Due>, mut room: usize) -> Result<Vec<Reply>, QueueError> {
+/// Sends answers until Redis has them or nobody waits for them any more, and returns the replies to the read of up to
+/// `capacity` requests that went along. Answering twice is harmless: the second time finds nothing to answer. Answers
+/// that have no room are kept for later.
+pub(super) async fn send(
+    inner: &Inner,
+    mut due: Vec<PendingAnswer>,
+    mut capacity: usize,
+) -> Result<Vec<Reply>, QueueError> {
     let mut replies = Vec::new();
     loop {
         drop_expired(inner, &mut due);
-        // Nothing to answer, and no turn to read, so that nothing may be read either.
-        if due.is_empty() && room == 0 {
+        // Nothing is to be answered, and nothing may be read.
+        if due.is_empty() && capacity == 0 {
             return Ok(replies);
         }
-        match once(inner, &due, room).await {
+        match send_once(inner, &due, capacity).await {
             Ok(Sent { reads, waiting }) => {
-                if room > 0 {
+                if capacity > 0 {
                     replies = reads;
-                    room = 0;
+                    capacity = 0;
+                }
+                if events::are_wanted() {
+                    let is_waiting = |place| waiting.iter().any(|waiting| waiting.place == place);
+                    for (_, due) in due
+                        .iter()
+                        .enumerate()
+                        .filter(|(place, _)| !is_waiting(*place))
+                    {
+                        events::answered(&inner.name, due.id.uuid);
+                    }
                 }
                 due = settle(inner, due, &waiting);
                 let bytes: usize = due.iter().map(|due| due.outcome.size()).sum();
-                if bytes <= MOST_UNSENT {
+                if bytes <= MAX_UNSENT {
                     unsent(inner).append(&mut due);
                     return Ok(replies);
                 }
                 inner.pause().await;
             }
-            // There is nothing to answer: the next fetch sees to it.
+            // The read failed alone; the next fetch recovers it.
             Err(error) if due.is_empty() => return Err(error),
             Err(error) if error.passes() => {
                 tracing::debug!(%error, "waiting for Redis to answer requests");
-                room = 0;
+                capacity = 0;
                 inner.pause().await;
             }
             Err(error) => {
@@ -152,13 +120,13 @@ async fn send(inner: &Inner, mut due: Vec<Due>, mut room: usize) -> Result<Vec<R
 }
 
 /// Gives up answers that nobody waits for any more.
-fn drop_expired(inner: &Inner, due: &mut Vec<Due>) {
+fn drop_expired(inner: &Inner, due: &mut Vec<PendingAnswer>) {
     let now = Instant::now();
     let before = due.len();
     due.retain(|due| {
         let is_wanted = due.id.expires > now;
         if !is_wanted {
-            inner.held(|held| held.settle(due.id.entry));
+            inner.leases(|leases| leases.settle(due.id.entry));
         }
         is_wanted
     });
@@ -169,17 +137,17 @@ fn drop_expired(inner: &Inner, due: &mut Vec<Due>) {
     }
 }
 
-/// Notes that these are answered, but for those that have no room, which are returned.
-fn settle(inner: &Inner, due: Vec<Due>, waiting: &[Waiting]) -> Vec<Due> {
+/// Ends the leases of requests that are answered. Returns the answers that had no room.
+fn settle(inner: &Inner, due: Vec<PendingAnswer>, waiting: &[Waiting]) -> Vec<PendingAnswer> {
     let mut left = Vec::with_capacity(waiting.len());
-    inner.held(|held| {
+    inner.leases(|leases| {
         for (place, mut due) in due.into_iter().enumerate() {
             match waiting.iter().find(|waiting| waiting.place == place) {
                 Some(waiting) => {
-                    due.within |= waiting.no_memory;
+                    due.inline |= waiting.no_memory;
                     left.push(due);
                 }
-                None => held.settle(due.id.entry),
+                None => leases.settle(due.id.entry),
             }
         }
     });
@@ -187,21 +155,25 @@ fn settle(inner: &Inner, due: Vec<Due>, waiting: &[Waiting]) -> Vec<Due> {
     left
 }
 
-/// What became of a write.
+/// The result of one write of answers.
 struct Sent {
     reads: Vec<Reply>,
     waiting: Vec<Waiting>,
 }
 
-/// An answer that had no room.
+/// An answer that had no room in Redis.
 struct Waiting {
     place: usize,
-    /// Redis had no memory for a key of its own.
+    /// Whether Redis lacked the memory for a key of the answer's own.
     no_memory: bool,
 }
 
-async fn once(inner: &Inner, due: &[Due], room: usize) -> Result<Sent, QueueError> {
-    let live = inner.commands.get().await?;
+async fn send_once(
+    inner: &Inner,
+    due: &[PendingAnswer],
+    capacity: usize,
+) -> Result<Sent, QueueError> {
+    let connection = inner.commands.get().await?;
     let mut call = Call::new();
     let large: Vec<usize> = (0..due.len())
         .filter(|place| due[*place].is_large())
@@ -213,15 +185,15 @@ async fn once(inner: &Inner, due: &[Due], room: usize) -> Result<Sent, QueueErro
     for group in &groups {
         call.script(&ANSWER, command(inner, group, due));
     }
-    if room > 0 {
-        call.command(fetch::read_command(inner, room, Duration::ZERO));
+    if capacity > 0 {
+        call.command(read::read_command(inner, capacity, Duration::ZERO));
         call.command(redis::cmd("TIME"));
     }
-    let sent = call.send(&live).await;
-    let mut replies = if room > 0 {
-        fetch::sent(inner, &inner.commands, &live, sent)?
+    let sent = call.send(&connection).await;
+    let mut replies = if capacity > 0 {
+        read::sent(inner, &inner.commands, &connection, sent)?
     } else {
-        inner.commands.watch(&live, sent)?
+        inner.commands.watch(&connection, sent)?
     }
     .into_iter();
     let mut no_memory = HashSet::new();
@@ -231,7 +203,7 @@ async fn once(inner: &Inner, due: &[Due], room: usize) -> Result<Sent, QueueErro
             Err(error) if out_of_memory(&error) => {
                 no_memory.insert(place);
             }
-            Err(error) => return Err(stray(inner, room, error)),
+            Err(error) => return Err(stray(inner, capacity, error)),
         }
     }
     let mut waiting = Vec::new();
@@ -247,9 +219,9 @@ async fn once(inner: &Inner, due: &[Due], room: usize) -> Result<Sent, QueueErro
             })),
             Err(error) if lost_group(&error) => {
                 // The requests are gone; their proxies find out and enqueue them again.
-                inner.held(|held| held.unknown = true);
+                inner.leases(|leases| leases.must_join = true);
             }
-            Err(error) if error.passes() => return Err(stray(inner, room, error)),
+            Err(error) if error.passes() => return Err(stray(inner, capacity, error)),
             Err(error) => tracing::warn!(%error, "failed to answer"),
         }
     }
@@ -259,14 +231,14 @@ async fn once(inner: &Inner, due: &[Due], room: usize) -> Result<Sent, QueueErro
     })
 }
 
-/// What the read beside a failed answer was given is in nobody's hands.
-fn stray(inner: &Inner, room: usize, error: QueueError) -> QueueError {
-    inner.held(|held| held.stray |= room > 0);
+/// Notes that requests which the read beside a failed answer was given are in nobody's hands.
+fn stray(inner: &Inner, capacity: usize, error: QueueError) -> QueueError {
+    inner.leases(|leases| leases.stray |= capacity > 0);
     error
 }
 
-/// The command that puts a large answer into a key of its own, which the script lets live as long as its proxy.
-fn store(inner: &Inner, due: &Due) -> redis::Cmd {
+/// Makes the command that puts a large answer into a key of its own, which the script lets live as long as its proxy.
+fn store(inner: &Inner, due: &PendingAnswer) -> redis::Cmd {
     let key = inner.keys.reply(&due.id.proxy, due.id.uuid, &inner.name);
     let mut command = redis::Cmd::with_capacity(5, due.outcome.size() + 256);
     command
@@ -278,8 +250,8 @@ fn store(inner: &Inner, due: &Due) -> redis::Cmd {
     command
 }
 
-/// The call that answers these places of what is due.
-fn command(inner: &Inner, group: &[usize], due: &[Due]) -> redis::Cmd {
+/// Makes the call of the script that sends the answers at the places `group` of `due`.
+fn command(inner: &Inner, group: &[usize], due: &[PendingAnswer]) -> redis::Cmd {
     let mut streams: BTreeMap<&str, usize> = BTreeMap::new();
     for place in group {
         let next = streams.len() + 1;
@@ -296,7 +268,7 @@ fn command(inner: &Inner, group: &[usize], due: &[Due]) -> redis::Cmd {
     let mut extras = Vec::new();
     let first_large = 5 + names.len() + 1;
     for (request, place) in group.iter().enumerate() {
-        let Due { id, outcome, .. } = &due[*place];
+        let PendingAnswer { id, outcome, .. } = &due[*place];
         let mut key = |wanted: bool, name: &dyn Fn() -> String| {
             if !wanted {
                 return 0;
@@ -332,17 +304,17 @@ fn command(inner: &Inner, group: &[usize], due: &[Due]) -> redis::Cmd {
         .arg(names.len())
         .arg(group.len());
     for place in group {
-        let Due {
+        let PendingAnswer {
             id,
             outcome,
-            within,
+            inline,
         } = &due[*place];
         command
             .arg(id.entry.to_string())
             .arg(streams[&*id.proxy])
             .arg(id.size)
             .arg(kind(outcome))
-            .arg(&outcome.field(id.uuid, *within));
+            .arg(&outcome.field(id.uuid, *inline));
         if due[*place].is_large() {
             command.arg(outcome::elsewhere(outcome.size(), &inner.name));
         } else {
@@ -361,10 +333,10 @@ fn command(inner: &Inner, group: &[usize], due: &[Due]) -> redis::Cmd {
     command
 }
 
-/// A failure of which the dead-letter stream is told.
+/// The kind of a failure that the dead-letter stream is told of.
 const DEAD: &str = "d";
 
-/// How the script is to treat an outcome.
+/// Returns the kind by which the script treats an outcome.
 fn kind(outcome: &Outcome) -> &'static str {
     match outcome {
         Outcome::Answer(_) => "s",

@@ -1,16 +1,16 @@
-//! Large bodies, which are kept beside the stream so that nothing copies them but who runs them.
+//! Large bodies, which are kept beside the stream so that nothing copies them but the worker that runs them.
 
-use super::{Inner, fetch, release};
-use crate::{Job, QueueError, call::Call, keys::RELEASED, scripts::Useless, wire};
+use super::{inner::Inner, release};
+use crate::{Job, QueueError, call::Call, commands::Removal, keys::RELEASED, wire};
 
-/// Bytes of bodies that one fetch brings, or one body. What is read beyond is handed back, for others to take.
+/// Bytes of bodies that one fetch brings, or one body. Requests beyond are handed back, for others to take.
 const FETCH: usize = 64 << 20;
 
 /// Bytes of bodies asked for in one write.
 const CALL: usize = 16 << 20;
 
-/// Brings the bodies that are not there yet. Where that fails, the requests are in nobody's hands.
-pub(super) async fn bring(inner: &Inner, jobs: Vec<Job>) -> Result<Vec<Job>, QueueError> {
+/// Loads the bodies of jobs that are kept in keys of their own. Where that fails, the requests are in nobody's hands.
+pub(super) async fn load_bodies(inner: &Inner, jobs: Vec<Job>) -> Result<Vec<Job>, QueueError> {
     if jobs.iter().all(|job| !job.id.is_large) {
         return Ok(jobs);
     }
@@ -22,19 +22,19 @@ pub(super) async fn bring(inner: &Inner, jobs: Vec<Job>) -> Result<Vec<Job>, Que
             .map(|job| (job.id.entry, RELEASED.to_owned(), 0));
         release::hand_over(inner, beyond.collect()).await?;
     }
-    let brought = try_bring(inner, jobs).await;
+    let brought = try_load(inner, jobs).await;
     if brought.is_err() {
-        inner.held(|held| {
+        inner.leases(|leases| {
             for entry in entries {
-                held.settle(entry);
+                leases.settle(entry);
             }
-            held.stray = true;
+            leases.stray = true;
         });
     }
     brought
 }
 
-/// Splits jobs into those that one fetch brings and the rest.
+/// Splits jobs into those whose bodies one fetch brings and the rest.
 fn within(jobs: Vec<Job>) -> (Vec<Job>, Vec<Job>) {
     let mut bytes = 0;
     let mut within = Vec::with_capacity(jobs.len());
@@ -51,7 +51,7 @@ fn within(jobs: Vec<Job>) -> (Vec<Job>, Vec<Job>) {
     (within, beyond)
 }
 
-async fn try_bring(inner: &Inner, mut jobs: Vec<Job>) -> Result<Vec<Job>, QueueError> {
+async fn try_load(inner: &Inner, mut jobs: Vec<Job>) -> Result<Vec<Job>, QueueError> {
     let mut large: Vec<&mut Job> = jobs.iter_mut().filter(|job| job.id.is_large).collect();
     let mut lost = Vec::new();
     while !large.is_empty() {
@@ -71,12 +71,12 @@ async fn try_bring(inner: &Inner, mut jobs: Vec<Job>) -> Result<Vec<Job>, QueueE
             get.arg(inner.keys.body(job.id.uuid));
             call.command(get);
         }
-        let replies = call.over(&inner.commands).await?;
+        let replies = inner.commands.send(&call).await?;
         for (job, reply) in large.into_iter().zip(replies) {
             match wire::bytes(reply.value("GET")?) {
                 Some(body) if body.len() == job.id.size => job.body = body,
-                // Redis has lost it. Without its entry, its proxy finds out and enqueues it again.
-                _ => lost.push(Useless::from(&job.id)),
+                // Redis has lost the body. Without the entry, its proxy finds out and enqueues the request again.
+                _ => lost.push(Removal::from(&job.id)),
             }
         }
         large = rest;
@@ -86,13 +86,13 @@ async fn try_bring(inner: &Inner, mut jobs: Vec<Job>) -> Result<Vec<Job>, QueueE
             count = lost.len(),
             "Redis has lost bodies; their requests are enqueued again"
         );
-        jobs.retain(|job| lost.iter().all(|useless| useless.entry != job.id.entry));
-        inner.held(|held| {
-            for useless in &lost {
-                held.settle(useless.entry);
+        jobs.retain(|job| lost.iter().all(|removal| removal.entry != job.id.entry));
+        inner.leases(|leases| {
+            for removal in &lost {
+                leases.settle(removal.entry);
             }
         });
-        fetch::discard(inner, lost).await;
+        release::discard(inner, lost).await;
     }
     Ok(jobs)
 }

@@ -4,22 +4,25 @@ use std::{sync::Arc, time::Duration};
 
 use uuid::Uuid;
 
-use super::Shared;
+use super::shared::Shared;
 use crate::{
-    Connection, Outcome, QueueError,
+    Endpoint, Outcome, QueueError,
+    backoff::Backoff,
     call::Call,
-    connection::{Backoff, Link, Live},
+    connection::Connection,
     id::EntryId,
+    manager::ConnectionManager,
     outcome::{self, Reply},
     scripts::FORGET,
     wire::{self, Entry},
 };
 
-/// How long one read waits in Redis, and how long this side waits for it: a half-open connection answers never.
+/// Milliseconds that one read waits in Redis, and the longer time that this side waits for it: over a half-open
+/// connection no answer ever comes.
 const BLOCK_MS: u64 = 2_000;
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Entries per read. One holds what a worker answered in one batch.
+/// Entries per read. One entry holds the answers of a worker's batch.
 const COUNT: usize = 64;
 
 /// Bytes of large answers asked for in one write, or one answer.
@@ -29,7 +32,7 @@ const LARGE: usize = 16 << 20;
 struct Delivered {
     entry: EntryId,
     large: Vec<Large>,
-    /// Bytes of its large answers, wherever they were kept.
+    /// Bytes of the entry's large answers, wherever they were kept.
     counted: usize,
 }
 
@@ -40,18 +43,18 @@ struct Large {
     size: usize,
 }
 
-/// Reads until the producer stops.
-pub(super) async fn run(shared: Arc<Shared>, connection: Connection) {
-    let link = Link::new(connection, RESPONSE_TIMEOUT);
+/// Reads replies until the producer stops.
+pub(super) async fn run(shared: Arc<Shared>, endpoint: Endpoint) {
+    let connections = ConnectionManager::new(endpoint, RESPONSE_TIMEOUT);
     let mut backoff = Backoff::new();
     let mut delivered = Vec::new();
     let reading = async {
         loop {
-            match read(&shared, &link, &mut delivered).await {
+            match read(&shared, &connections, &mut delivered).await {
                 Ok(()) => backoff.reset(),
                 Err(error) => {
                     tracing::debug!(%error, "failed to read replies");
-                    shared.doubt.notify_one();
+                    shared.reader_broke.notify_one();
                     tokio::time::sleep(backoff.next()).await;
                 }
             }
@@ -61,10 +64,10 @@ pub(super) async fn run(shared: Arc<Shared>, connection: Connection) {
     shared.stop.run_until_cancelled(reading).await;
 }
 
-/// Deletes what has been delivered and reads what comes next, in one write.
+/// Deletes entries that have been delivered and reads the next ones, in one write.
 async fn read(
     shared: &Shared,
-    link: &Link,
+    connections: &ConnectionManager,
     delivered: &mut Vec<Delivered>,
 ) -> Result<(), QueueError> {
     let mut call = Call::new();
@@ -79,21 +82,21 @@ async fn read(
         .arg(shared.keys.replies(&shared.proxy))
         .arg(shared.cursor().to_string());
     call.command(command);
-    let live = link.get().await?;
+    let connection = connections.get().await?;
     let outcome = async {
-        let reply = call.last("XREAD", &live).await?;
-        deliver(shared, &live, wire::read_entries(reply)).await
+        let reply = call.last("XREAD", &connection).await?;
+        deliver(shared, &connection, wire::read_entries(reply)).await
     };
-    *delivered = link.watch(&live, outcome.await)?;
+    *delivered = connections.watch(&connection, outcome.await)?;
     if let Some(last) = delivered.last() {
         shared.set_cursor(last.entry);
     }
     Ok(())
 }
 
-/// Delivers everything in the stream, also what the reading task never comes to: its cursor is ahead if the clock was
-/// set back while the stream was away. Then it is set back, too.
-pub(super) async fn read_all(shared: &Shared, live: &Live) -> Result<(), QueueError> {
+/// Delivers all entries of the stream, also those that the reading task never comes to: its cursor is ahead if the
+/// clock was set back while the stream was away. The cursor is then set back, too.
+pub(super) async fn read_all(shared: &Shared, connection: &Connection) -> Result<(), QueueError> {
     let key = shared.keys.replies(&shared.proxy);
     let mut from = EntryId::default();
     loop {
@@ -104,14 +107,14 @@ pub(super) async fn read_all(shared: &Shared, live: &Live) -> Result<(), QueueEr
             .arg("+")
             .arg("COUNT")
             .arg(COUNT);
-        let reply = Call::of(command).last("XRANGE", live).await?;
-        let delivered = deliver(shared, live, wire::entries(reply)).await?;
+        let reply = Call::of(command).last("XRANGE", connection).await?;
+        let delivered = deliver(shared, connection, wire::entries(reply)).await?;
         let Some(last) = delivered.last().map(|delivered| delivered.entry) else {
             return Ok(());
         };
         let mut call = Call::new();
         delete(shared, &mut call, &delivered);
-        call.send(live).await?;
+        call.send(connection).await?;
         if last < shared.cursor() {
             shared.set_cursor(last);
         }
@@ -119,7 +122,8 @@ pub(super) async fn read_all(shared: &Shared, live: &Live) -> Result<(), QueueEr
     }
 }
 
-/// Entries are deleted by name. Trimming up to the cursor would take unread ones when the clock was set back.
+/// Adds the deletion of delivered entries to a call. They are deleted by id: trimming up to the cursor would take
+/// unread ones when the clock was set back.
 fn delete(shared: &Shared, call: &mut Call, delivered: &[Delivered]) {
     let keys = &shared.keys;
     let replies = keys.replies(&shared.proxy);
@@ -150,10 +154,10 @@ fn delete(shared: &Shared, call: &mut Call, delivered: &[Delivered]) {
     }
 }
 
-/// Brings outcomes to those who wait for them.
+/// Delivers the outcomes in entries to the clients that wait for them.
 async fn deliver(
     shared: &Shared,
-    live: &Live,
+    connection: &Connection,
     entries: Vec<Entry>,
 ) -> Result<Vec<Delivered>, QueueError> {
     let mut all = Vec::with_capacity(entries.len());
@@ -169,7 +173,7 @@ async fn deliver(
                     if outcome.is_large() {
                         delivered.counted += outcome.size();
                     }
-                    shared.open.deliver(uuid, outcome);
+                    shared.in_flight.deliver(uuid, outcome);
                 }
                 Some((uuid, Reply::Elsewhere { worker, size })) => {
                     delivered.counted += size;
@@ -186,7 +190,7 @@ async fn deliver(
     }
     let large = all.iter().flat_map(|delivered| &delivered.large);
     let mut wanted: Vec<&Large> = large
-        .filter(|large| shared.open.contains(large.uuid))
+        .filter(|large| shared.in_flight.contains(large.uuid))
         .collect();
     while !wanted.is_empty() {
         let mut bytes = 0;
@@ -205,10 +209,10 @@ async fn deliver(
             get.arg(&large.key);
             call.command(get);
         }
-        for (large, reply) in wanted.into_iter().zip(call.send(live).await?) {
-            // One that is lost is found missing by the check, and its request is enqueued again.
+        for (large, reply) in wanted.into_iter().zip(call.send(connection).await?) {
+            // An answer that is lost is found missing by the check, and its request is enqueued again.
             if let Some(body) = wire::bytes(reply.value("GET")?) {
-                shared.open.deliver(large.uuid, Outcome::Answer(body));
+                shared.in_flight.deliver(large.uuid, Outcome::Answer(body));
             }
         }
         wanted = rest;

@@ -1,4 +1,4 @@
-//! Another server becomes the primary, under load.
+//! Failovers: another server becomes the primary, under load.
 
 use std::{
     collections::HashMap,
@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use carpool_queue::{Connection, Outcome, Producer, SubmitError};
+use carpool_queue::{Endpoint, Outcome, Producer, SubmitError};
 use carpool_testkit::spawn_until;
 use redis::{FromRedisValue, RedisResult, ToRedisArgs};
 use tempfile::TempDir;
@@ -98,17 +98,17 @@ impl Set {
         set
     }
 
-    fn connection(&self) -> Connection {
+    fn endpoint(&self) -> Endpoint {
         let sentinels: Vec<_> = self
             .sentinels
             .iter()
             .map(|sentinel| format!("127.0.0.1:{}", sentinel.port))
             .collect();
-        Connection::from_url(&format!("redis+sentinel://{}/{NAME}", sentinels.join(","))).unwrap()
+        Endpoint::from_url(&format!("redis+sentinel://{}/{NAME}", sentinels.join(","))).unwrap()
     }
 }
 
-/// A primary and a replica that has caught up.
+/// Starts a primary and a replica that has caught up.
 async fn pair() -> (Server, Server) {
     // A replica that need not wait for others to come along is there at once.
     let primary = Server::start_with(["--repl-diskless-sync-delay", "0"]);
@@ -130,13 +130,13 @@ async fn ask<T: FromRedisValue>(port: u16, command: &[impl ToRedisArgs]) -> Redi
     request.query_async(&mut connection).await
 }
 
-/// Whether this is what a server says that it is. A sentinel cuts all connections to one that it demotes.
+/// Whether a server says that it has this role. A sentinel cuts all connections to one that it demotes.
 async fn is_a(role: &str, server: &Server) -> bool {
     let info: RedisResult<String> = ask(server.port, &["INFO", "replication"]).await;
     info.is_ok_and(|info| info.contains(&format!("role:{role}")))
 }
 
-/// What became of numbered requests.
+/// Counts of the outcomes of numbered requests.
 #[derive(Default)]
 struct Tally {
     stop: AtomicBool,
@@ -151,7 +151,7 @@ impl Tally {
         self.answers.lock().unwrap().len()
     }
 
-    /// One request after another; each holds its number, which its answer repeats.
+    /// Sends one request after another; each holds its number, which its answer repeats.
     async fn client(&self, producer: &Producer) {
         while !self.stop.load(Ordering::Relaxed) {
             let number = self.sent.fetch_add(1, Ordering::Relaxed);
@@ -176,14 +176,14 @@ impl Tally {
 
 /// Sends numbered requests while `fail` makes the replica the primary.
 async fn under_load(what: &str, servers: &mut Set, fail: impl AsyncFnOnce(&mut Set)) {
-    let connection = servers.connection();
+    let endpoint = servers.endpoint();
     for index in 0..WORKERS {
-        worker(consumer(&connection, &format!("worker-{index}")).await);
+        worker(consumer(&endpoint, &format!("worker-{index}")).await);
     }
     let tally = Arc::new(Tally::default());
     let mut clients = JoinSet::new();
     for index in 0..PRODUCERS {
-        let producer = producer(&connection, &format!("proxy-{index}"));
+        let producer = producer(&endpoint, &format!("proxy-{index}"));
         for _ in 0..CLIENTS {
             let (producer, tally) = (producer.clone(), tally.clone());
             clients.spawn(async move { tally.client(&producer).await });
@@ -243,7 +243,7 @@ async fn nothing_is_lost_when_sentinels_are_told_to_fail_over() {
     let mut servers = Set::start().await;
     under_load("SENTINEL FAILOVER", &mut servers, async |servers| {
         let sentinel = servers.sentinels[0].port;
-        // Refused until it has heard from the replica itself.
+        // A sentinel refuses until it has heard from the replica itself.
         eventually("a sentinel begins", async || {
             let begun = ask::<()>(sentinel, &["SENTINEL", "FAILOVER", NAME]).await;
             begun.is_ok()
@@ -253,8 +253,8 @@ async fn nothing_is_lost_when_sentinels_are_told_to_fail_over() {
     .await;
 }
 
-/// Makes the replica the primary, to which new connections are led. Those to the demoted server stay open, and it answers
-/// reads as before.
+/// Makes the replica the primary, to which new connections are led. Those to the demoted server stay open, and it
+/// answers reads as before.
 async fn demote(old: &Server, new: &Server, relay: &Relay) {
     relay.lead_to(new.port);
     new.ask::<()>(&["REPLICAOF", "NO", "ONE"]).await;
@@ -266,8 +266,8 @@ async fn demote(old: &Server, new: &Server, relay: &Relay) {
 async fn a_server_that_is_demoted_while_all_wait_in_it_is_left() {
     let (old, new) = pair().await;
     let relay = Relay::start(old.port).await;
-    let producer = producer(&relay.connection(), "proxy");
-    let working = worker(consumer(&relay.connection(), "worker").await);
+    let producer = producer(&relay.endpoint(), "proxy");
+    let working = worker(consumer(&relay.endpoint(), "worker").await);
     let before = producer.submit(request("before")).await;
     assert_eq!(before, Ok(answer("before")));
     eventually("both wait in Redis", async || old.blocked().await == 2).await;
@@ -281,17 +281,17 @@ async fn a_server_that_is_demoted_while_all_wait_in_it_is_left() {
     working.abort();
 }
 
-/// It says so within its replies, of which one to a read that blocks is alone.
+/// The demoted server says so within its replies, and a read that blocks has only one.
 #[tokio::test]
 async fn a_worker_leaves_a_server_that_was_demoted_between_two_reads() {
     let (old, new) = pair().await;
     let relay = Relay::start(old.port).await;
-    let consumer = consumer(&relay.connection(), "worker").await;
-    // Opens the connection that reads.
+    let consumer = consumer(&relay.endpoint(), "worker").await;
+    // The fetch opens the connection that reads.
     let none = consumer.fetch_within(1, Duration::from_millis(1)).await;
     assert!(none.unwrap().is_empty());
     demote(&old, &new, &relay).await;
-    let producer = producer(&relay.connection(), "proxy");
+    let producer = producer(&relay.endpoint(), "proxy");
     let waiting = submit(&producer, request("x"));
     let mut jobs = Vec::new();
     eventually("the worker is given a request", async || {
@@ -302,17 +302,17 @@ async fn a_worker_leaves_a_server_that_was_demoted_between_two_reads() {
         !jobs.is_empty()
     })
     .await;
-    consumer.answer(echo(jobs), 0).await.unwrap();
+    consumer.answer(echo(jobs)).await.unwrap();
     assert_eq!(waiting.await.unwrap(), Ok(answer("x")));
 }
 
-/// It refuses to delete what was delivered, but goes on to wait for more, which comes to the new primary.
+/// The demoted server refuses to delete entries, but goes on to wait for more, which come to the new primary.
 #[tokio::test]
 async fn a_proxy_leaves_a_server_that_was_demoted_between_two_reads() {
     let (old, new) = pair().await;
     let relay = Relay::start(old.port).await;
-    let producer = producer(&relay.connection(), "proxy");
-    let consumer = consumer(&old.connection(), "worker").await;
+    let producer = producer(&relay.endpoint(), "proxy");
+    let consumer = consumer(&old.endpoint(), "worker").await;
     let waiting = submit(&producer, request("x"));
     let jobs = fetch(&consumer, 1).await;
     eventually("the proxy waits in Redis", async || {
@@ -320,7 +320,7 @@ async fn a_proxy_leaves_a_server_that_was_demoted_between_two_reads() {
     })
     .await;
     relay.hold();
-    consumer.answer(echo(jobs), 0).await.unwrap();
+    consumer.answer(echo(jobs)).await.unwrap();
     eventually("Redis has given it the answer", async || {
         old.blocked().await == 0
     })
@@ -350,14 +350,14 @@ async fn sentinels_are_asked_for_the_primary_over_tls() {
         .map(|pair| pair.join(" ").trim_start_matches('-').to_owned())
         .collect();
     let _sentinel = Sentinel::start(port, 1, &format!("{}\ntls-replication yes", tls.join("\n")));
-    let connection = |name: &str| {
+    let endpoint = |name: &str| {
         let url = format!("rediss+sentinel://127.0.0.1:{sentinel_port}/{name}");
         let file = authority.file("ca.crt");
-        Connection::from_url(&url)
+        Endpoint::from_url(&url)
             .unwrap()
             .with_ca_file(std::path::Path::new(&file))
             .unwrap()
     };
-    assert!(producer(&connection(NAME), "proxy").ping().await);
-    assert!(!producer(&connection("unheard-of"), "proxy").ping().await);
+    assert!(producer(&endpoint(NAME), "proxy").ping().await);
+    assert!(!producer(&endpoint("unheard-of"), "proxy").ping().await);
 }

@@ -1,4 +1,4 @@
-//! The queue against a real redis-server, one per test.
+//! Tests of the queue against a real redis-server, one per test.
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
@@ -9,6 +9,7 @@ mod answers;
 mod artifacts;
 mod bounds;
 mod denied;
+mod events;
 mod failover;
 mod faults;
 mod large;
@@ -23,7 +24,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use carpool_queue::{
-    Connection, Consumer, ConsumerLimits, ConsumerOptions, Job, JobId, Limits, Outcome, Producer,
+    Consumer, ConsumerLimits, ConsumerOptions, Endpoint, Job, JobId, Limits, Outcome, Producer,
     Submit, SubmitError,
 };
 use carpool_testkit::eventually;
@@ -43,20 +44,18 @@ fn limits() -> Limits {
     }
 }
 
-fn producer(connection: &Connection, name: &str) -> Producer {
-    Producer::start(connection.clone(), UID, name, limits()).unwrap()
+fn producer(endpoint: &Endpoint, name: &str) -> Producer {
+    Producer::start(endpoint.clone(), UID, name, limits()).unwrap()
 }
 
-async fn consumer(connection: &Connection, name: &str) -> Consumer {
-    leased(connection, name, LEASE).await
+async fn consumer(endpoint: &Endpoint, name: &str) -> Consumer {
+    leased(endpoint, name, LEASE).await
 }
 
-async fn leased(connection: &Connection, name: &str, lease: Duration) -> Consumer {
+async fn leased(endpoint: &Endpoint, name: &str, lease: Duration) -> Consumer {
     let mut options = options(name);
     options.limits.lease = lease;
-    Consumer::connect(connection.clone(), options)
-        .await
-        .unwrap()
+    Consumer::connect(endpoint.clone(), options).await.unwrap()
 }
 
 fn options(name: &str) -> ConsumerOptions {
@@ -74,14 +73,8 @@ fn options(name: &str) -> ConsumerOptions {
 }
 
 fn request(body: impl Into<Bytes>) -> Submit {
-    Submit {
-        revision: REVISION.into(),
-        body: body.into(),
-        rows: 1,
-        trace: None,
-        client: None,
-        deadline: Instant::now() + Duration::from_secs(30),
-    }
+    let deadline = Instant::now() + Duration::from_secs(30);
+    Submit::new(REVISION.into(), body.into(), 1, deadline)
 }
 
 /// Submits in a task of its own; aborting it drops the future.
@@ -94,10 +87,10 @@ fn answer(text: impl Into<Bytes>) -> Outcome {
     Outcome::Answer(text.into())
 }
 
-/// Fetches until something comes.
-async fn fetch(consumer: &Consumer, room: usize) -> Vec<Job> {
+/// Fetches until some request comes.
+async fn fetch(consumer: &Consumer, capacity: usize) -> Vec<Job> {
     loop {
-        match consumer.fetch(room).await {
+        match consumer.fetch(capacity).await {
             Ok(jobs) if jobs.is_empty() => {}
             Ok(jobs) => return jobs,
             Err(error) => eprintln!("{error}"),
@@ -105,7 +98,7 @@ async fn fetch(consumer: &Consumer, room: usize) -> Vec<Job> {
     }
 }
 
-/// Fetches until so many have come, in one or several reads.
+/// Fetches until so many requests have come, in one or several reads.
 async fn fetch_all(consumer: &Consumer, count: usize) -> Vec<Job> {
     let mut jobs = Vec::new();
     while jobs.len() < count {
@@ -120,7 +113,7 @@ fn echo(jobs: Vec<Job>) -> Vec<(JobId, Outcome)> {
         .collect()
 }
 
-/// A worker that answers each request with its own body.
+/// Runs a worker that answers each request with its own body.
 fn worker(consumer: Consumer) -> JoinHandle<()> {
     let consumer = Arc::new(consumer);
     tokio::spawn(consumer.renewer().run());
@@ -130,7 +123,7 @@ fn worker(consumer: Consumer) -> JoinHandle<()> {
             jobs = if jobs.is_empty() {
                 fetch(&consumer, 16).await
             } else {
-                consumer.answer(echo(jobs), 16).await.unwrap_or_default()
+                consumer.exchange(echo(jobs), 16).await.unwrap_or_default()
             };
         }
     })

@@ -2,7 +2,7 @@
 
 use std::ops::{Deref, DerefMut};
 
-use carpool_queue::Connection;
+use carpool_queue::Endpoint;
 use carpool_testkit::RedisServer;
 pub use carpool_testkit::free_port;
 use prost::Message;
@@ -27,28 +27,28 @@ impl DerefMut for Server {
 }
 
 impl Server {
-    /// A running server that keeps nothing on disk.
+    /// Starts a server that keeps nothing on disk.
     pub fn start() -> Self {
         Self(RedisServer::start())
     }
 
-    /// A running server with arguments of its own.
+    /// Starts a server with arguments of its own.
     pub fn start_with(arguments: impl IntoIterator<Item = impl Into<String>>) -> Self {
         Self(RedisServer::start_with(arguments))
     }
 
-    /// A server that has a port but does not run yet.
+    /// Returns a server that has a port but does not run yet.
     pub fn stopped(append_only: bool) -> Self {
         let append_only = if append_only { "yes" } else { "no" };
         let arguments = ["--appendonly", append_only, "--appendfsync", "always"];
         Self(RedisServer::stopped(arguments))
     }
 
-    pub fn connection(&self) -> Connection {
-        Connection::from_url(&self.url()).unwrap()
+    pub fn endpoint(&self) -> Endpoint {
+        Endpoint::from_url(&self.url()).unwrap()
     }
 
-    /// Asks it directly.
+    /// Sends the server a command, past the queue.
     pub async fn ask<T: FromRedisValue>(&self, command: &[impl ToRedisArgs]) -> T {
         let mut connection: MultiplexedConnection = redis::Client::open(self.url())
             .unwrap()
@@ -64,12 +64,12 @@ impl Server {
         self.ask(&["XLEN", &jobs()]).await
     }
 
-    /// Bytes of request bodies that the scripts believe are held.
+    /// Returns the bytes of request bodies that the scripts believe are held.
     pub async fn bytes(&self) -> i64 {
         self.ask(&["EVAL", "local n = 0 for _, b in ipairs(redis.call('HVALS', KEYS[1])) do n = n + b end return n", "1", &key("bytes")]).await
     }
 
-    /// Clients that wait in Redis.
+    /// Returns the number of clients that wait in Redis.
     pub async fn blocked(&self) -> u32 {
         let clients: String = self.ask(&["INFO", "clients"]).await;
         clients
@@ -84,7 +84,7 @@ impl Server {
     }
 }
 
-/// What an entry says of its request.
+/// The header of a request's entry.
 #[derive(Clone, PartialEq, prost::Message)]
 struct Header {
     #[prost(uint32, tag = "1")]
@@ -117,7 +117,7 @@ impl Default for Leftover {
 }
 
 impl Leftover {
-    /// Adds it with a body of five bytes.
+    /// Adds the request with a body of five bytes.
     pub async fn add(self, server: &Server) {
         let [stream, index] =
             ["jobs", "index"].map(|kind| key(&format!("{kind}:{}", self.revision)));

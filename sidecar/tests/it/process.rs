@@ -100,7 +100,7 @@ async fn sigterm_drains_and_ends_with_0() {
     .await;
     signal(process.id(), "TERM");
     let url = redis.url();
-    let connection = carpool_queue::Connection::from_url(&url).unwrap();
+    let connection = carpool_queue::Endpoint::from_url(&url).unwrap();
     tokio::spawn(crate::worker::work(connection, "r1", crate::worker::echo));
     open.await.unwrap().ok().unwrap();
 

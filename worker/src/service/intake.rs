@@ -39,7 +39,7 @@ impl Service {
             self.metrics.answered(outcome);
         }
         let started = Instant::now();
-        let exchanged = self.consumer.answer(answers, room).await;
+        let exchanged = self.consumer.exchange(answers, room).await;
         let took = started.elapsed();
         self.metrics.hop(Hop::Exchange, took);
         if exchanged.is_ok() {

@@ -12,7 +12,7 @@ use std::{
 
 use carpool_crds::Config;
 use carpool_protocol::{InferRequest, InferResponse};
-use carpool_queue::{Connection, Failure, Limits, Outcome, Producer, RevisionBacklog, Submit};
+use carpool_queue::{Endpoint, Failure, Limits, Outcome, Producer, RevisionBacklog, Submit};
 use carpool_testkit::RedisServer;
 use futures::future::join_all;
 use serde_json::Value;
@@ -41,7 +41,7 @@ impl Redis {
             lease: Duration::from_secs(5),
         };
         Producer::start(
-            Connection::from_url(&self.0.url()).unwrap(),
+            Endpoint::from_url(&self.0.url()).unwrap(),
             "uid",
             "proxy",
             limits,
@@ -232,14 +232,9 @@ impl Drop for Worker {
 
 /// Queues a request and waits for what a worker says.
 pub async fn submit(producer: &Producer, request: &InferRequest) -> Result<InferResponse, Failure> {
-    let submit = Submit {
-        revision: Arc::from(REVISION),
-        body: request.encode(),
-        rows: u32::try_from(request.inputs[0].shape[0]).unwrap(),
-        trace: None,
-        client: None,
-        deadline: Instant::now() + Duration::from_mins(1),
-    };
+    let rows = u32::try_from(request.inputs[0].shape[0]).unwrap();
+    let deadline = Instant::now() + Duration::from_mins(1);
+    let submit = Submit::new(Arc::from(REVISION), request.encode(), rows, deadline);
     match producer.submit(submit).await.unwrap() {
         Outcome::Answer(answer) => Ok(InferResponse::decode(answer).unwrap()),
         Outcome::Failure(failure) => Err(failure),

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use carpool_queue::Connection;
+use carpool_queue::Endpoint;
 use carpool_testkit::RedisServer;
 use tokio::task::spawn_blocking;
 
@@ -96,8 +96,8 @@ impl Redis {
         Ok(other.usage().await?.cpu)
     }
 
-    pub fn connection(&self) -> Result<Connection, Error> {
-        Ok(Connection::from_url(&self.server.url())?)
+    pub fn connection(&self) -> Result<Endpoint, Error> {
+        Ok(Endpoint::from_url(&self.server.url())?)
     }
 
     /// Forgets which commands were long, and how long all took.

@@ -1,22 +1,29 @@
-//! Requests of workers that died. One of them may be what killed its worker, so they run with nothing beside them: in halves
-//! first, for most are innocent, and one by one before any is given up. Each turn is counted before it begins.
+//! Suspects: requests of workers that died. One of them may be what killed its worker, so they run with nothing beside
+//! them: in halves first, for most are innocent, and one by one before any is given up. Each turn is counted before it
+//! begins.
 //!
-//! They are set aside in Redis, for any worker to take some, and take turns with ordinary requests.
+//! Suspects are set aside in Redis, for any worker to take some, and take turns with ordinary requests.
 
 use redis::Value;
 
-use super::{Inner, answer, fetch, millis};
+use super::{
+    answer,
+    inner::{Inner, millis},
+    intake,
+    leases::Leases,
+    read,
+};
 use crate::{
     Failure, FailureKind, Job, JobId, Outcome, QueueError,
     call::Call,
     id::EntryId,
     keys::{RELEASED, newer},
-    scripts::{MOST_REQUESTS, QUARANTINE, TAKE_OVER},
+    scripts::{MAX_REQUESTS, QUARANTINE, TAKE_OVER},
     wire::{self, FORMAT},
 };
 
-/// Takes what has been handed back, up to `room`, and sets aside what dead workers held.
-pub(super) async fn take_over(inner: &Inner, room: usize) -> Result<Vec<EntryId>, QueueError> {
+/// Takes requests that were handed back, up to `capacity`, and sets aside those that dead workers held.
+pub(super) async fn take_over(inner: &Inner, capacity: usize) -> Result<Vec<EntryId>, QueueError> {
     let keys = [
         &*inner.lane.jobs,
         &inner.keys.artifacts(),
@@ -26,10 +33,10 @@ pub(super) async fn take_over(inner: &Inner, room: usize) -> Result<Vec<EntryId>
     command
         .arg(&inner.name)
         .arg(millis(inner.limits().lease))
-        .arg(room)
+        .arg(capacity)
         .arg(&inner.revision)
         .arg(RELEASED)
-        // What workers of before did not know.
+        // Requests that older workers could not read.
         .arg(newer(FORMAT));
     let reply = inner
         .commands
@@ -38,12 +45,12 @@ pub(super) async fn take_over(inner: &Inner, room: usize) -> Result<Vec<EntryId>
     let mut values = wire::list(reply).into_iter();
     let released = entries(wire::list(values.next().unwrap_or(Value::Nil)));
     let aside = values.next().and_then(wire::parse::<u32>) != Some(0);
-    // Redis may have lost the record while this worker lived on, and have taken down another one's since.
+    // Redis may have lost the record while this worker lived on, and have recorded another one's since.
     let recorded: String = values.next().and_then(wire::parse).unwrap_or_default();
-    inner.held(|held| {
-        held.set_aside(aside);
+    inner.leases(|leases| {
+        leases.set_aside(aside);
         if inner.artifact.as_ref().is_some_and(|own| *own != recorded) {
-            held.unknown = true;
+            leases.must_join = true;
         }
     });
     Ok(released)
@@ -53,28 +60,28 @@ fn entries(values: impl IntoIterator<Item = Value>) -> Vec<EntryId> {
     values.into_iter().filter_map(wire::parse).collect()
 }
 
-/// Begins the turn of some of those set aside, up to `room`; none if there are none to run.
-pub(super) async fn take(inner: &Inner, room: usize) -> Result<Vec<Job>, QueueError> {
+/// Takes some of the suspects for their turn, up to `capacity`; none if there are none to run.
+pub(super) async fn take(inner: &Inner, capacity: usize) -> Result<Vec<Job>, QueueError> {
     let most = inner.limits().max_deliveries;
     let mut command = QUARANTINE.call(&[&inner.lane.jobs], 0);
     command
         .arg(&inner.name)
-        .arg(room.clamp(1, MOST_REQUESTS))
+        .arg(capacity.clamp(1, MAX_REQUESTS))
         .arg(most);
     let operation = "a turn";
     let outcome = inner
         .commands
         .last(&Call::of_script(&QUARANTINE, command), operation)
         .await;
-    // If the reply is lost, some are this worker's and in nobody's hands.
-    let reply = outcome.inspect_err(|_| inner.held(|held| held.stray = true))?;
+    // Some are this worker's and in nobody's hands if the reply is lost.
+    let reply = outcome.inspect_err(|_| inner.leases(|leases| leases.stray = true))?;
     let mut values = wire::list(reply).into_iter();
     let parse = |value: Option<Value>| value.and_then(wire::parse::<u32>);
     let (Some(more), Some(deliveries)) = (parse(values.next()), parse(values.next())) else {
         return Err(QueueError::Answer { operation });
     };
     let entries = entries(values);
-    inner.held(|held| held.set_aside(more > 0));
+    inner.leases(|leases| leases.set_aside(more > 0));
     if deliveries > most {
         give_up(inner, &entries, most).await?;
         return Ok(Vec::new());
@@ -87,15 +94,15 @@ pub(super) async fn take(inner: &Inner, room: usize) -> Result<Vec<Job>, QueueEr
         deliveries,
         "running requests of a worker that fell silent, by themselves"
     );
-    let group = inner.held(super::held::Held::group);
-    fetch::load(inner, &entries, Some(group)).await
+    let group = inner.leases(Leases::group);
+    intake::load(inner, &entries, Some(group)).await
 }
 
-/// Answers requests that have been given to workers as often as they may.
+/// Answers requests that have been given to workers as often as they may with a failure.
 async fn give_up(inner: &Inner, entries: &[EntryId], deliveries: u32) -> Result<(), QueueError> {
-    let read = fetch::range(inner, entries).await;
-    let (found, now) = read.inspect_err(|_| inner.held(|held| held.stray = true))?;
-    let jobs = fetch::sort_out(inner, found, now).await;
+    let read = read::range(inner, entries).await;
+    let (found, now) = read.inspect_err(|_| inner.leases(|leases| leases.stray = true))?;
+    let jobs = intake::triage(inner, found, now).await;
     let answers = jobs.into_iter().map(|job| letter(job.id, deliveries));
     answer::answer_only(inner, answers.collect()).await;
     Ok(())
