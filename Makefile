@@ -1,6 +1,6 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help build demo bench test lint audit fmt manifests images cluster cluster-down
+.PHONY: help build check unit demo bench test lint doc audit fmt manifests images cluster cluster-down
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -15,11 +15,21 @@ build: ## The binaries: carpool, carpool-operator, carpool-sidecar, carpool-work
 bench: ## The demo's measurements, one idle client's latency by part, Redis under strain, answers in company, a peer
 	@hack/bench
 
+check: ## Format and clippy, in seconds after a change
+	@hack/check
+
+unit: ## One crate's tests, in seconds after a change: make unit CRATE=queue TEST=lease TARGET=lib; each may be left out
+	@hack/unit "$(CRATE)" "$(TEST)" "$(TARGET)"
+
 test: ## Everything, from unit tests to a real Kubernetes, closing with 'N passed, N failed'
 	@hack/test
 
 lint: ## Format, clippy, shellcheck, luacheck, dependencies' licences and sources, stale manifests, the chart
 	@hack/lint
+
+doc: ## The documentation of all items, private ones too, with warnings denied
+	@hack/lint doc
+	@. hack/env.sh && say "it begins at $$CARGO_TARGET_DIR/doc/carpool/index.html"
 
 audit: ## The dependencies against the database of known vulnerabilities, which is fetched
 	@hack/audit

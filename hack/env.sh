@@ -10,9 +10,13 @@ bin=$CARGO_TARGET_DIR/release
 
 say() { printf '\033[1m==>\033[0m %s\n' "$*" >&2; }
 
-# packages NAME...: Debian packages, installed if one is missing. A second apt-get at a time fails, so they take turns.
+# packages NAME...: Debian packages, installed if one is missing, by root. A second apt-get at a time fails, so they take turns.
 packages() {
   dpkg -s "$@" >/dev/null 2>&1 && return
+  if ((EUID != 0)); then
+    say "Debian packages are missing; this installs them, as root: apt-get install --no-install-recommends $*"
+    return 1
+  fi
   say "installing Debian packages: $*"
   flock --close /run/carpool-packages apt-get update -qq
   DEBIAN_FRONTEND=noninteractive flock --close /run/carpool-packages \
@@ -34,6 +38,19 @@ has_rust() {
 has_go() {
   at_least Go 1.21 "$(go version | sed -E 's/.*go([0-9.]+).*/\1/')" \
     "from there on it brings what each go.mod names: https://go.dev/dl"
+}
+
+# fast_builds: sets `fast`, Cargo's flags with which a change of this workspace's crates is compiled in seconds, and
+# `metadata`, what Cargo knows of them. What is compiled so lies beside the rest, and programs apart from those of hack/build.
+fast_builds() {
+  local name
+  metadata=$(cargo metadata --locked --no-deps --format-version 1)
+  fast=()
+  for name in $(jq -r '.packages[].name' <<<"$metadata"); do
+    fast+=(--config "profile.release.package.$name.opt-level=0" --config "profile.release.package.$name.incremental=true")
+  done
+  export CARGO_BUILD_BUILD_DIR=$CARGO_TARGET_DIR
+  export CARGO_TARGET_DIR=$CARGO_TARGET_DIR/fast
 }
 
 # stamp FILE KEY: whether the work that FILE stands for was done for this very KEY.
