@@ -54,6 +54,10 @@ pub struct ServeArgs {
     #[command(flatten)]
     pub common: CommonArgs,
 
+    #[allow(
+        rustdoc::broken_intra_doc_links,
+        reason = "the brackets of a form, printed by --help as they stand here"
+    )]
     /// The Redis that holds the queue: redis[s]://[USER:PASSWORD@]HOST[:PORT][/DB], s for TLS; or
     /// redis[s]+sentinel://[USER:PASSWORD@]HOST[:PORT][,HOST[:PORT]...]/NAME[/DB], the primary that those sentinels know
     /// by this name; ?sentinelUsername=USER&sentinelPassword=PASSWORD at the end is for the sentinels.
