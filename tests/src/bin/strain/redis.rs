@@ -69,7 +69,9 @@ impl Redis {
 
     /// Starts it again with what its log holds, and waits until it serves.
     pub fn run(&mut self) -> Result<(), Error> {
-        Ok(self.server.try_run()?)
+        self.server
+            .try_run()
+            .map_err(|error| error.to_string().into())
     }
 
     /// Leaves everything that is asked of it from now on unanswered.
