@@ -4,6 +4,9 @@
 //! after it. The app finds it at `$CARPOOL_URL`.
 
 mod manifest;
+mod sidecar;
+#[cfg(test)]
+mod tests;
 
 use std::{
     io::Read,
@@ -13,7 +16,7 @@ use std::{
 use carpool_crds::BatchedModel;
 use kube::{Api, Client, ResourceExt};
 
-use self::manifest::Sidecar;
+use self::sidecar::Sidecar;
 use crate::{
     api::{CallError, call},
     names,
