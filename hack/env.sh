@@ -1,4 +1,4 @@
-# Where everything that outlives a checkout is kept; sourced by the Makefile's scripts.
+# The cache, where everything is kept that outlives a checkout. Sourced by the Makefile's scripts.
 # One target folder and one libtorch path: torch-sys compiles its C++ once for each.
 [ -n "${BASH_VERSION-}" ] || { echo "hack/env.sh is for bash" >&2; exit 2; }
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/carpool
@@ -23,7 +23,7 @@ packages() {
     apt-get install -y -qq --no-install-recommends "$@" >/dev/null
 }
 
-# at_least NAME VERSION FOUND SOURCE: whether what was found is that version or a later one; says so where it isn't.
+# at_least NAME VERSION FOUND SOURCE: whether a version is the one needed or a later one. Where it isn't, SOURCE is told.
 at_least() {
   if [[ -n $3 ]] && printf '%s\n' "$2" "$3" | sort -VC; then return; fi
   say "$1 $2 or later is needed, ${3:-none} was found; $4"
@@ -41,7 +41,7 @@ has_go() {
 }
 
 # fast_builds: sets `fast`, Cargo's flags with which a change of this workspace's crates is compiled in seconds, and
-# `metadata`, what Cargo knows of them. What is compiled so lies beside the rest, and programs apart from those of hack/build.
+# `metadata`, Cargo's description of them. Dependencies are shared with other builds; programs lie apart from hack/build's.
 fast_builds() {
   local name
   metadata=$(cargo metadata --locked --no-deps --format-version 1)
@@ -56,7 +56,7 @@ fast_builds() {
 # stamp FILE KEY: whether the work that FILE stands for was done for this very KEY.
 stamp() { [[ -f $1 && $(<"$1") == "$2" ]]; }
 
-# Cargo tells changed sources by their age alone: those of another checkout, built later, would pass for these.
+# Cargo tells changed sources by their age alone: sources of another checkout, built later, would pass for these.
 checkout=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 if ! stamp "$CARGO_TARGET_DIR/checkout" "$checkout"; then
   find "$checkout" -name '*.rs' -exec touch {} +

@@ -34,7 +34,7 @@ enum Command {
     Crds,
 }
 
-/// Why the process ends badly.
+/// A reason why the process ends with an error.
 #[derive(Debug, thiserror::Error)]
 enum Error {
     #[error(transparent)]

@@ -221,7 +221,7 @@ async fn children_do_not_outlive_a_killed_carpool() {
     assert!(processes.len() >= 4, "{processes:?}");
     local.kill();
     assert!(!local.ended().await.success());
-    // The guard itself ends last, after the time that the others may take.
+    // The shell that leads the group ends last, after the time that the others may take.
     eventually("only the guard is left", async || {
         harness::alive(&processes).len() <= 1
     })

@@ -61,7 +61,7 @@ async fn infer(client: &Client, x: f32) -> (u16, Value) {
 async fn what_crashes_its_worker_fails_alone_and_its_neighbours_are_answered() {
     let folder = tempfile::tempdir().unwrap();
     let artifact = build(folder.path(), 2);
-    // The delay makes one batch of all.
+    // With the delay all requests share one batch.
     let rest = "  batching: {maxBatchSize: 64, maxDelay: 500ms}\n  scaling: {minReplicas: 1, maxReplicas: 1}\n";
     let manifest = manifest(&artifact, rest);
     let mut local = Local::start(&manifest);
@@ -114,7 +114,7 @@ async fn a_worker_that_finds_another_model_than_the_first_one_is_refused_by_name
     let mut local = Local::start(&manifest);
     local.ready_as("affine").await;
     build(folder.path(), 3);
-    // The queue asks for a second worker.
+    // Eight clients make a queue that needs a second worker.
     let client = local.client();
     let stop = tokio::sync::watch::channel(false).0;
     let clients: Vec<_> = (0..8)

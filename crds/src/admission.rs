@@ -19,7 +19,7 @@ pub fn violations(resource: &BatchedModel) -> Vec<String> {
     let object = serde_json::to_value(resource).unwrap_or_default();
     let bounds = schema::violations(&schema, &object);
     if !bounds.is_empty() {
-        // As on the API server, the rules are asked only about what is within the bounds.
+        // The API server evaluates the CEL rules only where the bounds hold, too.
         return bounds.iter().map(ToString::to_string).collect();
     }
     resource

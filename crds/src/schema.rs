@@ -5,12 +5,12 @@ use std::fmt;
 use regex::Regex;
 use serde_json::Value;
 
-/// What is wrong with one field.
+/// A value that is outside the bounds of its field.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
     /// The field, such as `spec.scaling.maxReplicas`.
     pub field: String,
-    /// What is wrong with it.
+    /// The bound, and the value.
     pub message: String,
 }
 
@@ -20,7 +20,7 @@ impl fmt::Display for Violation {
     }
 }
 
-/// Every value of `object` that is outside the bounds of `schema`. Types, unknown fields and missing ones are
+/// Returns every value of `object` that is outside the bounds of `schema`. Types, unknown fields and missing ones are
 /// not looked at: serde refuses those.
 pub fn violations(schema: &Value, object: &Value) -> Vec<Violation> {
     let mut found = Vec::new();

@@ -1,5 +1,5 @@
-//! Manifests, read as kubectl reads them. It takes a plain `y` for true and 0777 for 511, as YAML 1.1 does; where our own
-//! reading is another, the manifest is refused rather than given a second meaning.
+//! Manifests, read as kubectl reads them: a plain `y` is true and 0777 is 511, as in YAML 1.1. A manifest whose text
+//! this parser reads differently is refused rather than given a second meaning.
 
 mod kubectl;
 
@@ -14,18 +14,18 @@ use kubectl::Reading;
 /// One document of a manifest.
 #[derive(Debug, Default)]
 pub struct Document {
-    /// What it holds.
+    /// The document's content.
     pub value: Value,
-    /// Where everything stands.
+    /// The place of every field, by its path.
     nodes: HashMap<String, Node>,
     ambiguous: Vec<Ambiguous>,
 }
 
-/// Where a field stands, and as what.
+/// The place of a field, and its text.
 #[derive(Debug)]
 struct Node {
     line: usize,
-    /// Its text, if that is plain: neither quoted nor tagged.
+    /// The field's text, if it is plain: neither quoted nor tagged.
     plain: Option<String>,
 }
 
@@ -59,8 +59,8 @@ impl fmt::Display for Ambiguous {
     }
 }
 
-/// Reads the documents of a manifest, of which empty ones are left out. `first_line` is the number of the text's first
-/// line in its file. The error says what is no YAML.
+/// Reads the documents of a manifest; empty ones are left out. `first_line` is the number of the text's first line in
+/// its file. The error says where the text is no YAML.
 pub fn read(text: &str, first_line: usize) -> Result<Vec<Document>, String> {
     let values: Vec<Value> = serde_yaml::from_multiple_with_options(text, options())
         .map_err(|error| error.without_snippet().to_string())?;
@@ -70,7 +70,8 @@ pub fn read(text: &str, first_line: usize) -> Result<Vec<Document>, String> {
         .collect())
 }
 
-/// Octal as kubectl has it; of booleans only those that all readers agree on.
+/// Returns the parser's options: octal numbers as kubectl has them, and of booleans only those that all readers agree
+/// on.
 fn options() -> serde_yaml::Options {
     serde_yaml::options! { legacy_octal_numbers: true, strict_booleans: true }
 }
@@ -84,7 +85,7 @@ fn is_agreed(text: &str, reading: Reading) -> bool {
 }
 
 impl Document {
-    /// Refuses what kubectl reads differently, a line each.
+    /// Refuses scalars that kubectl reads differently, a line each.
     pub fn check(&self) -> Result<(), String> {
         if self.ambiguous.is_empty() {
             return Ok(());
@@ -93,8 +94,8 @@ impl Document {
         Err(lines.join("\n"))
     }
 
-    /// Its value as this type, as strictly as an API server that gets it from kubectl: a number is no text. The error
-    /// names the field and its line.
+    /// Returns the document as this type, as strictly as an API server that gets it from kubectl: a number is no text.
+    /// The error names the field and its line.
     pub fn parse<T: DeserializeOwned>(&self) -> Result<T, String> {
         serde_path_to_error::deserialize(&self.value).map_err(|error| {
             let field = error.path().to_string();
@@ -114,17 +115,17 @@ impl Document {
     }
 }
 
-/// The field that is the whole document, as errors write it.
+/// The path of the whole document, as errors write it.
 const ROOT: &str = ".";
 
-/// What surrounds a node.
+/// A list or a map that surrounds a node.
 enum Frame {
     List(usize),
     /// The key whose value comes next, or none where a key comes next.
     Map(Option<String>),
 }
 
-/// Everything that stands in documents but the values.
+/// The places of all fields, gathered from the parser's events.
 #[derive(Default)]
 struct Outline {
     documents: Vec<Document>,
@@ -134,7 +135,7 @@ struct Outline {
 impl Outline {
     fn of(text: &str, first_line: usize) -> impl Iterator<Item = Document> {
         let mut outline = Self::default();
-        // What is no YAML is told by the one who reads values.
+        // Text that is no YAML is refused by the reader of values.
         for (event, span) in Parser::new_from_str(text).map_while(Result::ok) {
             let line = span.start.line() + first_line - 1;
             match event {
@@ -162,7 +163,7 @@ impl Outline {
                 _ => {}
             }
         }
-        // Empty ones are left out by the reader of values, too.
+        // The reader of values leaves empty documents out, too.
         outline.documents.into_iter().filter(|document| {
             let root = document
                 .nodes
@@ -198,7 +199,7 @@ impl Outline {
         self.advance(text);
     }
 
-    /// Notes where the node that comes next stands.
+    /// Notes the place of the node that comes next.
     fn note(&mut self, line: usize, plain: Option<String>) {
         let field = self.field();
         if let Some(document) = self.documents.last_mut() {
@@ -206,7 +207,7 @@ impl Outline {
         }
     }
 
-    /// The way to the node that comes next, as errors write it.
+    /// Returns the path of the node that comes next, as errors write it.
     fn field(&self) -> String {
         let mut field = String::new();
         for frame in &self.frames {
@@ -230,7 +231,7 @@ impl Outline {
         field
     }
 
-    /// One node is over: a key of this text, a value or an item.
+    /// Moves on to the next node, after a key of this text, a value or an item.
     fn advance(&mut self, key: &str) {
         match self.frames.last_mut() {
             Some(Frame::List(index)) => *index += 1,

@@ -1,17 +1,17 @@
-//! What people see: a live line per model on a terminal, lines on changes elsewhere.
+//! The output that people read: a live line per model on a terminal, lines on changes elsewhere.
 
 use std::{fmt::Display, io::IsTerminal};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-/// Standard error, shared by everything that has something to say. Cheap to clone.
+/// Standard error and standard output, shared by all models of the process. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Console {
     lines: Option<MultiProgress>,
 }
 
 impl Console {
-    /// The console of this process.
+    /// Returns a console that draws live lines where standard error is a terminal.
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -19,7 +19,7 @@ impl Console {
         }
     }
 
-    /// Says one thing, above the live lines.
+    /// Prints a line to standard error, above the live lines.
     pub fn say(&self, line: impl Display) {
         match &self.lines {
             Some(lines) => lines.suspend(|| eprintln!("{line}")),
@@ -27,7 +27,7 @@ impl Console {
         }
     }
 
-    /// Prints what a program may want to read to standard output.
+    /// Prints text that a program may want to read to standard output.
     pub fn print(&self, text: impl Display) {
         match &self.lines {
             Some(lines) => lines.suspend(|| println!("{text}")),
@@ -35,7 +35,7 @@ impl Console {
         }
     }
 
-    /// A live line, where there is a terminal to show it.
+    /// Adds a live line, where there is a terminal to show it.
     #[must_use]
     pub fn live(&self) -> Option<ProgressBar> {
         let line = ProgressBar::new_spinner().with_style(

@@ -1,4 +1,4 @@
-//! Never more workers than pay: beyond one per CPU they take turns, and batches get smaller.
+//! The bound that CPUs set on workers: beyond one per CPU they take turns, and batches get smaller.
 
 use std::num::NonZeroUsize;
 
@@ -6,13 +6,13 @@ use carpool_crds::Scaling;
 
 use super::reporter::Reporter;
 
-/// The CPUs that this process may use; the standard library reads the limits of its control group.
+/// Returns the number of CPUs that this process may use; the standard library reads the limits of its control group.
 pub fn available() -> u32 {
     let cpus = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     u32::try_from(cpus).unwrap_or(u32::MAX)
 }
 
-/// What the manifest asks for, but no more workers than CPUs. Where that is less, it is said.
+/// Lowers a manifest's numbers of workers to the number of CPUs, and reports where that changes them.
 pub fn bounded(scaling: &Scaling, cpus: u32, reporter: &Reporter) -> Scaling {
     if scaling.max_replicas > cpus {
         reporter.say(format_args!(

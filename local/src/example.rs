@@ -1,16 +1,16 @@
-//! A request that a reader can paste, made from what the model declares.
+//! A request that a reader can paste into a shell, made from the tensors that the model declares.
 
 use std::path::Path;
 
 use carpool_crds::{Datatype, Model, TensorSpec};
 use serde_json::{Value, json};
 
-/// Stands for a variable dimension.
+/// The size that a variable dimension has in the example.
 const VARIABLE: i64 = 4;
-/// A longer body is pasted from a file.
+/// The most bytes of a body that stands in the curl line itself; a longer one goes to a file.
 const MAX_INLINE_BYTES: usize = 600;
 
-/// A curl line for this model, served under `name` at `url`. A body too long to paste goes to `file`.
+/// Returns a curl line for this model, served under `name` at `url`. A body too long to paste goes to `file`.
 pub fn curl(name: &str, url: &str, model: &Model, file: &Path) -> std::io::Result<String> {
     if model.text.is_some() {
         return Ok(format!(
@@ -26,7 +26,7 @@ pub fn curl(name: &str, url: &str, model: &Model, file: &Path) -> std::io::Resul
     Ok(format!("{infer} @{}", file.display()))
 }
 
-/// A request of one row, all zeros.
+/// Returns the body of a request of one row, all zeros.
 fn zeros(inputs: &[TensorSpec]) -> Value {
     let inputs: Vec<Value> = inputs
         .iter()

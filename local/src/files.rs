@@ -1,4 +1,4 @@
-//! The files of one model in the run's folder.
+//! The files of one model in the run's temporary folder: configuration, status, termination logs, admin addresses.
 
 use std::{
     io,
@@ -16,20 +16,20 @@ use super::{
     supervised::Running,
 };
 
-/// The files of one model.
+/// The files of one model in the run's temporary folder, and the manifest that it was read from.
 #[derive(Debug)]
 pub struct Files {
     folder: PathBuf,
-    /// What sidecar and workers read.
+    /// The configuration that sidecar and workers read.
     pub config: PathBuf,
-    /// What other programs may read: addresses and process ids.
+    /// The status that other programs may read: addresses and process ids.
     pub status: PathBuf,
     last_status: Value,
     manifest: PathBuf,
     manifest_modified: Option<SystemTime>,
 }
 
-/// What a worker wrote before it ended.
+/// A worker's termination log: why it ended.
 #[derive(Debug, PartialEq, Eq, Deserialize)]
 pub struct Termination {
     reason: String,
@@ -43,12 +43,12 @@ impl std::fmt::Display for Termination {
 }
 
 impl Termination {
-    /// Whether it says something of the queue, not of the model.
+    /// Whether the queue, not the model, was the reason.
     pub fn is_of_queue(&self) -> bool {
         self.reason == "RedisUnreachable"
     }
 
-    /// What to do about it. Nothing where another attempt may go better.
+    /// Returns advice to the user. `None` where another attempt may go better.
     pub fn advice(&self) -> Option<&'static str> {
         match self.reason.as_str() {
             "ChecksumMismatch" => Some("get the artifact again, or correct spec.model.sha256"),
@@ -66,7 +66,7 @@ fn failed(file: &Path) -> impl FnOnce(io::Error) -> LocalError {
     move |source| LocalError::File { file, source }
 }
 
-/// Readers see the old content or the new, never a part.
+/// Replaces a file's content at once: readers see the old content or the new, never a part.
 fn write(file: &Path, content: &str) -> Result<(), LocalError> {
     let new = file.with_extension("new");
     std::fs::write(&new, content)
@@ -74,7 +74,7 @@ fn write(file: &Path, content: &str) -> Result<(), LocalError> {
         .map_err(failed(file))
 }
 
-/// Removes a file, if it is there.
+/// Removes a file, if it exists.
 fn remove(file: &Path) -> Result<(), LocalError> {
     match std::fs::remove_file(file) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(file)(error)),
@@ -89,7 +89,7 @@ fn modified(file: &Path) -> Option<SystemTime> {
 }
 
 impl Files {
-    /// The files of the model of this manifest, in a folder of their own.
+    /// Makes the folder of a model and notes the age of its manifest.
     pub fn new(folder: PathBuf, manifest: &Path) -> Result<Self, LocalError> {
         std::fs::create_dir_all(&folder).map_err(failed(&folder))?;
         Ok(Self {
@@ -102,14 +102,14 @@ impl Files {
         })
     }
 
-    /// Writes what sidecar and workers read.
+    /// Writes the configuration that sidecar and workers read.
     pub fn write_config(&self, config: &Config) -> Result<(), LocalError> {
         let yaml = serde_yaml::to_string(config)
             .map_err(|error| failed(&self.config)(io::Error::other(error)))?;
         write(&self.config, &yaml)
     }
 
-    /// Writes what other programs read, when it has changed.
+    /// Writes the status that other programs read, when it has changed.
     pub fn write_status(&mut self, status: &Value) -> Result<(), LocalError> {
         if self.last_status != *status {
             write(&self.status, &status.to_string())?;
@@ -118,7 +118,7 @@ impl Files {
         Ok(())
     }
 
-    /// The manifest, or what is wrong with it, if the file has changed since the last look.
+    /// Returns the manifest, or its error, if the file has changed since the last call.
     pub fn changed_manifest(&mut self, name: &str) -> Option<Result<Manifest, String>> {
         let modified = modified(&self.manifest);
         if modified == self.manifest_modified {
@@ -134,21 +134,22 @@ impl Files {
         }))
     }
 
-    /// Where the worker of this slot says why it ended. An earlier one's words are removed.
+    /// Returns the path where the worker of this slot says why it ends, and removes an earlier worker's file there.
     pub fn clear_termination_log(&self, slot: u32) -> Result<PathBuf, LocalError> {
         let file = self.termination_log(slot);
         remove(&file)?;
         Ok(file)
     }
 
-    /// Where a process of this name says where its admin port is. An earlier one's words are removed.
+    /// Returns the path where a process of this name writes its admin address, and removes an earlier process's file
+    /// there.
     pub fn clear_address(&self, name: &str) -> Result<PathBuf, LocalError> {
         let file = self.folder.join(format!("{name}.admin"));
         remove(&file)?;
         Ok(file)
     }
 
-    /// Why the worker of this slot ended, if it said so.
+    /// Returns why the worker of this slot ended, if it said so.
     pub fn termination(&self, slot: u32) -> Option<Termination> {
         serde_json::from_slice(&std::fs::read(self.termination_log(slot)).ok()?).ok()
     }
@@ -157,14 +158,14 @@ impl Files {
         self.folder.join(format!("worker-{slot}.termination"))
     }
 
-    /// A curl line for the model.
+    /// Returns a curl line for the model.
     pub fn curl(&self, name: &str, url: &str, model: &Model) -> Result<String, LocalError> {
         let body = self.folder.join("example.json");
         example::curl(name, url, model, &body).map_err(failed(&body))
     }
 }
 
-/// What other programs read of a model that could not be served.
+/// The status file of a model that could not be served.
 pub fn failed_status(name: &str, revision: &str, error: &LocalError) -> Value {
     json!({
         "name": name, "revision": revision, "wanted": 0, "proxy": null, "workers": [],
@@ -172,7 +173,7 @@ pub fn failed_status(name: &str, revision: &str, error: &LocalError) -> Value {
     })
 }
 
-/// What other programs read: where the model, its metrics and its processes are. A process that has not told its admin
+/// The status file: the addresses of the model, its metrics and its processes. A process that has not told its admin
 /// port yet has none.
 pub fn status<'a>(
     name: &str,

@@ -58,62 +58,62 @@ pub struct Args {
     redis_url: Option<String>,
 }
 
-/// Why the models can't be served, or no longer.
+/// A reason why the models can't be served, or no longer.
 #[derive(Debug, thiserror::Error)]
 pub enum LocalError {
-    /// Something is wrong with the manifests, a line each.
+    /// Manifests are wrong; one message each.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     Manifests(Vec<ManifestError>),
-    /// Two models can't share a name.
+    /// Two models have the same name.
     #[error("{} and {} both hold a BatchedModel named {name}", first.display(), second.display())]
     SameName {
-        /// The name.
+        /// The shared name.
         name: String,
-        /// A file that has it.
+        /// The first file that has it.
         first: PathBuf,
-        /// The other one.
+        /// The second file that has it.
         second: PathBuf,
     },
-    /// Its Redis is named by a Secret, and those are in a cluster.
+    /// The model's Redis is named by a Secret, and those are in a cluster.
     #[error("{}: spec.queue.redis.external names a Secret of a cluster; give its URL with --redis-url", file.display())]
     ExternalRedis {
-        /// The file.
+        /// The manifest.
         file: PathBuf,
     },
-    /// Somebody else listens there.
+    /// The address to listen on is taken or not of this machine.
     #[error("failed to listen on {address}: {source}; choose another address with --http")]
     Listen {
         /// The address.
         address: SocketAddr,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// There is no free port.
+    /// No free port is left after the first one.
     #[error("failed to find a free port: {0}")]
     Ports(io::Error),
     /// A sidecar can't be given the socket that it is to listen on.
     #[error("failed to pass the socket of {name}: {source}")]
     Pass {
-        /// The sidecar.
+        /// The sidecar's name.
         name: String,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// A file of the run's can't be written.
+    /// A file of the run's temporary folder can't be written.
     #[error("failed to write {}: {source}", file.display())]
     File {
-        /// The file.
+        /// The path.
         file: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// Signals can't be listened to.
+    /// Handlers of signals can't be set.
     #[error("failed to listen for signals: {0}")]
     Signals(io::Error),
     /// A process can't be started.
     #[error(transparent)]
     Process(#[from] ProcessError),
-    /// There is no Redis.
+    /// Redis can't be started.
     #[error(transparent)]
     Redis(#[from] RedisError),
     /// A sidecar or a worker ends before it has ever been ready.
@@ -121,9 +121,9 @@ pub enum LocalError {
     Child {
         /// The manifest.
         file: PathBuf,
-        /// The process.
+        /// The process's name.
         name: String,
-        /// What it said.
+        /// The process's last words.
         message: String,
     },
     /// A second signal came before everything had ended.
@@ -131,7 +131,7 @@ pub enum LocalError {
     Interrupted,
 }
 
-/// What all models share.
+/// The parts of a run that all its models share.
 struct Shared {
     children: Arc<Children>,
     console: Console,
@@ -160,7 +160,7 @@ pub async fn run(args: Args) -> Result<(), LocalError> {
     stop.cancel();
     tokio::select! {
         result = serving => result,
-        // What still runs is killed when its task is dropped.
+        // Processes that still run are killed when their tasks are dropped.
         () = signals.next() => Err(LocalError::Interrupted),
     }
 }
@@ -217,7 +217,8 @@ async fn serve(args: Args, console: Console, stop: CancellationToken) -> Result<
     result
 }
 
-/// Serves every model. One that can't be served ends alone; the last to end so ends the command.
+/// Serves every model until all have ended. A model that can't be served ends alone; the last one to end so ends the
+/// command.
 async fn serve_all(
     shared: &Arc<Shared>,
     manifests: Vec<Manifest>,
@@ -245,7 +246,7 @@ async fn serve_all(
     Ok(())
 }
 
-/// Reads all manifests, so that everything that is wrong is told at once.
+/// Reads all manifests and gathers the errors of all.
 fn read(args: &Args) -> Result<Vec<Manifest>, LocalError> {
     let mut manifests: Vec<Manifest> = Vec::new();
     let mut errors = Vec::new();
@@ -281,7 +282,7 @@ fn read(args: &Args) -> Result<Vec<Manifest>, LocalError> {
 struct Signals {
     interrupt: Signal,
     terminate: Signal,
-    /// The terminal was closed.
+    /// SIGHUP: the terminal was closed.
     hangup: Signal,
 }
 

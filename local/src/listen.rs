@@ -1,4 +1,4 @@
-//! Where models are served: the addresses that `--http` names, and sockets that are held from the start.
+//! The sockets that models are served on: the addresses that `--http` names, held from the start.
 
 use std::{
     io,
@@ -9,10 +9,10 @@ use tokio::net::TcpSocket;
 
 use super::LocalError;
 
-/// As many connections as a sidecar that listens by itself lets wait.
+/// The connections that a socket lets wait: as many as one that a sidecar opens by itself.
 const BACKLOG: u32 = 1024;
 
-/// What `--http` says: an address, or a name that stands for one.
+/// Parses the value of `--http`: an address, or a name that stands for one.
 pub fn address(given: &str) -> Result<SocketAddr, String> {
     let allowed = "HOST:PORT is needed, such as 127.0.0.1:8080, localhost:8080 or [::1]:8080";
     let Some((host, port)) = given.rsplit_once(':') else {
@@ -25,7 +25,7 @@ pub fn address(given: &str) -> Result<SocketAddr, String> {
     let found: Vec<SocketAddr> = found
         .map_err(|error| format!("{host:?} is no host that is known here ({error}): {allowed}"))?
         .collect();
-    // A name may stand for one of each kind; everything finds IPv4.
+    // A name may stand for an address of each family; every client finds IPv4.
     let first = found.iter().find(|address| address.is_ipv4());
     let first = first.or(found.first()).copied();
     first.ok_or_else(|| format!("{host:?} stands for no address: {allowed}"))
@@ -43,8 +43,8 @@ fn listen(address: SocketAddr) -> io::Result<(SocketAddr, TcpListener)> {
     Ok((listener.local_addr()?, listener))
 }
 
-/// `first` and the next free ports after it. They are held from here on: sidecars are given the sockets, so nobody else
-/// gets a port while its sidecar starts, or starts again.
+/// Listens on `first` and the next free ports after it. The sockets are passed to sidecars, so nobody else gets a port
+/// while its sidecar starts, or starts again.
 pub fn listeners(
     first: SocketAddr,
     count: usize,

@@ -1,4 +1,4 @@
-//! Reads manifests as strictly as the API server would, since there is none here.
+//! Manifests, read as strictly as the API server would.
 
 use std::path::{Path, PathBuf};
 
@@ -7,73 +7,74 @@ use carpool_crds::{BatchedModel, BatchedModelSpec, GROUP, yaml};
 /// One model to serve.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Manifest {
-    /// The file that holds it.
+    /// The manifest's path.
     pub file: PathBuf,
     /// The resource's name.
     pub name: String,
-    /// Its namespace.
+    /// The resource's namespace.
     pub namespace: String,
-    /// What it asks for.
+    /// The resource's specification.
     pub spec: BatchedModelSpec,
-    /// Where the artifact is.
+    /// The absolute path of the artifact.
     pub artifact: PathBuf,
 }
 
-/// Why a manifest can't be served.
+/// A reason why a manifest can't be served.
 #[derive(Debug, thiserror::Error)]
 pub enum ManifestError {
-    /// It can't be read.
+    /// The file can't be read.
     #[error("failed to read {}: {source}", file.display())]
     Read {
-        /// The file.
+        /// The manifest's path.
         file: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// It is no YAML, has a field that is unknown, missing or of the wrong type, or means something else to kubectl.
+    /// The text is no YAML, has a field that is unknown, missing or of the wrong type, or means something else to
+    /// kubectl.
     #[error("failed to parse {}: {message}", file.display())]
     Parse {
-        /// The file.
+        /// The manifest's path.
         file: PathBuf,
-        /// What is wrong, and where.
+        /// The parser's message, with the place.
         message: String,
     },
-    /// It holds something else.
+    /// A document is of another kind or API version.
     #[error("{}: carpool local takes BatchedModels of {GROUP}/v1alpha1 only; here is {found}", file.display())]
     Kind {
-        /// The file.
+        /// The manifest's path.
         file: PathBuf,
-        /// What it holds.
+        /// The kind and API version that were found.
         found: String,
     },
-    /// The resource's rules refuse it.
+    /// The schema's bounds or the CEL rules refuse the resource.
     #[error("{}", violations.iter().map(|violation| format!("{}: {violation}", file.display())).collect::<Vec<_>>().join("\n"))]
     Invalid {
-        /// The file.
+        /// The manifest's path.
         file: PathBuf,
-        /// What is wrong, a field each.
+        /// The violations, a field each.
         violations: Vec<String>,
     },
-    /// Only files are read here.
+    /// The artifact's URI has another scheme than `file://`.
     #[error(
         "{}: spec.model.uri: carpool local takes file://PATH, absolute or relative to the manifest, not {uri}",
         file.display()
     )]
     Scheme {
-        /// The file.
+        /// The manifest's path.
         file: PathBuf,
         /// The URI.
         uri: String,
     },
-    /// The artifact isn't there.
+    /// The artifact doesn't exist.
     #[error(
         "{}: spec.model.uri: there is no file or folder {}; build the model first, or correct the URI",
         file.display(), artifact.display()
     )]
     NoArtifact {
-        /// The file.
+        /// The manifest's path.
         file: PathBuf,
-        /// Where the artifact should be.
+        /// The path where the artifact should be.
         artifact: PathBuf,
     },
 }
@@ -140,7 +141,7 @@ fn manifest(file: &Path, resource: BatchedModel) -> Result<Manifest, ManifestErr
             uri: uri.clone(),
         });
     };
-    // An absolute path replaces the folder.
+    // Joining an absolute path replaces the folder.
     let artifact = file.parent().unwrap_or(Path::new("")).join(path);
     let artifact = std::path::absolute(&artifact).unwrap_or(artifact);
     if !artifact.exists() {

@@ -1,11 +1,11 @@
-//! Reads what sidecar and workers measure of themselves, and turns counters into rates.
+//! Rates of requests and batches, from the counters that sidecar and workers expose.
 
 use std::{collections::BTreeMap, time::Instant};
 
-/// The name of a process and its metrics.
+/// A process's name and its metrics in Prometheus' text format.
 pub type Exposition = (String, String);
 
-/// The sum of all series of one metric, in the text that Prometheus reads.
+/// Returns the sum of all series of one metric in Prometheus' text format.
 #[must_use]
 pub fn sum(text: &str, metric: &str) -> f64 {
     text.lines()
@@ -17,12 +17,12 @@ pub fn sum(text: &str, metric: &str) -> f64 {
         .sum()
 }
 
-/// Counters of several processes, which start at zero whenever one of them does.
+/// The last values of one counter of several processes; it starts at zero whenever its process does.
 #[derive(Debug, Default)]
 struct Counters(BTreeMap<String, f64>);
 
 impl Counters {
-    /// How much the counters grew since they were last read.
+    /// Returns by how much the counters of all processes grew since the last call.
     fn increase(&mut self, processes: &[Exposition], metric: &str) -> f64 {
         let mut increase = 0.0;
         for (process, text) in processes {
@@ -34,16 +34,16 @@ impl Counters {
     }
 }
 
-/// What happened since the last look.
+/// The load between two scrapes.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Rates {
-    /// Requests answered in a second, whatever the answer.
+    /// Requests answered per second, whatever the answer.
     pub requests: f64,
-    /// Mean rows of a batch; `None` when none ran.
+    /// The mean number of rows of a batch; `None` when none ran.
     pub batch: Option<f64>,
 }
 
-/// Turns what processes count into rates.
+/// Turns the counters of a model's processes into rates.
 #[derive(Debug, Default)]
 pub struct Meter {
     last: Option<Instant>,
@@ -53,7 +53,7 @@ pub struct Meter {
 }
 
 impl Meter {
-    /// The rates since the last look, from the metrics of sidecars and of workers, by name.
+    /// Returns the rates since the last call, from the metrics of sidecars and of workers.
     pub fn rates(&mut self, now: Instant, proxies: &[Exposition], workers: &[Exposition]) -> Rates {
         let requests = self
             .requests

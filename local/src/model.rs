@@ -1,4 +1,4 @@
-//! One model: a sidecar and as many workers as its queue needs, from its start to its drain.
+//! The lifecycle of one model: a sidecar and as many workers as its queue needs, from its start to its drain.
 
 mod processes;
 
@@ -26,13 +26,13 @@ use super::{
     supervised::{Running, Supervised},
 };
 
-/// How often the queue is looked at. A request that finds no worker waits this long for one to be started.
+/// The time between two scrapes. A request that finds no worker waits this long for one to be started.
 const PERIOD: Duration = Duration::from_secs(1);
-/// The same while a process has yet to say that it is ready: how it ends counts by that.
+/// The time between two scrapes while a process has yet to say that it is ready: a crash counts differently after that.
 const STARTING: Duration = Duration::from_millis(100);
-/// Beyond the longest a request may be open.
+/// The time that a sidecar is given to end, beyond the longest that a request may be open.
 const PROXY_GRACE: Duration = Duration::from_secs(5);
-/// For the batch that runs.
+/// The time that a worker is given to end: the batch that runs is answered first.
 const WORKER_GRACE: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Child {
@@ -46,7 +46,7 @@ pub struct Served {
     manifest: Manifest,
     revision: String,
     config: Config,
-    /// What the sidecars listen on, one after another; none once no more requests are to come.
+    /// The socket that the sidecars listen on, one after another; `None` once no more requests are to come.
     listener: Option<TcpListener>,
     files: Files,
     client: AdminClient,
@@ -55,7 +55,8 @@ pub struct Served {
     reporter: Reporter,
     proxy: Supervised,
     proxies_started: u32,
-    /// By slot, which is part of a worker's name: the next one there takes over what the last one held.
+    /// The workers by slot, which is part of a worker's name: the next one in a slot takes over the requests of the
+    /// last one.
     workers: BTreeMap<u32, Supervised>,
     children: JoinSet<(Child, Exit)>,
     announced: bool,
@@ -64,7 +65,7 @@ pub struct Served {
 }
 
 impl Served {
-    /// Prepares a model; nothing runs yet.
+    /// Prepares a model, of which nothing runs yet.
     pub fn new(
         shared: Arc<Shared>,
         manifest: Manifest,
@@ -117,7 +118,7 @@ impl Served {
             self.listener = None;
             self.stop_all().await;
             let status = files::failed_status(&self.manifest.name, &self.revision, error);
-            // The error itself is told in any case.
+            // The error itself is reported in any case.
             let _ = self.files.write_status(&status);
         }
         self.reporter.close();
@@ -222,7 +223,7 @@ impl Served {
         !self.proxy.ready() || workers.into_iter().any(|worker| !worker.has_been_ready())
     }
 
-    /// Workers that are asked for, there or not.
+    /// The number of workers that are asked for, running or not.
     fn wanted(&self) -> usize {
         self.workers
             .values()
@@ -230,7 +231,7 @@ impl Served {
             .count()
     }
 
-    /// Takes over what has changed in the manifest, as far as that needs no other processes.
+    /// Follows changes of the manifest, as far as they need no other processes.
     fn reload(&mut self) -> Result<(), LocalError> {
         let Some(manifest) = self.files.changed_manifest(&self.manifest.name) else {
             return Ok(());

@@ -22,28 +22,28 @@ use tokio::{
 const GUARD: &str =
     "while read -r _; do :; done; trap '' TERM; kill -TERM 0; sleep 10; kill -KILL 0";
 
-/// Why a process could not be started.
+/// A reason why a process could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum ProcessError {
-    /// It isn't installed.
+    /// The program is neither beside `carpool` nor in `PATH`.
     #[error("failed to find {name} beside carpool or in PATH; {hint}")]
     Missing {
-        /// The program.
+        /// The program's name.
         name: &'static str,
-        /// What to do.
+        /// Advice to the user.
         hint: &'static str,
     },
-    /// The system refused.
+    /// The system refused to start it.
     #[error("failed to start {name}: {source}")]
     Start {
-        /// What was started.
+        /// The process's name.
         name: String,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
 }
 
-/// Where a program is: beside this one, or in PATH.
+/// Returns the path of a program: beside this one, or in `PATH`.
 pub fn find(name: &'static str, hint: &'static str) -> Result<PathBuf, ProcessError> {
     let beside = std::env::current_exe()
         .and_then(|own| own.canonicalize())
@@ -58,7 +58,7 @@ pub fn find(name: &'static str, hint: &'static str) -> Result<PathBuf, ProcessEr
         .ok_or(ProcessError::Missing { name, hint })
 }
 
-/// Starts children and ends them with this process.
+/// The process group of all children and the shell that ends it with this process.
 #[derive(Debug)]
 pub struct Children {
     group: i32,
@@ -66,7 +66,7 @@ pub struct Children {
 }
 
 impl Children {
-    /// Starts the guard.
+    /// Starts the shell that leads the group.
     pub fn new() -> Result<Self, ProcessError> {
         let start = |source| ProcessError::Start {
             name: "sh".to_owned(),
@@ -88,14 +88,14 @@ impl Children {
         Ok(Self { group, guard })
     }
 
-    /// Ends the guard, once every other child has ended.
+    /// Ends the shell that leads the group, once every other child has ended.
     pub async fn close(mut self) {
-        // It ends with this process in any case.
+        // The shell ends with this process in any case.
         let _ = self.guard.kill().await;
     }
 
-    /// Starts a process and gives a handle to stop it and a future that runs it to its end. Each line that it
-    /// writes is passed on. What it reads is `stdin`.
+    /// Starts a process. Returns a handle to stop it and a future that runs it to its end. Each line that it writes is
+    /// passed to `on_line`.
     pub fn spawn<F: FnMut(&str) + Clone + Send + 'static>(
         &self,
         name: &str,
@@ -140,10 +140,10 @@ impl Children {
     }
 }
 
-/// A process that runs.
+/// A handle to stop a process that runs.
 #[derive(Debug)]
 pub struct Handle {
-    /// Its process id.
+    /// The process id.
     pub pid: u32,
     stop: Option<oneshot::Sender<Duration>>,
 }
@@ -157,13 +157,13 @@ impl Handle {
         }
     }
 
-    /// Whether it was told to stop.
+    /// Whether the process was told to stop.
     #[must_use]
     pub fn is_stopping(&self) -> bool {
         self.stop.is_none()
     }
 
-    /// One whose process nobody started.
+    /// Returns a handle without a process.
     #[cfg(test)]
     pub fn of_nobody() -> Self {
         let (stop, _) = oneshot::channel();
@@ -174,19 +174,19 @@ impl Handle {
     }
 }
 
-/// How a process ended.
+/// The end of a process.
 #[derive(Debug)]
 pub struct Exit {
-    /// Its status, unless the system would not say.
+    /// The exit status, or why the system does not tell it.
     pub status: io::Result<ExitStatus>,
-    /// What it wrote last.
+    /// The last line that the process wrote.
     pub last_line: Option<String>,
 }
 
 impl std::fmt::Display for Exit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.status {
-            // Nobody here kills without asking first, and a process that the kernel kills can't say why.
+            // This program asks with SIGTERM first, and a process that the kernel kills can't say why.
             Ok(status) if status.signal() == Some(Signal::KILL.as_raw()) => f.write_str(
                 "killed by SIGKILL: probably out of memory; free some, or lower spec.scaling.maxReplicas or \
                  spec.batching.maxBatchSize",
@@ -225,12 +225,12 @@ fn terminate(child: &Child) {
         .and_then(|pid| i32::try_from(pid).ok())
         .and_then(Pid::from_raw);
     if let Some(pid) = pid {
-        // It may have ended already, which is all that is asked for.
+        // The process may have ended already, which is all that is asked for.
         let _ = kill_process(pid, Signal::TERM);
     }
 }
 
-/// Passes lines on until the stream ends; gives the last one.
+/// Passes lines on until the stream ends, and returns the last one.
 async fn lines(
     stream: Option<impl AsyncRead + Unpin>,
     mut on_line: impl FnMut(&str),

@@ -1,4 +1,4 @@
-//! A redis-server of our own, on a loopback port and behind a password, gone without a trace afterwards.
+//! The redis-server of a run: on a loopback port, behind a password, gone without a trace afterwards.
 
 use std::{
     io,
@@ -19,29 +19,30 @@ use super::{
     process::{Children, Exit, Handle, ProcessError},
 };
 
-/// What it writes once clients may connect.
+/// The words of Redis's log once clients may connect.
 const UP: &str = "Ready to accept connections";
-/// Another process may listen on the port on purpose.
+/// The most attempts to start Redis: another process may listen on the port on purpose.
 const ATTEMPTS: u32 = 3;
 const GRACE: Duration = Duration::from_secs(5);
 const RESTART_AFTER: Duration = Duration::from_secs(1);
 
-/// Why there is no Redis.
+/// A reason why Redis can't be started.
 #[derive(Debug, thiserror::Error)]
 pub enum RedisError {
-    /// Its files can't be written, or there is no free port.
+    /// Redis's files can't be written, or there is no free port.
     #[error("failed to prepare redis-server: {0}")]
     Prepare(#[from] io::Error),
-    /// It can't be started.
+    /// The process can't be started.
     #[error(transparent)]
     Process(#[from] ProcessError),
-    /// It ended at once.
+    /// Redis ended at once.
     #[error("failed to start redis-server: {0}")]
     Exit(Exit),
 }
 
-/// A loopback port that the system gives to nobody else while this is held. Redis can neither be handed a socket nor
-/// choose a port itself, but it may listen on one that is bound and not listened on, and again after a restart.
+/// Reserves a loopback port, which the system gives to nobody else while the socket is held. Redis can neither be
+/// handed a socket nor choose a port itself, but it may listen on one that is bound and not listened on, and again
+/// after a restart.
 fn reserve() -> io::Result<(SocketAddr, TcpSocket)> {
     let socket = TcpSocket::new_v4()?;
     socket.set_reuseaddr(true)?;
@@ -51,7 +52,7 @@ fn reserve() -> io::Result<(SocketAddr, TcpSocket)> {
 
 type Running = (Handle, Pin<Box<dyn Future<Output = Exit> + Send>>);
 
-/// Starts Redis in `folder` and keeps it running until `stop`. Its URL is in the file that comes back; the task
+/// Starts Redis in `folder` and keeps it running until `stop`. Returns the file that holds its URL, and a task that
 /// ends when Redis has.
 pub async fn start(
     children: Arc<Children>,
@@ -114,7 +115,7 @@ async fn launch(children: &Children, program: &Path, config: &Path) -> Result<Ru
         if line.contains(UP)
             && let Some(up) = up.lock().ok().and_then(|mut up| up.take())
         {
-            // Nobody waits any more once the process has ended.
+            // The receiver is gone once the process has ended.
             let _ = up.send(());
         }
     })?;
@@ -125,7 +126,8 @@ async fn launch(children: &Children, program: &Path, config: &Path) -> Result<Ru
     }
 }
 
-/// Nothing is kept on disk: proxies enqueue again what an ended Redis has lost.
+/// Returns Redis's configuration. Nothing is kept on disk: proxies enqueue again the requests that an ended Redis has
+/// lost.
 fn configuration(address: SocketAddr, password: &str, folder: &Path) -> String {
     format!(
         "bind {}\nport {}\nrequirepass {password}\ndir \"{}\"\nsave \"\"\nappendonly no\nmaxmemory-policy noeviction\n",
@@ -144,7 +146,7 @@ mod tests {
 
     use super::{super::process::find, *};
 
-    /// What Redis answers to these inline commands.
+    /// Sends inline commands to Redis and returns its answers.
     async fn ask(url: &str, commands: &str) -> String {
         let (password, address) = url
             .strip_prefix("redis://:")

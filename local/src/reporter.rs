@@ -1,4 +1,4 @@
-//! What people are told of one model.
+//! The lines that people read of one model.
 
 use std::{
     fmt::Display,
@@ -12,34 +12,34 @@ use indicatif::ProgressBar;
 
 use super::{console::Console, metrics::Rates};
 
-/// What is worth telling of one moment.
+/// The state of a model at one moment.
 pub struct Snapshot {
     /// Requests waiting and in flight; `None` when nobody could say.
     pub queue: Option<u64>,
-    /// What happened since the last one.
+    /// The load since the last snapshot.
     pub rates: Rates,
     /// Workers that are ready.
     pub ready: usize,
-    /// Workers that are asked for.
+    /// Workers that the scaler asks for.
     pub wanted: usize,
-    /// Why so many.
+    /// The scaler's reason for that number.
     pub reason: Reason,
 }
 
-/// Tells people of one model.
+/// Reports on one model to the console.
 pub struct Reporter {
     console: Console,
     name: String,
-    /// Where clients on this machine find the model.
+    /// The URL where clients on this machine find the model.
     pub url: String,
     line: Option<ProgressBar>,
     shown: Option<(usize, usize)>,
-    /// What workers last said of how they serve the model.
+    /// The message that workers last gave on how they serve the model.
     loaded: String,
 }
 
 impl Reporter {
-    /// For the model of this name, whose sidecar listens there.
+    /// Returns the reporter of a model whose sidecar listens at `listen`.
     pub fn new(console: Console, name: &str, listen: SocketAddr) -> Self {
         Self {
             line: console.live(),
@@ -51,19 +51,19 @@ impl Reporter {
         }
     }
 
-    /// Says something about the model.
+    /// Prints a message with the model's name before it.
     pub fn say(&self, message: impl Display) {
         self.console.say(format_args!("{}: {message}", self.name));
     }
 
-    /// Tells how workers serve the model, once: that of the one that serves it in the poorest way.
+    /// Reports how workers serve the model, when that has changed: the worst of what they say.
     pub fn loaded(&mut self, loaded: &[Loaded]) {
         if let Some(message) = changed_message(&mut self.loaded, loaded) {
             self.say(message);
         }
     }
 
-    /// Tells where the model is.
+    /// Prints the model's addresses and an example of a request.
     pub fn announce(&self, admin: &str, status: &Path, curl: &str) {
         self.console.print(format_args!(
             "{}: {}\n  admin:  {admin}\n  status: {}\n  try:    {curl}",
@@ -73,7 +73,7 @@ impl Reporter {
         ));
     }
 
-    /// Renews the live line; without a terminal, tells when the number of workers has changed.
+    /// Renews the live line; without a terminal, prints a line when the number of workers has changed.
     pub fn show(&mut self, snapshot: &Snapshot) {
         let Snapshot {
             queue,
@@ -99,7 +99,7 @@ impl Reporter {
         }
     }
 
-    /// Takes the live line away.
+    /// Removes the live line.
     pub fn close(&self) {
         if let Some(line) = &self.line {
             line.finish_and_clear();
@@ -107,7 +107,7 @@ impl Reporter {
     }
 }
 
-/// What workers say of how they serve the model, if it is not what they said before.
+/// Returns the worst message of the workers, if it is not empty and not the one that was given before.
 fn changed_message(said: &mut String, loaded: &[Loaded]) -> Option<String> {
     let poorest = loaded.iter().min_by_key(|report| report.reason)?;
     if poorest.message == *said {
@@ -117,7 +117,7 @@ fn changed_message(said: &mut String, loaded: &[Loaded]) -> Option<String> {
     Some(said.clone()).filter(|message| !message.is_empty())
 }
 
-/// Where clients on this machine find what listens there.
+/// Returns the URL where clients on this machine find what listens there.
 fn url(mut listen: SocketAddr) -> String {
     if listen.ip().is_unspecified() {
         listen.set_ip(match listen {

@@ -1,10 +1,11 @@
-//! Whether a process that ended without being told to is started again.
+//! The decision whether a process that ended without being told to is started again.
 
 use super::{files::Termination, process::Exit};
 
-/// So many crashes in a row are no accident where nothing has ever worked.
+/// The most crashes in a row before a process of a kind that has never worked is given up.
 const MAX_CRASHES: u32 = 3;
-/// Where it has worked, what is missing may come back within about a minute: memory, or a file that is being replaced.
+/// The most crashes in a row before a process of a kind that has worked is given up: within about a minute memory may
+/// be freed, or a file that is being replaced may come back.
 const MAX_CRASHES_ONCE_PROVEN: u32 = 8;
 
 /// An end that nobody asked for.
@@ -12,13 +13,13 @@ const MAX_CRASHES_ONCE_PROVEN: u32 = 8;
 pub struct Crash {
     /// Crashes in a row, this one included.
     pub consecutive: u32,
-    /// One of its kind has worked before.
+    /// Whether a process of this kind has been ready before.
     pub proven: bool,
-    /// Another one of its kind works now.
+    /// Whether another process of this kind is ready now.
     pub others_ready: bool,
 }
 
-/// Why it ended: `Ok` where it is worth another try, else `Err`.
+/// Returns why the process ended: `Ok` where it is started again, `Err` where it is given up.
 pub fn decide(
     crash: Crash,
     termination: Option<&Termination>,
@@ -27,7 +28,7 @@ pub fn decide(
     let message = termination.map_or_else(|| exit.to_string(), ToString::to_string);
     let advice = termination.and_then(Termination::advice);
     let gives_up = if crash.proven {
-        // The queue's fault is not the model's: it is waited for where the model has worked.
+        // The model is not to blame for the queue, which is waited for where the model has worked.
         let of_queue = termination.is_some_and(Termination::is_of_queue);
         !of_queue && !crash.others_ready && crash.consecutive >= MAX_CRASHES_ONCE_PROVEN
     } else {

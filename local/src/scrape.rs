@@ -1,4 +1,4 @@
-//! One look at all processes of a model, over their admin ports.
+//! A scrape of the admin ports of all processes of a model.
 
 use std::collections::BTreeMap;
 
@@ -8,19 +8,19 @@ use futures::future::join_all;
 
 use super::{metrics::Exposition, supervised::Supervised};
 
-/// What the processes say of themselves at one moment.
+/// The answers of a model's processes at one moment.
 pub struct Scrape {
-    /// The queue; `None` when the sidecar would not say.
+    /// The queue; `None` when the sidecar does not tell.
     pub backlog: Option<Backlog>,
-    /// The sidecar's metrics, if it runs.
+    /// The metrics of the sidecar, if it runs.
     pub proxies: Vec<Exposition>,
-    /// Those of each worker that runs.
+    /// The metrics of each worker that runs.
     pub workers: Vec<Exposition>,
-    /// What workers that are ready say of their model.
+    /// The reports of ready workers on how they serve the model.
     pub loaded: Vec<Loaded>,
 }
 
-/// Asks every admin port, all at once, and notes who is ready.
+/// Asks every admin port, all at once, and notes which processes are ready.
 pub async fn scrape(
     client: &AdminClient,
     proxy: &mut Supervised,
@@ -32,7 +32,7 @@ pub async fn scrape(
     }));
     let of_proxy = async {
         let metrics = metrics(client, proxy).await;
-        // One that is not ready has no answer, and would only complain.
+        // A sidecar that is not ready would answer with an error.
         let proxy = proxy.running().filter(|proxy| proxy.ready())?;
         let address = proxy.admin?;
         let client = client.of(&proxy.name);
@@ -50,7 +50,7 @@ pub async fn scrape(
     }
 }
 
-/// What a worker that is ready says of its model.
+/// Asks a worker that is ready how it serves its model.
 async fn loaded(client: &AdminClient, worker: &Supervised) -> Option<Loaded> {
     let worker = worker.running().filter(|worker| worker.ready())?;
     let address = worker.admin?;

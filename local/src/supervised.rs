@@ -1,4 +1,4 @@
-//! One process that should be there: when it crashes, it is due again after a growing pause.
+//! One process that should run: when it crashes, it is due again after a growing pause.
 
 use std::{
     net::SocketAddr,
@@ -11,32 +11,32 @@ use super::process::Handle;
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 
-/// A process that should be there, whether or not it is now.
+/// A process that should run, whether or not it does now.
 #[derive(Debug)]
 pub struct Supervised {
     running: Option<Running>,
-    /// Crashes in a row, the first of them perhaps of one that was ready, the others of ones that never were.
+    /// Crashes in a row. The first may be of a process that was ready, the others are of ones that never were.
     crashes: u32,
     due: Instant,
 }
 
-/// The process, once it is started.
+/// The process while it runs.
 #[derive(Debug)]
 pub struct Running {
-    /// Stops it.
+    /// The handle to stop it.
     pub handle: Handle,
-    /// Its own name.
+    /// The process's own name.
     pub name: String,
-    /// Where it writes the address of its admin port.
+    /// The file where the process writes the address of its admin port.
     pub address_file: PathBuf,
-    /// Its admin port, once it has told.
+    /// The address of its admin port, once the process has written it.
     pub admin: Option<SocketAddr>,
     ready: bool,
     has_been_ready: bool,
 }
 
 impl Running {
-    /// One that has just been started and has told nothing yet.
+    /// Returns a process that has just been started and is not ready.
     pub fn new(handle: Handle, name: String, address_file: PathBuf) -> Self {
         Self {
             handle,
@@ -48,22 +48,22 @@ impl Running {
         }
     }
 
-    /// Where metrics and probes are, once it has told.
+    /// The URL of its metrics and probes, once the admin port is known.
     pub fn url(&self) -> Option<String> {
         self.admin.map(|address| format!("http://{address}"))
     }
 
-    /// Whether it says that it is ready.
+    /// Whether the process is ready.
     pub fn ready(&self) -> bool {
         self.ready
     }
 
-    /// Whether it has ever said so.
+    /// Whether the process has ever been ready.
     pub fn has_been_ready(&self) -> bool {
         self.has_been_ready
     }
 
-    /// Notes whether it says that it is ready.
+    /// Notes whether the process is ready.
     pub fn set_ready(&mut self, ready: bool) {
         self.ready = ready;
         self.has_been_ready |= ready;
@@ -71,7 +71,7 @@ impl Running {
 }
 
 impl Supervised {
-    /// One that is due now.
+    /// Returns a process that is due now.
     pub fn new(now: Instant) -> Self {
         Self {
             running: None,
@@ -80,39 +80,40 @@ impl Supervised {
         }
     }
 
-    /// The process, if it is there.
+    /// The process, if it runs.
     pub fn running(&self) -> Option<&Running> {
         self.running.as_ref()
     }
 
-    /// The process, if it is there.
+    /// The process, if it runs.
     pub fn running_mut(&mut self) -> Option<&mut Running> {
         self.running.as_mut()
     }
 
-    /// Whether it is there and ready.
+    /// Whether the process runs and is ready.
     pub fn ready(&self) -> bool {
         self.running.as_ref().is_some_and(Running::ready)
     }
 
-    /// Whether it is on its way out.
+    /// Whether the process was told to stop and has not ended.
     pub fn is_stopping(&self) -> bool {
         self.running
             .as_ref()
             .is_some_and(|running| running.handle.is_stopping())
     }
 
-    /// Whether it is time to start it.
+    /// Whether it is time to start the process.
     pub fn is_due(&self, now: Instant) -> bool {
         self.running.is_none() && self.due <= now
     }
 
-    /// It is started.
+    /// Notes that the process has been started.
     pub fn started(&mut self, running: Running) {
         self.running = Some(running);
     }
 
-    /// It has ended. Only a life that was ready ends a row of crashes: one that takes long to fail is no better for it.
+    /// Notes that the process has ended. Only a life that was ready ends a row of crashes: a process that takes long to
+    /// fail is no better for it.
     pub fn ended(&mut self, now: Instant) -> End {
         let expected = self.is_stopping();
         let (name, was_ready) = match self.running.take() {
@@ -138,14 +139,14 @@ impl Supervised {
     }
 }
 
-/// The end of a process.
+/// The end of a supervised process.
 #[derive(Debug)]
 pub struct End {
-    /// Its own name.
+    /// The process's own name.
     pub name: String,
-    /// Whether it was told to stop.
+    /// Whether the process was told to stop.
     pub expected: bool,
-    /// The crashes in a row, this one included.
+    /// Crashes in a row, this one included.
     pub crashes: u32,
 }
 
@@ -188,7 +189,7 @@ mod tests {
             (&[], 3),
         ] {
             supervised.started(running(ready));
-            // However long it lived.
+            // The length of a life does not count.
             now += Duration::from_mins(10);
             assert_eq!(supervised.ended(now).crashes, crashes, "{ready:?}");
         }

@@ -1,4 +1,5 @@
-//! What proxies say of the queue, and workers of their model and themselves: plain HTTP to their admin ports.
+//! The admin ports of proxies and workers, asked over plain HTTP: the queue's length, the model as it is served,
+//! readiness, metrics.
 
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
@@ -11,21 +12,21 @@ use hyper_util::{
 };
 use serde::{Deserialize, de::DeserializeOwned};
 
-/// How long a pod may take to answer. A tick of the scaler is a second.
+/// The time within which a process must answer. A tick of the scaler is a second.
 const TIMEOUT: Duration = Duration::from_millis(900);
-/// No answer of ours is larger.
+/// The most bytes of an answer.
 const MAX_BYTES: usize = 1 << 20;
 
-/// A proxy's answer.
+/// A proxy's answer to `/backlog`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Backlog {
     /// The revision that this proxy feeds.
     pub serving: String,
-    /// What the queue holds, by revision.
+    /// The backlog of each revision.
     pub revisions: BTreeMap<String, RevisionBacklog>,
 }
 
-/// What the queue of one revision holds.
+/// The backlog of one revision's queue.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 pub struct RevisionBacklog {
     /// Requests waiting and in flight.
@@ -45,40 +46,40 @@ impl RevisionBacklog {
     }
 }
 
-/// What a worker has in hand.
+/// The backlog of one worker.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 pub struct WorkerBacklog {
-    /// Requests that it has taken and not yet answered.
+    /// Requests that the worker has taken and not yet answered.
     pub pending: u64,
 }
 
-/// Why there is no answer.
+/// A reason why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum AdminError {
     /// The address and the path make no URL.
     #[error("failed to write the URL: {0}")]
     Url(#[from] hyper::http::uri::InvalidUri),
-    /// No connection, or it broke.
+    /// The connection failed or broke.
     #[error("failed to ask {0}: {1}")]
     Request(Uri, Box<hyper_util::client::legacy::Error>),
-    /// It took too long.
+    /// The answer did not come within the time-out.
     #[error("failed to ask {0}: no answer within {TIMEOUT:?}")]
     Timeout(Uri),
-    /// It says that it does not know.
+    /// The answer has another status than 200.
     #[error("failed to ask {0}: {1}")]
     Status(Uri, StatusCode),
-    /// Somebody else answers there.
+    /// The answer is of a process of another name.
     #[error("{0} is not the admin port of {1}")]
     Stranger(Uri, Box<str>),
-    /// The answer broke off or is too large.
+    /// The body broke off or is too large.
     #[error("failed to read the answer of {0}: {1}")]
     Body(Uri, Box<dyn std::error::Error + Send + Sync>),
-    /// The answer is not what was agreed on.
+    /// The body is not the JSON that was agreed on.
     #[error("failed to understand the answer of {0}: {1}")]
     Parse(Uri, serde_json::Error),
 }
 
-/// Asks pods.
+/// A client of admin ports.
 #[derive(Debug, Clone)]
 pub struct AdminClient {
     client: Client<HttpConnector, Empty<Bytes>>,
@@ -86,7 +87,7 @@ pub struct AdminClient {
 }
 
 impl AdminClient {
-    /// Keeps one connection to each pod that it asks every second.
+    /// Returns a client that keeps one connection to each process that it asks every second.
     #[must_use]
     pub fn new() -> Self {
         let mut connector = HttpConnector::new();
@@ -99,7 +100,7 @@ impl AdminClient {
         Self { client, name: None }
     }
 
-    /// Asks the process of this name only: what another one answers at its address is no answer.
+    /// Returns a client that takes answers of the process of this name only: an address may have gone to another one.
     #[must_use]
     pub fn of(&self, name: &str) -> Self {
         Self {
@@ -108,12 +109,12 @@ impl AdminClient {
         }
     }
 
-    /// What a proxy says of the queue.
+    /// Asks a proxy for the backlog of the queue.
     pub async fn backlog(&self, ip: IpAddr, port: u16) -> Result<Backlog, AdminError> {
         self.get_json(ip, port, "backlog").await
     }
 
-    /// What a worker has loaded, and how it serves it.
+    /// Asks a worker what it has loaded, and how it serves it.
     pub async fn loaded(&self, ip: IpAddr, port: u16) -> Result<Loaded, AdminError> {
         self.get_json(ip, port, "model").await
     }
@@ -123,7 +124,7 @@ impl AdminClient {
         self.get(ip, port, "readyz").await.is_ok()
     }
 
-    /// What the process measures of itself, as Prometheus reads it.
+    /// Asks a process for its metrics, in Prometheus' text format.
     pub async fn metrics(&self, ip: IpAddr, port: u16) -> Result<String, AdminError> {
         let (_, body) = self.get(ip, port, "metrics").await?;
         Ok(String::from_utf8_lossy(&body).into_owned())
@@ -187,7 +188,7 @@ mod tests {
 
     use super::*;
 
-    /// A proxy that gives one answer and says on which port.
+    /// Starts a proxy that gives one answer, and returns its port.
     async fn proxy(answer: impl Into<String>) -> u16 {
         let answer = answer.into();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -1,4 +1,4 @@
-//! How many workers a queue needs. Pure: the clock and what was seen come in, a number goes out.
+//! The number of workers that a queue needs. Pure: the clock and an observation come in, a number goes out.
 //!
 //! Scale-out follows the average length over a stable window. Once the average over a much shorter panic
 //! window asks for twice the workers there are, it follows that one for a while, too. Scale-in follows the longest queue of the whole
@@ -13,48 +13,48 @@ use std::{
 
 use carpool_crds::Scaling;
 
-/// Scale-out looks at the average over this long, or over the cooldown where that is shorter.
+/// The window of the average that scale-out follows, or the cooldown where that is shorter.
 const STABLE: Duration = Duration::from_secs(10);
-/// A burst shows in the average over this long.
+/// The window of the average that shows a burst.
 const PANIC: Duration = Duration::from_secs(2);
-/// A burst is what asks for this many times the workers there are.
+/// A burst asks for at least this many times the workers there are.
 const PANIC_FACTOR: u32 = 2;
-/// For this long after a burst began the average over the panic window counts as well.
+/// The time after the beginning of a burst in which the average over the panic window counts as well.
 const PANIC_LASTS: Duration = STABLE;
-/// After a silence as long as the cooldown, but within these bounds, what was seen before says nothing any
-/// more, and the cooldown starts anew. The lower bound is a few looks that failed.
+/// The bounds of the gap between two lengths after which the earlier ones say nothing any more, and the cooldown starts
+/// anew. The gap is as long as the cooldown within these bounds; the lower one is a few scrapes that failed.
 const SILENCE: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(10));
 
-/// What is known about a queue and its workers now.
+/// The state of a queue and its workers at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Observation {
-    /// Requests waiting and in flight; `None` when nobody could say.
+    /// Requests waiting and in flight; `None` when it is unknown.
     pub length: Option<u64>,
-    /// Workers that are asked for now, ready or not, without those on their way out.
+    /// Workers that are asked for, ready or not, without those on their way out.
     pub current: u32,
-    /// Whether a worker of this revision has ever been ready. One that has not proves itself with one worker.
+    /// Whether a worker of this revision has ever been ready. A revision proves itself with one worker first.
     pub proven: bool,
 }
 
-/// How many workers there should be, and why.
+/// The number of workers there should be, and the reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Decision {
     /// Workers wanted, between the spec's `minReplicas` and `maxReplicas`.
     pub replicas: u32,
-    /// Why.
+    /// The reason for this number.
     pub reason: Reason,
 }
 
-/// Why a number of workers was chosen.
+/// A reason why a number of workers was chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
-    /// A new revision starts one worker, whatever the queue says.
+    /// A new revision starts one worker, however long the queue is.
     Unproven,
-    /// The length is not known, so nothing goes.
+    /// The length is unknown, so no worker goes.
     Unknown,
     /// A request came while there were no workers.
     FirstRequest,
-    /// A sudden rise, seen over the panic window.
+    /// The queue grew suddenly, as the panic window shows.
     Burst,
     /// The average length needs more workers.
     LongQueue,
@@ -81,7 +81,7 @@ impl fmt::Display for Reason {
     }
 }
 
-/// Decides for one revision of one model. Ask it about once a second.
+/// Decides for one revision of one model, about once a second.
 #[derive(Debug)]
 pub struct Scaler {
     scaling: Scaling,
@@ -89,13 +89,13 @@ pub struct Scaler {
     recent: VecDeque<(Instant, u64)>,
     /// Lengths in the cooldown that no later one exceeds, so the first is the longest.
     peaks: VecDeque<(Instant, u64)>,
-    /// From when on `peaks` is complete, and when the length was last known.
+    /// The time from which on `peaks` is complete, and the time at which the length was last known.
     watched: Option<(Instant, Instant)>,
     panics_until: Option<Instant>,
 }
 
 impl Scaler {
-    /// A scaler that has seen nothing yet: it scales in after a whole cooldown at the earliest.
+    /// Returns a scaler that has seen nothing yet: it scales in after a whole cooldown at the earliest.
     #[must_use]
     pub fn new(scaling: Scaling) -> Self {
         Self {
@@ -107,12 +107,12 @@ impl Scaler {
         }
     }
 
-    /// Takes a changed spec over. What was seen is kept.
+    /// Takes a changed specification over. The lengths seen so far are kept.
     pub fn set(&mut self, scaling: Scaling) {
         self.scaling = scaling;
     }
 
-    /// How many workers there should be. `now` must not go back.
+    /// Returns how many workers there should be. `now` must not go back.
     pub fn decide(&mut self, now: Instant, seen: Observation) -> Decision {
         if let Some(length) = seen.length {
             self.record(now, length);
@@ -171,7 +171,7 @@ impl Scaler {
                 now
             }
         };
-        // What is older than the cooldown is forgotten here, so a cooldown that grows later waits for the rest.
+        // Lengths older than the cooldown are forgotten, so a cooldown that grows later waits for the rest.
         let since = now
             .checked_sub(cooldown)
             .map_or(since, |start| since.max(start));
@@ -204,7 +204,7 @@ impl Scaler {
         self.needed(sum, count.max(1))
     }
 
-    /// Workers for `sum / count` requests.
+    /// Returns the workers that `sum / count` requests need.
     fn needed(&self, sum: u64, count: u64) -> u32 {
         let target = u64::from(self.scaling.target_queue_length.max(1));
         let workers = sum.div_ceil(target.saturating_mul(count));
@@ -212,7 +212,7 @@ impl Scaler {
     }
 
     fn bounded(&self, workers: u32) -> u32 {
-        // Not `clamp`, which panics where a spec that nobody checked has them the wrong way round.
+        // `clamp` would panic where a specification that nobody checked has the bounds the wrong way round.
         workers
             .max(self.scaling.min_replicas)
             .min(self.scaling.max_replicas)

@@ -1,5 +1,5 @@
-//! The number of workers that a queue needs, for pods and for `carpool local` alike: [`backlog`] asks what the queue holds,
-//! [`Scaler`] decides. Neither knows of Kubernetes.
+//! The number of workers that a queue needs, for pods and for `carpool local` alike: [`backlog`] asks for the queue's
+//! length, [`Scaler`] decides. Neither knows of Kubernetes.
 
 pub mod backlog;
 mod decide;

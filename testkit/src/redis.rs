@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use crate::{free_port, signal};
 
-/// The words of its log once clients may connect.
+/// The words of Redis's log once clients may connect.
 const READY: &str = "Ready to accept connections";
 
 /// A redis-server on a loopback port that keeps nothing on disk, unless its arguments say otherwise. Dropped, it is
@@ -26,13 +26,13 @@ pub struct RedisServer {
 }
 
 impl RedisServer {
-    /// Starts one.
+    /// Starts a server.
     #[must_use]
     pub fn start() -> Self {
         Self::start_with([""; 0])
     }
 
-    /// Starts one with more arguments.
+    /// Starts a server with more arguments.
     #[must_use]
     pub fn start_with(arguments: impl IntoIterator<Item = impl Into<String>>) -> Self {
         let mut server = Self::stopped(arguments);
@@ -40,7 +40,7 @@ impl RedisServer {
         server
     }
 
-    /// Starts one on a given port.
+    /// Starts a server on a given port.
     #[must_use]
     pub fn start_at(port: u16) -> Self {
         let mut server = Self::stopped([""; 0]);
@@ -49,7 +49,7 @@ impl RedisServer {
         server
     }
 
-    /// Prepares one that has a port but does not run yet.
+    /// Returns a server that has a port but does not run yet.
     #[must_use]
     pub fn stopped(arguments: impl IntoIterator<Item = impl Into<String>>) -> Self {
         Self {
@@ -99,7 +99,7 @@ impl RedisServer {
         signal(self.process.as_ref().unwrap().id(), name);
     }
 
-    /// Whether it has been started and not killed.
+    /// Whether the server has been started and not killed.
     #[must_use]
     pub fn is_running(&self) -> bool {
         self.process.is_some()
@@ -111,7 +111,7 @@ impl RedisServer {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    /// The folder that it writes to.
+    /// The folder that the server writes to.
     #[must_use]
     pub fn folder(&self) -> &Path {
         self.folder.path()
@@ -124,7 +124,7 @@ impl Drop for RedisServer {
     }
 }
 
-/// Starts a process and waits until a line of its standard output holds `words`; what follows is thrown away.
+/// Starts a process and waits until a line of its standard output holds `words`; later lines are thrown away.
 pub fn spawn_until(command: &mut Command, words: &str) -> io::Result<Child> {
     let program = PathBuf::from(command.get_program());
     let failed = |error: &dyn std::fmt::Display| {

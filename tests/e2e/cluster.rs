@@ -21,7 +21,7 @@ pub fn root() -> PathBuf {
         .to_owned()
 }
 
-/// What a command printed, or everything one needs to see why it failed.
+/// Runs a command and returns its output, or everything one needs to see why it failed.
 pub fn run(program: &str, arguments: &[&str], stdin: &[u8]) -> Result<String, String> {
     let failed = |error: std::io::Error| format!("{program} {}: {error}", arguments.join(" "));
     let mut child = Command::new(program)
@@ -50,7 +50,7 @@ pub fn run(program: &str, arguments: &[&str], stdin: &[u8]) -> Result<String, St
     }
 }
 
-/// Calls `check` until it gives a value, or fails the test with what it said last.
+/// Calls `check` until it gives a value, or fails the test with its last error.
 pub fn eventually<T>(within: Duration, mut check: impl FnMut() -> Result<T, String>) -> T {
     let end = Instant::now() + within;
     loop {
@@ -62,7 +62,7 @@ pub fn eventually<T>(within: Duration, mut check: impl FnMut() -> Result<T, Stri
     }
 }
 
-/// A namespace of one test, which goes with it.
+/// A namespace of one test, deleted with this value.
 pub struct Namespace {
     name: String,
 }
@@ -123,7 +123,7 @@ impl Namespace {
         serde_json::from_str(&self.kubectl(&[&["get", "-o", "json"], arguments].concat())).unwrap()
     }
 
-    /// The objects of a kind that carry a label.
+    /// Returns the objects of a kind that carry a label.
     pub fn list(&self, kind: &str, selector: &str) -> Vec<Value> {
         match self.get(&[kind, "--selector", selector])["items"].take() {
             Value::Array(items) => items,
@@ -131,7 +131,7 @@ impl Namespace {
         }
     }
 
-    /// The name of every object of every kind, events left out.
+    /// Returns the name of every object of every kind, events left out.
     pub fn objects(&self) -> BTreeSet<String> {
         let kinds = run(
             "kubectl",
@@ -164,7 +164,7 @@ impl Namespace {
         }
     }
 
-    /// A watch of a kind from now on: every version of every object, in order.
+    /// Starts a watch of a kind: every version of every object, in order.
     pub fn watch(&self, kind: &str) -> Watch {
         let mut child = Command::new("kubectl")
             .args([
@@ -191,7 +191,7 @@ impl Namespace {
         Watch { child, seen }
     }
 
-    /// Everything that says why a test failed here.
+    /// Returns everything that says why a test failed in this namespace.
     pub fn describe(&self) -> String {
         let mut text = String::new();
         for arguments in [
@@ -231,14 +231,14 @@ impl Drop for Namespace {
     }
 }
 
-/// What a watch has seen.
+/// The events of a watch.
 pub struct Watch {
     child: Child,
     seen: Arc<Mutex<Vec<(Instant, Value)>>>,
 }
 
 impl Watch {
-    /// Every event so far: `type` and `object`.
+    /// Returns every event so far: `type` and `object`.
     pub fn events(&self) -> Vec<(Instant, Value)> {
         self.seen.lock().unwrap().clone()
     }
@@ -251,13 +251,13 @@ impl Drop for Watch {
     }
 }
 
-/// Lines of a file or a log.
+/// Returns the JSON lines of a file or a log.
 pub fn lines(text: &str) -> impl Iterator<Item = Value> {
     text.lines()
         .filter_map(|line| serde_json::from_str(line).ok())
 }
 
-/// A file's whole text.
+/// Returns a file's text.
 pub fn read(path: &Path) -> String {
     let file =
         std::fs::File::open(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
@@ -267,7 +267,7 @@ pub fn read(path: &Path) -> String {
         .fold(String::new(), |text, line| text + &line + "\n")
 }
 
-/// A manifest as a value.
+/// Returns a manifest as a value.
 pub fn yaml(text: &str) -> Value {
     serde_yaml::from_str(text).unwrap_or_else(|error| panic!("{error}\n{text}"))
 }

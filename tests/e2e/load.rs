@@ -1,4 +1,4 @@
-//! Requests from inside the cluster: a pod that runs `carpool-load`, and what it was answered.
+//! Requests from inside the cluster: a pod that runs `carpool-load`, and the answers that it got.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -21,7 +21,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// The data of an output.
+    /// Returns the data of an output.
     pub fn output(&self, name: &str) -> &Value {
         let outputs = self.body["outputs"]
             .as_array()
@@ -42,7 +42,7 @@ pub fn image() -> String {
     format!("docker.io/carpool/load:{}", env!("CARGO_PKG_VERSION"))
 }
 
-/// The pod's manifest. `inputs` is the name of a ConfigMap whose key `inputs.json` holds the requests' inputs.
+/// Returns the pod's manifest. `inputs` is the name of a ConfigMap whose key `inputs.json` holds the requests' inputs.
 pub fn pod(name: &str, arguments: &[&str], inputs: Option<&str>) -> Value {
     let mut arguments: Vec<Value> = arguments.iter().map(|argument| json!(argument)).collect();
     let (mut volumes, mut mounts) = (json!([]), json!([]));
@@ -113,9 +113,9 @@ impl<'a> Load<'a> {
             .try_kubectl(&["logs", &self.pod, "--container=load"], b"")
     }
 
-    /// Lets open requests end and gives every answer.
+    /// Lets open requests end and returns every answer.
     pub fn stop(self) -> Vec<Answer> {
-        // The client is process 1 of its container; it ends once what is open has been answered.
+        // The client is process 1 of its container and ends once every open request has been answered.
         self.namespace.kubectl(&[
             "exec",
             &self.pod,
@@ -128,7 +128,7 @@ impl<'a> Load<'a> {
         self.finish(Duration::from_mins(1))
     }
 
-    /// Waits until the pod has sent all it was to send, and gives every answer.
+    /// Waits until the pod has sent all its requests, and returns every answer.
     pub fn finish(self, within: Duration) -> Vec<Answer> {
         eventually(within, || {
             let pod = self.namespace.get(&["pod", &self.pod]);
@@ -149,13 +149,13 @@ impl<'a> Load<'a> {
                 body: line["answer"].take(),
             })
             .collect();
-        // Until it is gone, the next load may have its name.
+        // The next load may have the same name.
         self.namespace.kubectl(&["delete", "pod", &self.pod]);
         answers
     }
 }
 
-/// Every request has one answer, it has status 200, and `right` says that it is the right one.
+/// Checks that every request has one answer, with status 200, and that `right` holds of each.
 pub fn check(answers: &[Answer], right: impl Fn(&Answer) -> bool) {
     assert!(!answers.is_empty(), "nothing was sent");
     for answer in answers {

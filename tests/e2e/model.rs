@@ -10,7 +10,7 @@ use crate::{
     load::{Answer, image},
 };
 
-/// Whether a file is not there, or older than one that it is made from.
+/// Whether a file is missing, or older than one that it is made from.
 pub fn stale(output: &Path, sources: &[&Path]) -> bool {
     let made = |path: &Path| {
         std::fs::metadata(path)
@@ -33,7 +33,7 @@ pub fn python(script: &str, arguments: &[&str]) {
     .unwrap();
 }
 
-/// `y = factor x + offset`, after some milliseconds of work.
+/// The model `y = factor x + offset`, which works for some milliseconds first.
 #[derive(Clone, Copy)]
 pub struct Affine {
     pub factor: f64,
@@ -41,7 +41,8 @@ pub struct Affine {
 }
 
 impl Affine {
-    /// Both are small whole numbers, so every answer is exact in FP32 and says which model gave it.
+    /// The factor and the offset are small whole numbers, so every answer is exact in FP32 and says which model gave
+    /// it.
     pub const FIRST: Self = Self {
         factor: 2.0,
         offset: 1.0,
@@ -64,7 +65,7 @@ impl Affine {
         format!("affine-{}-{}", self.factor, self.offset)
     }
 
-    /// Builds it and puts it on the claim `models`; its URI.
+    /// Builds the model and puts it on the claim `models`. Returns its URI.
     pub fn publish(self, namespace: &Namespace) -> String {
         let name = self.name();
         let folder = cache().join("models").join(&name);
@@ -80,7 +81,7 @@ impl Affine {
         publish(namespace, &name, &folder)
     }
 
-    /// A BatchedModel of it, with `spec` laid over.
+    /// Returns a BatchedModel at `uri`, with `spec` laid over the default.
     pub fn manifest(name: &str, uri: &str, spec: &Value) -> Value {
         let mut manifest = json!({
             "apiVersion": "carpool.dev/v1alpha1", "kind": "BatchedModel", "metadata": {"name": name},
@@ -107,7 +108,8 @@ pub fn merge(base: &mut Value, over: &Value) {
     }
 }
 
-/// Puts a folder on the claim `models` under `name`, making the claim when it isn't there; the artifact's URI.
+/// Puts a folder on the claim `models` under `name`, and makes the claim where there is none. Returns the artifact's
+/// URI.
 pub fn publish(namespace: &Namespace, name: &str, folder: &Path) -> String {
     let claim = json!({
         "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "models"},
@@ -159,14 +161,14 @@ fn selector(model: &str, component: &str) -> String {
     format!("app.kubernetes.io/instance={model},app.kubernetes.io/component={component}")
 }
 
-/// The model's pods of one component, those that are going left out.
+/// Returns the model's pods of one component, without those that are going.
 pub fn pods(namespace: &Namespace, model: &str, component: &str) -> Vec<Value> {
     let mut pods = namespace.list("pods", &selector(model, component));
     pods.retain(|pod| pod["metadata"]["deletionTimestamp"].is_null());
     pods
 }
 
-/// The name of an object.
+/// Returns the name of an object.
 pub fn name(object: &Value) -> &str {
     object["metadata"]["name"]
         .as_str()
@@ -194,7 +196,7 @@ pub fn workers(namespace: &Namespace, model: &str, count: usize, within: Duratio
     })
 }
 
-/// Waits until the last worker's pod is gone, with all that it may still have answered.
+/// Waits until the last worker's pod is gone, with every answer that it may still give.
 pub fn no_workers(namespace: &Namespace, model: &str, within: Duration) {
     eventually(within, || {
         match namespace.list("pods", &selector(model, "worker")).len() {
@@ -204,7 +206,7 @@ pub fn no_workers(namespace: &Namespace, model: &str, within: Duration) {
     });
 }
 
-/// A sum over the model's workers of one of their metrics, read through the API server.
+/// Returns the sum over the model's workers of one of their metrics, read through the API server.
 pub fn worker_metric(namespace: &Namespace, model: &str, metric: &str) -> f64 {
     let space = namespace.name();
     pods(namespace, model, "worker")

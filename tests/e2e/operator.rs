@@ -9,10 +9,10 @@ use crate::cluster::{eventually, root, run};
 pub const NAMESPACE: &str = "carpool-system";
 const RELEASE: &str = "carpool";
 const CRD: &str = "batchedmodels.carpool.dev";
-/// On the namespace of an operator that these tests installed: what else is there is somebody's.
+/// The label of a namespace that these tests made; another namespace of the same name is somebody's.
 const OURS: &str = "carpool.dev/end-to-end-tests";
 
-/// The installed operator; it goes, CRD and all, with this value.
+/// The installed operator, removed with its CRD when this value is dropped.
 pub struct Operator;
 
 impl Operator {
@@ -37,8 +37,8 @@ impl Operator {
                     crd.trim()
                 ));
             }
-            // At once, so that no namespace is left without its label; created, not applied, so that somebody's own of
-            // this name is not taken for ours.
+            // The label is part of the namespace from the start. The namespace is created, not applied, so that
+            // somebody's own of this name is not taken for ours.
             let namespace = json!({
                 "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": {OURS: ""}}
             });
@@ -48,7 +48,7 @@ impl Operator {
                 namespace.to_string().as_bytes(),
             )?;
         }
-        // From here on whatever is there goes with it, also when the rest fails.
+        // The operator is removed from here on, also when the rest fails.
         let operator = Self;
         let chart = root().join("charts/carpool");
         let chart = chart.to_str().expect("a path in UTF-8");
@@ -92,7 +92,7 @@ impl Drop for Operator {
                     "--wait",
                 ][..],
             ),
-            // The chart keeps it, so that uninstalling loses no model.
+            // The chart keeps the definition, so that uninstalling loses no model.
             ("kubectl", &["delete", "crd", CRD, "--ignore-not-found"]),
             (
                 "kubectl",
@@ -106,7 +106,7 @@ impl Drop for Operator {
     }
 }
 
-/// `helm test`: a real inference, sent by the chart.
+/// Runs `helm test`: a real inference, sent by the chart.
 pub fn helm_test(namespace: &str, model: &str) -> String {
     let url = format!("test.model={model}");
     let space = format!("test.namespace={namespace}");
@@ -145,7 +145,7 @@ pub fn helm_test(namespace: &str, model: &str) -> String {
     .unwrap()
 }
 
-/// Kills every pod of the operator at once and waits until another leads: to be ready it needs no Lease.
+/// Kills every pod of the operator at once and waits until another leads: being ready needs no Lease.
 pub fn kill() {
     let leader = || {
         let path = "--output=jsonpath={.spec.holderIdentity}";

@@ -1,4 +1,4 @@
-//! Starts `carpool local` and watches what it does.
+//! `carpool local` as a child process, and its output.
 
 #![allow(dead_code, reason = "each test file uses its part")]
 
@@ -30,30 +30,30 @@ fn pid(process: u64) -> Pid {
     Pid::from_raw(i32::try_from(process).unwrap()).unwrap()
 }
 
-/// SIGKILL.
+/// Sends a process SIGKILL.
 pub fn kill(process: u64) {
     kill_process(pid(process), Signal::KILL).unwrap();
 }
 
-/// Those of these processes that still exist.
+/// Returns those of these processes that still exist.
 pub fn alive(processes: &[u64]) -> Vec<u64> {
     let exists = |process: &&u64| test_kill_process(pid(**process)).is_ok();
     processes.iter().filter(exists).copied().collect()
 }
 
-/// A manifest of the digits model in a folder of its own.
+/// A manifest of a model in a folder of its own.
 pub struct Manifest {
     folder: tempfile::TempDir,
     name: &'static str,
 }
 
 impl Manifest {
-    /// The model, and more lines of `spec` or, deeper indented, of `spec.model`.
+    /// Writes a manifest of the digits model with more lines of `spec` or, deeper indented, of `spec.model`.
     pub fn new(rest: &str) -> Self {
         Self::named("digits", rest)
     }
 
-    /// The same under another name.
+    /// Writes the same manifest under another name.
     pub fn named(name: &'static str, rest: &str) -> Self {
         let manifest = Self {
             folder: tempfile::tempdir().unwrap(),
@@ -63,7 +63,7 @@ impl Manifest {
         manifest
     }
 
-    /// One of these lines.
+    /// Writes a manifest of this text.
     pub fn holding(text: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let manifest = Self {
@@ -74,7 +74,7 @@ impl Manifest {
         manifest
     }
 
-    /// Changes the lines that follow.
+    /// Replaces the lines that follow the model's own.
     pub fn write(&self, rest: &str) {
         let artifact = cache().join("models/digits/artifact");
         assert!(
@@ -103,7 +103,7 @@ spec:
     }
 }
 
-/// What a process has written, line by line.
+/// The lines that a process has written.
 #[derive(Default)]
 struct Output {
     lines: Mutex<Vec<String>>,
@@ -123,7 +123,7 @@ impl Output {
         });
     }
 
-    /// The first line that contains this, now or later.
+    /// Waits for the first line that contains `part`.
     async fn find(&self, part: &str) -> String {
         let found = async {
             loop {
@@ -151,13 +151,13 @@ pub struct Client {
 }
 
 impl Client {
-    /// Sends one image. Gives the status and the answer.
+    /// Sends one image. Returns the status and the answer.
     pub async fn infer(&self) -> (u16, Value) {
         let image = json!({"name": "image", "datatype": "FP32", "shape": [1, 1, 8, 8], "data": vec![0; 64]});
         self.post("digits", &json!({"inputs": [image]})).await
     }
 
-    /// Sends a request to a model. Gives the status and the answer.
+    /// Sends a request to a model. Returns the status and the answer.
     pub async fn post(&self, model: &str, body: &Value) -> (u16, Value) {
         let request = Request::post(format!("{}/v2/models/{model}/infer", self.url))
             .header("content-type", "application/json")
@@ -180,12 +180,12 @@ pub struct Local {
 }
 
 impl Local {
-    /// Starts it on a free port.
+    /// Starts `carpool local` on a free port.
     pub fn start(manifest: &Manifest) -> Self {
         Self::start_all(&[manifest])
     }
 
-    /// Starts several models.
+    /// Starts `carpool local` with several models.
     pub fn start_all(manifests: &[&Manifest]) -> Self {
         let carpool = Path::new(env!("CARGO_BIN_EXE_carpool"));
         for beside in ["carpool-sidecar", "carpool-worker"] {
@@ -196,7 +196,7 @@ impl Local {
                 file.display()
             );
         }
-        // With a low soft limit of open files, as most shells have one.
+        // The process starts with a low soft limit of open files, as most shells have one.
         let mut child = Command::new("sh")
             .args(["-c", "ulimit -S -n 256; exec \"$0\" \"$@\""])
             .arg(carpool)
@@ -239,7 +239,7 @@ impl Local {
         self.out.find("try:    curl http").await;
     }
 
-    /// Waits until it says this on standard error; gives the whole line.
+    /// Waits until `carpool local` says this on standard error, and returns the whole line.
     pub async fn says(&self, part: &str) -> String {
         self.err.find(part).await
     }
@@ -254,12 +254,12 @@ impl Local {
         self.client().infer().await
     }
 
-    /// The status file.
+    /// The content of the model's status file.
     pub fn status(&self) -> Value {
         serde_json::from_slice(&std::fs::read(&self.status_file).unwrap()).unwrap()
     }
 
-    /// The folder of the run.
+    /// The temporary folder of the run.
     pub fn folder(&self) -> PathBuf {
         self.status_file
             .parent()
@@ -269,7 +269,7 @@ impl Local {
             .to_owned()
     }
 
-    /// The ids of its children that run this program.
+    /// The ids of the children that run this program.
     pub fn running(&self, program: &str) -> Vec<u64> {
         let mut processes = self.processes();
         processes.retain(|process| {
@@ -279,7 +279,7 @@ impl Local {
         processes
     }
 
-    /// The ids of its children.
+    /// The ids of all children.
     pub fn processes(&self) -> Vec<u64> {
         let own = format!("PPid:\t{}", self.child.id().unwrap());
         std::fs::read_dir("/proc")
@@ -287,14 +287,14 @@ impl Local {
             .filter_map(|entry| {
                 let entry = entry.unwrap();
                 let process = entry.file_name().to_str()?.parse().ok()?;
-                // It may be gone by now.
+                // The process may have ended since.
                 let status = std::fs::read_to_string(entry.path().join("status")).ok()?;
                 status.lines().any(|line| line == own).then_some(process)
             })
             .collect()
     }
 
-    /// How many files it may open, as the system's limits have it: the soft one and the hard one.
+    /// The limits of open files that the process has: the soft one and the hard one.
     pub fn open_files(&self) -> [String; 2] {
         let limits = format!("/proc/{}/limits", self.child.id().unwrap());
         let limits = std::fs::read_to_string(limits).unwrap();
@@ -306,17 +306,17 @@ impl Local {
         [files.next().unwrap(), files.next().unwrap()]
     }
 
-    /// SIGTERM.
+    /// Sends `carpool local` SIGTERM.
     pub fn terminate(&self) {
         kill_process(pid(self.child.id().unwrap().into()), Signal::TERM).unwrap();
     }
 
-    /// SIGKILL.
+    /// Sends `carpool local` SIGKILL.
     pub fn kill(&self) {
         kill(self.child.id().unwrap().into());
     }
 
-    /// Waits for its end.
+    /// Waits for the end of `carpool local`.
     pub async fn ended(&mut self) -> ExitStatus {
         tokio::time::timeout(PATIENCE, self.child.wait())
             .await

@@ -1,16 +1,16 @@
-//! What kubectl reads in a plain scalar: the rules of go-yaml v2, which are YAML 1.1's with some of 1.2's.
+//! The rules by which kubectl reads a plain scalar: those of go-yaml v2, which are YAML 1.1's with some of 1.2's.
 
 use std::{fmt, sync::LazyLock};
 
 use regex::Regex;
 use serde_json::Value;
 
-/// What a plain scalar stands for.
+/// The meaning of a plain scalar.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Reading {
     /// The text itself.
     Text,
-    /// Nothing.
+    /// A null.
     Null,
     /// A boolean.
     Bool(bool),
@@ -41,7 +41,7 @@ impl Reading {
             (Self::Bool(read), Value::Bool(value)) => read == *value,
             (Self::Integer(read), Value::Number(value)) => match value.as_i128() {
                 Some(value) => read == value,
-                // What has no point may still have been read as if it had one.
+                // A number without a point may still have been read as if it had one.
                 None => value.as_f64() == read.to_string().parse().ok(),
             },
             (Self::Float(read), Value::Number(value)) => value.as_f64() == Some(read),
@@ -91,7 +91,7 @@ fn between_digits(text: &str) -> bool {
         .all(|(index, _)| index > 0 && digit(index - 1) && digit(index + 1))
 }
 
-/// As Go's `ParseInt` and `ParseUint` of base 0: a leading 0 is octal.
+/// Parses as Go's `ParseInt` and `ParseUint` of base 0 do: a leading 0 is octal.
 fn integer(plain: &str) -> Option<i128> {
     let (negative, digits) = match plain.strip_prefix('-') {
         Some(digits) => (true, digits),
@@ -104,7 +104,7 @@ fn integer(plain: &str) -> Option<i128> {
         [b'0', _, ..] => (8, &digits[1..]),
         _ => (10, digits),
     };
-    // A second sign is none to Go.
+    // Go refuses a second sign.
     if !digits.starts_with(|first: char| first.is_ascii_hexdigit()) {
         return None;
     }
@@ -126,7 +126,7 @@ fn float(plain: &str) -> Option<Reading> {
         return None;
     }
     let value: f64 = plain.parse().ok()?;
-    // What is too large stays text.
+    // A number that is too large stays text.
     value.is_finite().then_some(Reading::Float(value))
 }
 
@@ -134,7 +134,8 @@ fn float(plain: &str) -> Option<Reading> {
 mod tests {
     use super::*;
 
-    /// As printed by a program that calls `YAMLToJSON` of sigs.k8s.io/yaml v1.6.0, which kubectl uses.
+    /// The readings are those that a program printed that calls `YAMLToJSON` of sigs.k8s.io/yaml v1.6.0, which kubectl
+    /// uses.
     #[test]
     fn readings_are_those_of_go_yaml() {
         use Reading::{Bool, Float, Integer, Null, Text};
@@ -172,7 +173,7 @@ mod tests {
         ] {
             for text in texts.split(' ') {
                 match (read(text), reading) {
-                    // Invalid as octal, it is a float to go-yaml, which JSON writes as it does an integer.
+                    // A number that is invalid as octal is a float to go-yaml, which JSON writes as it does an integer.
                     (Float(read), Integer(reading)) => {
                         assert_eq!(format!("{read}"), format!("{reading}"), "{text}");
                     }

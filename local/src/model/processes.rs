@@ -1,4 +1,4 @@
-//! The processes of one model: which are started, which go, and what the end of one means.
+//! The processes of one model: which are started, which are stopped, and what the end of one means.
 
 use std::{os::fd::OwnedFd, process::Stdio, time::Instant};
 
@@ -14,7 +14,7 @@ use crate::{
 };
 
 impl Served {
-    /// Brings the number of workers to `replicas`. Those that go are the ones that lose least.
+    /// Brings the number of workers to `replicas`. The workers that go are those that lose least.
     pub(super) fn scale_to(&mut self, replicas: u32, queue: Option<&RevisionBacklog>) {
         let replicas = usize::try_from(replicas).unwrap_or(usize::MAX);
         while self.wanted() < replicas {
@@ -24,7 +24,7 @@ impl Served {
             self.workers.insert(slot, Supervised::new(Instant::now()));
         }
         while self.wanted() > replicas {
-            // First those that are not there, then idle ones, then the youngest.
+            // Workers that don't run go first, then idle ones, then the youngest.
             let leaves = self
                 .workers
                 .iter()
@@ -49,12 +49,12 @@ impl Served {
         }
     }
 
-    /// Starts every process that should be there and is not.
+    /// Starts every process that is due.
     pub(super) fn start_due(&mut self) -> Result<(), LocalError> {
         let now = Instant::now();
         if self.proxy.is_due(now) && !self.stopping {
             self.proxies_started += 1;
-            // Its name is part of its replies' key, and what an earlier one was sent is not for the next.
+            // A proxy's name is part of its replies' key, and answers to an earlier proxy are not for the next.
             let name = format!("{}-proxy-{}", self.manifest.name, self.proxies_started);
             let mut command = Command::new(&self.shared.programs.sidecar);
             command.args(["--listen", "stdin"]);
@@ -98,7 +98,7 @@ impl Served {
         mut command: Command,
         stdin: Stdio,
     ) -> Result<Running, LocalError> {
-        // Only who listens on a port knows that nobody else does, so the process chooses and tells.
+        // Only the process that listens on a port knows that nobody else does, so it chooses the port and tells it.
         let address_file = self.files.clear_address(&name)?;
         command.args(["--name", &name]);
         command.args(["--admin-listen", "127.0.0.1:0"]);
@@ -110,7 +110,7 @@ impl Served {
         if std::env::var_os("RUST_LOG").is_none() {
             command.env("RUST_LOG", "warn");
         }
-        // Its lines go through a pipe.
+        // The process writes to a pipe, not to a terminal.
         command.env("NO_COLOR", "1");
         let console = self.shared.console.clone();
         let prefix = name.clone();
@@ -121,7 +121,7 @@ impl Served {
         Ok(Running::new(handle, name, address_file))
     }
 
-    /// A process has ended: as it was told to, or not.
+    /// Handles the end of a process: expected, to be started again, or the end of the model.
     pub(super) fn on_end(&mut self, child: Child, exit: &Exit) -> Result<(), LocalError> {
         let now = Instant::now();
         let (end, proven, termination) = match child {
@@ -162,7 +162,7 @@ impl Served {
         Ok(())
     }
 
-    /// Ends what still runs.
+    /// Stops every process that still runs, and waits for its end.
     pub(super) async fn stop_all(&mut self) {
         let proxy = std::iter::once((&mut self.proxy, PROXY_GRACE));
         let workers = self.workers.values_mut();

@@ -46,7 +46,7 @@ impl World {
         decision
     }
 
-    /// The numbers of workers over `seconds` of one length.
+    /// Returns the numbers of workers over `seconds` of one length.
     fn hold(&mut self, length: u64, seconds: u64) -> Vec<u32> {
         (0..seconds).map(|_| self.tick(length).replicas).collect()
     }
@@ -58,7 +58,7 @@ fn formula(length: u64, min: u32, max: u32) -> u32 {
         .clamp(min, max)
 }
 
-/// How often the direction of change changes.
+/// Returns how many times the direction of change changes.
 fn reversals(workers: &[u32]) -> usize {
     let directions: Vec<bool> = workers
         .windows(2)
@@ -240,8 +240,8 @@ fn a_cooldown_shorter_than_a_look_still_ends() {
 }
 
 proptest! {
-    /// Whatever is seen, the number is within the bounds, never below what the queue needs now unless it
-    /// was so before, and never falls while the length is unknown.
+    /// The number of workers is within the bounds, never below what the queue needs now unless it was so before, and
+    /// never falls while the length is unknown.
     #[test]
     fn every_decision_is_safe(
         lengths in vec(option::weighted(0.9, 0_u64..2_000), 1..300),

@@ -12,8 +12,8 @@ use crate::{
 
 const REQUESTS: usize = 200;
 
-/// It gives `x` less the mean over its batch: 0 for a row that runs alone, and for no other. The status says that it is
-/// served so, and every answer of eight clients at once is right.
+/// The model gives `x` less the mean over its batch: 0 for a row that runs alone, and for no other. The status says
+/// that rows run alone, and every answer of eight clients at once is right.
 pub fn rows_that_mix_run_alone() {
     let namespace = Namespace::create("batching");
     let folder = carpool_testkit::cache().join("models/strangers");

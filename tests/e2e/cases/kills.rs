@@ -1,4 +1,4 @@
-//! Whatever dies under load, every request is answered rightly and with status 200.
+//! Deaths under load: of workers, pods and the operator. Every request is answered rightly and with status 200.
 
 use std::time::Duration;
 
@@ -29,16 +29,16 @@ fn start(name: &str, spec: &Value) -> Namespace {
     namespace
 }
 
-/// How often a worker's process has been started again.
+/// Returns the number of times that a worker's process has been started again.
 fn restarts(namespace: &Namespace, pod: &str) -> u64 {
     let path = "jsonpath={.status.containerStatuses[?(@.name==\"worker\")].restartCount}";
     let count = namespace.kubectl(&["get", "pod", pod, "-o", path]);
     count.parse().expect("a number")
 }
 
-/// SIGKILL of a worker's process, five times, each with requests in hand.
+/// A worker's process is killed by SIGKILL, five times, each with requests in hand.
 pub fn process() {
-    // A process of one's own container can't be killed as process 1; with a shared namespace it is another.
+    // Process 1 of a container can't be killed from inside it; in a shared namespace the worker is another one.
     let shared = json!({"worker": {"podOverrides": {"spec": {"shareProcessNamespace": true}}}});
     let namespace = start("kill-process", &shared);
     let load = Load::numbered(&namespace, MODEL, 16);
@@ -58,7 +58,8 @@ pub fn process() {
             kill,
         ]);
         load.answered(load.so_far() + 50);
-        // Until then its status may be from before its death, and the next round would take the only worker left.
+        // The status may be from before the worker's death until then, and the next round would take the only worker
+        // left.
         eventually(Duration::from_mins(1), || {
             let now = restarts(&namespace, &victim);
             if now > before {
@@ -71,7 +72,7 @@ pub fn process() {
     check(&load.stop(), |answer| Affine::FIRST.gave(answer));
 }
 
-/// `kubectl delete pod` of a worker, gently and by force.
+/// A worker's pod is deleted, gently and by force.
 pub fn pod() {
     let namespace = start("kill-pod", &json!({}));
     let load = Load::numbered(&namespace, MODEL, 16);
@@ -84,7 +85,7 @@ pub fn pod() {
     check(&load.stop(), |answer| Affine::FIRST.gave(answer));
 }
 
-/// What tells whether an object was touched or replaced.
+/// Returns the field of every object that tells whether it was touched or replaced.
 fn identity(namespace: &Namespace, field: &str) -> Vec<(String, Value)> {
     [
         "deployments",
@@ -115,7 +116,7 @@ fn identity(namespace: &Namespace, field: &str) -> Vec<(String, Value)> {
     .collect()
 }
 
-/// The operator dies under load: no child is replaced or changed. Idle, it then writes nothing for two minutes.
+/// The operator dies under load: no child is replaced or changed. An idle operator then writes nothing for two minutes.
 pub fn operator() {
     let namespace = start("kill-operator", &json!({}));
     let load = Load::numbered(&namespace, MODEL, 8);
@@ -129,7 +130,7 @@ pub fn operator() {
     );
     check(&load.stop(), |answer| Affine::FIRST.gave(answer));
 
-    // The last queue length is still to be written, at most 30 s late.
+    // The last queue length is written at most 30 s late.
     std::thread::sleep(Duration::from_secs(40));
     assert_eq!(
         identity(&namespace, "generation"),

@@ -1,4 +1,4 @@
-//! What a bad manifest is told, and what isn't ours.
+//! Manifests that are refused, and objects that aren't ours.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::{
     model::{Affine, merge},
 };
 
-/// Thirteen mistakes, each refused with a message that names the field.
+/// Thirteen mistakes are refused, each with a message that names the field.
 pub fn bad_ones() {
     let namespace = Namespace::create("manifests");
     let tensor = |name: &str, datatype: &str, shape: Value| json!([{"name": name, "datatype": datatype, "shape": shape}]);
@@ -84,7 +84,7 @@ pub fn bad_ones() {
             "the message does not name {field}: {refused}"
         );
     }
-    // What the API server's own rules, whose cost it bounds, must let through.
+    // The API server bounds the cost of its own rules, and must let this through.
     let named = json!({"model": {
         "inputs": tensor("x", "FP32", json!(["seq", 2, -1])),
         "example": {"request": {"inputs": []}}

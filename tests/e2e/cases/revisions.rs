@@ -12,14 +12,14 @@ use crate::{
 
 const MODEL: &str = "affine";
 
-/// Room for one worker: an extended resource of one on a node, taken back at the end. It stands for a GPU, under a name
-/// of its own: a cluster's real GPUs are counted by their device plugin.
+/// Room for one worker: an extended resource of one on a node, taken back at the end. The resource stands for a GPU,
+/// under a name of its own: a cluster's real GPUs are counted by their device plugin.
 struct OneSlot {
     node: String,
 }
 
 const RESOURCE: &str = "carpool.dev/test-slot";
-/// Where it stands on a node, as a JSON pointer.
+/// The resource's place on a node, as a JSON pointer.
 const CAPACITY: &str = "/status/capacity/carpool.dev~1test-slot";
 
 impl OneSlot {
@@ -68,7 +68,8 @@ impl Drop for OneSlot {
     }
 }
 
-/// Whether a pod without tolerations may run on a node. One that is not Ready, or cordoned, has a taint that says so.
+/// Whether a pod without tolerations may run on a node. A node that is not Ready, or cordoned, has a taint that says
+/// so.
 fn takes_pods(node: &Value) -> bool {
     let only_discourages = |taint: &Value| taint["effect"] == "PreferNoSchedule";
     node["spec"]["taints"]
@@ -76,8 +77,8 @@ fn takes_pods(node: &Value) -> bool {
         .is_none_or(|taints| taints.iter().all(only_discourages))
 }
 
-/// Where only one worker fits, the old revision makes room, the queue holds requests meanwhile, and no request is
-/// lost or answered by a model other than the one that its answer names.
+/// With room for one worker the old revision makes way, the queue holds requests meanwhile, and no request is lost or
+/// answered by a model other than the one that its answer names.
 pub fn one_slot() {
     let slot = OneSlot::create();
     let namespace = Namespace::create("revision");

@@ -15,7 +15,7 @@ use crate::{
 
 const MODEL: &str = "affine";
 
-/// The wanted numbers of workers that a watch saw, one after another, and since when.
+/// Returns the wanted numbers of workers that a watch saw, one after another, and since when.
 fn wanted(watch: &Watch) -> Vec<(Instant, i64)> {
     let mut wanted: Vec<(Instant, i64)> = watch
         .events()
@@ -28,7 +28,7 @@ fn wanted(watch: &Watch) -> Vec<(Instant, i64)> {
     wanted
 }
 
-/// How often a sequence turns from rising to falling or back.
+/// Returns the number of times that a sequence turns from rising to falling or back.
 fn reversals(sequence: &[(Instant, i64)]) -> usize {
     let rises: Vec<bool> = sequence
         .windows(2)
@@ -37,7 +37,7 @@ fn reversals(sequence: &[(Instant, i64)]) -> usize {
     rises.windows(2).filter(|pair| pair[0] != pair[1]).count()
 }
 
-/// What a user sees.
+/// Prints the model as `kubectl get` shows it.
 fn show(namespace: &Namespace, when: &str) {
     let seen = namespace.kubectl(&["get", "bm,deploy,sts,pods"]);
     println!("{when}:\n{seen}");
@@ -75,7 +75,7 @@ pub fn zero_to_many_and_back() {
         answers[0].millis / 1e3
     );
 
-    // 24 requests always open, 8 to a worker: three workers, and not the five that are allowed.
+    // Always 24 requests are open, 8 to a worker: three workers, and not the five that are allowed.
     let deployments = namespace.watch("deployments");
     let pods = namespace.watch("pods");
     let load = Load::numbered(&namespace, MODEL, 24);
@@ -100,7 +100,7 @@ pub fn zero_to_many_and_back() {
     assert!(reversals(&whole) <= 1, "{whole:?}");
     let (gone, left) = *whole.last().expect("a Deployment was seen");
     assert_eq!(left, 0, "{whole:?}");
-    // One period of the scaler less than the cooldown: it may have looked just before the load stopped.
+    // The scaler may have looked just before the load stopped, so the wait is a period less than the cooldown.
     let waited = gone.duration_since(stopped);
     assert!(
         waited > Duration::from_secs(14),

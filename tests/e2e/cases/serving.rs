@@ -13,7 +13,7 @@ use crate::{
 const MODEL: &str = "sentiment";
 const CLIENTS: &str = "16";
 
-/// A held-out sentence, and what libtorch alone says of it.
+/// A held-out sentence, and the answer of libtorch alone.
 struct Direct {
     text: String,
     label: String,
@@ -26,7 +26,7 @@ fn direct() -> Vec<Direct> {
     let path = |path: &Path| path.to_str().expect("a path in UTF-8").to_owned();
     let artifact = folder.join("artifact");
     let script = root().join("tests/models/direct.py");
-    // Kept: one at a time, the sentences take a while.
+    // The answers are kept: one at a time, the sentences take a while.
     if model::stale(&output, &[&artifact.join("model.pt"), &script]) {
         model::python(
             "direct.py",
@@ -61,7 +61,7 @@ fn right(answer: &Answer, direct: &[Direct]) -> bool {
 struct Batches {
     rows: f64,
     runs: f64,
-    /// Those of more than eight rows.
+    /// Batches of more than eight rows.
     large: f64,
 }
 
@@ -156,7 +156,7 @@ fn through_a_sidecar(namespace: &Namespace, direct: &[Direct]) {
     ];
     let sidecar = namespace.get(&["pod", "app"])["spec"]["initContainers"][0].clone();
     assert_eq!(sidecar["restartPolicy"], "Always", "a native sidecar");
-    // One pod may start long before the other: neither stops before both have been answered every sentence.
+    // One pod may start long before the other, so neither stops before both have been answered every sentence.
     for load in &loads {
         load.answered(1);
     }

@@ -1,6 +1,6 @@
 //! A client for the tests: sends numbered requests from many connections and prints one JSON line for each answer.
 //!
-//! It ends after `--count` requests, or at SIGTERM once what is open has been answered.
+//! The program ends after `--count` requests, or at SIGTERM once what is open has been answered.
 
 use std::{
     error::Error,
@@ -30,7 +30,7 @@ const ROUTED_WITHIN: Duration = Duration::from_secs(30);
 
 #[derive(Parser)]
 struct Args {
-    /// Where the model answers, such as <http://sentiment>.
+    /// The URL of the model, such as <http://sentiment>.
     #[arg(long, env = "CARPOOL_URL")]
     url: String,
     /// The model's name.
@@ -42,7 +42,7 @@ struct Args {
     /// Connections that each send one request after another.
     #[arg(long, default_value_t = 1)]
     clients: u32,
-    /// How many requests to send in all.
+    /// The number of requests to send in all.
     #[arg(long, default_value_t = u64::MAX)]
     count: u64,
 }

@@ -25,10 +25,10 @@ use crate::Error;
 
 pub const UID: &str = "strain";
 const REVISION: &str = "rev1";
-/// As the resource has it unless told otherwise.
+/// The lease of a resource that names none.
 const LEASE: Duration = Duration::from_secs(5);
 const MAX_BYTES: u64 = 512 << 20;
-/// Long after every scenario should be over: what is answered later is lost.
+/// The time that a request may take. Every scenario is over long before, so a later answer is lost.
 const TIMEOUT: Duration = Duration::from_mins(2);
 const TICK: Duration = Duration::from_millis(5);
 
@@ -41,7 +41,7 @@ pub fn limits(max_length: u64) -> Limits {
     }
 }
 
-/// Starts so many proxies, and waits until Redis answers each.
+/// Starts `count` proxies, and waits until Redis answers each.
 pub async fn producers(
     connection: &Endpoint,
     count: usize,
@@ -58,14 +58,14 @@ pub async fn producers(
     Ok(producers)
 }
 
-/// How a worker works.
+/// A simulated model.
 #[derive(Debug, Clone, Copy)]
 pub struct Model {
     /// The most requests in a batch.
     pub batch: usize,
-    /// How long a batch takes.
+    /// The time that a batch takes.
     pub time: Duration,
-    /// The bytes of each answer; those of the request unless given.
+    /// The bytes of each answer; `None`: as many as the request has.
     pub answer: Option<usize>,
 }
 
@@ -79,8 +79,8 @@ impl Default for Model {
     }
 }
 
-/// Workers, which end when this is dropped. They have a thread of their own: however busy the proxies are, it is Redis
-/// and the queue that workers wait for.
+/// Workers, which end when this is dropped. They have a thread of their own: however busy the proxies are, workers wait
+/// for Redis and the queue alone.
 pub struct Workers {
     runtime: Option<Runtime>,
     go: watch::Sender<bool>,
@@ -88,7 +88,7 @@ pub struct Workers {
 }
 
 impl Workers {
-    /// Workers that have joined the queue, and wait for [`Self::go`].
+    /// Starts workers that join the queue, and wait for [`Self::go`].
     pub async fn join(connection: &Endpoint, count: usize, model: Model) -> Result<Self, Error> {
         let runtime = Builder::new_multi_thread()
             .worker_threads(1)
@@ -125,7 +125,7 @@ impl Workers {
         self.go.send_replace(true);
     }
 
-    /// Requests that were run so far.
+    /// Returns the number of requests that were run so far.
     pub fn runs(&self) -> u64 {
         self.runs.load(Ordering::Relaxed)
     }
@@ -152,7 +152,7 @@ async fn work(
     let mut jobs: Vec<Job> = Vec::new();
     while !renewal.is_finished() {
         jobs = if jobs.is_empty() {
-            // The pause after an error is inside.
+            // The consumer pauses after an error.
             consumer.fetch(model.batch).await
         } else {
             runs.fetch_add(jobs.len() as u64, Ordering::Relaxed);
@@ -174,7 +174,7 @@ fn run(model: &Model, job: Job) -> (JobId, Outcome) {
     (job.id, Outcome::Answer(answer))
 }
 
-/// A body of so many bytes that begins with a number.
+/// Returns a body of this size that begins with a number.
 fn body(number: u64, size: usize) -> Bytes {
     let mut body = vec![0; size.max(8)];
     body[..8].copy_from_slice(&number.to_le_bytes());
@@ -185,23 +185,23 @@ fn number(body: &[u8]) -> Option<u64> {
     body.first_chunk().copied().map(u64::from_le_bytes)
 }
 
-/// What became of numbered requests.
+/// The results of numbered requests.
 #[derive(Default)]
 pub struct Tally {
     next: AtomicU64,
-    /// The queue was full.
+    /// Requests refused because the queue was full.
     pub refused: AtomicU64,
-    /// Redis could not be reached.
+    /// Requests refused because Redis could not be reached.
     pub unreachable: AtomicU64,
-    /// No answer came in time.
+    /// Requests without an answer in time.
     pub lost: AtomicU64,
     /// Answers with another one's number, and numbers that were answered before.
     pub doubled: AtomicU64,
-    /// Failures of the model, which has none.
+    /// Failures of the model, which never fails.
     pub failed: AtomicU64,
     seen: Mutex<HashSet<u64>>,
     micros: Mutex<Vec<u64>>,
-    /// When the first and the last answer came.
+    /// The times of the first and the last answer.
     span: Mutex<Option<(StdInstant, StdInstant)>>,
 }
 
@@ -214,12 +214,12 @@ impl Tally {
         lock(&self.seen).len()
     }
 
-    /// When the first and the last answer came.
+    /// Returns the times of the first and the last answer.
     pub fn span(&self) -> Option<(StdInstant, StdInstant)> {
         *lock(&self.span)
     }
 
-    /// Microseconds that this share of the answers took at most.
+    /// Returns the microseconds that this share of the answers took at most.
     pub fn quantile(&self, numerator: usize, denominator: usize) -> u64 {
         let mut micros = lock(&self.micros);
         micros.sort_unstable();
@@ -230,7 +230,7 @@ impl Tally {
             .unwrap_or_default()
     }
 
-    /// Sends one request and notes what comes of it.
+    /// Sends one request and counts its result.
     pub async fn send(&self, producer: &Producer, size: usize) -> Result<(), SubmitError> {
         let sent = self.next.fetch_add(1, Ordering::Relaxed);
         let begun = StdInstant::now();
@@ -265,7 +265,7 @@ pub fn request(number: u64, size: usize) -> Submit {
     Submit::new(REVISION.into(), body(number, size), 1, deadline)
 }
 
-/// So many clients at each proxy, each of which sends one request after another.
+/// Starts clients at each proxy, each of which sends one request after another.
 pub async fn closed(
     producers: &[Producer],
     clients: usize,
@@ -291,7 +291,7 @@ pub async fn closed(
     Ok(tally)
 }
 
-/// Small requests that come at a rate of their own, whatever becomes of those before.
+/// Sends small requests at a steady rate, however those before fare.
 pub async fn arrivals(
     producers: &[Producer],
     each_second: f64,
@@ -313,7 +313,7 @@ pub async fn arrivals(
             sent += 1.0;
             let (producer, tally) = (producer.clone(), tally.clone());
             tasks.spawn(async move {
-                // The tally has it.
+                // The tally counts the result.
                 let _ = tally.send(&producer, 256).await;
             });
         }

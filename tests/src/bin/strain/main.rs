@@ -1,5 +1,5 @@
-//! What the queue costs Redis: proxies and workers in one process, with a simulated model, against a redis-server of
-//! its own with the settings of a managed one. Prints a table, or a JSON line for each of its rows.
+//! The cost of the queue to Redis: proxies and workers in one process, with a simulated model, against a redis-server
+//! of its own with the settings of a managed one. Prints a table, or a JSON line for each of its rows.
 
 mod load;
 mod redis;
@@ -30,7 +30,7 @@ enum Scenario {
 
 #[derive(Parser)]
 struct Args {
-    /// What to run; may be given several times. Default: everything.
+    /// Scenarios to run; may be given several times. Default: everything.
     #[arg(long, value_enum)]
     scenario: Vec<Scenario>,
     /// Proxies.
@@ -42,7 +42,7 @@ struct Args {
     /// Clients of each proxy under steady load.
     #[arg(long, default_value_t = 4)]
     clients: usize,
-    /// How long each load lasts, in seconds.
+    /// Seconds that each load lasts.
     #[arg(long, default_value_t = 6)]
     seconds: u64,
     /// Requests of 256 bytes, and then of 4 KiB, that are open when Redis restarts.
@@ -54,7 +54,7 @@ struct Args {
     /// Prints JSON lines in place of a table.
     #[arg(long)]
     json: bool,
-    /// The program that is Redis.
+    /// The program of Redis.
     #[arg(long, default_value = "redis-server", value_name = "FILE")]
     redis_server: PathBuf,
 }

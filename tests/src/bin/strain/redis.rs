@@ -1,4 +1,4 @@
-//! A redis-server with the settings of a managed one, and what it says of itself.
+//! A redis-server with the settings of a managed one, and the resources that it uses.
 
 use std::{
     collections::BTreeMap,
@@ -22,23 +22,23 @@ pub struct Redis {
     max_memory: String,
 }
 
-/// What Redis has spent and held so far.
+/// The resources that Redis has used so far.
 #[derive(Debug, Clone, Default)]
 pub struct Usage {
-    /// Seconds of processor time since it started.
+    /// Seconds of processor time since the server started.
     pub cpu: f64,
-    /// The most bytes it held.
+    /// The most bytes that the server held.
     pub peak: u64,
-    /// The bytes it holds.
+    /// The bytes that the server holds.
     pub memory: u64,
-    /// The longest command that its slow log knows, in microseconds, and which it was.
+    /// The longest command of the slow log: microseconds, and its name.
     pub slowest: (u64, String),
     /// Microseconds spent in each command.
     pub commands: BTreeMap<String, u64>,
 }
 
 impl Redis {
-    /// Starts it, and waits until it serves.
+    /// Starts the server, and waits until it serves.
     pub fn start(program: &Path, max_memory: &str) -> Result<Self, Error> {
         let mut redis = Self::stopped(program, max_memory);
         redis.run()?;
@@ -67,24 +67,24 @@ impl Redis {
         }
     }
 
-    /// Starts it again with what its log holds, and waits until it serves.
+    /// Starts the server again with the content of its log, and waits until it serves.
     pub fn run(&mut self) -> Result<(), Error> {
         self.server
             .try_run()
             .map_err(|error| error.to_string().into())
     }
 
-    /// Leaves everything that is asked of it from now on unanswered.
+    /// Pauses the server: commands from now on stay unanswered.
     pub async fn pause(&self) -> Result<(), Error> {
         self.ask(&["CLIENT", "PAUSE", "60000"]).await.map(drop)
     }
 
-    /// Kills it as a crash would.
+    /// Kills the server as a crash would.
     pub fn kill(&mut self) {
         self.server.kill();
     }
 
-    /// The processor time that it takes to load what this one's log holds, which a server of its own finds out.
+    /// Returns the processor time that loading this server's log takes, measured on another server.
     pub async fn cpu_to_load(&self) -> Result<f64, Error> {
         let mut other = Self::stopped(&self.program, &self.max_memory);
         let log = Path::new("appendonlydir");
@@ -102,7 +102,7 @@ impl Redis {
         Ok(Endpoint::from_url(&self.server.url())?)
     }
 
-    /// Forgets which commands were long, and how long all took.
+    /// Resets the slow log and the times of all commands.
     pub async fn reset(&self) -> Result<(), Error> {
         self.ask(&["SLOWLOG", "RESET"]).await?;
         self.ask(&["CONFIG", "RESETSTAT"]).await?;
@@ -199,7 +199,7 @@ fn reply(stream: &mut impl BufRead) -> Result<Reply, Error> {
     })
 }
 
-/// A command by its name, and a script by the beginning of its digest.
+/// Returns the name of a command, and the beginning of the digest of a script.
 fn name_of(words: &[Reply]) -> String {
     let mut words = words.iter().map_while(|word| match word {
         Reply::Text(text) => Some(text.as_str()),

@@ -1,4 +1,4 @@
-//! What a scenario has shown.
+//! The results of a scenario.
 
 use std::{collections::BTreeMap, fmt, sync::atomic::Ordering, time::Duration};
 
@@ -12,9 +12,9 @@ pub struct Row {
     pub scenario: String,
     pub accepted: u64,
     pub answered: usize,
-    /// 429: the queue was full.
+    /// Requests answered 429: the queue was full.
     pub refused: u64,
-    /// 503: Redis could not be reached.
+    /// Requests answered 503: Redis could not be reached.
     pub unreachable: u64,
     pub lost: u64,
     pub doubled: u64,
@@ -35,7 +35,7 @@ pub struct Row {
 }
 
 impl Row {
-    /// From what became of the requests, which took so long, and from what Redis had spent before and after.
+    /// Makes a row from the results of the requests, the time that they took, and the usage of Redis before and after.
     pub fn new(
         scenario: impl Into<String>,
         tally: &Tally,

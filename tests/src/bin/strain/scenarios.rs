@@ -1,4 +1,4 @@
-//! What is done to the queue.
+//! The scenarios: loads and faults of the queue.
 
 use std::{
     sync::{Arc, mpsc},
@@ -19,7 +19,7 @@ use crate::{
 };
 
 const WARM_UP: Duration = Duration::from_secs(1);
-/// Enough for every scenario but the one that fills Redis.
+/// The memory of Redis: enough for every scenario but the one that fills it.
 const MAX_MEMORY: &str = "2gb";
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
@@ -64,7 +64,7 @@ async fn restart_with(args: &Args, name: &str, open: usize, size: usize) -> Resu
     let mut send = |producer: &Producer, size| {
         let (producer, tally) = (producer.clone(), tally.clone());
         tasks.spawn(async move {
-            // The tally has it.
+            // The tally counts the result.
             let _ = tally.send(&producer, size).await;
         });
     };
@@ -77,7 +77,7 @@ async fn restart_with(args: &Args, name: &str, open: usize, size: usize) -> Resu
     // Redis flushes its log every second.
     sleep(Duration::from_millis(1500)).await;
     let peak = redis.usage().await?.peak;
-    // Each proxy is in the middle of an enqueue, as any busy one is: it can't know whether Redis has the request.
+    // Each proxy is in the middle of an enqueue, as any busy one is, and can't know whether Redis has the request.
     redis.pause().await?;
     for producer in &producers {
         send(producer, 256);
@@ -209,7 +209,7 @@ pub async fn dead_proxy(args: &Args) -> Result<(), Error> {
     };
     let workers = Workers::join(&connection, 1, model).await?;
 
-    // With its runtime everything of a proxy ends at once, as with its process.
+    // Dropping its runtime ends everything of a proxy at once, as the death of its process does.
     let (die, death) = mpsc::channel::<()>();
     let dying = connection.clone();
     let proxy = std::thread::spawn(move || -> Result<(), Error> {
@@ -238,7 +238,7 @@ pub async fn dead_proxy(args: &Args) -> Result<(), Error> {
     let before = redis.usage().await?;
     let begun = Instant::now();
     workers.go();
-    // Until all have run; answers that find no room may keep the worker busy for longer.
+    // All requests have run then; answers that find no room may keep the worker busy for longer.
     let all = async {
         while workers.runs() < OPEN {
             sleep(Duration::from_millis(20)).await;
