@@ -70,9 +70,9 @@ async fn dispatch(proxy: &Proxy, request: &Request<Incoming>) -> Result<Response
 async fn backlog(proxy: &Proxy) -> Result<Value, Error> {
     let mut backlog = proxy.producer.backlog().await.map_err(|error| {
         tracing::warn!(%error, "the backlog is unknown");
-        proxy::redis_away()
+        proxy::redis_unreachable()
     })?;
-    for (revision, open) in proxy.open_of_retired() {
+    for (revision, open) in proxy.open_of_previous() {
         let held = backlog.revisions.entry(revision.to_string()).or_default();
         held.length = held.length.max(open);
     }

@@ -26,10 +26,10 @@ const OFF_REACTOR: usize = 64 << 10;
 const LINGER: Duration = Duration::from_secs(2);
 
 /// All bodies that are being read may hold as many bytes as this many of the largest allowed,
-const LARGEST_AT_ONCE: u64 = 16;
+const LARGEST_BODIES: u64 = 16;
 
 /// and at least this many, so that a small limit is none on the number of clients.
-const ALWAYS_HELD: u64 = 64 << 20;
+const LEAST_BUDGET: u64 = 64 << 20;
 
 /// The type of a body, in lower case and without parameters; `None` where none is given.
 pub fn media_type(headers: &HeaderMap) -> Option<String> {
@@ -42,31 +42,31 @@ pub fn media_type(headers: &HeaderMap) -> Option<String> {
 
 /// The bytes of all bodies that are not in the queue yet; the queue counts its own.
 #[derive(Debug, Clone, Default)]
-pub struct Held(Arc<AtomicU64>);
+pub struct BodyBudget(Arc<AtomicU64>);
 
 /// A body. Its bytes count as held until it is dropped.
 #[derive(Debug)]
 pub struct Body {
     bytes: Vec<u8>,
-    held: Held,
+    budget: BodyBudget,
 }
 
 impl Body {
-    fn new(held: &Held) -> Self {
+    fn new(budget: &BodyBudget) -> Self {
         Self {
             bytes: Vec::new(),
-            held: held.clone(),
+            budget: budget.clone(),
         }
     }
 
     /// Takes one more part, if there is room for it in a body of `limit` bytes and beside all the others.
     fn push(&mut self, part: &[u8], limit: u64) -> Result<(), Error> {
-        let Held(held) = &self.held;
+        let BodyBudget(held) = &self.budget;
         let bytes = part.len() as u64;
         if self.bytes.len() as u64 + bytes > limit {
             return Err(Error::TooLarge { limit });
         }
-        let most = limit.saturating_mul(LARGEST_AT_ONCE).max(ALWAYS_HELD);
+        let most = limit.saturating_mul(LARGEST_BODIES).max(LEAST_BUDGET);
         if held.fetch_add(bytes, Ordering::Relaxed) + bytes > most {
             held.fetch_sub(bytes, Ordering::Relaxed);
             return Err(Error::Busy);
@@ -86,36 +86,36 @@ impl Deref for Body {
 
 impl Drop for Body {
     fn drop(&mut self) {
-        let Held(held) = &self.held;
+        let BodyBudget(held) = &self.budget;
         held.fetch_sub(self.bytes.len() as u64, Ordering::Relaxed);
     }
 }
 
 /// A body on its way here.
-pub struct Arriving {
-    incoming: Incoming,
+pub struct IncomingBody {
+    body: Incoming,
     /// The client asked whether to send it, and waits for an answer: a read gives that.
-    held_back: bool,
+    expects_continue: bool,
 }
 
-impl Arriving {
+impl IncomingBody {
     /// The body of the request with these headers.
-    pub fn new(headers: &HeaderMap, incoming: Incoming) -> Self {
+    pub fn new(headers: &HeaderMap, body: Incoming) -> Self {
         Self {
-            incoming,
-            held_back: headers.contains_key(EXPECT),
+            body,
+            expects_continue: headers.contains_key(EXPECT),
         }
     }
 
     /// Reads what is left of a body that nobody wants, for a while: a client that is still writing, and whose
     /// connection is closed on it, never sees why.
     pub async fn discard(mut self) {
-        if self.held_back {
+        if self.expects_continue {
             return;
         }
         // Neither the end of the time nor of the connection changes the answer.
         let _ = timeout(LINGER, async {
-            while let Some(Ok(_)) = self.incoming.frame().await {}
+            while let Some(Ok(_)) = self.body.frame().await {}
         })
         .await;
     }
@@ -125,7 +125,7 @@ impl Arriving {
 pub async fn read(
     proxy: &Proxy,
     headers: &HeaderMap,
-    arriving: &mut Arriving,
+    incoming: &mut IncomingBody,
     arrival: Instant,
 ) -> Result<Body, Error> {
     if let Some(given) = headers.get(CONTENT_ENCODING)
@@ -139,13 +139,13 @@ pub async fn read(
         let served = proxy.served();
         (served.max_request_bytes, arrival + served.timeout)
     };
-    if arriving.incoming.size_hint().lower() > limit {
+    if incoming.body.size_hint().lower() > limit {
         return Err(Error::TooLarge { limit });
     }
-    arriving.held_back = false;
-    let mut body = Body::new(&proxy.held);
+    incoming.expects_continue = false;
+    let mut body = Body::new(&proxy.body_budget);
     let whole = async {
-        while let Some(frame) = arriving.incoming.frame().await {
+        while let Some(frame) = incoming.body.frame().await {
             let frame = frame
                 .map_err(|error| Error::Malformed(format!("failed to read the body: {error}")))?;
             // Trailers are no part of it.

@@ -11,9 +11,9 @@ use http::{HeaderMap, request::Parts};
 use tokio::time::Instant;
 
 use crate::{
-    body::{self, Arriving},
+    body::{self, IncomingBody},
     error::Error,
-    metrics::{Hop, Way},
+    metrics::{Hop, HopTimer},
     proxy::{Proxy, Served},
     trace, validate,
 };
@@ -101,7 +101,7 @@ pub async fn serve(
     proxy: &Proxy,
     caller: Caller,
     head: &Parts,
-    body: &mut Arriving,
+    body: &mut IncomingBody,
     version: Option<&str>,
 ) -> Result<Vec<u8>, Error> {
     let media_type = |given: String| Error::MediaType {
@@ -121,15 +121,15 @@ pub async fn serve(
 
     let served = proxy.served();
     served.check_version(version)?;
-    let mut way = proxy.metrics.way();
+    let mut hops = proxy.metrics.hop_timer();
     let mut validated = {
         let served = Arc::clone(&served);
         body::off_reactor(body.len(), move || Validated::of_json(&served, &body)).await?
     };
-    way.passed(Hop::Parse);
+    hops.passed(Hop::Parse);
 
     let id = mem::take(&mut validated.id);
-    let answer = ask(proxy, &served, validated, caller, &mut way).await?;
+    let answer = ask(proxy, &served, validated, caller, &mut hops).await?;
 
     let response = body::off_reactor(answer.len(), move || {
         let response = InferResponse {
@@ -142,7 +142,7 @@ pub async fn serve(
             .map_err(|error| Error::Internal(format!("failed to write the answer: {error}")))
     })
     .await?;
-    way.passed(Hop::Respond);
+    hops.passed(Hop::Respond);
     Ok(response)
 }
 
@@ -153,7 +153,7 @@ pub async fn ask(
     served: &Served,
     validated: Validated,
     caller: Caller,
-    way: &mut Way<'_>,
+    hops: &mut HopTimer<'_>,
 ) -> Result<Bytes, Error> {
     let outcome = proxy
         .producer
@@ -166,7 +166,7 @@ pub async fn ask(
             deadline: caller.arrival + validated.timeout,
         })
         .await?;
-    way.passed(Hop::Queue);
+    hops.passed(Hop::Queue);
     match outcome {
         Outcome::Answer(answer) => Ok(answer),
         Outcome::Failure(failure) => Err(failure.into()),

@@ -184,8 +184,8 @@ impl Metrics {
     }
 
     /// An inference request's body is there, and its way begins.
-    pub fn way(&self) -> Way<'_> {
-        Way {
+    pub fn hop_timer(&self) -> HopTimer<'_> {
+        HopTimer {
             metrics: self,
             since: Instant::now(),
         }
@@ -255,12 +255,12 @@ impl Drop for OpenRequest<'_> {
 /// How far an inference request has come. Dropped on the way, what it had before it counts as nothing: refusals take no
 /// time.
 #[derive(Debug)]
-pub struct Way<'a> {
+pub struct HopTimer<'a> {
     metrics: &'a Metrics,
     since: Instant,
 }
 
-impl Way<'_> {
+impl HopTimer<'_> {
     /// A part of the way is behind it, and the next begins.
     pub fn passed(&mut self, hop: Hop) {
         let now = Instant::now();

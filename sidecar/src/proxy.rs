@@ -13,7 +13,7 @@ use carpool_crds::{Config, ConfigError, Model};
 use carpool_queue::{Limits, Producer};
 use tokio::sync::watch;
 
-use crate::{body::Held, cors::Cors, error::Error, metrics::Metrics};
+use crate::{body::BodyBudget, cors::Cors, error::Error, metrics::Metrics};
 
 /// How soon a client should ask again whether Redis is back.
 const RETRY_REDIS: Duration = Duration::from_secs(1);
@@ -75,7 +75,7 @@ pub fn limits(config: &Config) -> Limits {
 }
 
 /// What is said where Redis doesn't answer and no request is at stake.
-pub fn redis_away() -> Error {
+pub fn redis_unreachable() -> Error {
     Error::Unreachable {
         retry_after: RETRY_REDIS,
     }
@@ -88,14 +88,14 @@ pub struct Proxy {
     /// What is measured.
     pub metrics: Metrics,
     /// The bytes of bodies that are being read.
-    pub held: Held,
+    pub body_budget: BodyBudget,
     /// This process is to stop.
     draining: AtomicBool,
     /// Redis has answered once.
     reached: AtomicBool,
     served: watch::Sender<Arc<Served>>,
     /// What was served before and may still have requests under way.
-    retired: Mutex<Vec<Weak<Served>>>,
+    previous: Mutex<Vec<Weak<Served>>>,
 }
 
 impl Proxy {
@@ -104,11 +104,11 @@ impl Proxy {
         Ok(Self {
             producer,
             metrics: Metrics::default(),
-            held: Held::default(),
+            body_budget: BodyBudget::default(),
             draining: AtomicBool::default(),
             reached: AtomicBool::default(),
             served: watch::Sender::new(Arc::new(Served::new(config)?)),
-            retired: Mutex::default(),
+            previous: Mutex::default(),
         })
     }
 
@@ -121,18 +121,18 @@ impl Proxy {
     pub fn reload(&self, config: &Config) -> Result<(), ConfigError> {
         let next = Arc::new(Served::new(config)?);
         self.producer.set_limits(limits(config));
-        let previous = Arc::downgrade(&self.served.send_replace(next));
-        let mut retired = self.retired();
-        retired.retain(|served| served.strong_count() > 0);
-        retired.push(previous);
+        let replaced = Arc::downgrade(&self.served.send_replace(next));
+        let mut previous = self.previous();
+        previous.retain(|served| served.strong_count() > 0);
+        previous.push(replaced);
         Ok(())
     }
 
     /// The requests under way for revisions that were served before. They may not be in the queue yet, or
     /// come back to it, and the workers of their revision must not go before they are answered.
-    pub fn open_of_retired(&self) -> BTreeMap<Arc<str>, u64> {
+    pub fn open_of_previous(&self) -> BTreeMap<Arc<str>, u64> {
         let mut open = BTreeMap::new();
-        for served in self.retired().iter().filter_map(Weak::upgrade) {
+        for served in self.previous().iter().filter_map(Weak::upgrade) {
             // One reference is this loop's, the others are requests.
             let requests = Arc::strong_count(&served) - 1;
             *open.entry(Arc::clone(&served.revision)).or_default() += requests as u64;
@@ -157,7 +157,7 @@ impl Proxy {
             self.reached.store(true, Ordering::Relaxed);
             Ok(())
         } else {
-            Err(redis_away())
+            Err(redis_unreachable())
         }
     }
 
@@ -175,7 +175,7 @@ impl Proxy {
         }
     }
 
-    fn retired(&self) -> std::sync::MutexGuard<'_, Vec<Weak<Served>>> {
-        self.retired.lock().unwrap_or_else(PoisonError::into_inner)
+    fn previous(&self) -> std::sync::MutexGuard<'_, Vec<Weak<Served>>> {
+        self.previous.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -11,7 +11,7 @@ use http::{
 use hyper::body::Incoming;
 
 use crate::{
-    body::Arriving,
+    body::IncomingBody,
     error::Error,
     infer::{self, Caller},
     metadata,
@@ -112,7 +112,7 @@ pub async fn serve(
     request: Request<Incoming>,
 ) -> Result<Response<Payload>, Infallible> {
     let (head, body) = request.into_parts();
-    let mut body = Arriving::new(&head.headers, body);
+    let mut body = IncomingBody::new(&head.headers, body);
     let route = Route::of(head.uri.path());
     let kind = route.as_ref().map_or(Kind::Unknown, Route::kind);
     let inference = route.as_ref().is_some_and(Route::is_inference);
@@ -149,7 +149,7 @@ async fn dispatch(
     client: Arc<str>,
     route: Option<Route<'_>>,
     head: &Parts,
-    body: &mut Arriving,
+    body: &mut IncomingBody,
 ) -> Result<Response<Payload>, Error> {
     let route = route.ok_or_else(|| Error::UnknownPath {
         given: head.uri.path().to_owned(),

@@ -45,7 +45,7 @@ const WRITE_TIMEOUT: Duration = Duration::from_mins(1);
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 
 /// The least time for the last words with Redis, however long the requests took.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+const SIGN_OFF_TIME: Duration = Duration::from_secs(1);
 
 /// Why the proxy can't run.
 #[derive(Debug, thiserror::Error)]
@@ -213,7 +213,7 @@ impl Server {
             tracing::warn!(open = proxy.producer.open(), "requests are still open");
         }
         let left = deadline.saturating_duration_since(Instant::now());
-        proxy.producer.shutdown(left.max(LAST_WORDS)).await;
+        proxy.producer.shutdown(left.max(SIGN_OFF_TIME)).await;
     }
 }
 
