@@ -24,7 +24,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{net::TcpListener, sync::watch};
 
 use crate::{
-    live::Live,
+    live_settings::LiveSettings,
     metrics::Metrics,
     progress::{Hang, Progress},
 };
@@ -42,14 +42,14 @@ pub struct Admin {
     /// What the run thread is at.
     pub progress: Arc<Progress>,
     /// Holds how long a forward pass may take.
-    pub live: watch::Receiver<Live>,
+    pub live_settings: watch::Receiver<LiveSettings>,
 }
 
 impl Admin {
     /// The forward pass that has taken longer than it may.
     #[must_use]
     pub fn hang(&self) -> Option<Hang> {
-        let run_timeout = self.live.borrow().run_timeout;
+        let run_timeout = self.live_settings.borrow().run_timeout;
         self.progress.hang(run_timeout)
     }
 

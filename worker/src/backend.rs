@@ -67,7 +67,7 @@ pub enum RunError {
     /// The device works no longer, whatever is run next. From a [`Backend`] it only looks that way, until
     /// [`Backend::works`] has been asked.
     #[error("the device failed: {0}")]
-    Lost(String),
+    DeviceLost(String),
 }
 
 /// What it means where not even one row runs.
@@ -76,7 +76,7 @@ impl From<RunError> for Fatal {
         let reason = match error {
             RunError::Model(_) | RunError::Outputs(_) => Reason::ModelInvalid,
             RunError::OutOfMemory(_) => Reason::OutOfMemory,
-            RunError::Lost(_) => Reason::DeviceUnavailable,
+            RunError::DeviceLost(_) => Reason::DeviceUnavailable,
         };
         Self::new(reason, error.to_string())
     }

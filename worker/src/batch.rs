@@ -23,12 +23,8 @@ pub struct Batch {
 impl Batch {
     /// Puts slices side by side. Dimensions in which they differ are padded to the longest, where the model says with what.
     pub fn stack(model: &Model, slices: &[Slice], size: Size) -> Result<Self, String> {
-        let inputs = model.inputs.iter().zip(&size.row_shapes).enumerate();
-        let inputs = inputs
-            .map(|(index, (spec, longest))| {
-                let padding = model.padding(spec);
-                stack_input(spec, padding, index, size.rows, longest, slices)
-            })
+        let inputs = (0..model.inputs.len())
+            .map(|index| stack_input(model, index, &size, slices))
             .collect::<Result<Vec<_>, _>>()?;
         Ok(Self { inputs, size })
     }
@@ -130,15 +126,15 @@ fn own_shape(
 }
 
 fn stack_input(
-    spec: &TensorSpec,
-    padding: Option<i64>,
+    model: &Model,
     index: usize,
-    rows: usize,
-    longest: &[i64],
+    size: &Size,
     slices: &[Slice],
 ) -> Result<Tensor, String> {
+    let (spec, longest) = (&model.inputs[index], &size.row_shapes[index][..]);
+    let padding = model.padding(spec);
     let kind = datatype(spec.datatype);
-    let shape = with_rows(rows, longest)?;
+    let shape = with_rows(size.rows, longest)?;
     let data = if let [slice] = slices {
         slice.data(index)
     } else {
@@ -160,7 +156,7 @@ fn stack_input(
         }
         let pad = element(spec.datatype, padding.unwrap_or(0));
         let row = elements(longest) * pad.len();
-        let mut data = filled(&pad, rows * elements(longest));
+        let mut data = filled(&pad, size.rows * elements(longest));
         let mut start = 0;
         for slice in slices {
             let own = slice.shape(index);

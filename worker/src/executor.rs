@@ -22,12 +22,12 @@ use crate::{
 pub type Outputs = Result<Vec<Tensor>, Failure>;
 
 /// The same, with the padding that outputs may have: to cut it off is nothing for the device to wait for.
-pub type Uncut = Result<Vec<Part>, Failure>;
+pub type PaddedOutputs = Result<Vec<Part>, Failure>;
 
 /// The device works no longer. Nothing is answered: what ran may be what broke it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the device failed: {0}")]
-pub struct Lost(pub String);
+pub struct DeviceLost(pub String);
 
 /// A model and what was learnt about it and its device.
 pub struct Executor {
@@ -103,7 +103,7 @@ impl Executor {
     /// the device is halved too, down to one row, and later ones are kept below its size. One that runs, and then gives
     /// what can't be cut apart, is run again in parts that can. Where parts pass and the whole did not, later batches are
     /// no larger than they were.
-    pub fn run(&mut self, slices: &[Slice]) -> Result<Vec<Outputs>, Lost> {
+    pub fn run(&mut self, slices: &[Slice]) -> Result<Vec<Outputs>, DeviceLost> {
         match self.forward(slices) {
             Ok(outputs) => Ok(outputs.into_iter().map(Ok).collect()),
             Err(failure) => self.run_parts(slices, failure),
@@ -116,7 +116,7 @@ impl Executor {
         &mut self,
         slices: &[Slice],
         ready: Result<Ready, RunError>,
-    ) -> Result<Vec<Uncut>, Lost> {
+    ) -> Result<Vec<PaddedOutputs>, DeviceLost> {
         let ready = ready.or_else(|_| self.stage(slices));
         match ready.and_then(|ready| self.pass(slices, ready)) {
             Ok(outputs) => Ok(outputs.into_iter().map(Ok).collect()),
@@ -129,9 +129,13 @@ impl Executor {
     }
 
     /// Runs the parts of a batch that failed as a whole.
-    fn run_parts(&mut self, slices: &[Slice], failure: RunError) -> Result<Vec<Outputs>, Lost> {
-        if let RunError::Lost(message) = failure {
-            return Err(Lost(message));
+    fn run_parts(
+        &mut self,
+        slices: &[Slice],
+        failure: RunError,
+    ) -> Result<Vec<Outputs>, DeviceLost> {
+        if let RunError::DeviceLost(message) = failure {
+            return Err(DeviceLost(message));
         }
         match (&failure, slices) {
             (RunError::Outputs(_), _) if rows(slices) > 1 => self.run_apart(slices, &failure),
@@ -155,7 +159,11 @@ impl Executor {
 
     /// Runs a batch whose outputs can't be cut apart in parts whose outputs can: those of equal shape together, or every
     /// row alone.
-    fn run_apart(&mut self, slices: &[Slice], failure: &RunError) -> Result<Vec<Outputs>, Lost> {
+    fn run_apart(
+        &mut self,
+        slices: &[Slice],
+        failure: &RunError,
+    ) -> Result<Vec<Outputs>, DeviceLost> {
         let outputs = if are_alike(slices) {
             slices
                 .iter()
@@ -171,7 +179,7 @@ impl Executor {
     }
 
     /// Runs slices of equal shape together.
-    fn by_shape(&mut self, slices: &[Slice]) -> Result<Vec<Outputs>, Lost> {
+    fn by_shape(&mut self, slices: &[Slice]) -> Result<Vec<Outputs>, DeviceLost> {
         let lengths = |index: &usize| &slices[*index].item.lengths;
         let mut order: Vec<usize> = (0..slices.len()).collect();
         order.sort_by(|a, b| lengths(a).cmp(lengths(b)));
@@ -189,7 +197,7 @@ impl Executor {
         &mut self,
         slice: &Slice,
         ranges: impl IntoIterator<Item = Range<usize>>,
-    ) -> Result<Outputs, Lost> {
+    ) -> Result<Outputs, DeviceLost> {
         let mut parts = Vec::new();
         for rows in ranges {
             let item = Arc::clone(&slice.item);
@@ -251,7 +259,7 @@ impl Executor {
     /// Makes a batch ready while no other runs.
     fn stage(&self, slices: &[Slice]) -> Result<Ready, RunError> {
         let staged = self.stager.stage(slices);
-        staged.map_err(|error| self.verdict(error))
+        staged.map_err(|error| self.confirmed(error))
     }
 
     /// One forward pass.
@@ -266,20 +274,20 @@ impl Executor {
         self.progress.end();
         let outputs = outputs.map_err(|error| {
             if matches!(error, RunError::OutOfMemory(_)) {
-                self.stager.ceiling().ran_out(size.elements);
+                self.stager.memory_limit().ran_out(size.elements);
                 tracing::warn!(rows = size.rows, elements = size.elements, %error, "a batch ran out of memory");
             }
-            self.verdict(error)
+            self.confirmed(error)
         })?;
-        self.stager.ceiling().ran(size.elements);
+        self.stager.memory_limit().ran(size.elements);
         self.metrics.forward(&size, started.elapsed());
         split(&size, &self.model, slices, &outputs).map_err(RunError::Outputs)
     }
 
     /// What an error means once the device has been asked: one that works nonetheless was failed by this batch.
-    fn verdict(&self, error: RunError) -> RunError {
+    fn confirmed(&self, error: RunError) -> RunError {
         match error {
-            RunError::Lost(message) if self.backend.works() => {
+            RunError::DeviceLost(message) if self.backend.works() => {
                 tracing::warn!(message, "a batch failed on a device that works");
                 RunError::Model(message)
             }

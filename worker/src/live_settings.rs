@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 /// How requests become batches, and how long they are held for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Live {
+pub struct LiveSettings {
     /// The most rows that run together.
     pub max_batch_size: usize,
     /// How long a batch that is not full waits for more, counted from its oldest request's arrival.
@@ -19,7 +19,7 @@ pub struct Live {
     pub run_timeout: Option<Duration>,
 }
 
-impl From<&Config> for Live {
+impl From<&Config> for LiveSettings {
     fn from(config: &Config) -> Self {
         Self {
             max_batch_size: config.batching.max_batch_size.max(1) as usize,
@@ -36,19 +36,19 @@ impl From<&Config> for Live {
 
 /// Reads the configuration again every second, for as long as somebody listens. Kubernetes replaces the file by
 /// swapping a symbolic link to its folder, which a watch on the file itself would miss.
-pub async fn follow(path: PathBuf, live: watch::Sender<Live>) {
+pub async fn follow(path: PathBuf, settings: watch::Sender<LiveSettings>) {
     let mut ticks = tokio::time::interval(Duration::from_secs(1));
     let mut last_error = String::new();
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
-            () = live.closed() => return,
+            () = settings.closed() => return,
         }
         match Config::read(&path) {
             Ok(config) => {
                 last_error.clear();
-                let new = Live::from(&config);
-                if live.send_if_modified(|old| std::mem::replace(old, new) != new) {
+                let new = LiveSettings::from(&config);
+                if settings.send_if_modified(|old| std::mem::replace(old, new) != new) {
                     tracing::info!(?new, "the configuration has changed");
                 }
             }
@@ -83,22 +83,23 @@ device: cpu
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("config.yaml");
         std::fs::write(&path, CONFIG.replace("SIZE", "4")).unwrap();
-        let (sender, mut live) = watch::channel(Live::from(&Config::read(&path).unwrap()));
-        assert_eq!(live.borrow().max_batch_size, 4);
+        let (sender, mut settings) =
+            watch::channel(LiveSettings::from(&Config::read(&path).unwrap()));
+        assert_eq!(settings.borrow().max_batch_size, 4);
         let task = tokio::spawn(follow(path.clone(), sender));
 
         std::fs::write(&path, CONFIG.replace("SIZE", "none")).unwrap();
         assert!(
-            tokio::time::timeout(Duration::from_millis(1500), live.changed())
+            tokio::time::timeout(Duration::from_millis(1500), settings.changed())
                 .await
                 .is_err()
         );
-        assert_eq!(live.borrow().max_batch_size, 4);
+        assert_eq!(settings.borrow().max_batch_size, 4);
 
         std::fs::write(&path, CONFIG.replace("SIZE", "8")).unwrap();
-        live.changed().await.unwrap();
-        assert_eq!(live.borrow().max_batch_size, 8);
-        drop(live);
+        settings.changed().await.unwrap();
+        assert_eq!(settings.borrow().max_batch_size, 8);
+        drop(settings);
         task.await.unwrap();
     }
 }

@@ -14,7 +14,7 @@ use crate::{assemble::Assembler, item::Item};
 const LONG: usize = 8 << 10;
 
 /// How long a batch may wait for texts that are being read. Most are read by then, which keeps batches full.
-pub const PATIENCE: Duration = Duration::from_millis(20);
+pub const LONGEST_WAIT: Duration = Duration::from_millis(20);
 
 /// A request as it came, and when.
 pub struct Fetched {
@@ -25,7 +25,7 @@ pub struct Fetched {
 }
 
 /// What became of a request, and how long that took.
-pub struct Read {
+pub struct Decoded {
     /// The request.
     pub fetched: Fetched,
     /// What is in it.
@@ -43,12 +43,12 @@ struct Running {
 
 /// The requests that have yet to be read, oldest first.
 #[derive(Default)]
-pub struct Reading {
+pub struct LongTexts {
     waiting: VecDeque<Fetched>,
     running: Option<Running>,
 }
 
-impl Reading {
+impl LongTexts {
     /// Whether a request is one that others should not wait for. A suspect is not: others wait for it in any case.
     pub fn is_long(assembler: &Assembler, job: &Job) -> bool {
         assembler.takes_text() && job.body.len() > LONG && job.quarantine.is_none()
@@ -82,7 +82,7 @@ impl Reading {
         assembler: &Arc<Assembler>,
         until: Instant,
         others_wait: bool,
-    ) -> Result<Option<Read>, JoinError> {
+    ) -> Result<Option<Decoded>, JoinError> {
         if self.running.is_none()
             && let Some(fetched) = self.waiting.pop_front()
         {
@@ -107,7 +107,7 @@ impl Reading {
             return Ok(None);
         };
         let until = if others_wait {
-            until.min(running.started + PATIENCE)
+            until.min(running.started + LONGEST_WAIT)
         } else {
             until
         };
@@ -116,7 +116,7 @@ impl Reading {
             return Ok(None);
         };
         let (item, took) = read?;
-        Ok(Some(Read {
+        Ok(Some(Decoded {
             fetched: running.fetched,
             item,
             took,

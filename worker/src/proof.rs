@@ -27,18 +27,28 @@ const TRIED: usize = 4 * ROWS;
 const ADVICE: &str =
     "give spec.model.example two rows or more that differ, so that batching can be proved";
 
+/// The model that is proved, and with what.
+#[derive(Clone, Copy)]
+pub struct ProofOptions<'a> {
+    /// The model.
+    pub model: &'a Model,
+    /// The rows of its example.
+    pub examples: &'a [Arc<Item>],
+    /// The lengths of rows that run together: that of most of them, and a longer one that they are padded to.
+    pub lengths: (i64, i64),
+    /// The most rows that the resource asks to run together.
+    pub max_batch_size: usize,
+}
+
 /// Runs rows alone and together, and limits what is shared to what changed no answer. An error where the model can't take
 /// two rows at once and `max_batch_size` asks for them.
 pub fn prove(
     executor: &mut Executor,
     probe: &mut Probe<'_>,
-    model: &Model,
-    lengths: (i64, i64),
-    examples: &[Arc<Item>],
-    max_batch_size: usize,
+    options: ProofOptions<'_>,
 ) -> Result<(), Fatal> {
     let rows = probe
-        .rows(TRIED, lengths.0)
+        .rows(TRIED, options.lengths.0)
         .map_err(|message| Fatal::new(Reason::ModelInvalid, message))?;
     let rows = with_answers(executor, rows, ROWS)?;
     let Some(first) = rows.first() else {
@@ -65,7 +75,7 @@ pub fn prove(
         return Ok(());
     }
     match together(executor, &rows)? {
-        Err(Broken::Fails(error)) if max_batch_size > 1 => {
+        Err(Broken::Fails(error)) if options.max_batch_size > 1 => {
             return Err(Fatal::new(
                 Reason::ModelInvalid,
                 format!(
@@ -88,25 +98,26 @@ pub fn prove(
         return Ok(());
     }
     if sharing.padded {
-        padded(executor, probe, model, lengths, rows, examples)?;
+        prove_padding(executor, probe, rows, options)?;
     }
     Ok(())
 }
 
-/// Rows beside longer ones.
-fn padded(
+/// Runs rows beside longer ones, and lets no row be padded where that changes an answer.
+fn prove_padding(
     executor: &mut Executor,
     probe: &mut Probe<'_>,
-    model: &Model,
-    lengths: (i64, i64),
     mut rows: Vec<Row>,
-    examples: &[Arc<Item>],
+    options: ProofOptions<'_>,
 ) -> Result<(), Fatal> {
+    let ProofOptions {
+        model, examples, ..
+    } = options;
     let others = if probe.is_given() {
         let short = rows.first().and_then(|row| probe.shortened(&row.item));
         short.into_iter().flatten().map(Arc::new).collect()
     } else {
-        probe.rows(TRIED, lengths.1).unwrap_or_default()
+        probe.rows(TRIED, options.lengths.1).unwrap_or_default()
     };
     rows.truncate(ROWS / 2);
     rows.extend(with_answers(executor, others, ROWS / 2)?);
@@ -166,7 +177,7 @@ fn alone(
 ) -> Result<Result<Vec<Tensor>, RunError>, Fatal> {
     match executor.forward(&[Slice::whole(Arc::clone(item))]) {
         Ok(mut outputs) => Ok(Ok(outputs.remove(0))),
-        Err(error @ RunError::Lost(_)) => Err(error.into()),
+        Err(error @ RunError::DeviceLost(_)) => Err(error.into()),
         Err(error) => Ok(Err(error)),
     }
 }
@@ -198,7 +209,7 @@ fn together(executor: &mut Executor, rows: &[Row]) -> Result<Result<(), Broken>,
         .collect();
     let outputs = match executor.forward(&slices) {
         Ok(outputs) => outputs,
-        Err(error @ RunError::Lost(_)) => return Err(error.into()),
+        Err(error @ RunError::DeviceLost(_)) => return Err(error.into()),
         // A batch beyond memory is halved later; rows that ran by themselves then keep their answers.
         Err(RunError::OutOfMemory(_)) => return Ok(Ok(())),
         Err(error) => return Ok(Err(Broken::Fails(error))),

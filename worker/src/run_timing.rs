@@ -58,14 +58,14 @@ impl Recent {
 
 /// What was measured of late.
 #[derive(Debug, Default)]
-pub struct Pace {
+pub struct RunTiming {
     /// Seconds of a run, by the power of two that its rows reach.
     runs: [Average; 16],
     /// Seconds of a write to the queue and its reply.
     exchange: Average,
     /// Seconds from a fetch's reply to requests that are ready to run.
     assembly: Average,
-    /// Seconds from the choice of a batch's riders to a batch that is ready for the device.
+    /// Seconds from the choice of a batch's requests to a batch that is ready for the device.
     staging: Average,
     /// The queue had as many requests as the last fetch asked for, so it may well hold more.
     deep: bool,
@@ -77,7 +77,7 @@ pub struct Pace {
     unpaid: u32,
 }
 
-impl Pace {
+impl RunTiming {
     /// A batch of so many rows ran for so long.
     pub fn ran(&mut self, rows: usize, took: Duration) {
         self.runs[class(rows)].add(took.as_secs_f64());
@@ -110,7 +110,7 @@ impl Pace {
         self.rows.add(rows);
     }
 
-    /// The rows to have at hand where it matters who rides together: a batch of `max` and, while the queue is deep, as
+    /// The rows to have at hand where it matters which requests share a batch: one of `max` and, while the queue is deep, as
     /// many again to choose from. From a shallow queue that would take what an idle worker elsewhere could run.
     /// Simulated with batches of 32 and lengths spread evenly, it cuts padding from 0.48 of a batch to 0.28.
     #[must_use]
@@ -169,21 +169,21 @@ mod tests {
 
     #[test]
     fn a_run_is_about_to_end_as_its_likes_did() {
-        let mut pace = Pace::default();
-        pace.exchanged(Duration::from_millis(1));
-        assert_eq!(pace.about_to_end(8), None);
+        let mut timing = RunTiming::default();
+        timing.exchanged(Duration::from_millis(1));
+        assert_eq!(timing.about_to_end(8), None);
         for _ in 0..50 {
-            pace.ran(8, Duration::from_millis(20));
-            pace.ran(1, Duration::from_millis(2));
+            timing.ran(8, Duration::from_millis(20));
+            timing.ran(1, Duration::from_millis(2));
         }
-        let at = pace.about_to_end(9).unwrap();
+        let at = timing.about_to_end(9).unwrap();
         assert!(
             at.abs_diff(Duration::from_millis(17)) < Duration::from_micros(10),
             "{at:?}"
         );
-        assert_eq!(pace.about_to_end(1), None);
-        pace.assembled(Duration::from_millis(5));
-        let earlier = at.checked_sub(pace.about_to_end(9).unwrap()).unwrap();
+        assert_eq!(timing.about_to_end(1), None);
+        timing.assembled(Duration::from_millis(5));
+        let earlier = at.checked_sub(timing.about_to_end(9).unwrap()).unwrap();
         assert!(
             earlier.abs_diff(Duration::from_millis(5)) < Duration::from_micros(10),
             "{earlier:?}"
@@ -192,71 +192,71 @@ mod tests {
 
     #[test]
     fn a_shallow_queue_is_left_to_others() {
-        let mut pace = Pace::default();
-        assert_eq!(pace.window(8), 8);
-        pace.fetched(8, 8);
-        assert_eq!((pace.window(8), pace.window(1)), (16, 1));
+        let mut timing = RunTiming::default();
+        assert_eq!(timing.window(8), 8);
+        timing.fetched(8, 8);
+        assert_eq!((timing.window(8), timing.window(1)), (16, 1));
         // Asking for none tells nothing.
-        pace.fetched(0, 0);
-        assert_eq!(pace.window(8), 16);
-        pace.fetched(15, 16);
-        assert_eq!(pace.window(8), 8);
+        timing.fetched(0, 0);
+        assert_eq!(timing.window(8), 16);
+        timing.fetched(15, 16);
+        assert_eq!(timing.window(8), 8);
     }
 
     #[test]
     fn gathering_stops_where_nobody_returns_and_is_tried_again() {
-        let mut pace = Pace::default();
-        pace.ran(4, Duration::from_millis(1));
-        assert_eq!(pace.gather(4), None);
-        pace.ran(8, Duration::from_millis(20));
-        let window = pace.gather(8).unwrap();
+        let mut timing = RunTiming::default();
+        timing.ran(4, Duration::from_millis(1));
+        assert_eq!(timing.gather(4), None);
+        timing.ran(8, Duration::from_millis(20));
+        let window = timing.gather(8).unwrap();
         assert!(
             window.abs_diff(Duration::from_millis(6)) < Duration::from_micros(10),
             "{window:?}"
         );
         let spent = (0..200)
             .filter(|_| {
-                let waited = pace.gather(8).is_some();
+                let waited = timing.gather(8).is_some();
                 if waited {
-                    pace.gathered(0, 8);
+                    timing.gathered(0, 8);
                 }
                 waited
             })
             .count();
         assert!((5..10).contains(&spent), "waited {spent} times in vain");
         for _ in 0..10 {
-            pace.gathered(8, 8);
+            timing.gathered(8, 8);
         }
-        assert!(pace.gather(8).is_some());
+        assert!(timing.gather(8).is_some());
     }
 
     #[test]
     fn large_requests_need_less_room() {
-        let mut pace = Pace::default();
-        assert_eq!(pace.requests(32), 32);
+        let mut timing = RunTiming::default();
+        assert_eq!(timing.requests(32), 32);
         for _ in 0..50 {
-            pace.came(16);
+            timing.came(16);
         }
-        assert_eq!(pace.requests(32), 2);
-        assert_eq!(pace.requests(1), 1);
+        assert_eq!(timing.requests(32), 2);
+        assert_eq!(timing.requests(1), 1);
     }
 
     #[test]
     fn a_huge_request_among_many_small_ones_changes_nothing() {
-        let mut pace = Pace::default();
-        pace.came(500_000);
+        let mut timing = RunTiming::default();
+        timing.came(500_000);
         for _ in 0..2 {
-            pace.came(1);
+            timing.came(1);
         }
-        assert_eq!(pace.requests(32), 32);
+        assert_eq!(timing.requests(32), 32);
         for rows in [1, 1, 500_000, 1, 1, 500_000, 1] {
-            pace.came(rows);
-            assert_eq!(pace.requests(32), 32);
+            timing.came(rows);
+            assert_eq!(timing.requests(32), 32);
         }
         // What requests have become is learnt all the same.
         for _ in 0..RECENT {
-            pace.came(8);
+            timing.came(8);
         }
-        assert_eq!(pace.requests(32), 4);
+        assert_eq!(timing.requests(32), 4);
     }
 }

@@ -12,7 +12,7 @@ use tokio::{
 
 use crate::{
     backend::RunError,
-    executor::{Executor, Lost, Uncut},
+    executor::{DeviceLost, Executor, PaddedOutputs},
     fatal::{Fatal, Reason},
     item::Slice,
     sharing::Sharing,
@@ -23,13 +23,13 @@ use crate::{
 const INLINE: usize = 64 << 10;
 
 /// A result for each slice, in their order.
-pub type Ran = Result<Vec<Uncut>, Lost>;
+pub type RunResult = Result<Vec<PaddedOutputs>, DeviceLost>;
 
 /// A batch on its way to the run thread.
 struct Work {
     slices: Vec<Slice>,
     ready: Result<Ready, RunError>,
-    done: oneshot::Sender<Ran>,
+    done: oneshot::Sender<RunResult>,
 }
 
 /// Gives batches to the run thread.
@@ -90,7 +90,7 @@ impl Runner {
 
     /// Makes a batch ready, which may be done while another runs, and hands it to the thread, which runs one after the
     /// other.
-    pub async fn run(&self, slices: Vec<Slice>) -> Result<oneshot::Receiver<Ran>, JoinError> {
+    pub async fn run(&self, slices: Vec<Slice>) -> Result<oneshot::Receiver<RunResult>, JoinError> {
         let bytes: usize = slices.iter().map(Slice::bytes).sum();
         let (slices, ready) = if bytes <= INLINE {
             let ready = self.stager.stage(&slices);

@@ -7,21 +7,21 @@ use carpool_crds::Model;
 use crate::{
     backend::{Backend, RunError, Staged},
     batch::Batch,
-    ceiling::Ceiling,
     item::Slice,
+    memory_limit::MemoryLimit,
     size::Size,
 };
 
 /// A batch may have so many times the elements of its requests,
-const MOST_PADDING: usize = 16;
+const MAX_PADDING_FACTOR: usize = 16;
 /// and so many in any case.
-const MOST_PADDED: usize = 1 << 20;
+const PADDING_EXEMPT_ELEMENTS: usize = 1 << 20;
 
 /// Makes batches ready, on whatever thread.
 pub struct Stager {
     backend: Arc<dyn Backend>,
     model: Model,
-    ceiling: Mutex<Ceiling>,
+    memory_limit: Mutex<MemoryLimit>,
 }
 
 /// A batch that is ready to run.
@@ -38,7 +38,7 @@ impl Stager {
         Self {
             backend,
             model,
-            ceiling: Mutex::default(),
+            memory_limit: Mutex::default(),
         }
     }
 
@@ -54,14 +54,16 @@ impl Stager {
     }
 
     /// How large a batch may be.
-    pub fn ceiling(&self) -> MutexGuard<'_, Ceiling> {
-        self.ceiling.lock().unwrap_or_else(PoisonError::into_inner)
+    pub fn memory_limit(&self) -> MutexGuard<'_, MemoryLimit> {
+        self.memory_limit
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether a batch is to be tried: it isn't known to be too large, nor nearly all padding. A single row always is.
     fn admits(&self, size: &Size) -> bool {
         let real = size.elements - size.padding;
-        let most = MOST_PADDED.max(real.saturating_mul(MOST_PADDING));
-        size.rows == 1 || (size.elements <= most && self.ceiling().admits(size.elements))
+        let most = PADDING_EXEMPT_ELEMENTS.max(real.saturating_mul(MAX_PADDING_FACTOR));
+        size.rows == 1 || (size.elements <= most && self.memory_limit().admits(size.elements))
     }
 }

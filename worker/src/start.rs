@@ -28,12 +28,12 @@ use crate::{
     executor::Executor,
     fatal::{Fatal, Reason},
     fetch,
-    live::{self, Live},
+    live_settings::{self, LiveSettings},
     metrics::Metrics,
     probe,
     progress::Progress,
     runner::Runner,
-    service::Service,
+    service::{Service, ServiceParts},
     settings::{
         Cli, Command, CommonArgs, FetchArgs, LogFormat, ServeArgs, Settings, SettingsError,
     },
@@ -138,15 +138,15 @@ async fn serve(args: &ServeArgs, settings: Settings) -> Result<(), Error> {
             Error::System(format!("write the admin port's address to {file}: {error}"))
         })?;
     }
-    let (live_sender, live) = watch::channel(Live::from(&settings.config));
-    tokio::spawn(live::follow(args.common.config.clone(), live_sender));
+    let (sender, live_settings) = watch::channel(LiveSettings::from(&settings.config));
+    tokio::spawn(live_settings::follow(args.common.config.clone(), sender));
     let admin = Arc::new(Admin {
         name,
         ready: AtomicBool::new(false),
         model: watch::Sender::new(None),
         metrics: Arc::new(Metrics::default()),
         progress: Arc::new(Progress::default()),
-        live,
+        live_settings,
     });
     tokio::spawn(admin::serve(listener, Arc::clone(&admin)));
     tokio::select! {
@@ -184,10 +184,10 @@ async fn start(
         &artifact.folder,
     )?);
     let runner = {
-        let (admin, assembler, live) = (
+        let (admin, assembler, settings) = (
             Arc::clone(admin),
             Arc::clone(&assembler),
-            *admin.live.borrow(),
+            *admin.live_settings.borrow(),
         );
         let (file, folder, device) = (
             artifact.model.clone(),
@@ -203,7 +203,7 @@ async fn start(
                 &assembler,
                 &model,
                 &examples,
-                live.max_batch_size,
+                settings.max_batch_size,
             )?;
             executor.report_to(Arc::clone(&admin.progress), Arc::clone(&admin.metrics));
             Ok(executor)
@@ -211,13 +211,13 @@ async fn start(
         .await?
     };
     artifact.check_unchanged()?;
-    let live = *admin.live.borrow();
+    let settings = *admin.live_settings.borrow();
     let options = ConsumerOptions {
         uid: config.uid,
         revision: revision.clone(),
         name: args.name.clone(),
         artifact: Some(artifact.sha256.clone()),
-        limits: live.queue,
+        limits: settings.queue,
     };
     // However long Redis is not there: to give up would cost a start of the process and of its model.
     let consumer = Consumer::connect(connection, options)
@@ -236,14 +236,14 @@ async fn start(
 
     // It ends with the consumer.
     tokio::spawn(consumer.renewer().run());
-    let service = Service::new(
+    let service = Service::new(ServiceParts {
         consumer,
         runner,
         assembler,
-        admin.live.clone(),
-        Arc::clone(&admin.metrics),
-        stop.clone(),
-    );
+        live_settings: admin.live_settings.clone(),
+        metrics: Arc::clone(&admin.metrics),
+        stop: stop.clone(),
+    });
     unready_at(stop.clone(), Arc::clone(admin));
     Ok(service)
 }

@@ -44,7 +44,7 @@ impl TextModel {
         }
         let invalid = |message: String| Fatal::new(Reason::ModelInvalid, message);
         let tokenizer = Tokenizer::from_file(&path).map_err(|error| {
-            let why = unreadable::no_json(&path).unwrap_or_else(|| error.to_string());
+            let why = unreadable::why_not_json(&path).unwrap_or_else(|| error.to_string());
             invalid(format!(
                 "failed to load the tokenizer {}: {why}",
                 text.tokenizer

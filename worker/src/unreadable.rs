@@ -14,7 +14,7 @@ const SAVE: &str = "save it as TorchScript: torch.jit.trace(model, example).save
 const HEAD: u64 = 4096;
 
 /// What a file is that libtorch doesn't load, where that can be told from what it holds.
-pub fn no_torch_script(file: &Path) -> Option<String> {
+pub fn why_not_torch_script(file: &Path) -> Option<String> {
     let head = head(file)?;
     if let Some(message) = not_the_file(&head) {
         return Some(message);
@@ -44,7 +44,7 @@ pub fn no_torch_script(file: &Path) -> Option<String> {
 }
 
 /// What a file is that holds no JSON, where that can be told from what it holds.
-pub fn no_json(file: &Path) -> Option<String> {
+pub fn why_not_json(file: &Path) -> Option<String> {
     not_the_file(&head(file)?)
 }
 

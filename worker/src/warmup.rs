@@ -15,7 +15,7 @@ use crate::{
     fatal::{Fatal, Reason},
     item::{Item, Slice},
     probe::{Fill, Probe},
-    proof::prove,
+    proof::{ProofOptions, prove},
 };
 
 /// The most time that warming up may take once the model has proved itself.
@@ -80,7 +80,13 @@ pub fn warm_up(
         [first, second, ..] => (first, second),
         [] => (length, length),
     };
-    prove(executor, &mut probe, model, pair, examples, max_batch_size)?;
+    let options = ProofOptions {
+        model,
+        examples,
+        lengths: pair,
+        max_batch_size,
+    };
+    prove(executor, &mut probe, options)?;
     let proved = started.elapsed();
     prepare(executor, &mut probe, &lengths, max_batch_size)?;
     tracing::info!(?proved, took = ?started.elapsed(), "warmed up");
@@ -160,7 +166,7 @@ fn prepare(
         }
         match run(executor, probe, rows, length) {
             Ok(()) => {}
-            Err(error @ RunError::Lost(_)) => return Err(error.into()),
+            Err(error @ RunError::DeviceLost(_)) => return Err(error.into()),
             // A model may well refuse a length that nobody will send, and a batch too large for memory will be halved.
             Err(error) => tracing::info!(rows, length, %error, "skipped a size in warming up"),
         }

@@ -21,9 +21,9 @@ use carpool_queue::FailureKind;
 use carpool_worker::{
     admin::Admin,
     backend::{Backend, RunError, Staged, TorchScript},
-    executor::{Executor, Lost},
+    executor::{DeviceLost, Executor},
     item::Slice,
-    live::Live,
+    live_settings::LiveSettings,
     progress::Progress,
     runner::Runner,
 };
@@ -55,7 +55,7 @@ impl Backend for Small {
             let most = most.load(Ordering::Relaxed);
             if most == 0 {
                 let words = "CUDA error: device-side assert triggered";
-                return Err(RunError::Lost(words.to_owned()));
+                return Err(RunError::DeviceLost(words.to_owned()));
             }
             if rows > most {
                 return Err(RunError::OutOfMemory("CUDA out of memory".to_owned()));
@@ -114,7 +114,7 @@ fn a_lost_device_answers_nothing() {
     let lost = loaded.executor.run(&items.map(Slice::whole)).unwrap_err();
     assert_eq!(
         lost,
-        Lost("CUDA error: device-side assert triggered".to_owned())
+        DeviceLost("CUDA error: device-side assert triggered".to_owned())
     );
     assert_eq!(sizes.lock().unwrap().len(), 1);
 }
@@ -154,7 +154,7 @@ impl Backend for Doubtful {
         Ok(Box::new(move || {
             if floats(&inputs[0]).iter().any(|value| *value > 100.0) {
                 let words = "CUDA error: invalid configuration argument";
-                return Err(RunError::Lost(words.to_owned()));
+                return Err(RunError::DeviceLost(words.to_owned()));
             }
             let rows = inputs[0].shape[0];
             let zeros = vec![0; usize::try_from(rows * 12).unwrap()];
@@ -276,7 +276,7 @@ impl Backend for Stuck {
 async fn a_run_that_hangs_is_noticed() {
     let loaded = load(MLP, mlp);
     let slice = Slice::whole(loaded.item(&numbers(&[0.0; 4])));
-    let live = Live {
+    let settings = LiveSettings {
         max_batch_size: 1,
         max_delay: Duration::ZERO,
         queue: carpool_queue::ConsumerLimits {
@@ -293,7 +293,7 @@ async fn a_run_that_hangs_is_noticed() {
         model: tokio::sync::watch::Sender::new(None),
         metrics: Arc::default(),
         progress: Arc::clone(&progress),
-        live: tokio::sync::watch::channel(live).1,
+        live_settings: tokio::sync::watch::channel(settings).1,
     };
     let (let_go, stuck) = mpsc::channel();
     let runner = Runner::start(move || {

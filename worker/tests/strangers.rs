@@ -23,10 +23,10 @@ use carpool_worker::{
     executor::Executor,
     fatal::{Fatal, Reason},
     item::{Item, Slice},
-    line::{Line, Open},
     probe,
     proof::difference,
     sharing::Sharing,
+    wait_queue::{Pending, WaitQueue},
     warmup::warm_up,
 };
 use serde_json::{Value, json};
@@ -121,10 +121,10 @@ impl Case {
 
     /// The answers of all requests, as the service would batch them, and the sizes of its batches.
     fn together(&mut self) -> (Vec<Result<Vec<Tensor>, String>>, Vec<usize>) {
-        let mut line = Line::default();
+        let mut queue = WaitQueue::default();
         for (id, item) in self.items.iter().enumerate() {
             let now = Instant::now();
-            line.push(Open {
+            queue.push(Pending {
                 id,
                 item: Arc::clone(item),
                 arrived: now,
@@ -135,17 +135,17 @@ impl Case {
             });
         }
         let (mut answers, mut sizes) = (BTreeMap::new(), Vec::new());
-        while !line.is_empty() {
+        while !queue.is_empty() {
             let sharing = self.executor.sharing().borrow().clone();
-            let ride = line.ride(sharing.max_rows.min(8), sharing.padded);
-            sizes.push(ride.slices.len());
-            let outputs = self.executor.run(&ride.slices).unwrap();
-            for (open, outputs) in ride.riders.into_iter().zip(outputs) {
+            let plan = queue.plan(sharing.max_rows.min(8), sharing.padded);
+            sizes.push(plan.slices.len());
+            let outputs = self.executor.run(&plan.slices).unwrap();
+            for (pending, outputs) in plan.requests.into_iter().zip(outputs) {
                 let answer = outputs.map_err(|failure| failure.message).map(|outputs| {
-                    let body = self.assembler.answer(&open.item, outputs).unwrap();
+                    let body = self.assembler.answer(&pending.item, outputs).unwrap();
                     InferResponse::decode(body).unwrap().outputs
                 });
-                answers.insert(open.id, answer);
+                answers.insert(pending.id, answer);
             }
         }
         (answers.into_values().collect(), sizes)

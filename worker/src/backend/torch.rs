@@ -60,7 +60,7 @@ impl TorchScript {
         };
         let failed = |error: TchError| match run_error(&error) {
             RunError::Model(message) => {
-                let why = unreadable::no_torch_script(file).unwrap_or(message);
+                let why = unreadable::why_not_torch_script(file).unwrap_or(message);
                 let message = format!("failed to load the model {}: {why}", file.display());
                 Fatal::new(Reason::ModelInvalid, message)
             }
@@ -304,7 +304,7 @@ fn run_error(error: &TchError) -> RunError {
     if says(&OUT_OF_MEMORY) {
         RunError::OutOfMemory(gist)
     } else if says(&OF_THE_DEVICE) && !says(&NOT_TAKEN) {
-        RunError::Lost(gist)
+        RunError::DeviceLost(gist)
     } else {
         RunError::Model(gist)
     }
@@ -375,7 +375,7 @@ mod tests {
         ));
         assert!(matches!(
             error("CUDA error: device-side assert triggered"),
-            RunError::Lost(_)
+            RunError::DeviceLost(_)
         ));
         for words in [
             "cuDNN error: CUDNN_STATUS_NOT_SUPPORTED. This error may appear if you passed in a non-contiguous input.",
@@ -391,7 +391,7 @@ mod tests {
             "CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm( handle)`",
             "cuDNN error: CUDNN_STATUS_EXECUTION_FAILED",
         ] {
-            assert!(matches!(error(words), RunError::Lost(_)), "{words}");
+            assert!(matches!(error(words), RunError::DeviceLost(_)), "{words}");
         }
         for words in [
             "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
