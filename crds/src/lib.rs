@@ -21,6 +21,7 @@ mod rules;
 mod shape;
 mod spec;
 mod status;
+mod termination;
 
 pub use admin::{AdminAddress, NAME_HEADER};
 pub use config::{Config, ConfigError};
@@ -38,6 +39,7 @@ pub use spec::{
     Scaling, ScalingMode, Worker,
 };
 pub use status::{BatchedModelStatus, condition};
+pub use termination::{Termination, TerminationReason};
 
 /// The API group. It stands here alone, so that the owner of another domain changes one line.
 pub const GROUP: &str = "carpool.dev";

@@ -16,11 +16,10 @@ mod tests;
 
 use std::collections::BTreeMap;
 
+use carpool_crds::TerminationReason;
+
 pub use self::patience::Patience;
 use crate::workers::{Problem, Workers};
-
-/// A worker says this of the queue, not of its model.
-const REDIS_UNREACHABLE: &str = "RedisUnreachable";
 
 /// What is known of one revision.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -52,7 +51,7 @@ impl Revision {
         self.workers
             .problem
             .clone()
-            .filter(|problem| problem.reason != REDIS_UNREACHABLE)
+            .filter(|problem| problem.reason != TerminationReason::RedisUnreachable.name())
             .or_else(|| self.stalled.clone())
     }
 

@@ -9,7 +9,7 @@ use std::{
 
 use sha2::{Digest, Sha256};
 
-use crate::fatal::{Fatal, Reason};
+use crate::fatal::{Fatal, TerminationReason};
 
 /// The file that holds a TorchScript model in an artifact's folder.
 pub const MODEL_FILE: &str = "model.pt";
@@ -44,7 +44,7 @@ impl Artifact {
     pub fn open(path: &Path, pinned: Option<&str>) -> Result<Self, Fatal> {
         let missing = |error: &dyn std::fmt::Display| {
             let message = format!("failed to read the artifact {}: {error}", path.display());
-            Fatal::new(Reason::ArtifactMissing, message)
+            Fatal::new(TerminationReason::ArtifactMissing, message)
         };
         let is_folder = std::fs::metadata(path)
             .map_err(|error| missing(&error))?
@@ -81,7 +81,7 @@ impl Artifact {
                         "the artifact's sha256 is {}, but spec.model.sha256 is {pinned}",
                         found[0]
                     );
-                    Fatal::new(Reason::ChecksumMismatch, message)
+                    Fatal::new(TerminationReason::ChecksumMismatch, message)
                 })?,
         };
         Ok(Self {
@@ -102,7 +102,7 @@ impl Artifact {
             "{} was written to while it was being loaded, so its sha256 is not known; publish a model in a folder of its own",
             self.model.display()
         );
-        Err(Fatal::new(Reason::ChecksumMismatch, message))
+        Err(Fatal::new(TerminationReason::ChecksumMismatch, message))
     }
 }
 
@@ -199,7 +199,7 @@ mod tests {
         std::fs::write(&new, "two").unwrap();
         std::fs::rename(&new, &model).unwrap();
         let fatal = artifact.check_unchanged().unwrap_err();
-        assert_eq!(fatal.reason, Reason::ChecksumMismatch);
+        assert_eq!(fatal.reason, TerminationReason::ChecksumMismatch);
         assert!(fatal.message.contains(MODEL_FILE), "{fatal}");
     }
 
@@ -267,7 +267,7 @@ mod tests {
         std::fs::write(folder.path().join(MODEL_FILE), "weights").unwrap();
         let pinned = "0".repeat(64);
         let fatal = Artifact::open(folder.path(), Some(&pinned)).unwrap_err();
-        assert_eq!(fatal.reason, Reason::ChecksumMismatch);
+        assert_eq!(fatal.reason, TerminationReason::ChecksumMismatch);
         assert!(fatal.message.contains(&pinned), "{fatal}");
         assert!(
             fatal
@@ -281,9 +281,9 @@ mod tests {
     fn what_is_missing_is_named() {
         let folder = tempfile::tempdir().unwrap();
         let fatal = Artifact::open(folder.path(), None).unwrap_err();
-        assert_eq!(fatal.reason, Reason::ArtifactMissing);
+        assert_eq!(fatal.reason, TerminationReason::ArtifactMissing);
         assert!(fatal.message.contains(MODEL_FILE), "{fatal}");
         let fatal = Artifact::open(&folder.path().join("none"), None).unwrap_err();
-        assert_eq!(fatal.reason, Reason::ArtifactMissing);
+        assert_eq!(fatal.reason, TerminationReason::ArtifactMissing);
     }
 }

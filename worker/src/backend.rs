@@ -7,7 +7,7 @@ use carpool_protocol::Tensor;
 
 pub use torch::TorchScript;
 
-use crate::fatal::{Fatal, Reason};
+use crate::fatal::{Fatal, TerminationReason};
 
 /// A loaded model. A batch goes through it in three steps, so that what the host does for one batch can be done while the
 /// device is busy with another: [`Self::stage`] makes its inputs, [`Staged::launch`] brings them to the device and begins
@@ -74,9 +74,9 @@ pub enum RunError {
 impl From<RunError> for Fatal {
     fn from(error: RunError) -> Self {
         let reason = match error {
-            RunError::Model(_) | RunError::Outputs(_) => Reason::ModelInvalid,
-            RunError::OutOfMemory(_) => Reason::OutOfMemory,
-            RunError::DeviceLost(_) => Reason::DeviceUnavailable,
+            RunError::Model(_) | RunError::Outputs(_) => TerminationReason::ModelInvalid,
+            RunError::OutOfMemory(_) => TerminationReason::OutOfMemory,
+            RunError::DeviceLost(_) => TerminationReason::DeviceUnavailable,
         };
         Self::new(reason, error.to_string())
     }

@@ -10,7 +10,7 @@ use rand::{SeedableRng, rngs::StdRng};
 use crate::{
     assemble::{Assembler, datatype, element},
     block::{elements, extent},
-    fatal::{Fatal, Reason},
+    fatal::{Fatal, TerminationReason},
     item::{Item, Slice},
     text::TEXT,
     values::{Bounds, values},
@@ -203,7 +203,7 @@ pub fn examples(
     };
     let invalid = |message: String| {
         Fatal::new(
-            Reason::ModelInvalid,
+            TerminationReason::ModelInvalid,
             format!("spec.model.example: {message}"),
         )
     };
@@ -224,13 +224,13 @@ fn read(example: &Example, folder: &Path) -> Result<Vec<u8>, Fatal> {
     match &example.file {
         Some(file) => std::fs::read(folder.join(file)).map_err(|error| {
             Fatal::new(
-                Reason::ArtifactMissing,
+                TerminationReason::ArtifactMissing,
                 format!("failed to read {file} of the artifact, which spec.model.example.file names: {error}"),
             )
         }),
         None => serde_json::to_vec(&example.request).map_err(|error| {
             Fatal::new(
-                Reason::ModelInvalid,
+                TerminationReason::ModelInvalid,
                 format!("spec.model.example.request: {error}"),
             )
         }),

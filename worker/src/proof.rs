@@ -12,7 +12,7 @@ use half::{bf16, f16};
 use crate::{
     backend::RunError,
     executor::Executor,
-    fatal::{Fatal, Reason},
+    fatal::{Fatal, TerminationReason},
     item::{Item, Slice},
     probe::Probe,
 };
@@ -49,7 +49,7 @@ pub fn prove(
 ) -> Result<(), Fatal> {
     let rows = probe
         .rows(TRIED, options.lengths.0)
-        .map_err(|message| Fatal::new(Reason::ModelInvalid, message))?;
+        .map_err(|message| Fatal::new(TerminationReason::ModelInvalid, message))?;
     let rows = with_answers(executor, rows, ROWS)?;
     let Some(first) = rows.first() else {
         return Ok(());
@@ -77,7 +77,7 @@ pub fn prove(
     match together(executor, &rows)? {
         Err(Broken::Fails(error)) if options.max_batch_size > 1 => {
             return Err(Fatal::new(
-                Reason::ModelInvalid,
+                TerminationReason::ModelInvalid,
                 format!(
                     "the model can't take several rows at once: {error}; set spec.batching.maxBatchSize: 1, or export it with \
                      a batch dimension that varies"

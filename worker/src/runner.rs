@@ -13,7 +13,7 @@ use tokio::{
 use crate::{
     backend::RunError,
     executor::{DeviceLost, Executor, PaddedOutputs},
-    fatal::{Fatal, Reason},
+    fatal::{Fatal, TerminationReason},
     item::Slice,
     sharing::Sharing,
     stage::{Ready, Stager},
@@ -64,13 +64,13 @@ impl Runner {
             .spawn(body)
             .map_err(|error| {
                 Fatal::new(
-                    Reason::OutOfMemory,
+                    TerminationReason::OutOfMemory,
                     format!("failed to start the run thread: {error}"),
                 )
             })?;
         let (stager, sharing) = ready.await.unwrap_or_else(|_| {
             Err(Fatal::new(
-                Reason::ModelInvalid,
+                TerminationReason::ModelInvalid,
                 "the run thread ended while loading the model",
             ))
         })?;

@@ -20,7 +20,7 @@ use crate::{
     assemble::{Assembler, failed},
     batch::{concatenate, cut},
     executor::PaddedOutputs,
-    fatal::{Fatal, Reason},
+    fatal::{Fatal, TerminationReason},
     item::rows,
     live_settings::LiveSettings,
     long_texts::{self, LongTexts},
@@ -307,7 +307,7 @@ impl Service {
                 for pending in next.into_iter().flat_map(|next| next.requests) {
                     self.waiting.push(pending);
                 }
-                return Err(Fatal::new(Reason::DeviceUnavailable, message));
+                return Err(Fatal::new(TerminationReason::DeviceUnavailable, message));
             }
         }
         let free = started + took;
@@ -349,5 +349,8 @@ impl Service {
 }
 
 fn join_failed(error: &tokio::task::JoinError) -> Fatal {
-    Fatal::new(Reason::ModelInvalid, format!("failed to assemble: {error}"))
+    Fatal::new(
+        TerminationReason::ModelInvalid,
+        format!("failed to assemble: {error}"),
+    )
 }

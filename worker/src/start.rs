@@ -26,7 +26,7 @@ use crate::{
     assemble::Assembler,
     backend::TorchScript,
     executor::Executor,
-    fatal::{Fatal, Reason},
+    fatal::{Fatal, TerminationReason},
     fetch,
     live_settings::{self, LiveSettings},
     metrics::Metrics,
@@ -270,7 +270,12 @@ async fn digest(path: PathBuf, pinned: Option<String>) -> Result<Artifact, Fatal
     let open = move || Artifact::open(Path::new(&path), pinned.as_deref());
     tokio::task::spawn_blocking(open)
         .await
-        .unwrap_or_else(|error| Err(Fatal::new(Reason::ArtifactMissing, error.to_string())))
+        .unwrap_or_else(|error| {
+            Err(Fatal::new(
+                TerminationReason::ArtifactMissing,
+                error.to_string(),
+            ))
+        })
 }
 
 /// Ends when a forward pass hangs, and then the process must end too, so that others take its requests. The lease is
@@ -278,7 +283,7 @@ async fn digest(path: PathBuf, pinned: Option<String>) -> Result<Artifact, Fatal
 async fn hung(admin: &Admin) -> Fatal {
     loop {
         if let Some(hang) = admin.hang() {
-            return Fatal::new(Reason::DeviceUnavailable, hang.to_string());
+            return Fatal::new(TerminationReason::DeviceUnavailable, hang.to_string());
         }
         tokio::time::sleep(WATCH).await;
     }

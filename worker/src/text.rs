@@ -10,7 +10,7 @@ use tokenizers::{Encoding, Tokenizer};
 use crate::{
     assemble::item_shape,
     block::extent,
-    fatal::{Fatal, Reason},
+    fatal::{Fatal, TerminationReason},
     tokens::Tokens,
     unreadable,
 };
@@ -40,9 +40,9 @@ impl TextModel {
         let path = folder.join(&text.tokenizer);
         if !path.is_file() {
             let message = format!("the artifact holds no file {}", text.tokenizer);
-            return Err(Fatal::new(Reason::ArtifactMissing, message));
+            return Err(Fatal::new(TerminationReason::ArtifactMissing, message));
         }
-        let invalid = |message: String| Fatal::new(Reason::ModelInvalid, message);
+        let invalid = |message: String| Fatal::new(TerminationReason::ModelInvalid, message);
         let tokenizer = Tokenizer::from_file(&path).map_err(|error| {
             let why = unreadable::why_not_json(&path).unwrap_or_else(|| error.to_string());
             invalid(format!(

@@ -12,7 +12,7 @@ use crate::{
     assemble::Assembler,
     backend::RunError,
     executor::Executor,
-    fatal::{Fatal, Reason},
+    fatal::{Fatal, TerminationReason},
     item::{Item, Slice},
     probe::{Fill, Probe},
     proof::{ProofOptions, prove},
@@ -71,7 +71,7 @@ pub fn warm_up(
             "the model fails on a text of spec.model.text.maxLength, {} tokens: {error}; lower maxLength to what it takes",
             text.max_length
         );
-        return Err(Fatal::new(Reason::ModelInvalid, message));
+        return Err(Fatal::new(TerminationReason::ModelInvalid, message));
     }
     // Two lengths that differ, for rows beside longer ones.
     let pair = match lengths[..] {

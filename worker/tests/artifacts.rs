@@ -15,7 +15,7 @@ use carpool_crds::Device;
 use carpool_worker::{
     assemble::Assembler,
     backend::TorchScript,
-    fatal::{Fatal, Reason},
+    fatal::{Fatal, TerminationReason},
 };
 use common::{MLP, TEXT, declared};
 
@@ -54,7 +54,7 @@ fn load(file: &Path) -> Result<(), Fatal> {
 
 fn refusal(file: &Path) -> String {
     let fatal = load(file).unwrap_err();
-    assert_eq!(fatal.reason, Reason::ModelInvalid);
+    assert_eq!(fatal.reason, TerminationReason::ModelInvalid);
     fatal.message
 }
 
@@ -157,7 +157,7 @@ fn what_was_never_brought_is_named() {
         std::fs::write(&tokenizer, content).unwrap();
         let loaded = Assembler::load("m", "r", &declared(TEXT), folder.path());
         let fatal = loaded.err().unwrap();
-        assert_eq!(fatal.reason, Reason::ModelInvalid);
+        assert_eq!(fatal.reason, TerminationReason::ModelInvalid);
         assert!(fatal.message.contains("tokenizer.json"), "{fatal}");
         assert!(fatal.message.contains(says), "{fatal}");
     }

@@ -11,7 +11,9 @@ use std::sync::Arc;
 
 use carpool_protocol::InferResponse;
 use carpool_queue::FailureKind;
-use carpool_worker::{assemble::Assembler, fatal::Reason, item::Slice, metrics::Metrics};
+use carpool_worker::{
+    assemble::Assembler, fatal::TerminationReason, item::Slice, metrics::Metrics,
+};
 use common::{
     HIDDEN, MLP, TEXT, WORDS, assert_close, declared, floats,
     loaded::{load, mlp, torch_script},
@@ -178,7 +180,7 @@ fn a_text_model_that_texts_do_not_fit_is_refused() {
     let refusal = |yaml: &str| {
         let fatal = Assembler::load("m", "r", &declared(yaml), folder.path());
         let fatal = fatal.err().unwrap();
-        assert_eq!(fatal.reason, Reason::ModelInvalid);
+        assert_eq!(fatal.reason, TerminationReason::ModelInvalid);
         fatal.message
     };
     let mask = "- {name: attention_mask, datatype: INT64, shape: [-1]}\n";
@@ -304,14 +306,14 @@ fn warming_up_proves_the_outputs() {
         ),
     ] {
         let fatal = load(&MLP.replace(from, to), mlp).warm_up(8).unwrap_err();
-        assert_eq!(fatal.reason, Reason::ModelInvalid);
+        assert_eq!(fatal.reason, TerminationReason::ModelInvalid);
         assert!(fatal.message.contains(named), "{fatal}");
     }
     std::fs::write(loaded.folder.path().join("model.pt"), "not a model").unwrap();
     let Err(fatal) = torch_script(&loaded.folder, &loaded.model) else {
         panic!("loaded nonsense");
     };
-    assert_eq!(fatal.reason, Reason::ModelInvalid);
+    assert_eq!(fatal.reason, TerminationReason::ModelInvalid);
 }
 
 #[test]
@@ -319,6 +321,6 @@ fn a_model_for_single_rows_is_refused_where_there_are_batches() {
     let mut loaded = load(MLP, common::write_single);
     loaded.warm_up(1).unwrap();
     let fatal = load(MLP, common::write_single).warm_up(8).unwrap_err();
-    assert_eq!(fatal.reason, Reason::ModelInvalid);
+    assert_eq!(fatal.reason, TerminationReason::ModelInvalid);
     assert!(fatal.message.contains("maxBatchSize: 1"), "{fatal}");
 }

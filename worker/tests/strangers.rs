@@ -21,7 +21,7 @@ use carpool_worker::{
     backend::TorchScript,
     batch::concatenate,
     executor::Executor,
-    fatal::{Fatal, Reason},
+    fatal::{Fatal, TerminationReason},
     item::{Item, Slice},
     probe,
     proof::difference,
@@ -217,7 +217,7 @@ fn each_shares_a_batch_as_far_as_no_answer_changes() {
 #[test]
 fn a_model_of_one_row_is_served_where_the_manifest_says_so() {
     let fatal = Case::load("one-row").warm_up(8).unwrap_err();
-    assert_eq!(fatal.reason, Reason::ModelInvalid);
+    assert_eq!(fatal.reason, TerminationReason::ModelInvalid);
     assert!(
         fatal.message.contains("set spec.batching.maxBatchSize: 1"),
         "{fatal}"
@@ -249,7 +249,7 @@ fn outputs_that_a_dictionary_lacks_are_named_with_those_it_has() {
         model["outputs"][0]["name"] = json!("logit");
     });
     let fatal = case.warm_up(8).unwrap_err();
-    assert_eq!(fatal.reason, Reason::ModelInvalid);
+    assert_eq!(fatal.reason, TerminationReason::ModelInvalid);
     for named in [r#""logit""#, r#""hidden", "logits""#] {
         assert!(fatal.message.contains(named), "{fatal}");
     }
@@ -281,17 +281,17 @@ fn an_example_that_fails_or_is_not_there_is_named() {
     for (example, reason, says) in [
         (
             json!({"request": {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}]}}),
-            Reason::ModelInvalid,
+            TerminationReason::ModelInvalid,
             "x must be at least 100",
         ),
         (
             json!({"request": {"inputs": []}}),
-            Reason::ModelInvalid,
+            TerminationReason::ModelInvalid,
             "spec.model.example",
         ),
         (
             json!({"file": "none.json"}),
-            Reason::ArtifactMissing,
+            TerminationReason::ArtifactMissing,
             "failed to read none.json",
         ),
     ] {

@@ -2,13 +2,13 @@
 
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 
-use crate::fatal::{Fatal, Reason};
+use crate::fatal::{Fatal, TerminationReason};
 
 /// Loads libtorch's CUDA half and makes sure that it finds a GPU. Must come before the first tensor.
 ///
 /// The linker drops the library as unused, since nothing refers to it: it registers itself with libtorch when loaded.
 pub fn load() -> Result<(), Fatal> {
-    let unavailable = |message: String| Fatal::new(Reason::DeviceUnavailable, message);
+    let unavailable = |message: String| Fatal::new(TerminationReason::DeviceUnavailable, message);
     #[expect(
         unsafe_code,
         reason = "loading a library runs its initialisers; these are libtorch's own"

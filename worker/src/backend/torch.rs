@@ -15,7 +15,7 @@ use tch::{CModule, IValue, Kind, TchError};
 
 use super::{Backend, InFlight, RunError, Staged, cuda};
 use crate::{
-    fatal::{Fatal, Reason},
+    fatal::{Fatal, TerminationReason},
     unreadable,
 };
 
@@ -62,7 +62,7 @@ impl TorchScript {
             RunError::Model(message) => {
                 let why = unreadable::why_not_torch_script(file).unwrap_or(message);
                 let message = format!("failed to load the model {}: {why}", file.display());
-                Fatal::new(Reason::ModelInvalid, message)
+                Fatal::new(TerminationReason::ModelInvalid, message)
             }
             other => other.into(),
         };
