@@ -21,6 +21,7 @@ mod rules;
 mod shape;
 mod spec;
 mod status;
+pub mod tensor_names;
 mod termination;
 
 pub use admin::{AdminAddress, NAME_HEADER};
@@ -28,7 +29,7 @@ pub use config::{Config, ConfigError};
 pub use loaded::{Loaded, LoadedReason};
 #[cfg(feature = "kube")]
 pub use manifest::manifest;
-pub use model::{ATTENTION_MASK, Datatype, Example, Format, Model, TensorSpec, Text};
+pub use model::{Datatype, Example, Format, Model, TensorSpec, Text};
 pub use quantity::{Bytes, Duration, ParseError};
 pub use resources::{Quantity, Resources};
 pub use shape::{Dimension, allows};

@@ -10,10 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::{Dimension, defaults, shape::allows};
-
-/// The input that says which tokens of a padded text are real.
-pub const ATTENTION_MASK: &str = "attention_mask";
+use crate::{Dimension, defaults, shape::allows, tensor_names::ATTENTION_MASK};
 
 /// The model: its artifact, and the tensors it takes and gives. A change makes a new revision.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

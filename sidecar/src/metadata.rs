@@ -1,12 +1,12 @@
 //! What the protocol lets a client ask about the server and the model.
 
-use carpool_crds::TensorSpec;
+use carpool_crds::{
+    TensorSpec,
+    tensor_names::{LABEL, SCORE, TEXT},
+};
 use serde_json::{Value, json};
 
-use crate::{
-    proxy::Served,
-    validate::{LABEL, SCORE, TEXT},
-};
+use crate::proxy::Served;
 
 /// `GET /v2`.
 pub fn server() -> String {

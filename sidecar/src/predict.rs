@@ -3,6 +3,7 @@
 use std::{borrow::Cow, sync::Arc};
 
 use bytes::Bytes;
+use carpool_crds::tensor_names::{LABEL, SCORE, TEXT};
 use carpool_protocol::{InferRequest, InferResponse, RequestedOutput, Tensor, json::decode_object};
 use http::request::Parts;
 use serde::{Deserialize, Deserializer};
@@ -15,7 +16,6 @@ use crate::{
     infer::{self, Caller, Validated},
     metrics::Hop,
     proxy::{Proxy, Served},
-    validate::{LABEL, SCORE, TEXT},
 };
 
 /// The forms in which a text may come.

@@ -2,20 +2,16 @@
 
 use std::collections::HashSet;
 
-use carpool_crds::{Model, TensorSpec};
+use carpool_crds::{
+    Model, TensorSpec,
+    tensor_names::{LABEL, SCORE, TEXT},
+};
 use carpool_protocol::{
     Datatype, Parameter, Parameters, RequestView, RequestedOutput, Tensor, TensorView,
     first_outside,
 };
 
 use crate::shape;
-
-/// The input that holds texts, where a model takes texts.
-pub const TEXT: &str = "text";
-/// The output that holds the best label of each text.
-pub const LABEL: &str = "label";
-/// The output that holds the best label's probability.
-pub const SCORE: &str = "score";
 
 /// Why a request is not one for this model.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]

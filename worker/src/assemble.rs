@@ -3,7 +3,10 @@
 use std::path::Path;
 
 use bytes::Bytes;
-use carpool_crds::{Model, TensorSpec};
+use carpool_crds::{
+    Model, TensorSpec,
+    tensor_names::{LABEL, SCORE, TEXT},
+};
 use carpool_protocol::{Datatype, InferRequest, InferResponse, Tensor, first_outside};
 use carpool_queue::{Failure, FailureKind};
 
@@ -11,7 +14,7 @@ use crate::{
     fatal::Fatal,
     item::{Item, tensor_rows},
     sharing::is_variable,
-    text::{LABEL, SCORE, TEXT, TextModel},
+    text::TextModel,
 };
 
 /// Knows one model: what it takes, what it gives, and what stands before and behind it.

@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc};
 
 use bytes::Bytes;
-use carpool_crds::{Datatype, Example, Model};
+use carpool_crds::{Datatype, Example, Model, tensor_names::TEXT};
 use carpool_protocol::{InferRequest, Tensor, json};
 use rand::{SeedableRng, rngs::StdRng};
 
@@ -12,7 +12,6 @@ use crate::{
     block::{elements, extent},
     fatal::{Fatal, TerminationReason},
     item::{Item, Slice},
-    text::TEXT,
     values::{Bounds, values},
 };
 

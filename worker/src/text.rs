@@ -3,7 +3,10 @@
 use std::path::Path;
 
 use bytes::{Bytes, BytesMut};
-use carpool_crds::{ATTENTION_MASK, Dimension, Model, TensorSpec, Text};
+use carpool_crds::{
+    Dimension, Model, TensorSpec, Text,
+    tensor_names::{ATTENTION_MASK, LABEL, SCORE, TOKEN_TYPE_IDS},
+};
 use carpool_protocol::{Datatype, Tensor};
 use tokenizers::{Encoding, Tokenizer};
 
@@ -14,13 +17,6 @@ use crate::{
     tokens::Tokens,
     unreadable,
 };
-
-/// The input that holds texts.
-pub const TEXT: &str = "text";
-/// The output that holds the best label of each text.
-pub const LABEL: &str = "label";
-/// The output that holds the best label's probability.
-pub const SCORE: &str = "score";
 
 /// A tokenizer and the labels of one model.
 pub struct TextModel {
@@ -181,7 +177,7 @@ fn tokens(name: &str, pad: i64, encodings: &[Encoding], length: usize) -> Result
     for encoding in encodings {
         let values = match name {
             ATTENTION_MASK => encoding.get_attention_mask(),
-            "token_type_ids" => encoding.get_type_ids(),
+            TOKEN_TYPE_IDS => encoding.get_type_ids(),
             _ => encoding.get_ids(),
         };
         let row = values.iter().map(|value| i64::from(*value));

@@ -3,7 +3,10 @@
 use std::ops::RangeInclusive;
 
 use bytes::Bytes;
-use carpool_crds::{ATTENTION_MASK, Datatype, TensorSpec};
+use carpool_crds::{
+    Datatype, TensorSpec,
+    tensor_names::{ATTENTION_MASK, INPUT_IDS, TOKEN_TYPE_IDS},
+};
 use half::{bf16, f16};
 use rand::{RngExt, rngs::StdRng};
 
@@ -93,8 +96,8 @@ pub fn values(
 ) -> Bytes {
     let known = match (spec.name.as_str(), vocabulary) {
         (ATTENTION_MASK, _) => Some(1..=1),
-        ("token_type_ids", _) => Some(0..=0),
-        ("input_ids", Some(vocabulary)) => Some(0..=vocabulary - 1),
+        (TOKEN_TYPE_IDS, _) => Some(0..=0),
+        (INPUT_IDS, Some(vocabulary)) => Some(0..=vocabulary - 1),
         _ => None,
     };
     let (floats, whole) = match fill {
@@ -172,7 +175,7 @@ mod tests {
             carpool_crds::Datatype::Fp32,
             carpool_crds::Datatype::Fp64,
         ];
-        for name in ["x", "input_ids", ATTENTION_MASK] {
+        for name in ["x", INPUT_IDS, ATTENTION_MASK] {
             for (minimum, maximum) in [
                 (None, None),
                 (Some(3.0), None),
