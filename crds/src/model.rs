@@ -199,10 +199,19 @@ pub struct TensorSpec {
 }
 
 impl TensorSpec {
-    /// Whether an item's shape is one that this declares.
+    /// Whether a client may send an item of this shape: each variable dimension is at least 1.
     #[must_use]
     pub fn allows(&self, item: &[i64]) -> bool {
         allows(&self.shape, item)
+    }
+
+    /// Whether a model may give an item of this shape. Unlike in what a client sends, a variable dimension may be empty.
+    #[must_use]
+    pub fn allows_output(&self, item: &[i64]) -> bool {
+        let is_allowed = |(dimension, size): (&Dimension, &i64)| {
+            dimension.fixed().is_none_or(|fixed| fixed == *size)
+        };
+        self.shape.len() == item.len() && self.shape.iter().zip(item).all(is_allowed)
     }
 
     /// The shape of a batch as the Open Inference Protocol writes it: -1 for the rows, then the item's.
@@ -246,6 +255,24 @@ impl fmt::Display for Datatype {
             Self::Fp32 => "FP32",
             Self::Fp64 => "FP64",
         })
+    }
+}
+
+#[cfg(feature = "protocol")]
+impl From<Datatype> for carpool_protocol::Datatype {
+    fn from(declared: Datatype) -> Self {
+        match declared {
+            Datatype::Bool => Self::Bool,
+            Datatype::Uint8 => Self::Uint8,
+            Datatype::Int8 => Self::Int8,
+            Datatype::Int16 => Self::Int16,
+            Datatype::Int32 => Self::Int32,
+            Datatype::Int64 => Self::Int64,
+            Datatype::Fp16 => Self::Fp16,
+            Datatype::Bf16 => Self::Bf16,
+            Datatype::Fp32 => Self::Fp32,
+            Datatype::Fp64 => Self::Fp64,
+        }
     }
 }
 

@@ -245,7 +245,7 @@ fn rows_of_tensors(model: &Model, inputs: &[TensorView<'_>]) -> Result<u32, Inva
             input: spec.name.clone(),
             expected: expected(),
         })?;
-        check_datatype(input, datatype(spec.datatype))?;
+        check_datatype(input, spec.datatype.into())?;
         let rows = shape::rows(spec, input.shape)
             .map_err(|hint| wrong_shape(input, format!("{:?}", spec.protocol_shape()), hint))?;
         let (first, rows_of_first) = *first.get_or_insert((input, rows));
@@ -361,12 +361,11 @@ fn check_outputs(model: &Model, requested: &[RequestedOutput], text: bool) -> Re
     }
     let all = requested.is_empty() && !text;
     let wanted = |spec: &&TensorSpec| all || seen.contains(&spec.name);
-    let no_json_form =
-        |spec: &&TensorSpec| matches!(datatype(spec.datatype), Datatype::Fp16 | Datatype::Bf16);
+    let no_json_form = |spec: &&TensorSpec| !Datatype::from(spec.datatype).has_json_form();
     match model.outputs.iter().filter(wanted).find(no_json_form) {
         Some(spec) => Err(Invalid::NoJsonForm {
             output: spec.name.clone(),
-            datatype: datatype(spec.datatype),
+            datatype: spec.datatype.into(),
         }),
         None => Ok(()),
     }
@@ -377,23 +376,6 @@ fn names<'a>(names: impl Iterator<Item = &'a str>) -> String {
         .map(|name| format!("{name:?}"))
         .collect::<Vec<_>>()
         .join(", ")
-}
-
-/// The protocol's name for an element type.
-fn datatype(datatype: carpool_crds::Datatype) -> Datatype {
-    use carpool_crds::Datatype as Declared;
-    match datatype {
-        Declared::Bool => Datatype::Bool,
-        Declared::Uint8 => Datatype::Uint8,
-        Declared::Int8 => Datatype::Int8,
-        Declared::Int16 => Datatype::Int16,
-        Declared::Int32 => Datatype::Int32,
-        Declared::Int64 => Datatype::Int64,
-        Declared::Fp16 => Datatype::Fp16,
-        Declared::Bf16 => Datatype::Bf16,
-        Declared::Fp32 => Datatype::Fp32,
-        Declared::Fp64 => Datatype::Fp64,
-    }
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use carpool_crds::{
     Model, TensorSpec,
     tensor_names::{LABEL, SCORE, TEXT},
 };
-use carpool_protocol::{Datatype, InferRequest, InferResponse, Tensor, first_outside};
+use carpool_protocol::{InferRequest, InferResponse, Tensor, first_outside};
 use carpool_queue::{Failure, FailureKind};
 
 use crate::{
@@ -203,11 +203,18 @@ fn find(spec: &TensorSpec, inputs: &[Tensor]) -> Result<Tensor, Failure> {
         .iter()
         .find(|input| input.name == spec.name)
         .ok_or_else(|| invalid(format!("the input {} is missing", spec.name)))?;
-    let fits = tensor.datatype == datatype(spec.datatype) && fits(spec, &tensor.shape);
+    let item = tensor.shape.get(1..);
+    let fits =
+        tensor.datatype == spec.datatype.into() && item.is_some_and(|item| spec.allows(item));
     if !fits {
         let TensorSpec { name, datatype, .. } = spec;
+        let hint = if tensor.shape.contains(&0) {
+            "; no dimension may be 0"
+        } else {
+            ""
+        };
         return Err(invalid(format!(
-            "the input {name} must be {datatype} of shape {} for each row, it is {} of shape {:?}",
+            "the input {name} must be {datatype} of shape {} for each row, it is {} of shape {:?}{hint}",
             item_shape(spec),
             tensor.datatype,
             tensor.shape
@@ -238,39 +245,10 @@ fn bounded(spec: &TensorSpec, tensor: &Tensor) -> Result<(), Failure> {
     )))
 }
 
-/// Whether a shape, batch dimension first, is one that a declaration allows. What a model gives may be empty where it is
-/// variable.
-#[must_use]
-pub fn fits(spec: &TensorSpec, shape: &[i64]) -> bool {
-    shape.len() == spec.shape.len() + 1
-        && spec
-            .shape
-            .iter()
-            .zip(&shape[1..])
-            .all(|(dimension, size)| dimension.fixed().is_none_or(|fixed| fixed == *size))
-}
-
 /// An item's shape as the manifest writes it.
 pub fn item_shape(spec: &TensorSpec) -> String {
     let dimensions: Vec<String> = spec.shape.iter().map(ToString::to_string).collect();
     format!("[{}]", dimensions.join(", "))
-}
-
-/// The protocol's name for an element type.
-#[must_use]
-pub fn datatype(datatype: carpool_crds::Datatype) -> Datatype {
-    match datatype {
-        carpool_crds::Datatype::Bool => Datatype::Bool,
-        carpool_crds::Datatype::Uint8 => Datatype::Uint8,
-        carpool_crds::Datatype::Int8 => Datatype::Int8,
-        carpool_crds::Datatype::Int16 => Datatype::Int16,
-        carpool_crds::Datatype::Int32 => Datatype::Int32,
-        carpool_crds::Datatype::Int64 => Datatype::Int64,
-        carpool_crds::Datatype::Fp16 => Datatype::Fp16,
-        carpool_crds::Datatype::Bf16 => Datatype::Bf16,
-        carpool_crds::Datatype::Fp32 => Datatype::Fp32,
-        carpool_crds::Datatype::Fp64 => Datatype::Fp64,
-    }
 }
 
 /// One element of a whole number's value, as raw little-endian bytes.

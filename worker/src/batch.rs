@@ -5,7 +5,7 @@ use carpool_crds::{Model, TensorSpec};
 use carpool_protocol::Tensor;
 
 use crate::{
-    assemble::{datatype, element, fits, item_shape},
+    assemble::{element, item_shape},
     block::{copy_common, elements, extent},
     item::{Slice, tensor_rows},
     sharing::axis,
@@ -65,11 +65,11 @@ pub fn split(
 }
 
 fn check(size: &Size, spec: &TensorSpec, output: &Tensor) -> Result<(), String> {
-    let rows = output.shape.first().map(|rows| extent(*rows));
-    if output.datatype == datatype(spec.datatype)
-        && rows == Some(size.rows)
-        && fits(spec, &output.shape)
-    {
+    let fits = output
+        .shape
+        .split_first()
+        .is_some_and(|(rows, item)| extent(*rows) == size.rows && spec.allows_output(item));
+    if fits && output.datatype == spec.datatype.into() {
         return Ok(());
     }
     Err(format!(
@@ -133,7 +133,6 @@ fn stack_input(
 ) -> Result<Tensor, String> {
     let (spec, longest) = (&model.inputs[index], &size.row_shapes[index][..]);
     let padding = model.padding(spec);
-    let kind = datatype(spec.datatype);
     let shape = with_rows(size.rows, longest)?;
     let data = if let [slice] = slices {
         slice.data(index)
@@ -152,7 +151,8 @@ fn stack_input(
             for slice in slices {
                 data.extend_from_slice(&slice.data(index));
             }
-            return Tensor::new(&spec.name, kind, shape, data).map_err(|error| error.to_string());
+            return Tensor::new(&spec.name, spec.datatype.into(), shape, data)
+                .map_err(|error| error.to_string());
         }
         let pad = element(spec.datatype, padding.unwrap_or(0));
         let row = elements(longest) * pad.len();
@@ -176,7 +176,7 @@ fn stack_input(
         }
         data.freeze()
     };
-    Tensor::new(&spec.name, kind, shape, data).map_err(|error| error.to_string())
+    Tensor::new(&spec.name, spec.datatype.into(), shape, data).map_err(|error| error.to_string())
 }
 
 /// What belongs to one slice of an output, with the padding that it may have.

@@ -8,7 +8,7 @@ use carpool_protocol::{InferRequest, Tensor, json};
 use rand::{SeedableRng, rngs::StdRng};
 
 use crate::{
-    assemble::{Assembler, datatype, element},
+    assemble::{Assembler, element},
     block::{elements, extent},
     fatal::{Fatal, TerminationReason},
     item::{Item, Slice},
@@ -153,7 +153,7 @@ impl<'a> Probe<'a> {
                     self.assembler.vocabulary(),
                     &mut self.random,
                 );
-                Tensor::new(&spec.name, datatype(spec.datatype), shape, data)
+                Tensor::new(&spec.name, spec.datatype.into(), shape, data)
                     .map_err(|error| error.to_string())
             })
             .collect::<Result<Vec<_>, _>>()?;

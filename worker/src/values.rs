@@ -136,7 +136,6 @@ mod tests {
     use rand::SeedableRng;
 
     use super::*;
-    use crate::assemble::datatype;
 
     #[test]
     fn ranges_move_between_the_bounds_and_shrink_only_where_they_must() {
@@ -194,7 +193,7 @@ mod tests {
                     };
                     for fill in Fill::ALL {
                         let data = values(&spec, fill, 50, Some(100), &mut random);
-                        let outside = first_outside(datatype(of), &data, minimum, maximum);
+                        let outside = first_outside(of.into(), &data, minimum, maximum);
                         assert_eq!(outside, None, "{spec:?} {fill:?}");
                     }
                 }

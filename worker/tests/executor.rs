@@ -243,7 +243,10 @@ fn what_a_client_gets_wrong_is_named() {
         (missing, "attention_mask"),
         (output, "none"),
         (numbers(&[0.0; 4]), "input_ids"),
-        (words(&[]), "dimension"),
+        (
+            words(&[]),
+            "the input input_ids must be INT64 of shape [-1] for each row, it is INT64 of shape [1, 0]; no dimension may be 0",
+        ),
     ] {
         let failure = loaded.assembler.item(request.encode()).unwrap_err();
         assert_eq!(failure.kind, FailureKind::Invalid);
