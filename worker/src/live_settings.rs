@@ -2,7 +2,8 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use carpool_crds::Config;
+use carpool_crds::{Config, ConfigError};
+use carpool_process::follow_file;
 use carpool_queue::ConsumerLimits;
 use tokio::sync::watch;
 
@@ -34,32 +35,23 @@ impl From<&Config> for LiveSettings {
     }
 }
 
-/// Reads the configuration again every second, for as long as somebody listens. Kubernetes replaces the file by
-/// swapping a symbolic link to its folder, which a watch on the file itself would miss.
+/// Applies each change of the configuration file, for as long as somebody listens. A file that can't be used is logged and
+/// the last good settings kept.
 pub async fn follow(path: PathBuf, settings: watch::Sender<LiveSettings>) {
-    let mut ticks = tokio::time::interval(Duration::from_secs(1));
-    let mut last_error = String::new();
-    loop {
-        tokio::select! {
-            _ = ticks.tick() => {}
-            () = settings.closed() => return,
-        }
-        match Config::read(&path) {
-            Ok(config) => {
-                last_error.clear();
-                let new = LiveSettings::from(&config);
-                if settings.send_if_modified(|old| std::mem::replace(old, new) != new) {
-                    tracing::info!(?new, "the configuration has changed");
-                }
-            }
-            Err(error) => {
-                let error = error.to_string();
-                if error != last_error {
-                    tracing::warn!(%error, "the configuration has become unusable; the last good one stays");
-                    last_error = error;
-                }
+    let apply = |read: Result<Config, ConfigError>| match read {
+        Ok(config) => {
+            let new = LiveSettings::from(&config);
+            if settings.send_if_modified(|old| std::mem::replace(old, new) != new) {
+                tracing::info!(?new, "the configuration has changed");
             }
         }
+        Err(error) => {
+            tracing::warn!(%error, "the configuration has become unusable; the last good one stays");
+        }
+    };
+    tokio::select! {
+        () = follow_file(path, Config::read, apply) => {}
+        () = settings.closed() => {}
     }
 }
 
