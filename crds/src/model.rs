@@ -214,6 +214,13 @@ impl TensorSpec {
         self.shape.len() == item.len() && self.shape.iter().zip(item).all(is_allowed)
     }
 
+    /// The shape of one item as the manifest writes it, such as `[seq, 2]`.
+    #[must_use]
+    pub fn written_shape(&self) -> String {
+        let dimensions: Vec<String> = self.shape.iter().map(ToString::to_string).collect();
+        format!("[{}]", dimensions.join(", "))
+    }
+
     /// The shape of a batch as the Open Inference Protocol writes it: -1 for the rows, then the item's.
     #[must_use]
     pub fn protocol_shape(&self) -> Vec<i64> {

@@ -1,13 +1,6 @@
 //! Request bodies: their type, and their bytes within limits and deadline.
 
-use std::{
-    ops::Deref,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{ops::Deref, time::Duration};
 
 use http::{
     HeaderMap,
@@ -17,19 +10,13 @@ use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::{error::Error, proxy::Proxy};
+use crate::{body_budget::BodyBudget, error::Error, proxy::Proxy};
 
 /// From this size on a body is read and written by another thread, so that it holds no other request up.
 const OFF_REACTOR: usize = 64 << 10;
 
 /// How long the rest of a body that is refused is read.
 const LINGER: Duration = Duration::from_secs(2);
-
-/// All bodies that are being read may hold as many bytes as this many of the largest allowed,
-const LARGEST_BODIES: u64 = 16;
-
-/// and at least this many, so that a small limit is none on the number of clients.
-const LEAST_BUDGET: u64 = 64 << 20;
 
 /// The type of a body, in lower case and without parameters; `None` where none is given.
 pub fn media_type(headers: &HeaderMap) -> Option<String> {
@@ -39,10 +26,6 @@ pub fn media_type(headers: &HeaderMap) -> Option<String> {
     let essence = value.split(';').next().unwrap_or(value);
     Some(essence.trim().to_ascii_lowercase())
 }
-
-/// The bytes of all bodies that are not in the queue yet; the queue counts its own.
-#[derive(Debug, Clone, Default)]
-pub struct BodyBudget(Arc<AtomicU64>);
 
 /// A body. Its bytes count as held until it is dropped.
 #[derive(Debug)]
@@ -61,14 +44,11 @@ impl Body {
 
     /// Takes one more part, if there is room for it in a body of `limit` bytes and beside all the others.
     fn push(&mut self, part: &[u8], limit: u64) -> Result<(), Error> {
-        let BodyBudget(held) = &self.budget;
         let bytes = part.len() as u64;
         if self.bytes.len() as u64 + bytes > limit {
             return Err(Error::TooLarge { limit });
         }
-        let most = limit.saturating_mul(LARGEST_BODIES).max(LEAST_BUDGET);
-        if held.fetch_add(bytes, Ordering::Relaxed) + bytes > most {
-            held.fetch_sub(bytes, Ordering::Relaxed);
+        if !self.budget.take(bytes, limit) {
             return Err(Error::Busy);
         }
         self.bytes.extend_from_slice(part);
@@ -86,8 +66,7 @@ impl Deref for Body {
 
 impl Drop for Body {
     fn drop(&mut self) {
-        let BodyBudget(held) = &self.budget;
-        held.fetch_sub(self.bytes.len() as u64, Ordering::Relaxed);
+        self.budget.give_back(self.bytes.len() as u64);
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod admin;
 mod body;
+mod body_budget;
 mod cors;
 mod error;
 mod infer;

@@ -13,7 +13,7 @@ use carpool_crds::{Config, ConfigError, Model};
 use carpool_queue::{Limits, Producer};
 use tokio::sync::watch;
 
-use crate::{body::BodyBudget, cors::Cors, error::Error, metrics::Metrics};
+use crate::{body_budget::BodyBudget, cors::Cors, error::Error, metrics::Metrics};
 
 /// How soon a client should ask again whether Redis is back.
 const RETRY_REDIS: Duration = Duration::from_secs(1);

@@ -215,7 +215,7 @@ fn find(spec: &TensorSpec, inputs: &[Tensor]) -> Result<Tensor, Failure> {
         };
         return Err(invalid(format!(
             "the input {name} must be {datatype} of shape {} for each row, it is {} of shape {:?}{hint}",
-            item_shape(spec),
+            spec.written_shape(),
             tensor.datatype,
             tensor.shape
         )));
@@ -243,12 +243,6 @@ fn bounded(spec: &TensorSpec, tensor: &Tensor) -> Result<(), Failure> {
         "the input {name} holds {value} (element {index}), which is outside of its {}",
         given.join(" and ")
     )))
-}
-
-/// An item's shape as the manifest writes it.
-pub fn item_shape(spec: &TensorSpec) -> String {
-    let dimensions: Vec<String> = spec.shape.iter().map(ToString::to_string).collect();
-    format!("[{}]", dimensions.join(", "))
 }
 
 /// One element of a whole number's value, as raw little-endian bytes.

@@ -5,7 +5,7 @@ use carpool_crds::{Model, TensorSpec};
 use carpool_protocol::Tensor;
 
 use crate::{
-    assemble::{element, item_shape},
+    assemble::element,
     block::{copy_common, elements, extent},
     item::{Slice, tensor_rows},
     sharing::axis,
@@ -79,7 +79,7 @@ fn check(size: &Size, spec: &TensorSpec, output: &Tensor) -> Result<(), String> 
         output.shape,
         size.rows,
         spec.datatype,
-        item_shape(spec)
+        spec.written_shape()
     ))
 }
 

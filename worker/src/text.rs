@@ -11,7 +11,6 @@ use carpool_protocol::{Datatype, Tensor};
 use tokenizers::{Encoding, Tokenizer};
 
 use crate::{
-    assemble::item_shape,
     block::extent,
     fatal::{Fatal, TerminationReason},
     tokens::Tokens,
@@ -147,9 +146,9 @@ fn fixed_length(model: &Model, text: &Text) -> Result<Option<usize>, String> {
         return Err(format!(
             "inputs: with text all have one and the same dimension, such as [-1] or [128]; {} is {}, {} is {}",
             first.name,
-            item_shape(first),
+            first.written_shape(),
             odd.name,
-            item_shape(odd)
+            odd.written_shape()
         ));
     }
     let Some(length) = first.shape[0].fixed().map(extent) else {
