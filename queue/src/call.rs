@@ -4,7 +4,7 @@ use redis::{Cmd, Pipeline, ServerError, ServerErrorKind, Value};
 
 use crate::{
     QueueError,
-    connection::{Link, Live},
+    connection::{Connection, ConnectionManager},
     scripts::Script,
 };
 
@@ -49,8 +49,8 @@ impl Call {
     /// An error means that nothing is known of any of them, and that the connection is of no more use. A Redis that is
     /// loading or no longer the primary says so within its replies and keeps the connection: no reply of any call is passed
     /// on without this look at all of them.
-    pub(crate) async fn send(&self, live: &Live) -> Result<Vec<Reply>, QueueError> {
-        let mut redis = live.redis.clone();
+    pub(crate) async fn send(&self, connection: &Connection) -> Result<Vec<Reply>, QueueError> {
+        let mut redis = connection.redis.clone();
         let mut values = send(&mut redis, &self.pipeline).await?;
         for ((value, script), command) in values
             .iter_mut()
@@ -68,29 +68,32 @@ impl Call {
                 }
             }
         }
-        let useless = values.iter().find_map(|value| match value {
+        let unusable = values.iter().find_map(|value| match value {
             Value::ServerError(error) if is_unreachable(error) => Some(text(error)),
             _ => None,
         });
-        match useless {
+        match unusable {
             Some(message) => Err(QueueError::Unreachable(message)),
             None => Ok(values.into_iter().map(Reply).collect()),
         }
     }
 
     /// The same over a link, which gives up a connection that is of no more use.
-    pub(crate) async fn over(&self, link: &Link) -> Result<Vec<Reply>, QueueError> {
-        let live = link.get().await?;
-        link.watch(&live, self.send(&live).await)
+    pub(crate) async fn over(
+        &self,
+        connections: &ConnectionManager,
+    ) -> Result<Vec<Reply>, QueueError> {
+        let connection = connections.get().await?;
+        connections.watch(&connection, self.send(&connection).await)
     }
 
     /// Sends everything in one write and gives the value of the last, which is all that matters.
     pub(crate) async fn last(
         &self,
         operation: &'static str,
-        live: &Live,
+        connection: &Connection,
     ) -> Result<Value, QueueError> {
-        self.send(live)
+        self.send(connection)
             .await?
             .pop()
             .ok_or(QueueError::Answer { operation })?
@@ -171,7 +174,7 @@ mod tests {
         for line in [
             "LOADING Redis is loading the dataset in memory",
             "READONLY You can't write against a read only replica.",
-            "MASTERDOWN Link with MASTER is down",
+            "MASTERDOWN ConnectionManager with MASTER is down",
             "CLUSTERDOWN The cluster is down",
             "TRYAGAIN Multiple keys request during rehashing of slot",
             "UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)",

@@ -28,9 +28,9 @@
 //! | the bytes of a revision are those of its requests' bodies, and of `~replies` those of the large answers unread | every script that adds or deletes | `they_come_whole_and_leave_nothing` |
 //! | an answer is in `replies` before its request is gone | `answer.lua` | `everything_open_is_answered_after_a_restart_that_kept_all` |
 //! | the first success wins, whoever holds the request; a failure counts only from who does | `answer.lua` | `a_worker_that_lost_a_request_may_still_succeed_but_not_fail` |
-//! | nothing is added for a proxy that is gone | `answer.lua`, `present.lua` | `a_proxy_that_is_gone_gets_no_more_than_its_share_and_then_nothing` |
+//! | nothing is added for a proxy that is gone | `answer.lua`, `heartbeat.lua` | `a_proxy_that_is_gone_gets_no_more_than_its_share_and_then_nothing` |
 //! | renewing takes nothing back that another holds | `renew.lua` | `renewal_never_steals_back` |
-//! | a silence of Redis itself is no worker's death | `takeover.lua`, `present.lua` | `a_redis_that_stood_still_is_no_workers_death` |
+//! | a silence of Redis itself is no worker's death | `takeover.lua`, `heartbeat.lua` | `a_redis_that_stood_still_is_no_workers_death` |
 //! | nothing runs beside a quarantined group, and only what kills a worker by itself is given up | `quarantine.lua` | `poison_is_given_up_and_its_neighbours_are_answered` |
 //! | an outcome reaches whoever is still in the proxy's map of open requests, and takes it out | the map | `two_workers_answer_one_request_and_one_answer_arrives` |
 
@@ -46,7 +46,7 @@ mod scripts;
 mod types;
 mod wire;
 
-pub use connection::Connection;
+pub use connection::Endpoint;
 pub use consumer::{Consumer, ConsumerLimits, ConsumerOptions, Renewer};
 pub use error::{QueueError, SubmitError};
 pub use id::JobId;

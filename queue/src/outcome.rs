@@ -40,10 +40,10 @@ impl Outcome {
         matches!(self, Self::Answer(body) if is_large(body.len()))
     }
 
-    /// The name of the field that brings it; `within` the entry, even a large one.
-    pub(crate) fn field(&self, uuid: Uuid, within: bool) -> [u8; FIELD] {
+    /// The name of the field that brings it; `inline` in the entry, even a large one.
+    pub(crate) fn field(&self, uuid: Uuid, inline: bool) -> [u8; FIELD] {
         let tag = match self {
-            Self::Answer(_) if self.is_large() && !within => ELSEWHERE,
+            Self::Answer(_) if self.is_large() && !inline => ELSEWHERE,
             Self::Answer(_) => b'a',
             Self::Failure(failure) => failure.kind.tag(),
         };

@@ -13,10 +13,10 @@ use crate::{
 };
 
 /// Most requests that one call of a script may carry, so that others wait for Redis but shortly.
-pub(crate) const MOST_REQUESTS: usize = 128;
+pub(crate) const MAX_REQUESTS: usize = 128;
 
 /// About the most bytes that one call of a script may carry.
-pub(crate) const MOST_BYTES: usize = 1 << 20;
+pub(crate) const MAX_BYTES: usize = 1 << 20;
 
 /// After how many milliseconds without a word a worker is taken to be gone. A live one reads or renews every few
 /// seconds, and one that comes back after all joins again.
@@ -49,7 +49,7 @@ scripts! {
     RENEW = "renew.lua",
     RELEASE = "release.lua",
     LEAVE = "leave.lua",
-    PRESENT = "present.lua",
+    HEARTBEAT = "heartbeat.lua",
     FORGET = "forget.lua",
     SWEEP = "sweep.lua",
 }
@@ -83,7 +83,7 @@ impl Script {
 
 /// An entry to forget.
 #[derive(Debug, Clone)]
-pub(crate) struct Useless {
+pub(crate) struct Removal {
     pub(crate) entry: EntryId,
     /// The size of its body.
     pub(crate) size: usize,
@@ -91,7 +91,7 @@ pub(crate) struct Useless {
     pub(crate) large: Option<Uuid>,
 }
 
-impl From<&JobId> for Useless {
+impl From<&JobId> for Removal {
     fn from(id: &JobId) -> Self {
         Self {
             entry: id.entry,
@@ -105,20 +105,20 @@ impl From<&JobId> for Useless {
 pub(crate) fn drop_entries<'a>(
     keys: &Keys,
     revision: &str,
-    entries: impl IntoIterator<Item = &'a Useless> + Clone,
+    entries: impl IntoIterator<Item = &'a Removal> + Clone,
 ) -> Call {
     let lane = keys.lane(revision, Class::Interactive);
     let mut names = vec![lane.jobs, lane.index, keys.bytes()];
     let large = entries
         .clone()
         .into_iter()
-        .filter_map(|useless| useless.large);
+        .filter_map(|removal| removal.large);
     names.extend(large.map(|uuid| keys.body(uuid)));
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let mut command = DROP.call(&names, 0);
     command.arg(revision);
-    for useless in entries {
-        command.arg(useless.entry.to_string()).arg(useless.size);
+    for removal in entries {
+        command.arg(removal.entry.to_string()).arg(removal.size);
     }
     Call::of_script(&DROP, command)
 }
@@ -138,7 +138,7 @@ pub(crate) fn groups<T>(items: Vec<T>, size: impl Fn(&T) -> usize) -> Vec<Vec<T>
     let mut bytes = 0;
     for item in items {
         let more = size(&item);
-        if !group.is_empty() && (group.len() == MOST_REQUESTS || bytes + more > MOST_BYTES) {
+        if !group.is_empty() && (group.len() == MAX_REQUESTS || bytes + more > MAX_BYTES) {
             groups.push(std::mem::take(&mut group));
             bytes = 0;
         }
@@ -163,8 +163,8 @@ mod tests {
         let groups = groups(sizes.clone(), |size| *size);
         assert_eq!(groups.concat(), sizes);
         for group in &groups {
-            assert!(group.len() <= MOST_REQUESTS);
-            assert!(group.len() == 1 || group.iter().sum::<usize>() <= MOST_BYTES);
+            assert!(group.len() <= MAX_REQUESTS);
+            assert!(group.len() == 1 || group.iter().sum::<usize>() <= MAX_BYTES);
         }
     }
 

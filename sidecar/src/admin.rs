@@ -84,7 +84,7 @@ async fn backlog(proxy: &Proxy) -> Result<Value, Error> {
     Ok(json!({
         "serving": &*proxy.served().revision,
         "revisions": revisions,
-        "open": proxy.producer.open(),
+        "open": proxy.producer.in_flight(),
     }))
 }
 

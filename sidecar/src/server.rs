@@ -199,7 +199,7 @@ impl Server {
         }
 
         stop.await;
-        tracing::info!(open = proxy.producer.open(), "shutting down");
+        tracing::info!(open = proxy.producer.in_flight(), "shutting down");
         proxy.drain();
         sleep(settings.lame_duck).await;
         closing.cancel();
@@ -210,7 +210,7 @@ impl Server {
             }
         });
         if closed.await.is_err() {
-            tracing::warn!(open = proxy.producer.open(), "requests are still open");
+            tracing::warn!(open = proxy.producer.in_flight(), "requests are still open");
         }
         let left = deadline.saturating_duration_since(Instant::now());
         proxy.producer.shutdown(left.max(SIGN_OFF_TIME)).await;

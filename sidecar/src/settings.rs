@@ -9,7 +9,7 @@ use std::{
 };
 
 use carpool_crds::Config;
-use carpool_queue::Connection;
+use carpool_queue::Endpoint;
 use clap::{Parser, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
@@ -97,7 +97,7 @@ pub struct Settings {
     /// What it holds.
     pub config: Config,
     /// Where Redis is.
-    pub redis: Connection,
+    pub redis: Endpoint,
     /// Where requests are taken.
     pub listen: Listen,
     /// Where metrics, probes and the backlog are served.
@@ -206,10 +206,10 @@ fn required<T>(value: Option<T>, flag: &str, errors: &mut Vec<String>) -> Option
     keep(value.ok_or_else(|| format!("{flag} is missing")), errors)
 }
 
-fn redis(url: Option<&str>, file: Option<&Path>, ca: Option<&Path>) -> Result<Connection, String> {
+fn redis(url: Option<&str>, file: Option<&Path>, ca: Option<&Path>) -> Result<Endpoint, String> {
     let connection = match (url, file) {
-        (Some(url), None) => Connection::from_url(url),
-        (None, Some(file)) => Connection::from_file(file),
+        (Some(url), None) => Endpoint::from_url(url),
+        (None, Some(file)) => Endpoint::from_file(file),
         (None, None) => {
             return Err("either --redis-url or --redis-url-file is missing".to_owned());
         }

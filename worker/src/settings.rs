@@ -6,7 +6,7 @@
 use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf};
 
 use carpool_crds::{Config, Model};
-use carpool_queue::Connection;
+use carpool_queue::Endpoint;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Takes requests from the queue, runs them in batches and answers them.
@@ -136,7 +136,7 @@ pub struct Settings {
     /// Its part that this worker runs.
     pub model: Model,
     /// Where Redis is.
-    pub connection: Connection,
+    pub connection: Endpoint,
     /// Threads within one forward pass.
     pub threads: usize,
 }
@@ -164,10 +164,10 @@ impl ServeArgs {
         }
     }
 
-    fn connection(&self) -> Result<Connection, String> {
+    fn connection(&self) -> Result<Endpoint, String> {
         let connection = match (&self.redis_url, &self.redis_url_file) {
-            (Some(url), _) => Connection::from_url(url),
-            (None, Some(file)) => Connection::from_file(file),
+            (Some(url), _) => Endpoint::from_url(url),
+            (None, Some(file)) => Endpoint::from_file(file),
             (None, None) => {
                 return Err("neither --redis-url nor --redis-url-file is given".to_owned());
             }

@@ -2,17 +2,17 @@
 
 use std::collections::HashMap;
 
-use super::Live;
+use super::Connection;
 
 const SETTING: &str = "proto-max-bulk-len";
 
 /// The most bytes of one argument, such as a body: a longer one would end the connection. `None` where Redis won't say,
 /// as to a user without `CONFIG`, or has no such bound.
-pub(crate) async fn largest_value(live: &Live) -> Option<u64> {
+pub(crate) async fn largest_value(connection: &Connection) -> Option<u64> {
     let settings: HashMap<String, u64> = redis::cmd("CONFIG")
         .arg("GET")
         .arg(SETTING)
-        .query_async(&mut live.redis.clone())
+        .query_async(&mut connection.redis.clone())
         .await
         .ok()?;
     settings.get(SETTING).copied()
@@ -28,7 +28,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::{Connection, connection::Link};
+    use crate::{Endpoint, connection::ConnectionManager};
 
     #[tokio::test]
     async fn redis_says_how_much_it_takes_unless_the_user_may_not_ask() {
@@ -55,9 +55,12 @@ mod tests {
         }
         for (user, largest) in [("", Some(2 << 20)), ("little:any@", None)] {
             let url = format!("redis://{user}127.0.0.1:{port}");
-            let connection = Connection::from_url(&url).unwrap();
-            let link = Link::new(connection, Duration::from_secs(5));
-            assert_eq!(largest_value(&link.get().await.unwrap()).await, largest);
+            let endpoint = Endpoint::from_url(&url).unwrap();
+            let connections = ConnectionManager::new(endpoint, Duration::from_secs(5));
+            assert_eq!(
+                largest_value(&connections.get().await.unwrap()).await,
+                largest
+            );
         }
     }
 }

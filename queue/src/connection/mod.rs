@@ -26,7 +26,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Where Redis is and how to log in.
 #[derive(Clone)]
-pub struct Connection {
+pub struct Endpoint {
     source: Source,
     /// Whom to trust in place of the system's certificate authorities.
     ca_file: Option<PathBuf>,
@@ -41,7 +41,7 @@ enum Source {
     File(PathBuf),
 }
 
-impl Connection {
+impl Endpoint {
     /// From a URL:
     ///
     /// - `redis://[USER:PASSWORD@]HOST[:PORT][/DB]`, and `rediss://` for TLS,
@@ -62,23 +62,23 @@ impl Connection {
     /// Where a `ca.crt` lies beside it, a URL with TLS trusts the certificate authorities in there in place of the
     /// system's.
     pub fn from_file(path: &Path) -> Result<Self, QueueError> {
-        let connection = Self {
+        let endpoint = Self {
             source: Source::File(path.to_owned()),
             ca_file: None,
         };
-        connection.resolve()?;
-        Ok(connection)
+        endpoint.resolve()?;
+        Ok(endpoint)
     }
 
     /// Trusts the certificate authorities of a PEM file in place of the system's. It is read again for each new
     /// connection, so that a new authority arrives. The URL must be one with TLS.
     pub fn with_ca_file(self, path: &Path) -> Result<Self, QueueError> {
-        let connection = Self {
+        let endpoint = Self {
             ca_file: Some(path.to_owned()),
             ..self
         };
-        connection.resolve()?;
-        Ok(connection)
+        endpoint.resolve()?;
+        Ok(endpoint)
     }
 
     /// The URL and the authorities as they are now.
@@ -110,18 +110,18 @@ impl Connection {
     /// A connection to a server that takes writes.
     async fn open(&self, response_timeout: Duration) -> Result<MultiplexedConnection, QueueError> {
         let (address, authorities) = self.resolve()?;
-        let to = open::To {
+        let connector = open::Connector {
             authorities,
             response_timeout,
         };
         match address {
-            Address::Server(server) => to.server(server).await,
-            Address::Sentinels(sentinels) => to.primary(&sentinels).await,
+            Address::Server(server) => connector.server(server).await,
+            Address::Sentinels(sentinels) => connector.primary(&sentinels).await,
         }
     }
 }
 
-impl fmt::Debug for Connection {
+impl fmt::Debug for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.source {
             Source::Url(address) => address.fmt(f),
@@ -139,8 +139,8 @@ fn read(path: &Path) -> Result<Address, QueueError> {
 }
 
 /// One connection at a time, opened when asked for and again after it broke.
-pub(crate) struct Link {
-    connection: Connection,
+pub(crate) struct ConnectionManager {
+    endpoint: Endpoint,
     response_timeout: Duration,
     state: Mutex<State>,
 }
@@ -148,43 +148,45 @@ pub(crate) struct Link {
 #[derive(Default)]
 struct State {
     generation: u64,
-    open: Option<Live>,
+    open: Option<Connection>,
 }
 
 /// An open connection. Clones share it.
 #[derive(Clone)]
-pub(crate) struct Live {
+pub(crate) struct Connection {
     pub(crate) redis: MultiplexedConnection,
     /// Which of a link's connections this is.
     generation: u64,
 }
 
-impl Link {
-    pub(crate) fn new(connection: Connection, response_timeout: Duration) -> Self {
+impl ConnectionManager {
+    pub(crate) fn new(endpoint: Endpoint, response_timeout: Duration) -> Self {
         Self {
-            connection,
+            endpoint,
             response_timeout,
             state: Mutex::default(),
         }
     }
 
     /// The open connection, or a new one to a Redis that serves.
-    pub(crate) async fn get(&self) -> Result<Live, QueueError> {
-        if let Some(live) = self.with(|state| state.open.clone()) {
-            return Ok(live);
+    pub(crate) async fn get(&self) -> Result<Connection, QueueError> {
+        if let Some(connection) = self.with(|state| state.open.clone()) {
+            return Ok(connection);
         }
-        let redis = self.connection.open(self.response_timeout).await?;
-        let live = self.with(|state| {
+        let redis = self.endpoint.open(self.response_timeout).await?;
+        let connection = self.with(|state| {
             state.generation += 1;
-            Live {
+            Connection {
                 redis,
                 generation: state.generation,
             }
         });
         // A Redis that still loads its data accepts connections.
-        Call::of(redis::cmd("PING")).last("PING", &live).await?;
+        Call::of(redis::cmd("PING"))
+            .last("PING", &connection)
+            .await?;
         // Others may have opened one meanwhile.
-        Ok(self.with(|state| state.open.get_or_insert(live).clone()))
+        Ok(self.with(|state| state.open.get_or_insert(connection).clone()))
     }
 
     /// Sends everything in one write and gives the value of the last, which is all that matters.
@@ -193,27 +195,27 @@ impl Link {
         call: &Call,
         operation: &'static str,
     ) -> Result<Value, QueueError> {
-        let live = self.get().await?;
-        self.watch(&live, call.last(operation, &live).await)
+        let connection = self.get().await?;
+        self.watch(&connection, call.last(operation, &connection).await)
     }
 
     /// Gives up a connection that broke. Another one that has replaced it already stays.
-    pub(crate) fn forget(&self, live: &Live) {
+    pub(crate) fn forget(&self, connection: &Connection) {
         self.with(|state| {
             state
                 .open
-                .take_if(|open| open.generation == live.generation);
+                .take_if(|open| open.generation == connection.generation);
         });
     }
 
     /// Passes an outcome on, and gives up the connection if it shows that it is of no use.
     pub(crate) fn watch<T>(
         &self,
-        live: &Live,
+        connection: &Connection,
         outcome: Result<T, QueueError>,
     ) -> Result<T, QueueError> {
         if matches!(outcome, Err(QueueError::Unreachable(_))) {
-            self.forget(live);
+            self.forget(connection);
         }
         outcome
     }
@@ -251,7 +253,7 @@ mod tests {
 
     #[test]
     fn a_url_that_is_none_of_redis_is_refused_without_repeating_it() {
-        let error = Connection::from_url("http://user:secret@host").unwrap_err();
+        let error = Endpoint::from_url("http://user:secret@host").unwrap_err();
         assert!(matches!(error, QueueError::Url(_)), "{error}");
         assert!(!error.to_string().contains("secret"), "{error}");
     }
@@ -261,12 +263,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("url");
         assert!(matches!(
-            Connection::from_file(&path),
+            Endpoint::from_file(&path),
             Err(QueueError::UrlFile { .. })
         ));
         std::fs::write(&path, "redis://:secret@redis:6379\n").unwrap();
-        let connection = Connection::from_file(&path).unwrap();
-        assert!(!format!("{connection:?}").contains("secret"));
+        let endpoint = Endpoint::from_file(&path).unwrap();
+        assert!(!format!("{endpoint:?}").contains("secret"));
     }
 
     #[test]

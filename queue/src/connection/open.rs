@@ -23,21 +23,21 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const SENTINEL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How a connection is to be.
-pub(super) struct To {
+pub(super) struct Connector {
     /// PEM certificates to trust in place of the system's.
     pub(super) authorities: Option<Vec<u8>>,
     pub(super) response_timeout: Duration,
 }
 
-impl To {
+impl Connector {
     /// A connection to this server, which must take writes.
     pub(super) async fn server(
         &self,
         server: ConnectionInfo,
     ) -> Result<MultiplexedConnection, QueueError> {
         match self.role(server).await? {
-            Found::Primary(redis) => Ok(redis),
-            Found::ReplicaOf(host, port) => Err(replica(&host, port)),
+            ServerRole::Primary(redis) => Ok(redis),
+            ServerRole::ReplicaOf(host, port) => Err(replica(&host, port)),
         }
     }
 
@@ -50,9 +50,9 @@ impl To {
         let mut last = None;
         for (host, port) in self.ask(sentinels).await? {
             let server = match self.role(sentinels.server(host, port)?).await {
-                Ok(Found::Primary(redis)) => return Ok(redis),
+                Ok(ServerRole::Primary(redis)) => return Ok(redis),
                 // Demoted since: sentinels take half a minute to notice what `FAILOVER` did, but it knows.
-                Ok(Found::ReplicaOf(host, port)) => sentinels.server(host, port)?,
+                Ok(ServerRole::ReplicaOf(host, port)) => sentinels.server(host, port)?,
                 Err(error) => {
                     last = Some(error);
                     continue;
@@ -141,7 +141,7 @@ impl To {
 
     /// Connects and asks the server what it is. After a failover, a name or a sentinel may lead to one that has just
     /// been demoted, which answers reads as before.
-    async fn role(&self, server: ConnectionInfo) -> Result<Found, QueueError> {
+    async fn role(&self, server: ConnectionInfo) -> Result<ServerRole, QueueError> {
         let mut redis = self
             .connect(server, CONNECT_TIMEOUT, self.response_timeout)
             .await?;
@@ -150,7 +150,7 @@ impl To {
                 primary_ip,
                 primary_port,
                 ..
-            }) => Ok(Found::ReplicaOf(primary_ip, primary_port)),
+            }) => Ok(ServerRole::ReplicaOf(primary_ip, primary_port)),
             Ok(Role::Sentinel { .. }) => Err(QueueError::Unreachable(
                 "the server is a sentinel, whose URL begins with redis+sentinel:// or rediss+sentinel://"
                     .to_owned(),
@@ -159,13 +159,13 @@ impl To {
                 Err(QueueError::Unreachable(error.to_string()))
             }
             // A user who may not ask finds out when the first write is refused.
-            Ok(_) | Err(_) => Ok(Found::Primary(redis)),
+            Ok(_) | Err(_) => Ok(ServerRole::Primary(redis)),
         }
     }
 }
 
 /// What a server turned out to be.
-enum Found {
+enum ServerRole {
     Primary(MultiplexedConnection),
     /// Where its primary is.
     ReplicaOf(String, u16),

@@ -8,7 +8,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{Inner, fetch, held::Turn, millis};
+use super::{Inner, fetch, leases::Turn, millis};
 use crate::{
     FailureKind, Job, JobId, Outcome, QueueError,
     call::{Call, Reply, lost_group, out_of_memory},
@@ -19,32 +19,32 @@ use crate::{
 };
 
 /// Bytes of large answers that may wait here for room in Redis while other requests are served.
-const MOST_UNSENT: usize = 64 << 20;
+const MAX_UNSENT: usize = 64 << 20;
 
 /// An answer on its way.
-pub(super) struct Due {
+pub(super) struct PendingAnswer {
     id: JobId,
     outcome: Outcome,
     /// It goes into the entry, however large: Redis had no memory for a key of its own, but takes what frees memory.
-    within: bool,
+    inline: bool,
 }
 
 /// Large answers that had no room in Redis.
-pub(super) type Unsent = Vec<Due>;
+pub(super) type Unsent = Vec<PendingAnswer>;
 
-impl From<(JobId, Outcome)> for Due {
+impl From<(JobId, Outcome)> for PendingAnswer {
     fn from((id, outcome): (JobId, Outcome)) -> Self {
         Self {
             id,
             outcome,
-            within: false,
+            inline: false,
         }
     }
 }
 
-impl Due {
+impl PendingAnswer {
     fn is_large(&self) -> bool {
-        self.outcome.is_large() && !self.within
+        self.outcome.is_large() && !self.inline
     }
 
     /// About what it takes in a script's call.
@@ -57,24 +57,35 @@ impl Due {
     }
 }
 
+/// Answers without taking anything new.
 pub(super) async fn answer(
     inner: &Inner,
     answers: Vec<(JobId, Outcome)>,
-    room: usize,
+) -> Result<(), QueueError> {
+    let due = with_unsent(inner, answers);
+    send(inner, due, 0).await.map(drop)
+}
+
+/// Answers, and takes new requests along.
+pub(super) async fn exchange(
+    inner: &Inner,
+    answers: Vec<(JobId, Outcome)>,
+    capacity: usize,
 ) -> Result<Vec<Job>, QueueError> {
-    let mut due = std::mem::take(&mut *unsent(inner));
-    due.extend(answers.into_iter().map(Due::from));
+    let due = with_unsent(inner, answers);
     let entries: Vec<EntryId> = due.iter().map(|due| due.id.entry).collect();
     // Under a lasting backlog each read finds all that there is room for, so what is due must not wait for one that
     // does not.
-    let read = room > 0
-        && inner.held(|held| !held.recovery_due() && held.turn_after(&entries) == Turn::Ordinary);
-    let replies = send(inner, due, if read { room } else { 0 }).await?;
+    let read = capacity > 0
+        && inner.leases(|leases| {
+            !leases.recovery_due() && leases.turn_after(&entries) == Turn::Ordinary
+        });
+    let replies = send(inner, due, if read { capacity } else { 0 }).await?;
     if read {
-        inner.held(super::held::Held::read_ordinary);
+        inner.leases(super::leases::Leases::read_ordinary);
     }
-    let next = if room > 0 && !read {
-        fetch::next(inner, room, Duration::ZERO).await
+    let next = if capacity > 0 && !read {
+        fetch::next(inner, capacity, Duration::ZERO).await
     } else {
         fetch::read_replies(inner, replies).await
     };
@@ -82,15 +93,15 @@ pub(super) async fn answer(
         // The answers are out; the next fetch meets the same trouble and sees to it.
         tracing::debug!(%error, "failed to fetch beside an answer");
         if lost_group(&error) {
-            inner.held(|held| held.unknown = true);
+            inner.leases(|leases| leases.must_join = true);
         }
         Vec::new()
     }))
 }
 
-/// Answers without taking anything new.
+/// Answers without taking anything new or sending what had no room.
 pub(super) async fn answer_only(inner: &Inner, answers: Vec<(JobId, Outcome)>) {
-    let due = answers.into_iter().map(Due::from).collect();
+    let due = answers.into_iter().map(PendingAnswer::from).collect();
     if let Err(error) = send(inner, due, 0).await {
         tracing::warn!(%error, "failed to answer");
     }
@@ -108,29 +119,40 @@ pub(super) async fn send_unsent(inner: &Inner) -> bool {
     !unsent(inner).is_empty()
 }
 
+/// Puts new answers behind those that had no room.
+fn with_unsent(inner: &Inner, answers: Vec<(JobId, Outcome)>) -> Vec<PendingAnswer> {
+    let mut due = std::mem::take(&mut *unsent(inner));
+    due.extend(answers.into_iter().map(PendingAnswer::from));
+    due
+}
+
 fn unsent(inner: &Inner) -> MutexGuard<'_, Unsent> {
     inner.unsent.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Sends answers until Redis has them or nobody waits for them any more, and gives the replies to the read that went along.
 /// Answering twice is harmless: the second time finds nothing to answer. What has no room is kept for later.
-async fn send(inner: &Inner, mut due: Vec<Due>, mut room: usize) -> Result<Vec<Reply>, QueueError> {
+async fn send(
+    inner: &Inner,
+    mut due: Vec<PendingAnswer>,
+    mut capacity: usize,
+) -> Result<Vec<Reply>, QueueError> {
     let mut replies = Vec::new();
     loop {
         drop_expired(inner, &mut due);
         // Nothing to answer, and no turn to read, so that nothing may be read either.
-        if due.is_empty() && room == 0 {
+        if due.is_empty() && capacity == 0 {
             return Ok(replies);
         }
-        match once(inner, &due, room).await {
+        match send_once(inner, &due, capacity).await {
             Ok(Sent { reads, waiting }) => {
-                if room > 0 {
+                if capacity > 0 {
                     replies = reads;
-                    room = 0;
+                    capacity = 0;
                 }
                 due = settle(inner, due, &waiting);
                 let bytes: usize = due.iter().map(|due| due.outcome.size()).sum();
-                if bytes <= MOST_UNSENT {
+                if bytes <= MAX_UNSENT {
                     unsent(inner).append(&mut due);
                     return Ok(replies);
                 }
@@ -140,7 +162,7 @@ async fn send(inner: &Inner, mut due: Vec<Due>, mut room: usize) -> Result<Vec<R
             Err(error) if due.is_empty() => return Err(error),
             Err(error) if error.passes() => {
                 tracing::debug!(%error, "waiting for Redis to answer requests");
-                room = 0;
+                capacity = 0;
                 inner.pause().await;
             }
             Err(error) => {
@@ -152,13 +174,13 @@ async fn send(inner: &Inner, mut due: Vec<Due>, mut room: usize) -> Result<Vec<R
 }
 
 /// Gives up answers that nobody waits for any more.
-fn drop_expired(inner: &Inner, due: &mut Vec<Due>) {
+fn drop_expired(inner: &Inner, due: &mut Vec<PendingAnswer>) {
     let now = Instant::now();
     let before = due.len();
     due.retain(|due| {
         let is_wanted = due.id.expires > now;
         if !is_wanted {
-            inner.held(|held| held.settle(due.id.entry));
+            inner.leases(|leases| leases.settle(due.id.entry));
         }
         is_wanted
     });
@@ -170,16 +192,16 @@ fn drop_expired(inner: &Inner, due: &mut Vec<Due>) {
 }
 
 /// Notes that these are answered, but for those that have no room, which are returned.
-fn settle(inner: &Inner, due: Vec<Due>, waiting: &[Waiting]) -> Vec<Due> {
+fn settle(inner: &Inner, due: Vec<PendingAnswer>, waiting: &[Waiting]) -> Vec<PendingAnswer> {
     let mut left = Vec::with_capacity(waiting.len());
-    inner.held(|held| {
+    inner.leases(|leases| {
         for (place, mut due) in due.into_iter().enumerate() {
             match waiting.iter().find(|waiting| waiting.place == place) {
                 Some(waiting) => {
-                    due.within |= waiting.no_memory;
+                    due.inline |= waiting.no_memory;
                     left.push(due);
                 }
-                None => held.settle(due.id.entry),
+                None => leases.settle(due.id.entry),
             }
         }
     });
@@ -200,8 +222,12 @@ struct Waiting {
     no_memory: bool,
 }
 
-async fn once(inner: &Inner, due: &[Due], room: usize) -> Result<Sent, QueueError> {
-    let live = inner.commands.get().await?;
+async fn send_once(
+    inner: &Inner,
+    due: &[PendingAnswer],
+    capacity: usize,
+) -> Result<Sent, QueueError> {
+    let connection = inner.commands.get().await?;
     let mut call = Call::new();
     let large: Vec<usize> = (0..due.len())
         .filter(|place| due[*place].is_large())
@@ -213,15 +239,15 @@ async fn once(inner: &Inner, due: &[Due], room: usize) -> Result<Sent, QueueErro
     for group in &groups {
         call.script(&ANSWER, command(inner, group, due));
     }
-    if room > 0 {
-        call.command(fetch::read_command(inner, room, Duration::ZERO));
+    if capacity > 0 {
+        call.command(fetch::read_command(inner, capacity, Duration::ZERO));
         call.command(redis::cmd("TIME"));
     }
-    let sent = call.send(&live).await;
-    let mut replies = if room > 0 {
-        fetch::sent(inner, &inner.commands, &live, sent)?
+    let sent = call.send(&connection).await;
+    let mut replies = if capacity > 0 {
+        fetch::sent(inner, &inner.commands, &connection, sent)?
     } else {
-        inner.commands.watch(&live, sent)?
+        inner.commands.watch(&connection, sent)?
     }
     .into_iter();
     let mut no_memory = HashSet::new();
@@ -231,7 +257,7 @@ async fn once(inner: &Inner, due: &[Due], room: usize) -> Result<Sent, QueueErro
             Err(error) if out_of_memory(&error) => {
                 no_memory.insert(place);
             }
-            Err(error) => return Err(stray(inner, room, error)),
+            Err(error) => return Err(stray(inner, capacity, error)),
         }
     }
     let mut waiting = Vec::new();
@@ -247,9 +273,9 @@ async fn once(inner: &Inner, due: &[Due], room: usize) -> Result<Sent, QueueErro
             })),
             Err(error) if lost_group(&error) => {
                 // The requests are gone; their proxies find out and enqueue them again.
-                inner.held(|held| held.unknown = true);
+                inner.leases(|leases| leases.must_join = true);
             }
-            Err(error) if error.passes() => return Err(stray(inner, room, error)),
+            Err(error) if error.passes() => return Err(stray(inner, capacity, error)),
             Err(error) => tracing::warn!(%error, "failed to answer"),
         }
     }
@@ -260,13 +286,13 @@ async fn once(inner: &Inner, due: &[Due], room: usize) -> Result<Sent, QueueErro
 }
 
 /// What the read beside a failed answer was given is in nobody's hands.
-fn stray(inner: &Inner, room: usize, error: QueueError) -> QueueError {
-    inner.held(|held| held.stray |= room > 0);
+fn stray(inner: &Inner, capacity: usize, error: QueueError) -> QueueError {
+    inner.leases(|leases| leases.stray |= capacity > 0);
     error
 }
 
 /// The command that puts a large answer into a key of its own, which the script lets live as long as its proxy.
-fn store(inner: &Inner, due: &Due) -> redis::Cmd {
+fn store(inner: &Inner, due: &PendingAnswer) -> redis::Cmd {
     let key = inner.keys.reply(&due.id.proxy, due.id.uuid, &inner.name);
     let mut command = redis::Cmd::with_capacity(5, due.outcome.size() + 256);
     command
@@ -279,7 +305,7 @@ fn store(inner: &Inner, due: &Due) -> redis::Cmd {
 }
 
 /// The call that answers these places of what is due.
-fn command(inner: &Inner, group: &[usize], due: &[Due]) -> redis::Cmd {
+fn command(inner: &Inner, group: &[usize], due: &[PendingAnswer]) -> redis::Cmd {
     let mut streams: BTreeMap<&str, usize> = BTreeMap::new();
     for place in group {
         let next = streams.len() + 1;
@@ -296,7 +322,7 @@ fn command(inner: &Inner, group: &[usize], due: &[Due]) -> redis::Cmd {
     let mut extras = Vec::new();
     let first_large = 5 + names.len() + 1;
     for (request, place) in group.iter().enumerate() {
-        let Due { id, outcome, .. } = &due[*place];
+        let PendingAnswer { id, outcome, .. } = &due[*place];
         let mut key = |wanted: bool, name: &dyn Fn() -> String| {
             if !wanted {
                 return 0;
@@ -332,17 +358,17 @@ fn command(inner: &Inner, group: &[usize], due: &[Due]) -> redis::Cmd {
         .arg(names.len())
         .arg(group.len());
     for place in group {
-        let Due {
+        let PendingAnswer {
             id,
             outcome,
-            within,
+            inline,
         } = &due[*place];
         command
             .arg(id.entry.to_string())
             .arg(streams[&*id.proxy])
             .arg(id.size)
             .arg(kind(outcome))
-            .arg(&outcome.field(id.uuid, *within));
+            .arg(&outcome.field(id.uuid, *inline));
         if due[*place].is_large() {
             command.arg(outcome::elsewhere(outcome.size(), &inner.name));
         } else {

@@ -1,7 +1,7 @@
 //! Large bodies, which are kept beside the stream so that nothing copies them but who runs them.
 
 use super::{Inner, fetch, release};
-use crate::{Job, QueueError, call::Call, keys::RELEASED, scripts::Useless, wire};
+use crate::{Job, QueueError, call::Call, keys::RELEASED, scripts::Removal, wire};
 
 /// Bytes of bodies that one fetch brings, or one body. What is read beyond is handed back, for others to take.
 const FETCH: usize = 64 << 20;
@@ -10,7 +10,7 @@ const FETCH: usize = 64 << 20;
 const CALL: usize = 16 << 20;
 
 /// Brings the bodies that are not there yet. Where that fails, the requests are in nobody's hands.
-pub(super) async fn bring(inner: &Inner, jobs: Vec<Job>) -> Result<Vec<Job>, QueueError> {
+pub(super) async fn load_bodies(inner: &Inner, jobs: Vec<Job>) -> Result<Vec<Job>, QueueError> {
     if jobs.iter().all(|job| !job.id.is_large) {
         return Ok(jobs);
     }
@@ -22,13 +22,13 @@ pub(super) async fn bring(inner: &Inner, jobs: Vec<Job>) -> Result<Vec<Job>, Que
             .map(|job| (job.id.entry, RELEASED.to_owned(), 0));
         release::hand_over(inner, beyond.collect()).await?;
     }
-    let brought = try_bring(inner, jobs).await;
+    let brought = try_load(inner, jobs).await;
     if brought.is_err() {
-        inner.held(|held| {
+        inner.leases(|leases| {
             for entry in entries {
-                held.settle(entry);
+                leases.settle(entry);
             }
-            held.stray = true;
+            leases.stray = true;
         });
     }
     brought
@@ -51,7 +51,7 @@ fn within(jobs: Vec<Job>) -> (Vec<Job>, Vec<Job>) {
     (within, beyond)
 }
 
-async fn try_bring(inner: &Inner, mut jobs: Vec<Job>) -> Result<Vec<Job>, QueueError> {
+async fn try_load(inner: &Inner, mut jobs: Vec<Job>) -> Result<Vec<Job>, QueueError> {
     let mut large: Vec<&mut Job> = jobs.iter_mut().filter(|job| job.id.is_large).collect();
     let mut lost = Vec::new();
     while !large.is_empty() {
@@ -76,7 +76,7 @@ async fn try_bring(inner: &Inner, mut jobs: Vec<Job>) -> Result<Vec<Job>, QueueE
             match wire::bytes(reply.value("GET")?) {
                 Some(body) if body.len() == job.id.size => job.body = body,
                 // Redis has lost it. Without its entry, its proxy finds out and enqueues it again.
-                _ => lost.push(Useless::from(&job.id)),
+                _ => lost.push(Removal::from(&job.id)),
             }
         }
         large = rest;
@@ -86,10 +86,10 @@ async fn try_bring(inner: &Inner, mut jobs: Vec<Job>) -> Result<Vec<Job>, QueueE
             count = lost.len(),
             "Redis has lost bodies; their requests are enqueued again"
         );
-        jobs.retain(|job| lost.iter().all(|useless| useless.entry != job.id.entry));
-        inner.held(|held| {
-            for useless in &lost {
-                held.settle(useless.entry);
+        jobs.retain(|job| lost.iter().all(|removal| removal.entry != job.id.entry));
+        inner.leases(|leases| {
+            for removal in &lost {
+                leases.settle(removal.entry);
             }
         });
         fetch::discard(inner, lost).await;

@@ -5,14 +5,14 @@ use std::time::Duration;
 use redis::{Cmd, Value};
 use tokio::time::{Instant, timeout_at};
 
-use super::{BLOCK, Inner, answer, bodies, held::Turn, millis, quarantine, release};
+use super::{BLOCK, Inner, answer, bodies, leases::Turn, millis, quarantine, release};
 use crate::{
     Job, QueueError,
     call::{Call, Reply, lost_group},
-    connection::{Link, Live},
+    connection::{Connection, ConnectionManager},
     id::EntryId,
     keys::{GROUP, SUSPECTS, newer},
-    scripts::{Useless, drop_entries, groups},
+    scripts::{Removal, drop_entries, groups},
     wire::{self, Entry, Read},
 };
 
@@ -21,24 +21,24 @@ const UNSENT_PAUSE: Duration = Duration::from_millis(100);
 
 pub(super) async fn fetch(
     inner: &Inner,
-    room: usize,
+    capacity: usize,
     wait: Duration,
 ) -> Result<Vec<Job>, QueueError> {
-    if room == 0 {
+    if capacity == 0 {
         return Ok(Vec::new());
     }
     let mut wait = wait.min(BLOCK);
     if answer::send_unsent(inner).await {
         wait = wait.min(UNSENT_PAUSE);
     }
-    match next(inner, room, wait).await {
+    match next(inner, capacity, wait).await {
         Ok(jobs) => {
             inner.reached();
             Ok(jobs)
         }
         Err(error) if lost_group(&error) => {
             // FLUSHALL, or a Redis that came back empty.
-            inner.held(|held| held.unknown = true);
+            inner.leases(|leases| leases.must_join = true);
             Ok(Vec::new())
         }
         Err(error) => {
@@ -51,28 +51,28 @@ pub(super) async fn fetch(
 /// Takes what may be taken now, waiting so long for it.
 pub(super) async fn next(
     inner: &Inner,
-    room: usize,
+    capacity: usize,
     wait: Duration,
 ) -> Result<Vec<Job>, QueueError> {
-    let jobs = recover(inner, room).await?;
+    let jobs = recover(inner, capacity).await?;
     if !jobs.is_empty() {
         return Ok(jobs);
     }
     let until = Instant::now() + wait;
     loop {
         let settled = inner.settled.notified();
-        match inner.held(|held| held.turn()) {
+        match inner.leases(|leases| leases.turn()) {
             Turn::Ordinary => {
-                let aside = inner.held(super::held::Held::read_ordinary);
+                let aside = inner.leases(super::leases::Leases::read_ordinary);
                 let left = until.saturating_duration_since(Instant::now());
                 let wait = if aside { Duration::ZERO } else { left };
-                let jobs = read(inner, room, wait).await?;
+                let jobs = read(inner, capacity, wait).await?;
                 if !aside || !jobs.is_empty() {
                     return Ok(jobs);
                 }
             }
             Turn::Quarantine => {
-                let jobs = quarantine::take(inner, room).await?;
+                let jobs = quarantine::take(inner, capacity).await?;
                 if !jobs.is_empty() {
                     return Ok(jobs);
                 }
@@ -88,49 +88,49 @@ pub(super) async fn next(
 
 /// Sees to what reading alone never returns: what a cut-off read was given, what others handed back, and what dead
 /// workers held.
-async fn recover(inner: &Inner, room: usize) -> Result<Vec<Job>, QueueError> {
-    if inner.held(|held| held.unknown) {
+async fn recover(inner: &Inner, capacity: usize) -> Result<Vec<Job>, QueueError> {
+    if inner.leases(|leases| leases.must_join) {
         inner.join(false).await?;
-        inner.held(|held| held.unknown = false);
+        inner.leases(|leases| leases.must_join = false);
     }
     // Ordinary requests must not come beside those of dead workers: they would die with them.
-    let room = if inner.held(|held| held.turn()) == Turn::Ordinary {
-        room
+    let capacity = if inner.leases(|leases| leases.turn()) == Turn::Ordinary {
+        capacity
     } else {
         0
     };
-    if inner.held(|held| held.stray) {
-        let stray = find_stray(inner, room).await?;
+    if inner.leases(|leases| leases.stray) {
+        let stray = find_stray(inner, capacity).await?;
         let jobs = load(inner, &stray, None).await?;
         // If there was no room for more, there may be more of them.
-        if stray.len() < room {
-            inner.held(|held| held.stray = false);
+        if stray.len() < capacity {
+            inner.leases(|leases| leases.stray = false);
         }
         if !jobs.is_empty() {
             return Ok(jobs);
         }
     }
-    if inner.held(|held| held.look_due()) {
-        let released = quarantine::take_over(inner, room).await?;
-        if room == 0 || released.len() < room {
-            inner.held(super::held::Held::looked);
+    if inner.leases(|leases| leases.look_due()) {
+        let released = quarantine::take_over(inner, capacity).await?;
+        if capacity == 0 || released.len() < capacity {
+            inner.leases(super::leases::Leases::looked);
         }
         return load(inner, &released, None).await;
     }
     Ok(Vec::new())
 }
 
-/// Entries that a cut-off read was given, up to `room`. They never ran, so they are like new. Those of dead workers, which
+/// Entries that a cut-off read was given, up to `capacity`. They never ran, so they are like new. Those of dead workers, which
 /// were counted for a turn that did not take place, are set aside again.
-async fn find_stray(inner: &Inner, room: usize) -> Result<Vec<EntryId>, QueueError> {
-    let held = inner.held(|held| held.all().len());
+async fn find_stray(inner: &Inner, capacity: usize) -> Result<Vec<EntryId>, QueueError> {
+    let held = inner.leases(|leases| leases.all().len());
     let mut command = redis::cmd("XPENDING");
     command
         .arg(&inner.lane.jobs)
         .arg(GROUP)
         .arg("-")
         .arg("+")
-        .arg(held + room.max(1))
+        .arg(held + capacity.max(1))
         .arg(&inner.name);
     let pending = inner.commands.last(&Call::of(command), "XPENDING").await?;
     let mut stray = Vec::new();
@@ -143,7 +143,7 @@ async fn find_stray(inner: &Inner, room: usize) -> Result<Vec<EntryId>, QueueErr
         ) else {
             continue;
         };
-        if inner.held(|held| held.holds(entry)) {
+        if inner.leases(|leases| leases.holds(entry)) {
             continue;
         }
         if deliveries > 1 {
@@ -154,9 +154,9 @@ async fn find_stray(inner: &Inner, room: usize) -> Result<Vec<EntryId>, QueueErr
     }
     if !suspects.is_empty() {
         release::hand_over(inner, suspects).await?;
-        inner.held(|held| held.set_aside(true));
+        inner.leases(|leases| leases.set_aside(true));
     }
-    stray.truncate(room);
+    stray.truncate(capacity);
     Ok(stray)
 }
 
@@ -170,8 +170,8 @@ pub(super) async fn load(
         return Ok(Vec::new());
     }
     let read = range(inner, entries).await;
-    let (found, now) = read.inspect_err(|_| inner.held(|held| held.stray = true))?;
-    let jobs = sort_out(inner, found, now).await;
+    let (found, now) = read.inspect_err(|_| inner.leases(|leases| leases.stray = true))?;
+    let jobs = triage(inner, found, now).await;
     hand_out(inner, jobs, quarantine).await
 }
 
@@ -203,17 +203,22 @@ fn time(reply: Option<Reply>) -> Result<u64, QueueError> {
 }
 
 /// Takes new requests, waiting for the first.
-async fn read(inner: &Inner, room: usize, wait: Duration) -> Result<Vec<Job>, QueueError> {
-    let link = if wait.is_zero() {
+async fn read(inner: &Inner, capacity: usize, wait: Duration) -> Result<Vec<Job>, QueueError> {
+    let connections = if wait.is_zero() {
         &inner.commands
     } else {
         &inner.reads
     };
-    let live = link.get().await?;
+    let connection = connections.get().await?;
     let mut call = Call::new();
-    call.command(read_command(inner, room, wait));
+    call.command(read_command(inner, capacity, wait));
     call.command(redis::cmd("TIME"));
-    let replies = sent(inner, link, &live, call.send(&live).await)?;
+    let replies = sent(
+        inner,
+        connections,
+        &connection,
+        call.send(&connection).await,
+    )?;
     read_replies(inner, replies).await
 }
 
@@ -221,24 +226,24 @@ async fn read(inner: &Inner, room: usize, wait: Duration) -> Result<Vec<Job>, Qu
 /// in nobody's hands here.
 pub(super) fn sent(
     inner: &Inner,
-    link: &Link,
-    live: &Live,
+    connections: &ConnectionManager,
+    connection: &Connection,
     outcome: Result<Vec<Reply>, QueueError>,
 ) -> Result<Vec<Reply>, QueueError> {
     if outcome.is_err() {
-        inner.held(|held| held.stray = true);
+        inner.leases(|leases| leases.stray = true);
     }
-    link.watch(live, outcome)
+    connections.watch(connection, outcome)
 }
 
-pub(super) fn read_command(inner: &Inner, room: usize, wait: Duration) -> Cmd {
+pub(super) fn read_command(inner: &Inner, capacity: usize, wait: Duration) -> Cmd {
     let mut command = redis::cmd("XREADGROUP");
     command
         .arg("GROUP")
         .arg(GROUP)
         .arg(&inner.name)
         .arg("COUNT")
-        .arg(room);
+        .arg(capacity);
     if !wait.is_zero() {
         // 0 would block for ever.
         command.arg("BLOCK").arg(millis(wait).max(1));
@@ -261,8 +266,8 @@ pub(super) async fn read_replies(
         None => Value::Nil,
     };
     // Without the time, what was read is in nobody's hands.
-    let now = now.inspect_err(|_| inner.held(|held| held.stray = true))?;
-    let jobs = sort_out(inner, wire::read_entries(value), now).await;
+    let now = now.inspect_err(|_| inner.leases(|leases| leases.stray = true))?;
+    let jobs = triage(inner, wire::read_entries(value), now).await;
     hand_out(inner, jobs, None).await
 }
 
@@ -272,21 +277,21 @@ async fn hand_out(
     mut jobs: Vec<Job>,
     quarantine: Option<u64>,
 ) -> Result<Vec<Job>, QueueError> {
-    inner.held(|held| {
+    inner.leases(|leases| {
         for job in &mut jobs {
             job.quarantine = quarantine;
-            held.hand_out(job.id.entry, quarantine);
+            leases.hand_out(job.id.entry, quarantine);
         }
     });
-    bodies::bring(inner, jobs).await
+    bodies::load_bodies(inner, jobs).await
 }
 
 /// Gives what is to run, and clears away the rest.
-pub(super) async fn sort_out(inner: &Inner, entries: Vec<Entry>, now: u64) -> Vec<Job> {
+pub(super) async fn triage(inner: &Inner, entries: Vec<Entry>, now: u64) -> Vec<Job> {
     let mut jobs = Vec::with_capacity(entries.len());
-    let mut useless = Vec::new();
+    let mut removals = Vec::new();
     let mut too_new = Vec::new();
-    let nothing = |entry| Useless {
+    let nothing = |entry| Removal {
         entry,
         size: 0,
         large: None,
@@ -296,15 +301,15 @@ pub(super) async fn sort_out(inner: &Inner, entries: Vec<Entry>, now: u64) -> Ve
         match entry.job(now) {
             Read::Job(job) => jobs.push(job),
             // Its proxy tells the client; Redis' clock only saves the work.
-            Read::Expired(id) => useless.push(Useless::from(&id)),
+            Read::Expired(id) => removals.push(Removal::from(&id)),
             Read::Wake => {
-                inner.held(super::held::Held::look_soon);
-                useless.push(nothing(id));
+                inner.leases(super::leases::Leases::look_soon);
+                removals.push(nothing(id));
             }
             Read::Newer(format) => too_new.push((id, newer(format), 0)),
             Read::Unknown => {
                 tracing::warn!(entry = %id, "dropping an entry that is no request");
-                useless.push(nothing(id));
+                removals.push(nothing(id));
             }
         }
     }
@@ -317,14 +322,14 @@ pub(super) async fn sort_out(inner: &Inner, entries: Vec<Entry>, now: u64) -> Ve
             tracing::warn!(%error, "failed to hand requests back");
         }
     }
-    if !useless.is_empty() {
-        discard(inner, useless).await;
+    if !removals.is_empty() {
+        discard(inner, removals).await;
     }
     jobs
 }
 
 /// Forgets entries. Those that can't be forgotten now come back when their lease is over.
-pub(super) async fn discard(inner: &Inner, entries: Vec<Useless>) {
+pub(super) async fn discard(inner: &Inner, entries: Vec<Removal>) {
     for group in groups(entries, |_| 0) {
         let call = drop_entries(&inner.keys, &inner.revision, &group);
         if let Err(error) = inner.commands.last(&call, "a drop").await {

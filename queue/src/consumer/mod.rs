@@ -1,13 +1,13 @@
 //! The worker's side: requests come out, outcomes go back.
 //!
 //! Reading blocks, so it has a connection of its own; all else goes over a second one. What this worker holds is known
-//! here (`held`), so that leases are renewed for it (`renew`) and requests that may have killed another worker run with
+//! here (`leases`), so that leases are renewed for it (`renew`) and requests that may have killed another worker run with
 //! nothing beside them (`quarantine`). Large bodies are kept beside the stream (`bodies`).
 
 mod answer;
 mod bodies;
 mod fetch;
-mod held;
+mod leases;
 mod quarantine;
 mod release;
 mod renew;
@@ -20,15 +20,15 @@ use std::{
 use tokio::sync::Notify;
 
 use crate::{
-    Connection, Job, JobId, Outcome, QueueError,
+    Endpoint, Job, JobId, Outcome, QueueError,
     call::Call,
-    connection::{Backoff, Link},
+    connection::{Backoff, ConnectionManager},
     keys::{Class, Keys, Lane},
     scripts::{CONNECT, GONE_AFTER_MS},
     wire,
 };
 use answer::Unsent;
-use held::Held;
+use leases::Leases;
 pub use renew::Renewer;
 
 /// How long Redis may take to answer what does not block.
@@ -83,10 +83,10 @@ struct Inner {
     artifact: Option<String>,
     limits: RwLock<ConsumerLimits>,
     /// For reads that block.
-    reads: Link,
+    reads: ConnectionManager,
     /// For everything else.
-    commands: Link,
-    held: Mutex<Held>,
+    commands: ConnectionManager,
+    leases: Mutex<Leases>,
     unsent: Mutex<Unsent>,
     /// Something was answered or handed back.
     settled: Notify,
@@ -96,10 +96,7 @@ struct Inner {
 impl Consumer {
     /// Joins the workers of a revision; what an earlier process of this name held is set aside, as it may be why that ended.
     /// Waits for a Redis that is absent or can't serve now for as long as it takes: drop the future to give up.
-    pub async fn connect(
-        connection: Connection,
-        options: ConsumerOptions,
-    ) -> Result<Self, QueueError> {
+    pub async fn connect(endpoint: Endpoint, options: ConsumerOptions) -> Result<Self, QueueError> {
         let ConsumerOptions {
             uid,
             revision,
@@ -115,9 +112,9 @@ impl Consumer {
             name,
             artifact,
             limits: RwLock::new(limits),
-            reads: Link::new(connection.clone(), READ_TIMEOUT),
-            commands: Link::new(connection, RESPONSE_TIMEOUT),
-            held: Mutex::default(),
+            reads: ConnectionManager::new(endpoint.clone(), READ_TIMEOUT),
+            commands: ConnectionManager::new(endpoint, RESPONSE_TIMEOUT),
+            leases: Mutex::default(),
             unsent: Mutex::default(),
             settled: Notify::new(),
             backoff: Mutex::new(Backoff::new()),
@@ -146,7 +143,7 @@ impl Consumer {
             .unwrap_or_else(PoisonError::into_inner) = limits;
     }
 
-    /// Takes up to `room` requests, waiting about a second for the first; none if none came.
+    /// Takes up to `capacity` requests, waiting about a second for the first; none if none came.
     ///
     /// Jobs in `quarantine` come by themselves, and only once everything handed out before has been answered or released;
     /// until they are, nothing else comes.
@@ -154,26 +151,35 @@ impl Consumer {
     /// An error means that Redis can't be reached or can't serve now. The pause before the next try is inside, so just
     /// call again: all but [`QueueError::ArtifactChanged`], which lasts.
     /// The future must be driven to its end: what a dropped one has read is run only when its lease is over.
-    pub async fn fetch(&self, room: usize) -> Result<Vec<Job>, QueueError> {
-        self.fetch_within(room, BLOCK).await
+    pub async fn fetch(&self, capacity: usize) -> Result<Vec<Job>, QueueError> {
+        self.fetch_within(capacity, BLOCK).await
     }
 
     /// The same, waiting for the first request no longer than `wait`, which counts in milliseconds; zero does not wait.
-    pub async fn fetch_within(&self, room: usize, wait: Duration) -> Result<Vec<Job>, QueueError> {
-        fetch::fetch(&self.inner, room, wait).await
+    pub async fn fetch_within(
+        &self,
+        capacity: usize,
+        wait: Duration,
+    ) -> Result<Vec<Job>, QueueError> {
+        fetch::fetch(&self.inner, capacity, wait).await
     }
 
-    /// Answers requests, and takes up to `room` new ones that are there already, in one write.
+    /// Answers requests.
     ///
     /// The first success wins, whoever holds the request by now; a failure counts only while this worker holds it.
     /// Waits for Redis until nobody waits for any of the answers any more. Large answers that have no room in Redis now are
     /// kept, and sent with later calls.
-    pub async fn answer(
+    pub async fn answer(&self, answers: Vec<(JobId, Outcome)>) -> Result<(), QueueError> {
+        answer::answer(&self.inner, answers).await
+    }
+
+    /// Answers requests as [`Self::answer`] does, and takes up to `capacity` new ones that are there already, in one write.
+    pub async fn exchange(
         &self,
         answers: Vec<(JobId, Outcome)>,
-        room: usize,
+        capacity: usize,
     ) -> Result<Vec<Job>, QueueError> {
-        answer::answer(&self.inner, answers, room).await
+        answer::exchange(&self.inner, answers, capacity).await
     }
 
     /// What renews leases. To be run in a task of its own as long as the consumer lives.
@@ -198,8 +204,8 @@ impl Inner {
         *self.limits.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn held<T>(&self, change: impl FnOnce(&mut Held) -> T) -> T {
-        change(&mut self.held.lock().unwrap_or_else(PoisonError::into_inner))
+    fn leases<T>(&self, change: impl FnOnce(&mut Leases) -> T) -> T {
+        change(&mut self.leases.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Waits before Redis is tried again.

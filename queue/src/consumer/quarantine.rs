@@ -11,12 +11,12 @@ use crate::{
     call::Call,
     id::EntryId,
     keys::{RELEASED, newer},
-    scripts::{MOST_REQUESTS, QUARANTINE, TAKE_OVER},
+    scripts::{MAX_REQUESTS, QUARANTINE, TAKE_OVER},
     wire::{self, FORMAT},
 };
 
-/// Takes what has been handed back, up to `room`, and sets aside what dead workers held.
-pub(super) async fn take_over(inner: &Inner, room: usize) -> Result<Vec<EntryId>, QueueError> {
+/// Takes what has been handed back, up to `capacity`, and sets aside what dead workers held.
+pub(super) async fn take_over(inner: &Inner, capacity: usize) -> Result<Vec<EntryId>, QueueError> {
     let keys = [
         &*inner.lane.jobs,
         &inner.keys.artifacts(),
@@ -26,7 +26,7 @@ pub(super) async fn take_over(inner: &Inner, room: usize) -> Result<Vec<EntryId>
     command
         .arg(&inner.name)
         .arg(millis(inner.limits().lease))
-        .arg(room)
+        .arg(capacity)
         .arg(&inner.revision)
         .arg(RELEASED)
         // What workers of before did not know.
@@ -40,10 +40,10 @@ pub(super) async fn take_over(inner: &Inner, room: usize) -> Result<Vec<EntryId>
     let aside = values.next().and_then(wire::parse::<u32>) != Some(0);
     // Redis may have lost the record while this worker lived on, and have taken down another one's since.
     let recorded: String = values.next().and_then(wire::parse).unwrap_or_default();
-    inner.held(|held| {
-        held.set_aside(aside);
+    inner.leases(|leases| {
+        leases.set_aside(aside);
         if inner.artifact.as_ref().is_some_and(|own| *own != recorded) {
-            held.unknown = true;
+            leases.must_join = true;
         }
     });
     Ok(released)
@@ -53,13 +53,13 @@ fn entries(values: impl IntoIterator<Item = Value>) -> Vec<EntryId> {
     values.into_iter().filter_map(wire::parse).collect()
 }
 
-/// Begins the turn of some of those set aside, up to `room`; none if there are none to run.
-pub(super) async fn take(inner: &Inner, room: usize) -> Result<Vec<Job>, QueueError> {
+/// Begins the turn of some of those set aside, up to `capacity`; none if there are none to run.
+pub(super) async fn take(inner: &Inner, capacity: usize) -> Result<Vec<Job>, QueueError> {
     let most = inner.limits().max_deliveries;
     let mut command = QUARANTINE.call(&[&inner.lane.jobs], 0);
     command
         .arg(&inner.name)
-        .arg(room.clamp(1, MOST_REQUESTS))
+        .arg(capacity.clamp(1, MAX_REQUESTS))
         .arg(most);
     let operation = "a turn";
     let outcome = inner
@@ -67,14 +67,14 @@ pub(super) async fn take(inner: &Inner, room: usize) -> Result<Vec<Job>, QueueEr
         .last(&Call::of_script(&QUARANTINE, command), operation)
         .await;
     // If the reply is lost, some are this worker's and in nobody's hands.
-    let reply = outcome.inspect_err(|_| inner.held(|held| held.stray = true))?;
+    let reply = outcome.inspect_err(|_| inner.leases(|leases| leases.stray = true))?;
     let mut values = wire::list(reply).into_iter();
     let parse = |value: Option<Value>| value.and_then(wire::parse::<u32>);
     let (Some(more), Some(deliveries)) = (parse(values.next()), parse(values.next())) else {
         return Err(QueueError::Answer { operation });
     };
     let entries = entries(values);
-    inner.held(|held| held.set_aside(more > 0));
+    inner.leases(|leases| leases.set_aside(more > 0));
     if deliveries > most {
         give_up(inner, &entries, most).await?;
         return Ok(Vec::new());
@@ -87,15 +87,15 @@ pub(super) async fn take(inner: &Inner, room: usize) -> Result<Vec<Job>, QueueEr
         deliveries,
         "running requests of a worker that fell silent, by themselves"
     );
-    let group = inner.held(super::held::Held::group);
+    let group = inner.leases(super::leases::Leases::group);
     fetch::load(inner, &entries, Some(group)).await
 }
 
 /// Answers requests that have been given to workers as often as they may.
 async fn give_up(inner: &Inner, entries: &[EntryId], deliveries: u32) -> Result<(), QueueError> {
     let read = fetch::range(inner, entries).await;
-    let (found, now) = read.inspect_err(|_| inner.held(|held| held.stray = true))?;
-    let jobs = fetch::sort_out(inner, found, now).await;
+    let (found, now) = read.inspect_err(|_| inner.leases(|leases| leases.stray = true))?;
+    let jobs = fetch::triage(inner, found, now).await;
     let answers = jobs.into_iter().map(|job| letter(job.id, deliveries));
     answer::answer_only(inner, answers.collect()).await;
     Ok(())

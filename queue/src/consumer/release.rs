@@ -8,18 +8,18 @@ use crate::{
     call::{Call, lost_group},
     id::EntryId,
     keys::{RELEASED, SUSPECTS},
-    scripts::{LEAVE, MOST_REQUESTS, RELEASE, evict},
+    scripts::{LEAVE, MAX_REQUESTS, RELEASE, evict},
 };
 
 /// Who holds a request until another worker takes it, and how many deliveries are taken back.
 pub(super) type Handover = (EntryId, String, u32);
 
 pub(super) async fn release(inner: &Inner, entries: Vec<EntryId>) -> Result<(), QueueError> {
-    let handovers = inner.held(|held| {
+    let handovers = inner.leases(|leases| {
         entries
             .into_iter()
             .map(|entry| {
-                if held.is_quarantined(entry) {
+                if leases.is_quarantined(entry) {
                     // Its turn was counted, but did not take place.
                     (entry, SUSPECTS.to_owned(), 1)
                 } else {
@@ -33,7 +33,7 @@ pub(super) async fn release(inner: &Inner, entries: Vec<EntryId>) -> Result<(), 
 
 pub(super) async fn leave(inner: &Inner) -> Result<(), QueueError> {
     answer::send_unsent(inner).await;
-    release(inner, inner.held(|held| held.all())).await?;
+    release(inner, inner.leases(|leases| leases.all())).await?;
     let mut command = LEAVE.call(&[&inner.lane.jobs], 0);
     command.arg(&inner.name);
     patiently(inner, &Call::of_script(&LEAVE, command)).await?;
@@ -43,7 +43,7 @@ pub(super) async fn leave(inner: &Inner) -> Result<(), QueueError> {
 
 pub(super) async fn hand_over(inner: &Inner, handovers: Vec<Handover>) -> Result<(), QueueError> {
     let mut outcome = Ok(());
-    for group in handovers.chunks(MOST_REQUESTS) {
+    for group in handovers.chunks(MAX_REQUESTS) {
         let mut command = RELEASE.call(&[&inner.lane.jobs], 0);
         command.arg(&inner.name);
         for (entry, holder, fewer) in group {
@@ -51,9 +51,9 @@ pub(super) async fn hand_over(inner: &Inner, handovers: Vec<Handover>) -> Result
         }
         outcome = outcome.and(patiently(inner, &Call::of_script(&RELEASE, command)).await);
     }
-    inner.held(|held| {
+    inner.leases(|leases| {
         for (entry, ..) in handovers {
-            held.settle(entry);
+            leases.settle(entry);
         }
     });
     inner.settled.notify_waiters();

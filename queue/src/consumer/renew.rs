@@ -7,7 +7,7 @@ use crate::{
     QueueError,
     call::Call,
     id::EntryId,
-    scripts::{MOST_REQUESTS, RENEW},
+    scripts::{MAX_REQUESTS, RENEW},
 };
 
 /// Renews the leases of what a consumer holds.
@@ -33,8 +33,8 @@ impl Renewer {
             let Some(inner) = self.inner.upgrade() else {
                 return;
             };
-            let held = inner.held(|held| held.all());
-            for group in held.chunks(MOST_REQUESTS) {
+            let leased = inner.leases(|leases| leases.all());
+            for group in leased.chunks(MAX_REQUESTS) {
                 if let Err(error) = renew(&inner, group).await {
                     tracing::warn!(%error, "failed to renew leases");
                 }

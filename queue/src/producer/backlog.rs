@@ -18,22 +18,25 @@ use crate::{
 pub(super) async fn read(shared: &Shared) -> Result<Backlog, QueueError> {
     let mut command = redis::cmd("HGETALL");
     command.arg(shared.keys.bytes());
-    let bytes = shared.link.last(&Call::of(command), "HGETALL").await?;
+    let bytes = shared
+        .connections
+        .last(&Call::of(command), "HGETALL")
+        .await?;
     let mut values = wire::list(bytes).into_iter();
-    let mut held: Vec<(String, u64)> = Vec::new();
+    let mut revisions: Vec<(String, u64)> = Vec::new();
     while let (Some(revision), Some(bytes)) = (values.next(), values.next()) {
         let revision: String = wire::parse(revision).ok_or(QueueError::Answer {
             operation: "HGETALL",
         })?;
         if !is_reserved(&revision) {
-            held.push((revision, wire::parse(bytes).unwrap_or_default()));
+            revisions.push((revision, wire::parse(bytes).unwrap_or_default()));
         }
     }
-    if held.is_empty() {
+    if revisions.is_empty() {
         return Ok(Backlog::default());
     }
     let mut call = Call::new();
-    for (revision, _) in &held {
+    for (revision, _) in &revisions {
         let jobs = shared.keys.lane(revision, Class::Interactive).jobs;
         let mut length = redis::cmd("XLEN");
         length.arg(&jobs);
@@ -42,10 +45,10 @@ pub(super) async fn read(shared: &Shared) -> Result<Backlog, QueueError> {
         consumers.arg("CONSUMERS").arg(&jobs).arg(GROUP);
         call.command(consumers);
     }
-    let mut replies = call.over(&shared.link).await?.into_iter();
+    let mut replies = call.over(&shared.connections).await?.into_iter();
     let mut backlog = Backlog::default();
     let mut deserted = Vec::new();
-    for (revision, bytes) in held {
+    for (revision, bytes) in revisions {
         let (Some(length), Some(consumers)) = (replies.next(), replies.next()) else {
             return Err(QueueError::Answer {
                 operation: "a backlog",
@@ -83,7 +86,7 @@ pub(super) async fn read(shared: &Shared) -> Result<Backlog, QueueError> {
 async fn clear(shared: &Shared, deserted: &[String]) -> Result<(), QueueError> {
     for revision in deserted {
         shared
-            .link
+            .connections
             .last(&evict(&shared.keys, revision), "an eviction")
             .await?;
     }

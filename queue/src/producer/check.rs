@@ -14,13 +14,13 @@ use uuid::Uuid;
 
 use super::{
     Shared,
-    open::{Stage, Suspicion},
+    in_flight::{Overdue, Stage},
     replies,
 };
-use crate::{QueueError, call::Call, connection::Live, id::EntryId, keys::Class, wire};
+use crate::{QueueError, call::Call, connection::Connection, id::EntryId, keys::Class, wire};
 
 /// Entries asked for in one command, so that others wait for Redis but shortly.
-const MOST_ENTRIES: usize = 1024;
+const MAX_ENTRIES: usize = 1024;
 
 /// What became of an enqueue that was not heard of: the entry of each of its requests, none where there was no room.
 type Receipts = HashMap<u64, Vec<Option<EntryId>>>;
@@ -29,40 +29,40 @@ type Receipts = HashMap<u64, Vec<Option<EntryId>>>;
 /// among the replies, oldest first. Without patience it looks for all.
 pub(super) async fn run(
     shared: &Shared,
-    live: &Live,
+    connection: &Connection,
     patience: Duration,
 ) -> Result<Vec<Uuid>, QueueError> {
-    let missing = look(shared, live, patience).await?;
+    let missing = look(shared, connection, patience).await?;
     if missing.is_empty() {
         return Ok(Vec::new());
     }
     // An answered entry is gone, too. Whatever is answered here leaves the map of open requests.
-    replies::read_all(shared, live).await?;
+    replies::read_all(shared, connection).await?;
     Ok(missing.into_iter().map(|(_, uuid)| uuid).collect())
 }
 
 /// Looks for requests. Those that are not in their stream are returned with when they came.
 async fn look(
     shared: &Shared,
-    live: &Live,
+    connection: &Connection,
     patience: Duration,
 ) -> Result<BTreeSet<(Instant, Uuid)>, QueueError> {
-    let mut queued: BTreeMap<Arc<str>, Vec<(Suspicion, EntryId)>> = BTreeMap::new();
+    let mut queued: BTreeMap<Arc<str>, Vec<(Overdue, EntryId)>> = BTreeMap::new();
     let mut missing = BTreeSet::new();
     let mut receipts = None;
-    for suspicion in shared.open.suspicions(patience) {
-        let entry = match suspicion.stage {
+    for overdue in shared.in_flight.overdue(patience) {
+        let entry = match overdue.stage {
             Stage::Queued(entry) => Some(entry),
             Stage::Unsure(place) => {
                 if receipts.is_none() {
-                    receipts = Some(read_receipts(shared, live).await?);
+                    receipts = Some(read_receipts(shared, connection).await?);
                 }
                 let entries = receipts
                     .as_ref()
                     .and_then(|receipts| receipts.get(&place.call));
                 let entry = entries.and_then(|entries| *entries.get(place.position)?);
                 if let Some(entry) = entry {
-                    shared.open.locate(suspicion.uuid, entry);
+                    shared.in_flight.locate(overdue.uuid, entry);
                 }
                 entry
             }
@@ -70,17 +70,17 @@ async fn look(
         };
         match entry {
             Some(entry) => queued
-                .entry(suspicion.revision.clone())
+                .entry(overdue.revision.clone())
                 .or_default()
-                .push((suspicion, entry)),
+                .push((overdue, entry)),
             None => {
-                missing.insert((suspicion.opened, suspicion.uuid));
+                missing.insert((overdue.submitted, overdue.uuid));
             }
         }
     }
     for (revision, queued) in queued {
-        for suspicion in gone(shared, live, &revision, queued).await? {
-            missing.insert((suspicion.opened, suspicion.uuid));
+        for overdue in gone(shared, connection, &revision, queued).await? {
+            missing.insert((overdue.submitted, overdue.uuid));
         }
     }
     Ok(missing)
@@ -89,33 +89,35 @@ async fn look(
 /// Those whose entries are not in the stream.
 async fn gone(
     shared: &Shared,
-    live: &Live,
+    connection: &Connection,
     revision: &str,
-    queued: Vec<(Suspicion, EntryId)>,
-) -> Result<Vec<Suspicion>, QueueError> {
+    queued: Vec<(Overdue, EntryId)>,
+) -> Result<Vec<Overdue>, QueueError> {
     let index = shared.keys.lane(revision, Class::Interactive).index;
     let mut scores = Vec::with_capacity(queued.len());
-    for some in queued.chunks(MOST_ENTRIES) {
+    for some in queued.chunks(MAX_ENTRIES) {
         let mut command = redis::cmd("ZMSCORE");
         command.arg(&index);
         for (_, entry) in some {
             command.arg(entry.to_string());
         }
-        scores.extend(wire::list(Call::of(command).last("ZMSCORE", live).await?));
+        scores.extend(wire::list(
+            Call::of(command).last("ZMSCORE", connection).await?,
+        ));
     }
     let gone = queued
         .into_iter()
         .zip(scores)
         .filter(|(_, score)| *score == redis::Value::Nil)
-        .map(|((suspicion, _), _)| suspicion);
+        .map(|((overdue, _), _)| overdue);
     Ok(gone.collect())
 }
 
 /// What this proxy's last enqueues came to. Only a connection that broke in the middle of one leaves it to be asked.
-async fn read_receipts(shared: &Shared, live: &Live) -> Result<Receipts, QueueError> {
+async fn read_receipts(shared: &Shared, connection: &Connection) -> Result<Receipts, QueueError> {
     let mut command = redis::cmd("HVALS");
     command.arg(shared.keys.receipts(&shared.proxy));
-    let values = wire::list(Call::of(command).last("HVALS", live).await?);
+    let values = wire::list(Call::of(command).last("HVALS", connection).await?);
     let receipts = values.into_iter().filter_map(|value| {
         let text: String = wire::parse(value)?;
         let mut words = text.split(' ');

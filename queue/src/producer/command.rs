@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Shared, open::Outgoing};
+use super::{Shared, in_flight::Outgoing};
 use crate::{
     Submit,
     call::Call,

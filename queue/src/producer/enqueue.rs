@@ -16,23 +16,22 @@ use tokio::{
 use uuid::Uuid;
 
 use super::{
-    Shared, check, command,
-    open::{Cancelled, Outgoing},
-    presence,
+    Shared, check, command, heartbeat,
+    in_flight::{Cancelled, Outgoing},
     write::{Command, unreachable},
 };
 use crate::{
     QueueError, SubmitError,
     call::{Call, Reply, out_of_memory},
-    connection::Live,
+    connection::Connection,
     id::EntryId,
-    scripts::{MOST_REQUESTS, drop_entries, evict},
+    scripts::{MAX_REQUESTS, drop_entries, evict},
     wire,
 };
 
 /// Enqueues on their way at a time; cancellations, which are small, may come on top. While they are, what arrives gathers
 /// into the next one. Each carries about a mebibyte at most, or one request.
-const MOST_CALLS: usize = 4;
+const MAX_CALLS: usize = 4;
 
 /// How often open requests are looked at.
 const CHECK_EVERY: Duration = Duration::from_secs(1);
@@ -43,11 +42,11 @@ const EVICT_EVERY: Duration = Duration::from_millis(100);
 /// The time from one connection to the next.
 pub(super) struct Session<'a> {
     shared: Arc<Shared>,
-    live: Live,
+    connection: Connection,
     /// Requests to write. They outlive the session.
     waiting: &'a mut VecDeque<Uuid>,
     work: FuturesUnordered<BoxFuture<'static, Done>>,
-    /// Places that the calls under way take, of [`MOST_CALLS`].
+    /// Places that the calls under way take, of [`MAX_CALLS`].
     calls: usize,
     /// A check is under way.
     checking: bool,
@@ -72,10 +71,14 @@ enum Done {
 }
 
 impl<'a> Session<'a> {
-    pub(super) fn new(shared: Arc<Shared>, live: Live, waiting: &'a mut VecDeque<Uuid>) -> Self {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        connection: Connection,
+        waiting: &'a mut VecDeque<Uuid>,
+    ) -> Self {
         Self {
             shared,
-            live,
+            connection,
             waiting,
             work: FuturesUnordered::new(),
             calls: 0,
@@ -91,7 +94,7 @@ impl<'a> Session<'a> {
         mut self,
         commands: &mut UnboundedReceiver<Command>,
     ) -> ControlFlow<()> {
-        if let Err(error) = begin(&self.shared, &self.live).await {
+        if let Err(error) = begin(&self.shared, &self.connection).await {
             tracing::debug!(%error, "the connection to Redis broke");
             return ControlFlow::Continue(());
         }
@@ -100,25 +103,25 @@ impl<'a> Session<'a> {
         tick.tick().await;
         // Whatever is open was written to an earlier connection, and Redis may have restarted since.
         self.check(Duration::ZERO);
-        let mut arrived = Vec::with_capacity(MOST_REQUESTS);
+        let mut arrived = Vec::with_capacity(MAX_REQUESTS);
         loop {
             self.enqueue();
             tokio::select! {
                 biased;
                 // First, so that a busy queue does not keep it waiting.
                 _ = tick.tick() => {
-                    self.shared.open.measure();
+                    self.shared.in_flight.measure();
                     self.check(self.shared.limits().lease);
                 }
-                () = self.shared.doubt.notified() => self.check(self.shared.limits().lease),
+                () = self.shared.reader_broke.notified() => self.check(self.shared.limits().lease),
                 Some(done) = self.work.next() => {
                     if let Err(error) = self.settle(done) {
                         tracing::debug!(%error, "the connection to Redis broke");
                         return ControlFlow::Continue(());
                     }
                 }
-                count = commands.recv_many(&mut arrived, MOST_REQUESTS),
-                    if self.calls < MOST_CALLS && !self.stopping =>
+                count = commands.recv_many(&mut arrived, MAX_REQUESTS),
+                    if self.calls < MAX_CALLS && !self.stopping =>
                 {
                     self.take(&mut arrived);
                     self.stopping |= count == 0;
@@ -131,8 +134,8 @@ impl<'a> Session<'a> {
                     .arg(keys.replies(&self.shared.proxy))
                     .arg(keys.receipts(&self.shared.proxy));
                 // Both expire by themselves, too.
-                let _ = Call::of(farewell).send(&self.live).await;
-                let _ = presence::sweep(&self.shared, &self.live).await;
+                let _ = Call::of(farewell).send(&self.connection).await;
+                let _ = heartbeat::sweep(&self.shared, &self.connection).await;
                 return ControlFlow::Break(());
             }
         }
@@ -152,16 +155,19 @@ impl<'a> Session<'a> {
 
     /// Writes from the front of those that wait.
     fn enqueue(&mut self) {
-        while self.calls < MOST_CALLS && !self.waiting.is_empty() {
+        while self.calls < MAX_CALLS && !self.waiting.is_empty() {
             let call = self.shared.next_call();
-            let group = self.shared.open.send(self.waiting, call, self.calls == 0);
+            let group = self
+                .shared
+                .in_flight
+                .send(self.waiting, call, self.calls == 0);
             let Some(first) = group.requests.first() else {
                 // The first in line must be alone, which it can't be yet.
                 break;
             };
             let revision = Arc::clone(&first.request.revision);
             // One that must be alone takes all places.
-            let places = if group.alone { MOST_CALLS } else { 1 };
+            let places = if group.alone { MAX_CALLS } else { 1 };
             self.write(&revision, call, &group.requests, places);
         }
     }
@@ -174,13 +180,13 @@ impl<'a> Session<'a> {
             .iter()
             .map(|outgoing| (outgoing.uuid, revision.clone(), outgoing.request.body.len()))
             .collect();
-        let live = self.live.clone();
+        let connection = self.connection.clone();
         self.calls += places;
         self.work.push(
             async move {
                 if let Some(eviction) = &eviction {
                     // Not in one write with what follows: a script that Redis has forgotten runs after the others.
-                    if let Err(error) = eviction.last("an eviction", &live).await {
+                    if let Err(error) = eviction.last("an eviction", &connection).await {
                         tracing::debug!(%error, "failed to evict");
                     }
                 }
@@ -188,7 +194,7 @@ impl<'a> Session<'a> {
                     sent,
                     places,
                     evicted: eviction.is_some(),
-                    replies: call.send(&live).await,
+                    replies: call.send(&connection).await,
                 }
             }
             .boxed(),
@@ -204,26 +210,27 @@ impl<'a> Session<'a> {
                 .push(entry);
         }
         for (revision, entries) in revisions {
-            let entries = entries.iter().map(|cancelled| &cancelled.useless);
+            let entries = entries.iter().map(|cancelled| &cancelled.removal);
             let call = drop_entries(&self.shared.keys, &revision, entries);
-            let live = self.live.clone();
+            let connection = self.connection.clone();
             self.calls += 1;
             self.work.push(
-                async move { Done::Cancelled(call.last("a cancellation", &live).await) }.boxed(),
+                async move { Done::Cancelled(call.last("a cancellation", &connection).await) }
+                    .boxed(),
             );
         }
     }
 
     fn check(&mut self, patience: Duration) {
         if !std::mem::replace(&mut self.checking, true) {
-            let (shared, live) = (self.shared.clone(), self.live.clone());
+            let (shared, connection) = (self.shared.clone(), self.connection.clone());
             self.work.push(
                 async move {
                     let checked = async {
                         // Also how a connection that breaks while nothing is sent is noticed.
-                        presence::renew(&shared, &live).await?;
-                        presence::sweep(&shared, &live).await?;
-                        check::run(&shared, &live, patience).await
+                        heartbeat::beat(&shared, &connection).await?;
+                        heartbeat::sweep(&shared, &connection).await?;
+                        check::run(&shared, &connection, patience).await
                     };
                     Done::Checked(checked.await)
                 }
@@ -263,7 +270,7 @@ impl<'a> Session<'a> {
                                 count = missing.len(),
                                 "Redis has lost requests; they are enqueued again"
                             );
-                            self.shared.open.wait(&missing);
+                            self.shared.in_flight.wait(&missing);
                             self.waiting.extend(missing);
                         }
                         Ok(())
@@ -290,7 +297,7 @@ impl<'a> Session<'a> {
             }
             // The script may have added some before it failed; those run in vain.
             Err(error) => {
-                self.shared.open.refuse(uuids, unreachable);
+                self.shared.in_flight.refuse(uuids, unreachable);
                 return survivable(Err(error));
             }
         };
@@ -299,7 +306,7 @@ impl<'a> Session<'a> {
         for ((uuid, revision, size), entry) in sent.into_iter().zip(entries) {
             match wire::parse::<EntryId>(entry) {
                 Some(entry) => {
-                    cancelled.extend(self.shared.open.confirm(uuid, &revision, size, entry));
+                    cancelled.extend(self.shared.in_flight.confirm(uuid, &revision, size, entry));
                 }
                 None => refused.push(uuid),
             }
@@ -317,12 +324,12 @@ impl<'a> Session<'a> {
         let due = self.evicted.is_none_or(|at| at.elapsed() >= EVICT_EVERY);
         if evicted || !due {
             let full = |retry_after| SubmitError::Full { retry_after };
-            self.shared.open.refuse(refused, full);
+            self.shared.in_flight.refuse(refused, full);
             return;
         }
         self.evicted = Some(StdInstant::now());
         self.evict = true;
-        self.shared.open.wait(&refused);
+        self.shared.in_flight.wait(&refused);
         refused
             .into_iter()
             .rev()
@@ -331,10 +338,10 @@ impl<'a> Session<'a> {
 }
 
 /// What comes before anything else over a new connection.
-async fn begin(shared: &Shared, live: &Live) -> Result<(), QueueError> {
+async fn begin(shared: &Shared, connection: &Connection) -> Result<(), QueueError> {
     // Whoever is not there is not answered.
-    survivable(presence::renew(shared, live).await)?;
-    presence::learn_largest(shared, live).await;
+    survivable(heartbeat::beat(shared, connection).await)?;
+    heartbeat::learn_max_body_bytes(shared, connection).await;
     Ok(())
 }
 

@@ -1,15 +1,15 @@
 //! The proxy's side: requests go in, outcomes come back.
 //!
 //! One task writes requests (`write`, and `enqueue` over each connection), one reads replies (`replies`). What ties them
-//! together is the map of open requests (`open`): an outcome is for whoever is still in it, so each request is answered
+//! together is the map of open requests (`in_flight`): an outcome is for whoever is still in it, so each request is answered
 //! once. Whatever Redis lost is found by `check` and written again.
 
 mod backlog;
 mod check;
 mod command;
 mod enqueue;
-mod open;
-mod presence;
+mod heartbeat;
+mod in_flight;
 mod rate;
 mod replies;
 mod write;
@@ -30,10 +30,10 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
 use crate::{
-    Backlog, Connection, Limits, Outcome, QueueError, Submit, SubmitError, call::Call,
-    connection::Link, id::EntryId, keys::Keys,
+    Backlog, Endpoint, Limits, Outcome, QueueError, Submit, SubmitError, call::Call,
+    connection::ConnectionManager, id::EntryId, keys::Keys,
 };
-use open::OpenRequests;
+use in_flight::InFlight;
 use write::Command;
 
 /// How long Redis may take to answer. Shorter than a stalled Redis often takes, a timeout would only make many
@@ -44,7 +44,7 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 const PING_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long shutting down may take once nothing is open.
-const FAREWELL: Duration = Duration::from_secs(2);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The proxy's side of the queue. Clones share it; with the last one its tasks end.
 #[derive(Clone)]
@@ -64,17 +64,17 @@ struct Shared {
     keys: Keys,
     proxy: String,
     limits: RwLock<Limits>,
-    open: OpenRequests,
-    link: Link,
+    in_flight: InFlight,
+    connections: ConnectionManager,
     /// The number of the next enqueue, which no other process of this name has used.
     calls: AtomicU64,
     /// The largest body that Redis takes.
-    largest: AtomicU64,
+    max_body_bytes: AtomicU64,
     /// The last reply read.
     cursor: Mutex<EntryId>,
     /// The connection that reads replies broke, so the one that writes may have, too. Writing to it would leave
     /// requests uncertain.
-    doubt: Notify,
+    reader_broke: Notify,
     /// Stops reading replies.
     stop: CancellationToken,
     /// The writing task has ended.
@@ -103,7 +103,7 @@ impl Producer {
     /// Starts the tasks that talk to Redis, which need not be up yet. `proxy` names this process among all proxies of
     /// the model. Must be called inside a Tokio runtime.
     pub fn start(
-        connection: Connection,
+        endpoint: Endpoint,
         uid: &str,
         proxy: &str,
         limits: Limits,
@@ -113,19 +113,19 @@ impl Producer {
             keys: Keys::new(uid)?,
             proxy: proxy.to_owned(),
             limits: RwLock::new(limits),
-            open: OpenRequests::default(),
-            link: Link::new(connection.clone(), RESPONSE_TIMEOUT),
+            in_flight: InFlight::default(),
+            connections: ConnectionManager::new(endpoint.clone(), RESPONSE_TIMEOUT),
             // Lua's numbers are exact up to 2^53.
             calls: AtomicU64::new(rand::random::<u64>() >> 12),
-            largest: AtomicU64::new(u64::MAX),
+            max_body_bytes: AtomicU64::new(u64::MAX),
             cursor: Mutex::default(),
-            doubt: Notify::new(),
+            reader_broke: Notify::new(),
             stop: stop.clone(),
             finished: CancellationToken::new(),
         });
         let (commands, receiver) = mpsc::unbounded_channel();
         tokio::spawn(write::run(shared.clone(), receiver));
-        tokio::spawn(replies::run(shared.clone(), connection));
+        tokio::spawn(replies::run(shared.clone(), endpoint));
         Ok(Self {
             handle: Arc::new(Handle {
                 shared,
@@ -153,12 +153,12 @@ impl Producer {
             return Err(SubmitError::DeadlineExceeded);
         }
         let shared = &self.handle.shared;
-        let most = shared.largest.load(Ordering::Relaxed);
+        let most = shared.max_body_bytes.load(Ordering::Relaxed);
         if request.body.len() as u64 > most {
             return Err(SubmitError::TooLarge { most });
         }
         let uuid = uuid::Builder::from_random_bytes(rand::random()).into_uuid();
-        let receiver = shared.open.insert(uuid, request, shared.limits())?;
+        let receiver = shared.in_flight.insert(uuid, request, shared.limits())?;
         let _ticket = Ticket {
             handle: &self.handle,
             uuid,
@@ -175,8 +175,8 @@ impl Producer {
 
     /// Requests not yet answered.
     #[must_use]
-    pub fn open(&self) -> usize {
-        self.handle.shared.open.len()
+    pub fn in_flight(&self) -> usize {
+        self.handle.shared.in_flight.len()
     }
 
     /// What the queue holds, of every revision.
@@ -186,10 +186,10 @@ impl Producer {
 
     /// Whether Redis answers.
     pub async fn ping(&self) -> bool {
-        let link = &self.handle.shared.link;
+        let connections = &self.handle.shared.connections;
         let ping = async {
-            let live = link.get().await?;
-            Call::of(redis::cmd("PING")).last("PING", &live).await
+            let connection = connections.get().await?;
+            Call::of(redis::cmd("PING")).last("PING", &connection).await
         };
         matches!(timeout(PING_TIMEOUT, ping).await, Ok(Ok(_)))
     }
@@ -198,17 +198,17 @@ impl Producer {
     /// away.
     pub async fn shutdown(&self, grace: Duration) {
         let shared = &self.handle.shared;
-        shared.open.close();
-        if timeout(grace, shared.open.drained()).await.is_err() {
-            tracing::warn!(open = self.open(), "shutting down with open requests");
+        shared.in_flight.close();
+        if timeout(grace, shared.in_flight.drained()).await.is_err() {
+            tracing::warn!(open = self.in_flight(), "shutting down with open requests");
         }
-        for cancelled in shared.open.abandon_all() {
+        for cancelled in shared.in_flight.abandon_all() {
             // A closed channel means that the writing task has ended already.
             let _ = self.handle.commands.send(Command::Cancel(cancelled));
         }
         shared.stop.cancel();
         let _ = self.handle.commands.send(Command::Stop);
-        let _ = timeout(FAREWELL, shared.finished.cancelled()).await;
+        let _ = timeout(SHUTDOWN_TIMEOUT, shared.finished.cancelled()).await;
     }
 }
 
@@ -220,7 +220,7 @@ struct Ticket<'a> {
 
 impl Drop for Ticket<'_> {
     fn drop(&mut self) {
-        if let Some(cancelled) = self.handle.shared.open.abandon(self.uuid) {
+        if let Some(cancelled) = self.handle.shared.in_flight.abandon(self.uuid) {
             // A closed channel means that the writing task has ended; the request expires by itself.
             let _ = self.handle.commands.send(Command::Cancel(cancelled));
         }

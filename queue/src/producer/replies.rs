@@ -6,9 +6,9 @@ use uuid::Uuid;
 
 use super::Shared;
 use crate::{
-    Connection, Outcome, QueueError,
+    Endpoint, Outcome, QueueError,
     call::Call,
-    connection::{Backoff, Link, Live},
+    connection::{Backoff, Connection, ConnectionManager},
     id::EntryId,
     outcome::{self, Reply},
     scripts::FORGET,
@@ -41,17 +41,17 @@ struct Large {
 }
 
 /// Reads until the producer stops.
-pub(super) async fn run(shared: Arc<Shared>, connection: Connection) {
-    let link = Link::new(connection, RESPONSE_TIMEOUT);
+pub(super) async fn run(shared: Arc<Shared>, endpoint: Endpoint) {
+    let connections = ConnectionManager::new(endpoint, RESPONSE_TIMEOUT);
     let mut backoff = Backoff::new();
     let mut delivered = Vec::new();
     let reading = async {
         loop {
-            match read(&shared, &link, &mut delivered).await {
+            match read(&shared, &connections, &mut delivered).await {
                 Ok(()) => backoff.reset(),
                 Err(error) => {
                     tracing::debug!(%error, "failed to read replies");
-                    shared.doubt.notify_one();
+                    shared.reader_broke.notify_one();
                     tokio::time::sleep(backoff.next()).await;
                 }
             }
@@ -64,7 +64,7 @@ pub(super) async fn run(shared: Arc<Shared>, connection: Connection) {
 /// Deletes what has been delivered and reads what comes next, in one write.
 async fn read(
     shared: &Shared,
-    link: &Link,
+    connections: &ConnectionManager,
     delivered: &mut Vec<Delivered>,
 ) -> Result<(), QueueError> {
     let mut call = Call::new();
@@ -79,12 +79,12 @@ async fn read(
         .arg(shared.keys.replies(&shared.proxy))
         .arg(shared.cursor().to_string());
     call.command(command);
-    let live = link.get().await?;
+    let connection = connections.get().await?;
     let outcome = async {
-        let reply = call.last("XREAD", &live).await?;
-        deliver(shared, &live, wire::read_entries(reply)).await
+        let reply = call.last("XREAD", &connection).await?;
+        deliver(shared, &connection, wire::read_entries(reply)).await
     };
-    *delivered = link.watch(&live, outcome.await)?;
+    *delivered = connections.watch(&connection, outcome.await)?;
     if let Some(last) = delivered.last() {
         shared.set_cursor(last.entry);
     }
@@ -93,7 +93,7 @@ async fn read(
 
 /// Delivers everything in the stream, also what the reading task never comes to: its cursor is ahead if the clock was
 /// set back while the stream was away. Then it is set back, too.
-pub(super) async fn read_all(shared: &Shared, live: &Live) -> Result<(), QueueError> {
+pub(super) async fn read_all(shared: &Shared, connection: &Connection) -> Result<(), QueueError> {
     let key = shared.keys.replies(&shared.proxy);
     let mut from = EntryId::default();
     loop {
@@ -104,14 +104,14 @@ pub(super) async fn read_all(shared: &Shared, live: &Live) -> Result<(), QueueEr
             .arg("+")
             .arg("COUNT")
             .arg(COUNT);
-        let reply = Call::of(command).last("XRANGE", live).await?;
-        let delivered = deliver(shared, live, wire::entries(reply)).await?;
+        let reply = Call::of(command).last("XRANGE", connection).await?;
+        let delivered = deliver(shared, connection, wire::entries(reply)).await?;
         let Some(last) = delivered.last().map(|delivered| delivered.entry) else {
             return Ok(());
         };
         let mut call = Call::new();
         delete(shared, &mut call, &delivered);
-        call.send(live).await?;
+        call.send(connection).await?;
         if last < shared.cursor() {
             shared.set_cursor(last);
         }
@@ -153,7 +153,7 @@ fn delete(shared: &Shared, call: &mut Call, delivered: &[Delivered]) {
 /// Brings outcomes to those who wait for them.
 async fn deliver(
     shared: &Shared,
-    live: &Live,
+    connection: &Connection,
     entries: Vec<Entry>,
 ) -> Result<Vec<Delivered>, QueueError> {
     let mut all = Vec::with_capacity(entries.len());
@@ -169,7 +169,7 @@ async fn deliver(
                     if outcome.is_large() {
                         delivered.counted += outcome.size();
                     }
-                    shared.open.deliver(uuid, outcome);
+                    shared.in_flight.deliver(uuid, outcome);
                 }
                 Some((uuid, Reply::Elsewhere { worker, size })) => {
                     delivered.counted += size;
@@ -186,7 +186,7 @@ async fn deliver(
     }
     let large = all.iter().flat_map(|delivered| &delivered.large);
     let mut wanted: Vec<&Large> = large
-        .filter(|large| shared.open.contains(large.uuid))
+        .filter(|large| shared.in_flight.contains(large.uuid))
         .collect();
     while !wanted.is_empty() {
         let mut bytes = 0;
@@ -205,10 +205,10 @@ async fn deliver(
             get.arg(&large.key);
             call.command(get);
         }
-        for (large, reply) in wanted.into_iter().zip(call.send(live).await?) {
+        for (large, reply) in wanted.into_iter().zip(call.send(connection).await?) {
             // One that is lost is found missing by the check, and its request is enqueued again.
             if let Some(body) = wire::bytes(reply.value("GET")?) {
-                shared.open.deliver(large.uuid, Outcome::Answer(body));
+                shared.in_flight.deliver(large.uuid, Outcome::Answer(body));
             }
         }
         wanted = rest;

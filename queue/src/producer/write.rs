@@ -13,7 +13,7 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use super::{Shared, enqueue::Session, open::Cancelled};
+use super::{Shared, enqueue::Session, in_flight::Cancelled};
 use crate::{
     SubmitError,
     connection::{Backoff, FIRST_PAUSE},
@@ -40,18 +40,18 @@ pub(super) async fn run(shared: Arc<Shared>, mut commands: UnboundedReceiver<Com
     let mut reachable = true;
     let mut waiting = VecDeque::new();
     loop {
-        match shared.link.get().await {
-            Ok(live) => {
+        match shared.connections.get().await {
+            Ok(connection) => {
                 if !std::mem::replace(&mut reachable, true) {
                     tracing::info!("Redis is back");
                 }
                 let begun = StdInstant::now();
-                let session = Session::new(shared.clone(), live.clone(), &mut waiting);
+                let session = Session::new(shared.clone(), connection.clone(), &mut waiting);
                 if session.run(&mut commands).await.is_break() {
                     return;
                 }
-                shared.link.forget(&live);
-                let was_alone = shared.open.lose_track();
+                shared.connections.forget(&connection);
+                let was_alone = shared.in_flight.lose_track();
                 if begun.elapsed() >= SHORT_SESSION || was_alone {
                     backoff.reset();
                     continue;
@@ -63,10 +63,10 @@ pub(super) async fn run(shared: Arc<Shared>, mut commands: UnboundedReceiver<Com
                 }
             }
         }
-        shared.open.refuse(waiting.drain(..), unreachable);
+        shared.in_flight.refuse(waiting.drain(..), unreachable);
         match pause(&shared, &mut commands, backoff.next()).await {
             ControlFlow::Break(()) => return,
-            ControlFlow::Continue(knocker) => waiting.extend(knocker),
+            ControlFlow::Continue(request) => waiting.extend(request),
         }
     }
 }
@@ -85,7 +85,7 @@ async fn pause(
             Ok(Some(Command::Enqueue(uuid))) if begun.elapsed() >= FIRST_PAUSE => {
                 return ControlFlow::Continue(Some(uuid));
             }
-            Ok(Some(Command::Enqueue(uuid))) => shared.open.refuse([uuid], unreachable),
+            Ok(Some(Command::Enqueue(uuid))) => shared.in_flight.refuse([uuid], unreachable),
             Ok(Some(Command::Cancel(_))) => {}
             Ok(Some(Command::Stop) | None) => return ControlFlow::Break(()),
             Err(_) => return ControlFlow::Continue(None),

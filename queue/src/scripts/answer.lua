@@ -12,7 +12,7 @@
 -- Large answers count among the bytes that the queue may hold until their proxy has read them, of which one proxy may
 -- leave a quarter. One that Redis had no memory to keep in a key of its own comes as an outcome: it is let through, to make
 -- room, where its proxy has read all before it. Returns the requests (1, 2, ...) whose answers have no room now: they are still there.
-local jobs, index, held, dead, unread = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local jobs, index, bytes_by_revision, dead, unread = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local revision, consumer, max_bytes = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local count = tonumber(ARGV[5])
 local first_extra = 6 + count * 6
@@ -60,10 +60,10 @@ local bytes, all_unread = nil, nil
 local function has_room(stream, size, freed, is_outcome)
   if not bytes then
     bytes = 0
-    for _, part in ipairs(redis.call('HVALS', held)) do
+    for _, part in ipairs(redis.call('HVALS', bytes_by_revision)) do
       bytes = bytes + part
     end
-    all_unread = tonumber(redis.call('HGET', held, '~replies') or 0)
+    all_unread = tonumber(redis.call('HGET', bytes_by_revision, '~replies') or 0)
   end
   local proxy = string.match(stream, 'replies:(.*)$')
   local own = tonumber(redis.call('HGET', unread, proxy) or 0)
@@ -73,7 +73,7 @@ local function has_room(stream, size, freed, is_outcome)
   end
   bytes, all_unread = bytes - freed + size, all_unread + size
   redis.call('HINCRBY', unread, proxy, size)
-  redis.call('HINCRBY', held, '~replies', size)
+  redis.call('HINCRBY', bytes_by_revision, '~replies', size)
   return true
 end
 
@@ -148,7 +148,7 @@ if #entries > 0 then
   redis.call('XACK', jobs, 'workers', unpack(entries))
   redis.call('XDEL', jobs, unpack(entries))
   redis.call('ZREM', index, unpack(entries))
-  redis.call('HINCRBY', held, revision, -size)
+  redis.call('HINCRBY', bytes_by_revision, revision, -size)
 end
 if #useless > 0 then
   redis.call('UNLINK', unpack(useless))

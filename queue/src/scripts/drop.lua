@@ -3,7 +3,7 @@
 -- KEYS: jobs, index, bytes, then the keys of their large bodies
 -- ARGV: revision, then of each request: entry, size
 -- XDEL alone would leave an entry pending. Returns how many were still there.
-local jobs, index, held = KEYS[1], KEYS[2], KEYS[3]
+local jobs, index, bytes_by_revision = KEYS[1], KEYS[2], KEYS[3]
 local dropped, size = 0, 0
 for i = 2, #ARGV, 2 do
   redis.call('XACK', jobs, 'workers', ARGV[i])
@@ -16,6 +16,6 @@ for i = 4, #KEYS do
   redis.call('UNLINK', KEYS[i])
 end
 if size > 0 then
-  redis.call('HINCRBY', held, ARGV[1], -size)
+  redis.call('HINCRBY', bytes_by_revision, ARGV[1], -size)
 end
 return dropped

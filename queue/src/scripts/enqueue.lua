@@ -5,14 +5,14 @@
 --       then of each request: mark, ttl in ms, size, header, body (empty where the body has the next key)
 -- Returns for each request its entry id, or an empty string where the queue was full. The receipt says the same, for a
 -- proxy whose connection breaks before it hears of it.
-local jobs, index, held, receipts, revision = KEYS[1], KEYS[2], KEYS[3], KEYS[4], ARGV[1]
+local jobs, index, bytes_by_revision, receipts, revision = KEYS[1], KEYS[2], KEYS[3], KEYS[4], ARGV[1]
 local max_length, max_bytes = tonumber(ARGV[2]), tonumber(ARGV[3])
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local length = redis.call('XLEN', jobs)
 local bytes = 0
-for _, size in ipairs(redis.call('HVALS', held)) do
+for _, size in ipairs(redis.call('HVALS', bytes_by_revision)) do
   bytes = bytes + size
 end
 local change = 0
@@ -70,7 +70,7 @@ end
 if #indexed > 1 then
   redis.call('ZADD', unpack(indexed))
 end
-redis.call('HINCRBY', held, revision, change)
+redis.call('HINCRBY', bytes_by_revision, revision, change)
 if failure then
   return failure
 end

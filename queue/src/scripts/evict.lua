@@ -3,7 +3,7 @@
 -- KEYS: jobs, index, bytes
 -- ARGV: revision, after how many ms without a word a worker is taken to be gone
 -- Large bodies expire with their requests. Returns how many were forgotten.
-local jobs, index, held, revision = KEYS[1], KEYS[2], KEYS[3], ARGV[1]
+local jobs, index, bytes_by_revision, revision = KEYS[1], KEYS[2], KEYS[3], ARGV[1]
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -26,7 +26,7 @@ if #expired > 0 then
   redis.call('ZREM', index, unpack(expired))
 end
 if freed > 0 then
-  redis.call('HINCRBY', held, revision, -freed)
+  redis.call('HINCRBY', bytes_by_revision, revision, -freed)
 end
 
 if redis.call('XLEN', jobs) > 0 then
@@ -41,5 +41,5 @@ for _, info in ipairs(consumers.err and {} or consumers) do
   end
 end
 redis.call('DEL', jobs, index)
-redis.call('HDEL', held, revision)
+redis.call('HDEL', bytes_by_revision, revision)
 return #expired

@@ -7,7 +7,7 @@
 -- they run. Returns whether more are set aside, the deliveries with this one (of one that has had the most, one more than
 -- those), then the entries.
 local jobs, consumer = KEYS[1], ARGV[1]
-local room, most = tonumber(ARGV[2]), tonumber(ARGV[3])
+local capacity, most = tonumber(ARGV[2]), tonumber(ARGV[3])
 local page = redis.call('XPENDING', jobs, 'workers', '-', '+', 128, '~suspects')
 local fewest = math.huge
 for _, pending in ipairs(page) do
@@ -24,7 +24,7 @@ if #group == 0 then
 end
 local size = 1
 if fewest + 1 < most then
-  size = math.min(math.ceil(#group / 2), room)
+  size = math.min(math.ceil(#group / 2), capacity)
 end
 local claim = { jobs, 'workers', consumer, 0 }
 for i = 1, size do

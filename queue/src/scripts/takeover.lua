@@ -6,7 +6,7 @@
 -- means nothing until everyone has had a lease's time to speak. Returns the entries handed back, whether anything is set
 -- aside, and the checksum that is recorded of the revision's artifact, or an empty string.
 local jobs, pulse, consumer = KEYS[1], KEYS[3], ARGV[1]
-local lease, room = tonumber(ARGV[2]), tonumber(ARGV[3])
+local lease, capacity = tonumber(ARGV[2]), tonumber(ARGV[3])
 
 -- Claiming also forgets those that are pending but no longer in the stream.
 local function claim(owner, ids)
@@ -19,8 +19,8 @@ end
 
 local released = {}
 for i = 5, #ARGV do
-  if #released < room then
-    for _, pending in ipairs(redis.call('XPENDING', jobs, 'workers', '-', '+', room - #released, ARGV[i])) do
+  if #released < capacity then
+    for _, pending in ipairs(redis.call('XPENDING', jobs, 'workers', '-', '+', capacity - #released, ARGV[i])) do
       released[#released + 1] = pending[1]
     end
   end

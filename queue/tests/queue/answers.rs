@@ -16,8 +16,8 @@ use crate::{
 #[tokio::test]
 async fn a_request_arrives_whole_and_its_answer_comes_back() {
     let server = Server::start();
-    let producer = producer(&server.connection(), "proxy");
-    let consumer = consumer(&server.connection(), "worker").await;
+    let producer = producer(&server.endpoint(), "proxy");
+    let consumer = consumer(&server.endpoint(), "worker").await;
     let body = vec![7; 100_000];
     let waiting = submit(
         &producer,
@@ -36,15 +36,15 @@ async fn a_request_arrives_whole_and_its_answer_comes_back() {
     assert!(job.age < Duration::from_secs(5), "{:?}", job.age);
     assert!(job.deadline > Duration::from_secs(24), "{:?}", job.deadline);
     assert!(job.quarantine.is_none());
-    assert_eq!((producer.open(), server.bytes().await), (1, 100_000));
+    assert_eq!((producer.in_flight(), server.bytes().await), (1, 100_000));
 
     consumer
-        .answer(vec![(job.id, answer("logits"))], 0)
+        .answer(vec![(job.id, answer("logits"))])
         .await
         .unwrap();
     let answered = waiting.await.unwrap().unwrap();
     assert_eq!(answered, answer("logits"));
-    assert_eq!((producer.open(), server.bytes().await), (0, 0));
+    assert_eq!((producer.in_flight(), server.bytes().await), (0, 0));
     assert_eq!((server.length().await, server.pending().await), (0, vec![]));
     let ttl: i64 = server.ask(&["PTTL", &key("replies:proxy")]).await;
     assert!(ttl > 0, "the replies stream would outlive its proxy");
@@ -53,8 +53,8 @@ async fn a_request_arrives_whole_and_its_answer_comes_back() {
 #[tokio::test]
 async fn failures_come_back_with_their_kind() {
     let server = Server::start();
-    let producer = producer(&server.connection(), "proxy");
-    let consumer = consumer(&server.connection(), "worker").await;
+    let producer = producer(&server.endpoint(), "proxy");
+    let consumer = consumer(&server.endpoint(), "worker").await;
     for kind in [
         FailureKind::Invalid,
         FailureKind::Model,
@@ -67,7 +67,7 @@ async fn failures_come_back_with_their_kind() {
             message: "no".to_owned(),
         });
         consumer
-            .answer(vec![(job.id, failure.clone())], 0)
+            .answer(vec![(job.id, failure.clone())])
             .await
             .unwrap();
         assert_eq!(waiting.await.unwrap().unwrap(), failure);
@@ -77,14 +77,14 @@ async fn failures_come_back_with_their_kind() {
 #[tokio::test]
 async fn a_batch_is_one_reply_entry_per_proxy() {
     let server = Server::start();
-    let left = producer(&server.connection(), "left");
-    let right = producer(&server.connection(), "right");
-    let consumer = consumer(&server.connection(), "worker").await;
+    let left = producer(&server.endpoint(), "left");
+    let right = producer(&server.endpoint(), "right");
+    let consumer = consumer(&server.endpoint(), "worker").await;
     let waiting: Vec<_> = (0..6)
         .map(|i| submit(if i % 2 == 0 { &left } else { &right }, request(vec![i])))
         .collect();
     let jobs = fetch_all(&consumer, 6).await;
-    consumer.answer(crate::echo(jobs), 0).await.unwrap();
+    consumer.answer(crate::echo(jobs)).await.unwrap();
     for (i, waiting) in (0u8..).zip(waiting) {
         assert_eq!(waiting.await.unwrap().unwrap(), answer(vec![i]));
     }
@@ -97,27 +97,27 @@ async fn a_batch_is_one_reply_entry_per_proxy() {
 #[tokio::test]
 async fn an_answer_brings_the_next_batch() {
     let server = Server::start();
-    let producer = producer(&server.connection(), "proxy");
-    let consumer = consumer(&server.connection(), "worker").await;
+    let producer = producer(&server.endpoint(), "proxy");
+    let consumer = consumer(&server.endpoint(), "worker").await;
     let first = submit(&producer, request("first"));
     let jobs = fetch(&consumer, 1).await;
     let second = submit(&producer, request("second"));
     eventually("both are queued", async || server.length().await == 2).await;
-    let next = consumer.answer(crate::echo(jobs), 4).await.unwrap();
+    let next = consumer.exchange(crate::echo(jobs), 4).await.unwrap();
     assert_eq!(first.await.unwrap().unwrap(), answer("first"));
     assert_eq!(&*next[0].body, b"second");
-    consumer.answer(crate::echo(next), 4).await.unwrap();
+    consumer.exchange(crate::echo(next), 4).await.unwrap();
     assert_eq!(second.await.unwrap().unwrap(), answer("second"));
 }
 
 #[tokio::test]
 async fn two_workers_answer_one_request_and_one_answer_arrives() {
     let server = Server::start();
-    let producer = producer(&server.connection(), "proxy");
-    let slow = consumer(&server.connection(), "slow").await;
+    let producer = producer(&server.endpoint(), "proxy");
+    let slow = consumer(&server.endpoint(), "slow").await;
     let waiting = submit(&producer, request("x"));
     let late = fetch(&slow, 1).await.pop().unwrap();
-    let fast = consumer(&server.connection(), "fast").await;
+    let fast = consumer(&server.endpoint(), "fast").await;
     let taken = fetch(&fast, 1).await.pop().unwrap();
     assert!(
         taken.quarantine.is_some(),
@@ -125,12 +125,8 @@ async fn two_workers_answer_one_request_and_one_answer_arrives() {
     );
     assert_eq!(taken.id, late.id);
 
-    fast.answer(vec![(taken.id, answer("fast"))], 0)
-        .await
-        .unwrap();
-    slow.answer(vec![(late.id, answer("slow"))], 0)
-        .await
-        .unwrap();
+    fast.answer(vec![(taken.id, answer("fast"))]).await.unwrap();
+    slow.answer(vec![(late.id, answer("slow"))]).await.unwrap();
     assert_eq!(waiting.await.unwrap().unwrap(), answer("fast"));
     // One made the stream.
     assert_eq!(added(&server, &key("replies:proxy")).await, 2);
@@ -140,9 +136,9 @@ async fn two_workers_answer_one_request_and_one_answer_arrives() {
 #[tokio::test]
 async fn a_worker_that_lost_a_request_may_still_succeed_but_not_fail() {
     let server = Server::start();
-    let producer = producer(&server.connection(), "proxy");
-    let first = consumer(&server.connection(), "first").await;
-    let second = consumer(&server.connection(), "second").await;
+    let producer = producer(&server.endpoint(), "proxy");
+    let first = consumer(&server.endpoint(), "first").await;
+    let second = consumer(&server.endpoint(), "second").await;
     for success in [false, true] {
         let waiting = submit(&producer, request("x"));
         let lost = fetch(&first, 1).await.pop().unwrap();
@@ -155,9 +151,9 @@ async fn a_worker_that_lost_a_request_may_still_succeed_but_not_fail() {
                 message: "too late".to_owned(),
             })
         };
-        first.answer(vec![(lost.id, outcome)], 0).await.unwrap();
+        first.answer(vec![(lost.id, outcome)]).await.unwrap();
         second
-            .answer(vec![(taken.id, answer("second"))], 0)
+            .answer(vec![(taken.id, answer("second"))])
             .await
             .unwrap();
         let expected = if success { "first" } else { "second" };
@@ -168,8 +164,8 @@ async fn a_worker_that_lost_a_request_may_still_succeed_but_not_fail() {
 #[tokio::test]
 async fn dropping_the_future_removes_the_request() {
     let server = Server::start();
-    let producer = producer(&server.connection(), "proxy");
-    let consumer = consumer(&server.connection(), "worker").await;
+    let producer = producer(&server.endpoint(), "proxy");
+    let consumer = consumer(&server.endpoint(), "worker").await;
     let queued = submit(&producer, request("queued"));
     eventually("it is queued", async || server.length().await == 1).await;
     queued.abort();
@@ -180,11 +176,11 @@ async fn dropping_the_future_removes_the_request() {
     running.abort();
     eventually("it is gone", async || server.length().await == 0).await;
     consumer
-        .answer(vec![(job.id, answer("nobody waits"))], 0)
+        .answer(vec![(job.id, answer("nobody waits"))])
         .await
         .unwrap();
     assert_eq!(server.pending().await, vec![]);
-    assert_eq!((producer.open(), server.bytes().await), (0, 0));
+    assert_eq!((producer.in_flight(), server.bytes().await), (0, 0));
     // The entry that made the stream is the only one that was ever added.
     let added = added(&server, &key("replies:proxy")).await;
     assert_eq!(added, 1, "an answer was sent that nobody waits for");
@@ -194,19 +190,19 @@ async fn dropping_the_future_removes_the_request() {
 async fn a_request_given_up_before_it_is_confirmed_is_removed_too() {
     let server = Server::start();
     let relay = Relay::start(server.port).await;
-    let producer = producer(&relay.connection(), "proxy");
-    let consumer = consumer(&server.connection(), "worker").await;
+    let producer = producer(&relay.endpoint(), "proxy");
+    let consumer = consumer(&server.endpoint(), "worker").await;
     // The first request also loads the script.
     let first = submit(&producer, request("first"));
     let jobs = fetch(&consumer, 1).await;
-    consumer.answer(crate::echo(jobs), 0).await.unwrap();
+    consumer.answer(crate::echo(jobs)).await.unwrap();
     first.await.unwrap().unwrap();
 
     relay.hold();
     let waiting = submit(&producer, request("x"));
     eventually("Redis has it", async || server.length().await == 1).await;
     waiting.abort();
-    eventually("it is given up", async || producer.open() == 0).await;
+    eventually("it is given up", async || producer.in_flight() == 0).await;
     assert_eq!(server.length().await, 1, "its entry is not known yet");
     relay.let_go();
     eventually("it is gone", async || server.length().await == 0).await;
@@ -216,7 +212,7 @@ async fn a_request_given_up_before_it_is_confirmed_is_removed_too() {
 #[tokio::test]
 async fn the_deadline_is_kept_without_workers() {
     let server = Server::start();
-    let producer = producer(&server.connection(), "proxy");
+    let producer = producer(&server.endpoint(), "proxy");
     let deadline = Instant::now() + Duration::from_millis(300);
     let error = producer
         .submit(Submit {
@@ -234,9 +230,9 @@ async fn the_deadline_is_kept_without_workers() {
 #[tokio::test]
 async fn the_backlog_counts_per_revision_and_worker() {
     let server = Server::start();
-    let producer = producer(&server.connection(), "proxy");
+    let producer = producer(&server.endpoint(), "proxy");
     assert!(producer.backlog().await.unwrap().revisions.is_empty());
-    let consumer = consumer(&server.connection(), "worker").await;
+    let consumer = consumer(&server.endpoint(), "worker").await;
     let waiting: Vec<_> = (0..5)
         .map(|_| submit(&producer, request("12345")))
         .chain([submit(
@@ -257,7 +253,7 @@ async fn the_backlog_counts_per_revision_and_worker() {
     assert_eq!(here.consumers[0].pending, 2);
     let there = &backlog.revisions["other"];
     assert_eq!((there.length, there.pending, there.bytes), (1, 0, 3));
-    assert_eq!(producer.open(), 6);
+    assert_eq!(producer.in_flight(), 6);
 
     consumer
         .release(jobs.into_iter().map(|job| job.id).collect())
@@ -280,8 +276,8 @@ async fn the_backlog_counts_per_revision_and_worker() {
 #[tokio::test]
 async fn shutting_down_waits_for_answers_and_leaves_nothing() {
     let server = Server::start();
-    let producer = producer(&server.connection(), "proxy");
-    let consumer = consumer(&server.connection(), "worker").await;
+    let producer = producer(&server.endpoint(), "proxy");
+    let consumer = consumer(&server.endpoint(), "worker").await;
     let waiting = submit(&producer, request("x"));
     let jobs = fetch(&consumer, 1).await;
     let closing = tokio::spawn({
@@ -293,7 +289,7 @@ async fn shutting_down_waits_for_answers_and_leaves_nothing() {
         producer.submit(request("y")).await.unwrap_err(),
         SubmitError::ShuttingDown
     );
-    consumer.answer(crate::echo(jobs), 0).await.unwrap();
+    consumer.answer(crate::echo(jobs)).await.unwrap();
     assert_eq!(waiting.await.unwrap().unwrap(), answer("x"));
     closing.await.unwrap();
     let replies: bool = server.ask(&["EXISTS", &key("replies:proxy")]).await;
@@ -303,7 +299,7 @@ async fn shutting_down_waits_for_answers_and_leaves_nothing() {
 #[tokio::test]
 async fn shutting_down_cancels_what_nobody_answers() {
     let server = Server::start();
-    let producer = producer(&server.connection(), "proxy");
+    let producer = producer(&server.endpoint(), "proxy");
     let waiting = submit(&producer, request("x"));
     eventually("it is queued", async || server.length().await == 1).await;
     producer.shutdown(Duration::from_millis(50)).await;

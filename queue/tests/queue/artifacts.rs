@@ -26,7 +26,7 @@ async fn join_as(
         artifact: Some(artifact.to_owned()),
         ..options(name)
     };
-    Consumer::connect(server.connection(), options).await
+    Consumer::connect(server.endpoint(), options).await
 }
 
 fn assert_refused(error: &QueueError, given: &str, by: &str) {
@@ -52,7 +52,7 @@ async fn recorded(server: &Server, revision: &str) -> Option<String> {
 #[tokio::test]
 async fn another_artifact_of_a_revision_is_refused_and_changes_nothing() {
     let server = Server::start();
-    let producer = producer(&server.connection(), "proxy");
+    let producer = producer(&server.endpoint(), "proxy");
     let first = join(&server, "first", FIRST).await.unwrap();
     let waiting = submit(&producer, request("x"));
     eventually("it is queued", async || server.length().await == 1).await;
@@ -69,7 +69,7 @@ async fn another_artifact_of_a_revision_is_refused_and_changes_nothing() {
     let second = join(&server, "second", FIRST).await.unwrap();
     join_as(&server, "rev2", "other", OTHER).await.unwrap();
     let jobs = fetch(&second, 1).await;
-    second.answer(echo(jobs), 0).await.unwrap();
+    second.answer(echo(jobs)).await.unwrap();
     assert_eq!(waiting.await.unwrap().unwrap(), answer("x"));
     drop(first);
 }
@@ -115,7 +115,7 @@ async fn a_record_that_redis_lost_is_restored_by_the_workers_alive() {
 #[tokio::test]
 async fn of_two_artifacts_only_one_is_served_although_redis_lost_the_record() {
     let server = Server::start();
-    let producer = producer(&server.connection(), "proxy");
+    let producer = producer(&server.endpoint(), "proxy");
     let before = join(&server, "before", FIRST).await.unwrap();
     server.ask::<usize>(&["DEL", &key("artifacts")]).await;
     let after = join(&server, "after", OTHER).await.unwrap();
@@ -131,14 +131,14 @@ async fn of_two_artifacts_only_one_is_served_although_redis_lost_the_record() {
     .await;
     let waiting = submit(&producer, request("x"));
     let jobs = fetch(&after, 1).await;
-    after.answer(echo(jobs), 0).await.unwrap();
+    after.answer(echo(jobs)).await.unwrap();
     assert_eq!(waiting.await.unwrap().unwrap(), answer("x"));
 }
 
 #[tokio::test]
 async fn a_worker_under_load_is_told_too() {
     let server = Server::start();
-    let producer = producer(&server.connection(), "proxy");
+    let producer = producer(&server.endpoint(), "proxy");
     let before = join(&server, "before", FIRST).await.unwrap();
     server.ask::<usize>(&["DEL", &key("artifacts")]).await;
     let _after = join(&server, "after", OTHER).await.unwrap();
@@ -150,7 +150,7 @@ async fn a_worker_under_load_is_told_too() {
         assert!(tokio::time::Instant::now() < give_up, "it serves on");
         waiting.push(submit(&producer, request("x")));
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        jobs = before.answer(echo(jobs), 1).await.unwrap();
+        jobs = before.exchange(echo(jobs), 1).await.unwrap();
     }
     let error = loop {
         if let Err(error) = before.fetch(1).await {

@@ -14,7 +14,7 @@ use crate::{
 
 fn bounded(server: &Server, name: &str, max_length: u64, max_bytes: u64) -> Producer {
     Producer::start(
-        server.connection(),
+        server.endpoint(),
         UID,
         name,
         Limits {
@@ -35,7 +35,7 @@ async fn a_queue_full_of_requests_refuses_and_recovers() {
     let server = Server::start();
     let first = bounded(&server, "first", 2, 1 << 20);
     let second = bounded(&server, "second", 2, 1 << 20);
-    let consumer = consumer(&server.connection(), "worker").await;
+    let consumer = consumer(&server.endpoint(), "worker").await;
     let waiting = [submit(&first, request("a")), submit(&first, request("b"))];
     eventually("it is full", async || server.length().await == 2).await;
 
@@ -46,14 +46,14 @@ async fn a_queue_full_of_requests_refuses_and_recovers() {
         is_full(error),
         "this proxy alone has as many open: {error:?}"
     );
-    assert_eq!(second.open(), 0);
+    assert_eq!(second.in_flight(), 0);
 
     let jobs = fetch(&consumer, 1).await;
-    consumer.answer(echo(jobs), 0).await.unwrap();
+    consumer.answer(echo(jobs)).await.unwrap();
     let accepted = submit(&second, request("c"));
     for _ in 0..2 {
         let jobs = fetch(&consumer, 1).await;
-        consumer.answer(echo(jobs), 0).await.unwrap();
+        consumer.answer(echo(jobs)).await.unwrap();
     }
     assert_eq!(accepted.await.unwrap().unwrap(), answer("c"));
     for waiting in waiting {
@@ -66,7 +66,7 @@ async fn a_queue_full_of_requests_refuses_and_recovers() {
 async fn a_queue_full_of_bytes_refuses_and_recovers() {
     let server = Server::start();
     let producer = bounded(&server, "proxy", 100, 1000);
-    let consumer = consumer(&server.connection(), "worker").await;
+    let consumer = consumer(&server.endpoint(), "worker").await;
     let waiting = submit(&producer, request(vec![0; 900]));
     eventually("it is full", async || server.bytes().await == 900).await;
     let error = producer.submit(request(vec![0; 101])).await.unwrap_err();
@@ -77,9 +77,9 @@ async fn a_queue_full_of_bytes_refuses_and_recovers() {
     })
     .await;
 
-    while producer.open() > 0 {
+    while producer.in_flight() > 0 {
         let jobs = fetch(&consumer, 4).await;
-        consumer.answer(echo(jobs), 0).await.unwrap();
+        consumer.answer(echo(jobs)).await.unwrap();
         tokio::task::yield_now().await;
         if server.length().await == 0 {
             break;
@@ -107,7 +107,7 @@ async fn one_that_does_not_fit_leaves_its_neighbours_alone() {
     let sizes = [300, 300, 200];
     let waiting = sizes.map(|size| submit(&producer, request(vec![0; size])));
     eventually("two of them are queued", async || {
-        server.bytes().await == 1000 && producer.open() == 2
+        server.bytes().await == 1000 && producer.in_flight() == 2
     })
     .await;
     let [first, second, third] = waiting;
@@ -140,17 +140,17 @@ async fn a_proxy_holds_no_more_bytes_than_the_queue_may() {
         max_bytes: 1000,
         ..limits()
     };
-    let producer = Producer::start(relay.connection(), UID, "proxy", limits).unwrap();
+    let producer = Producer::start(relay.endpoint(), UID, "proxy", limits).unwrap();
     eventually("Redis is reached", async || producer.ping().await).await;
     relay.hold();
     let waiting = submit(&producer, request(vec![0; 600]));
-    eventually("it is open", async || producer.open() == 1).await;
+    eventually("it is open", async || producer.in_flight() == 1).await;
     let error = producer.submit(request(vec![0; 401])).await.unwrap_err();
     assert!(is_full(error), "{error:?}");
     waiting.abort();
-    eventually("it is given up", async || producer.open() == 0).await;
+    eventually("it is given up", async || producer.in_flight() == 0).await;
     let waiting = submit(&producer, request(vec![0; 1000]));
-    eventually("there is room again", async || producer.open() == 1).await;
+    eventually("there is room again", async || producer.in_flight() == 1).await;
     waiting.abort();
 }
 
@@ -235,13 +235,13 @@ async fn workers_drop_what_has_expired() {
     let server = Server::start();
     expired().add(&server).await;
     tokio::time::sleep(Duration::from_millis(10)).await;
-    let producer = producer(&server.connection(), "proxy");
-    let consumer = consumer(&server.connection(), "worker").await;
+    let producer = producer(&server.endpoint(), "proxy");
+    let consumer = consumer(&server.endpoint(), "worker").await;
     let waiting = submit(&producer, request("live"));
     let jobs = fetch(&consumer, 8).await;
     assert_eq!(jobs.len(), 1);
     assert_eq!(&*jobs[0].body, b"live");
-    consumer.answer(echo(jobs), 0).await.unwrap();
+    consumer.answer(echo(jobs)).await.unwrap();
     waiting.await.unwrap().unwrap();
     assert_eq!((server.length().await, server.bytes().await), (0, 0));
     assert_eq!(server.pending().await, vec![]);
@@ -250,8 +250,8 @@ async fn workers_drop_what_has_expired() {
 #[tokio::test]
 async fn a_redis_out_of_memory_is_a_full_queue() {
     let server = Server::start();
-    let producer = producer(&server.connection(), "proxy");
-    let consumer = consumer(&server.connection(), "worker").await;
+    let producer = producer(&server.endpoint(), "proxy");
+    let consumer = consumer(&server.endpoint(), "worker").await;
     let waiting = submit(&producer, request("x"));
     let jobs = fetch(&consumer, 1).await;
     server
@@ -260,6 +260,6 @@ async fn a_redis_out_of_memory_is_a_full_queue() {
     let error = producer.submit(request("y")).await.unwrap_err();
     assert!(is_full(error), "{error:?}");
     // Answers make room, so they are let through.
-    consumer.answer(echo(jobs), 0).await.unwrap();
+    consumer.answer(echo(jobs)).await.unwrap();
     assert_eq!(waiting.await.unwrap().unwrap(), answer("x"));
 }

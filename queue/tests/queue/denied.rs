@@ -22,12 +22,12 @@ async fn a_write_is_refused(server: &Server) {
 #[tokio::test]
 async fn an_answer_waits_until_redis_may_write() {
     let server = Server::start();
-    let producer = producer(&server.connection(), "proxy");
-    let consumer = consumer(&server.connection(), "worker").await;
+    let producer = producer(&server.endpoint(), "proxy");
+    let consumer = consumer(&server.endpoint(), "worker").await;
     let waiting = submit(&producer, request("x"));
     let jobs = fetch(&consumer, 1).await;
     want_replicas(&server, "1").await;
-    let answering = tokio::spawn(async move { consumer.answer(echo(jobs), 4).await });
+    let answering = tokio::spawn(async move { consumer.exchange(echo(jobs), 4).await });
     a_write_is_refused(&server).await;
     want_replicas(&server, "0").await;
     assert!(answering.await.unwrap().unwrap().is_empty());
@@ -38,8 +38,8 @@ async fn an_answer_waits_until_redis_may_write() {
 async fn a_worker_outlives_a_redis_that_may_not_write() {
     let server = Server::start();
     want_replicas(&server, "1").await;
-    let connection = server.connection();
-    let starting = tokio::spawn(async move { consumer(&connection, "worker").await });
+    let endpoint = server.endpoint();
+    let starting = tokio::spawn(async move { consumer(&endpoint, "worker").await });
     a_write_is_refused(&server).await;
     want_replicas(&server, "0").await;
     let worker = starting.await.unwrap();
@@ -48,5 +48,5 @@ async fn a_worker_outlives_a_redis_that_may_not_write() {
 
     // The read goes along with answers, of which there may be none.
     want_replicas(&server, "1").await;
-    assert!(worker.answer(Vec::new(), 4).await.unwrap().is_empty());
+    assert!(worker.exchange(Vec::new(), 4).await.unwrap().is_empty());
 }

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use carpool_queue::{Connection, Outcome, Producer, SubmitError};
+use carpool_queue::{Endpoint, Outcome, Producer, SubmitError};
 use redis::{FromRedisValue, RedisResult, ToRedisArgs};
 use tempfile::TempDir;
 use tokio::task::JoinSet;
@@ -110,13 +110,13 @@ impl Set {
         set
     }
 
-    fn connection(&self) -> Connection {
+    fn endpoint(&self) -> Endpoint {
         let sentinels: Vec<_> = self
             .sentinels
             .iter()
             .map(|sentinel| format!("127.0.0.1:{}", sentinel.port))
             .collect();
-        Connection::from_url(&format!("redis+sentinel://{}/{NAME}", sentinels.join(","))).unwrap()
+        Endpoint::from_url(&format!("redis+sentinel://{}/{NAME}", sentinels.join(","))).unwrap()
     }
 }
 
@@ -188,14 +188,14 @@ impl Tally {
 
 /// Sends numbered requests while `fail` makes the replica the primary.
 async fn under_load(what: &str, servers: &mut Set, fail: impl AsyncFnOnce(&mut Set)) {
-    let connection = servers.connection();
+    let endpoint = servers.endpoint();
     for index in 0..WORKERS {
-        worker(consumer(&connection, &format!("worker-{index}")).await);
+        worker(consumer(&endpoint, &format!("worker-{index}")).await);
     }
     let tally = Arc::new(Tally::default());
     let mut clients = JoinSet::new();
     for index in 0..PRODUCERS {
-        let producer = producer(&connection, &format!("proxy-{index}"));
+        let producer = producer(&endpoint, &format!("proxy-{index}"));
         for _ in 0..CLIENTS {
             let (producer, tally) = (producer.clone(), tally.clone());
             clients.spawn(async move { tally.client(&producer).await });
@@ -278,8 +278,8 @@ async fn demote(old: &Server, new: &Server, relay: &Relay) {
 async fn a_server_that_is_demoted_while_all_wait_in_it_is_left() {
     let (old, new) = pair().await;
     let relay = Relay::start(old.port).await;
-    let producer = producer(&relay.connection(), "proxy");
-    let working = worker(consumer(&relay.connection(), "worker").await);
+    let producer = producer(&relay.endpoint(), "proxy");
+    let working = worker(consumer(&relay.endpoint(), "worker").await);
     let before = producer.submit(request("before")).await;
     assert_eq!(before, Ok(answer("before")));
     eventually("both wait in Redis", async || old.blocked().await == 2).await;
@@ -298,12 +298,12 @@ async fn a_server_that_is_demoted_while_all_wait_in_it_is_left() {
 async fn a_worker_leaves_a_server_that_was_demoted_between_two_reads() {
     let (old, new) = pair().await;
     let relay = Relay::start(old.port).await;
-    let consumer = consumer(&relay.connection(), "worker").await;
+    let consumer = consumer(&relay.endpoint(), "worker").await;
     // Opens the connection that reads.
     let none = consumer.fetch_within(1, Duration::from_millis(1)).await;
     assert!(none.unwrap().is_empty());
     demote(&old, &new, &relay).await;
-    let producer = producer(&relay.connection(), "proxy");
+    let producer = producer(&relay.endpoint(), "proxy");
     let waiting = submit(&producer, request("x"));
     let mut jobs = Vec::new();
     eventually("the worker is given a request", async || {
@@ -314,7 +314,7 @@ async fn a_worker_leaves_a_server_that_was_demoted_between_two_reads() {
         !jobs.is_empty()
     })
     .await;
-    consumer.answer(echo(jobs), 0).await.unwrap();
+    consumer.answer(echo(jobs)).await.unwrap();
     assert_eq!(waiting.await.unwrap(), Ok(answer("x")));
 }
 
@@ -323,8 +323,8 @@ async fn a_worker_leaves_a_server_that_was_demoted_between_two_reads() {
 async fn a_proxy_leaves_a_server_that_was_demoted_between_two_reads() {
     let (old, new) = pair().await;
     let relay = Relay::start(old.port).await;
-    let producer = producer(&relay.connection(), "proxy");
-    let consumer = consumer(&old.connection(), "worker").await;
+    let producer = producer(&relay.endpoint(), "proxy");
+    let consumer = consumer(&old.endpoint(), "worker").await;
     let waiting = submit(&producer, request("x"));
     let jobs = fetch(&consumer, 1).await;
     eventually("the proxy waits in Redis", async || {
@@ -332,7 +332,7 @@ async fn a_proxy_leaves_a_server_that_was_demoted_between_two_reads() {
     })
     .await;
     relay.hold();
-    consumer.answer(echo(jobs), 0).await.unwrap();
+    consumer.answer(echo(jobs)).await.unwrap();
     eventually("Redis has given it the answer", async || {
         old.blocked().await == 0
     })
@@ -362,14 +362,14 @@ async fn sentinels_are_asked_for_the_primary_over_tls() {
         .map(|pair| pair.join(" ").trim_start_matches('-').to_owned())
         .collect();
     let _sentinel = Sentinel::start(port, 1, &format!("{}\ntls-replication yes", tls.join("\n")));
-    let connection = |name: &str| {
+    let endpoint = |name: &str| {
         let url = format!("rediss+sentinel://127.0.0.1:{sentinel_port}/{name}");
         let file = authority.file("ca.crt");
-        Connection::from_url(&url)
+        Endpoint::from_url(&url)
             .unwrap()
             .with_ca_file(std::path::Path::new(&file))
             .unwrap()
     };
-    assert!(producer(&connection(NAME), "proxy").ping().await);
-    assert!(!producer(&connection("unheard-of"), "proxy").ping().await);
+    assert!(producer(&endpoint(NAME), "proxy").ping().await);
+    assert!(!producer(&endpoint("unheard-of"), "proxy").ping().await);
 }

@@ -28,7 +28,7 @@ async fn all_answered(server: &Server, producer: &Producer, waiting: Waiting) {
     for (i, waiting) in (0..).zip(waiting) {
         assert_eq!(waiting.await.unwrap().unwrap(), answer(vec![i]));
     }
-    assert_eq!(producer.open(), 0);
+    assert_eq!(producer.in_flight(), 0);
     eventually("nothing is left", async || {
         server.length().await == 0 && server.bytes().await == 0 && server.pending().await.is_empty()
     })
@@ -38,12 +38,12 @@ async fn all_answered(server: &Server, producer: &Producer, waiting: Waiting) {
 #[tokio::test]
 async fn everything_open_is_answered_after_flushall() {
     let server = Server::start();
-    let producer = producer(&server.connection(), "proxy");
-    let consumer = consumer(&server.connection(), "worker").await;
+    let producer = producer(&server.endpoint(), "proxy");
+    let consumer = consumer(&server.endpoint(), "worker").await;
     let (waiting, running) = under_way(&producer, &consumer).await;
     eventually("all are queued", async || server.length().await == 40).await;
     server.ask::<String>(&["FLUSHALL"]).await;
-    consumer.answer(echo(running), 0).await.unwrap();
+    consumer.answer(echo(running)).await.unwrap();
     let worker = worker(consumer);
     all_answered(&server, &producer, waiting).await;
     worker.abort();
@@ -62,8 +62,8 @@ async fn everything_open_is_answered_after_a_restart_that_kept_all() {
 async fn restart(append_only: bool) {
     let mut server = Server::stopped(append_only);
     server.run();
-    let producer = producer(&server.connection(), "proxy");
-    let consumer = consumer(&server.connection(), "worker").await;
+    let producer = producer(&server.endpoint(), "proxy");
+    let consumer = consumer(&server.endpoint(), "worker").await;
     let (waiting, running) = under_way(&producer, &consumer).await;
     eventually("all are queued", async || server.length().await == 40).await;
     server.kill();
@@ -80,10 +80,10 @@ async fn restart(append_only: bool) {
     .await;
     assert!(!producer.ping().await);
     assert!(producer.backlog().await.is_err());
-    assert_eq!(producer.open(), 40, "what was accepted is kept");
+    assert_eq!(producer.in_flight(), 40, "what was accepted is kept");
     server.run();
     // The worker had finished meanwhile.
-    consumer.answer(echo(running), 0).await.unwrap();
+    consumer.answer(echo(running)).await.unwrap();
     let worker = worker(consumer);
     all_answered(&server, &producer, waiting).await;
     worker.abort();
@@ -92,8 +92,8 @@ async fn restart(append_only: bool) {
 #[tokio::test]
 async fn large_requests_are_answered_after_flushall() {
     let server = Server::start();
-    let producer = producer(&server.connection(), "proxy");
-    let consumer = consumer(&server.connection(), "worker").await;
+    let producer = producer(&server.endpoint(), "proxy");
+    let consumer = consumer(&server.endpoint(), "worker").await;
     let waiting: Vec<_> = (0..16u8)
         .map(|i| submit(&producer, request(vec![i; 700_000])))
         .collect();
@@ -110,7 +110,7 @@ async fn large_requests_are_answered_after_flushall() {
         let answers = jobs
             .into_iter()
             .map(|job| (job.id, answer(job.body.slice(..1))));
-        consumer.answer(answers.collect(), 0).await.unwrap();
+        consumer.answer(answers.collect()).await.unwrap();
     }
     all_answered(&server, &producer, waiting).await;
 }
@@ -118,7 +118,7 @@ async fn large_requests_are_answered_after_flushall() {
 #[tokio::test]
 async fn a_redis_that_is_back_is_used_at_once() {
     let mut server = Server::start();
-    let producer = producer(&server.connection(), "proxy");
+    let producer = producer(&server.endpoint(), "proxy");
     for _ in 0..2 {
         eventually("Redis is reached", async || producer.ping().await).await;
         server.kill();
@@ -139,14 +139,14 @@ async fn a_redis_that_is_back_is_used_at_once() {
 #[tokio::test]
 async fn proxy_and_worker_wait_for_a_redis_that_starts_late() {
     let mut server = Server::stopped(false);
-    let producer = producer(&server.connection(), "proxy");
+    let producer = producer(&server.endpoint(), "proxy");
     let error = producer.submit(request("x")).await.unwrap_err();
     assert!(
         matches!(error, SubmitError::Unreachable { .. }),
         "{error:?}"
     );
-    let connection = server.connection();
-    let starting = tokio::spawn(async move { consumer(&connection, "worker").await });
+    let endpoint = server.endpoint();
+    let starting = tokio::spawn(async move { consumer(&endpoint, "worker").await });
     server.run();
     let worker = worker(starting.await.unwrap());
     eventually("Redis is reached", async || producer.ping().await).await;
@@ -160,13 +160,13 @@ async fn proxy_and_worker_wait_for_a_redis_that_starts_late() {
 #[tokio::test]
 async fn forgotten_scripts_are_loaded_again() {
     let server = Server::start();
-    let producer = producer(&server.connection(), "proxy");
-    let consumer = consumer(&server.connection(), "worker").await;
+    let producer = producer(&server.endpoint(), "proxy");
+    let consumer = consumer(&server.endpoint(), "worker").await;
     for _ in 0..3 {
         let waiting = submit(&producer, request("x"));
         let jobs = fetch(&consumer, 1).await;
         server.ask::<String>(&["SCRIPT", "FLUSH"]).await;
-        consumer.answer(echo(jobs), 4).await.unwrap();
+        consumer.exchange(echo(jobs), 4).await.unwrap();
         waiting.await.unwrap().unwrap();
     }
 }
@@ -174,8 +174,8 @@ async fn forgotten_scripts_are_loaded_again() {
 #[tokio::test]
 async fn replies_are_found_although_the_clock_was_set_back() {
     let server = Server::start();
-    let producer = producer(&server.connection(), "proxy");
-    let consumer = consumer(&server.connection(), "worker").await;
+    let producer = producer(&server.endpoint(), "proxy");
+    let consumer = consumer(&server.endpoint(), "worker").await;
     let replies = key("replies:proxy");
     server
         .ask::<String>(&["XADD", &replies, "99999999999999-0", "from", "the future"])
@@ -193,13 +193,13 @@ async fn replies_are_found_although_the_clock_was_set_back() {
     // The cursor is ahead of every reply to come, until the check sets it back.
     let waiting = submit(&producer, request("x"));
     let jobs = fetch(&consumer, 1).await;
-    consumer.answer(echo(jobs), 0).await.unwrap();
+    consumer.answer(echo(jobs)).await.unwrap();
     assert_eq!(waiting.await.unwrap().unwrap(), answer("x"));
     assert_eq!(server.length().await, 0, "it ran once");
     let begun = Instant::now();
     let waiting = submit(&producer, request("y"));
     let jobs = fetch(&consumer, 1).await;
-    consumer.answer(echo(jobs), 0).await.unwrap();
+    consumer.answer(echo(jobs)).await.unwrap();
     waiting.await.unwrap().unwrap();
     // One blocking read still has the old cursor.
     assert!(begun.elapsed() < Duration::from_secs(4));
@@ -208,8 +208,8 @@ async fn replies_are_found_although_the_clock_was_set_back() {
 #[tokio::test]
 async fn requests_enqueue_although_the_clock_was_set_back() {
     let server = Server::start();
-    let producer = producer(&server.connection(), "proxy");
-    let consumer = consumer(&server.connection(), "worker").await;
+    let producer = producer(&server.endpoint(), "proxy");
+    let consumer = consumer(&server.endpoint(), "worker").await;
     let future = "99999999999999-5";
     server
         .ask::<String>(&["XADD", &jobs(), future, "wake", ""])
@@ -227,7 +227,7 @@ async fn requests_enqueue_although_the_clock_was_set_back() {
 async fn an_enqueue_without_confirmation_is_not_repeated() {
     let server = Server::start();
     let relay = Relay::start(server.port).await;
-    let producer = producer(&relay.connection(), "proxy");
+    let producer = producer(&relay.endpoint(), "proxy");
     // The first request also loads the script.
     let first = submit(&producer, request("first"));
     eventually("Redis has it", async || server.length().await == 1).await;
@@ -238,10 +238,10 @@ async fn an_enqueue_without_confirmation_is_not_repeated() {
     eventually("Redis has it", async || server.length().await == 1).await;
     relay.cut();
     eventually("Redis is reached", async || producer.ping().await).await;
-    let consumer = consumer(&server.connection(), "worker").await;
+    let consumer = consumer(&server.endpoint(), "worker").await;
     let jobs = fetch(&consumer, 8).await;
     assert_eq!(jobs.len(), 1);
-    consumer.answer(echo(jobs), 0).await.unwrap();
+    consumer.answer(echo(jobs)).await.unwrap();
     assert_eq!(waiting.await.unwrap().unwrap(), answer("x"));
     assert_eq!(server.length().await, 0, "there was a second copy");
 }
@@ -250,8 +250,12 @@ async fn an_enqueue_without_confirmation_is_not_repeated() {
 async fn an_enqueue_that_never_arrived_is_repeated() {
     let server = Server::start();
     let relay = Relay::start(server.port).await;
-    let producer = producer(&relay.connection(), "proxy");
-    eventually("Redis is reached", async || producer.ping().await).await;
+    let producer = producer(&relay.endpoint(), "proxy");
+    // The heartbeat must not be what is paused: a connection that breaks with its first write has its requests refused.
+    eventually("the proxy has said that it is there", async || {
+        server.ask(&["EXISTS", &key("replies:proxy")]).await
+    })
+    .await;
     server
         .ask::<String>(&["CLIENT", "PAUSE", "60000", "WRITE"])
         .await;
@@ -260,10 +264,10 @@ async fn an_enqueue_that_never_arrived_is_repeated() {
     eventually("it waits in Redis", async || server.blocked().await == 2).await;
     relay.cut();
     server.ask::<String>(&["CLIENT", "UNPAUSE"]).await;
-    let consumer = consumer(&server.connection(), "worker").await;
+    let consumer = consumer(&server.endpoint(), "worker").await;
     let jobs = fetch(&consumer, 8).await;
     assert_eq!(jobs.len(), 1);
-    consumer.answer(echo(jobs), 0).await.unwrap();
+    consumer.answer(echo(jobs)).await.unwrap();
     assert_eq!(waiting.await.unwrap().unwrap(), answer("x"));
 }
 
@@ -271,8 +275,8 @@ async fn an_enqueue_that_never_arrived_is_repeated() {
 async fn what_a_cut_off_read_was_given_is_taken_back() {
     let server = Server::start();
     let relay = Relay::start(server.port).await;
-    let producer = producer(&server.connection(), "proxy");
-    let consumer = consumer(&relay.connection(), "worker").await;
+    let producer = producer(&server.endpoint(), "proxy");
+    let consumer = consumer(&relay.endpoint(), "worker").await;
     let reading = tokio::spawn(async move {
         let first = consumer.fetch(4).await;
         (consumer, first)
@@ -290,7 +294,7 @@ async fn what_a_cut_off_read_was_given_is_taken_back() {
     let jobs = fetch(&consumer, 4).await;
     assert_eq!(jobs.len(), 1);
     assert!(jobs[0].quarantine.is_none(), "it never ran");
-    consumer.answer(echo(jobs), 0).await.unwrap();
+    consumer.answer(echo(jobs)).await.unwrap();
     assert_eq!(waiting.await.unwrap().unwrap(), answer("x"));
 }
 
@@ -298,8 +302,8 @@ async fn what_a_cut_off_read_was_given_is_taken_back() {
 async fn all_that_a_cut_off_read_was_given_is_taken_back_although_some_has_expired() {
     let server = Server::start();
     let relay = Relay::start(server.port).await;
-    let producer = producer(&server.connection(), "proxy");
-    let consumer = consumer(&relay.connection(), "worker").await;
+    let producer = producer(&server.endpoint(), "proxy");
+    let consumer = consumer(&relay.endpoint(), "worker").await;
     for _ in 0..3 {
         let expired = Leftover {
             ttl_ms: 1,
@@ -331,7 +335,7 @@ async fn all_that_a_cut_off_read_was_given_is_taken_back_although_some_has_expir
             "none of them ever ran"
         );
         left -= jobs.len();
-        consumer.answer(echo(jobs), 0).await.unwrap();
+        consumer.answer(echo(jobs)).await.unwrap();
     }
     all_answered(&server, &producer, waiting).await;
 }
@@ -339,7 +343,7 @@ async fn all_that_a_cut_off_read_was_given_is_taken_back_although_some_has_expir
 #[tokio::test]
 async fn a_request_that_redis_lost_is_answered_by_its_deadline_or_not_at_all() {
     let server = Server::start();
-    let producer = producer(&server.connection(), "proxy");
+    let producer = producer(&server.endpoint(), "proxy");
     let waiting = submit(
         &producer,
         Submit {

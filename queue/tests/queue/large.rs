@@ -32,8 +32,8 @@ async fn calls(server: &Server, command: &str) -> u64 {
 #[tokio::test]
 async fn they_come_whole_and_leave_nothing() {
     let server = Server::start();
-    let producer = producer(&server.connection(), "proxy");
-    let consumer = consumer(&server.connection(), "worker").await;
+    let producer = producer(&server.endpoint(), "proxy");
+    let consumer = consumer(&server.endpoint(), "worker").await;
     let bodies = [0, 16 << 10, (16 << 10) + 1, MIB, 4 * MIB].map(|size| vec![7; size]);
     let waiting: Vec<_> = bodies
         .iter()
@@ -41,7 +41,7 @@ async fn they_come_whole_and_leave_nothing() {
         .collect();
     let jobs = fetch_all(&consumer, bodies.len()).await;
     assert_eq!(keys(&server, "body").await, 3);
-    consumer.answer(echo(jobs), 0).await.unwrap();
+    consumer.answer(echo(jobs)).await.unwrap();
     for (body, waiting) in bodies.into_iter().zip(waiting) {
         assert_eq!(waiting.await.unwrap().unwrap(), answer(body));
     }
@@ -57,7 +57,7 @@ async fn they_come_whole_and_leave_nothing() {
 async fn nobody_reads_a_body_to_know_that_it_is_there() {
     let server = Server::start();
     let relay = Relay::start(server.port).await;
-    let producer = producer(&relay.connection(), "proxy");
+    let producer = producer(&relay.endpoint(), "proxy");
     let waiting: Vec<_> = (0..20u8)
         .map(|i| {
             submit(
@@ -80,9 +80,9 @@ async fn nobody_reads_a_body_to_know_that_it_is_there() {
         calls(&server, "xrange").await + calls(&server, "get").await,
         0
     );
-    let consumer = consumer(&server.connection(), "worker").await;
+    let consumer = consumer(&server.endpoint(), "worker").await;
     let jobs = fetch_all(&consumer, 21).await;
-    consumer.answer(echo(jobs), 0).await.unwrap();
+    consumer.answer(echo(jobs)).await.unwrap();
     for (i, waiting) in (0u8..).zip(waiting.into_iter().chain([unsure])) {
         let size = if (10..20).contains(&i) { 4_000 } else { MIB };
         assert_eq!(waiting.await.unwrap().unwrap(), answer(vec![i; size]));
@@ -93,9 +93,9 @@ async fn nobody_reads_a_body_to_know_that_it_is_there() {
 #[tokio::test]
 async fn one_fetch_brings_no_more_than_memory_should_hold() {
     let server = Server::start();
-    let producer = producer(&server.connection(), "proxy");
-    let first = consumer(&server.connection(), "first").await;
-    let second = consumer(&server.connection(), "second").await;
+    let producer = producer(&server.endpoint(), "proxy");
+    let first = consumer(&server.endpoint(), "first").await;
+    let second = consumer(&server.endpoint(), "second").await;
     let waiting: Vec<_> = (0..24u8)
         .map(|i| submit(&producer, request(vec![i; 4 * MIB])))
         .collect();
@@ -109,7 +109,7 @@ async fn one_fetch_brings_no_more_than_memory_should_hold() {
         let answers = jobs
             .into_iter()
             .map(|job| (job.id, answer(job.body.slice(..1))));
-        worker.answer(answers.collect(), 0).await.unwrap();
+        worker.answer(answers.collect()).await.unwrap();
     }
     for (i, waiting) in (0u8..).zip(waiting) {
         assert_eq!(waiting.await.unwrap().unwrap(), answer(vec![i]));
@@ -119,20 +119,20 @@ async fn one_fetch_brings_no_more_than_memory_should_hold() {
 #[tokio::test]
 async fn a_body_that_redis_lost_is_written_again() {
     let server = Server::start();
-    let producer = producer(&server.connection(), "proxy");
-    let consumer = consumer(&server.connection(), "worker").await;
+    let producer = producer(&server.endpoint(), "proxy");
+    let consumer = consumer(&server.endpoint(), "worker").await;
     let waiting = submit(&producer, request(vec![7; MIB]));
     eventually("it is queued", async || server.length().await == 1).await;
     let bodies: Vec<String> = server.ask(&["KEYS", &key("body:*")]).await;
     server.ask::<usize>(&["DEL", &bodies[0]]).await;
     let jobs = fetch(&consumer, 1).await;
-    consumer.answer(echo(jobs), 0).await.unwrap();
+    consumer.answer(echo(jobs)).await.unwrap();
     assert_eq!(waiting.await.unwrap().unwrap(), answer(vec![7; MIB]));
 }
 
 /// A proxy of this name that ends without a word, as its process would, once so many requests are queued.
 fn dies(server: &Server, name: &'static str, requests: usize) {
-    let connection = server.connection();
+    let endpoint = server.endpoint();
     let length = server.port;
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -140,7 +140,7 @@ fn dies(server: &Server, name: &'static str, requests: usize) {
             .build()
             .unwrap();
         runtime.block_on(async {
-            let producer = producer(&connection, name);
+            let producer = producer(&endpoint, name);
             let waiting: Vec<_> = (0..requests)
                 .map(|_| submit(&producer, request("x")))
                 .collect();
@@ -178,7 +178,7 @@ async fn a_proxy_that_is_gone_gets_no_more_than_its_share_and_then_nothing() {
         limits,
         ..options("worker")
     };
-    let worker = carpool_queue::Consumer::connect(server.connection(), options)
+    let worker = carpool_queue::Consumer::connect(server.endpoint(), options)
         .await
         .unwrap();
     let mut left = 200;
@@ -189,7 +189,7 @@ async fn a_proxy_that_is_gone_gets_no_more_than_its_share_and_then_nothing() {
             .into_iter()
             .map(|job| (job.id, answer(vec![7; MIB])))
             .collect();
-        worker.answer(answers, 0).await.unwrap();
+        worker.answer(answers).await.unwrap();
         let info: String = server.ask(&["INFO", "memory"]).await;
         let used = info
             .lines()
@@ -200,7 +200,7 @@ async fn a_proxy_that_is_gone_gets_no_more_than_its_share_and_then_nothing() {
     let producer = bounded(&server, 32 << 20);
     let waiting = submit(&producer, request("y"));
     let jobs = fetch(&worker, 1).await;
-    worker.answer(echo(jobs), 0).await.unwrap();
+    worker.answer(echo(jobs)).await.unwrap();
     assert_eq!(waiting.await.unwrap().unwrap(), answer("y"));
     eventually("nothing is left of it", async || {
         worker.fetch_within(1, Duration::ZERO).await.unwrap();
@@ -215,14 +215,14 @@ fn bounded(server: &Server, max_bytes: u64) -> Producer {
         max_bytes,
         ..limits()
     };
-    Producer::start(server.connection(), UID, "proxy", limits).unwrap()
+    Producer::start(server.endpoint(), UID, "proxy", limits).unwrap()
 }
 
 #[tokio::test]
 async fn large_answers_of_a_redis_without_memory_arrive_all_the_same() {
     let server = Server::start();
-    let producer = producer(&server.connection(), "proxy");
-    let consumer = consumer(&server.connection(), "worker").await;
+    let producer = producer(&server.endpoint(), "proxy");
+    let consumer = consumer(&server.endpoint(), "worker").await;
     let waiting: Vec<_> = (0..4u8)
         .map(|i| submit(&producer, request(vec![i])))
         .collect();
@@ -233,7 +233,7 @@ async fn large_answers_of_a_redis_without_memory_arrive_all_the_same() {
     let answers = jobs
         .into_iter()
         .map(|job| (job.id, answer(vec![job.body[0]; MIB])));
-    consumer.answer(answers.collect(), 0).await.unwrap();
+    consumer.answer(answers.collect()).await.unwrap();
     let serving = tokio::spawn(async move {
         loop {
             consumer.fetch(1).await.unwrap();
@@ -251,7 +251,7 @@ async fn a_body_that_would_end_the_connection_is_refused() {
     server
         .ask::<String>(&["CONFIG", "SET", "proto-max-bulk-len", "1mb"])
         .await;
-    let producer = producer(&server.connection(), "proxy");
+    let producer = producer(&server.endpoint(), "proxy");
     eventually("Redis is reached", async || producer.ping().await).await;
     eventually("it was asked", async || {
         calls(&server, "config|get").await > 0
@@ -268,7 +268,7 @@ async fn a_body_that_would_end_the_connection_is_refused() {
 async fn what_breaks_connections_hurts_nobody_else_and_is_given_up() {
     let server = Server::start();
     let relay = Relay::start(server.port).await;
-    let producer = producer(&relay.connection(), "proxy");
+    let producer = producer(&relay.endpoint(), "proxy");
     eventually("Redis is reached", async || producer.ping().await).await;
     // A connection that breaks at once says that Redis is away.
     tokio::time::sleep(LEASE + LEASE / 10).await;
@@ -278,7 +278,7 @@ async fn what_breaks_connections_hurts_nobody_else_and_is_given_up() {
         .collect();
     let breaker = submit(&producer, request("breaker"));
     waiting.extend((0..5).map(|_| submit(&producer, request("neighbour"))));
-    let consumer = consumer(&server.connection(), "worker").await;
+    let consumer = consumer(&server.endpoint(), "worker").await;
     let serving = crate::worker(consumer);
     let error = breaker.await.unwrap().unwrap_err();
     assert_eq!(error, SubmitError::Breaks { times: 3 });

@@ -23,7 +23,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use carpool_queue::{
-    Connection, Consumer, ConsumerLimits, ConsumerOptions, Job, JobId, Limits, Outcome, Producer,
+    Consumer, ConsumerLimits, ConsumerOptions, Endpoint, Job, JobId, Limits, Outcome, Producer,
     Submit, SubmitError,
 };
 use tokio::{task::JoinHandle, time::Instant};
@@ -42,20 +42,18 @@ fn limits() -> Limits {
     }
 }
 
-fn producer(connection: &Connection, name: &str) -> Producer {
-    Producer::start(connection.clone(), UID, name, limits()).unwrap()
+fn producer(endpoint: &Endpoint, name: &str) -> Producer {
+    Producer::start(endpoint.clone(), UID, name, limits()).unwrap()
 }
 
-async fn consumer(connection: &Connection, name: &str) -> Consumer {
-    leased(connection, name, LEASE).await
+async fn consumer(endpoint: &Endpoint, name: &str) -> Consumer {
+    leased(endpoint, name, LEASE).await
 }
 
-async fn leased(connection: &Connection, name: &str, lease: Duration) -> Consumer {
+async fn leased(endpoint: &Endpoint, name: &str, lease: Duration) -> Consumer {
     let mut options = options(name);
     options.limits.lease = lease;
-    Consumer::connect(connection.clone(), options)
-        .await
-        .unwrap()
+    Consumer::connect(endpoint.clone(), options).await.unwrap()
 }
 
 fn options(name: &str) -> ConsumerOptions {
@@ -94,9 +92,9 @@ fn answer(text: impl Into<Bytes>) -> Outcome {
 }
 
 /// Fetches until something comes.
-async fn fetch(consumer: &Consumer, room: usize) -> Vec<Job> {
+async fn fetch(consumer: &Consumer, capacity: usize) -> Vec<Job> {
     loop {
-        match consumer.fetch(room).await {
+        match consumer.fetch(capacity).await {
             Ok(jobs) if jobs.is_empty() => {}
             Ok(jobs) => return jobs,
             Err(error) => eprintln!("{error}"),
@@ -129,7 +127,7 @@ fn worker(consumer: Consumer) -> JoinHandle<()> {
             jobs = if jobs.is_empty() {
                 fetch(&consumer, 16).await
             } else {
-                consumer.answer(echo(jobs), 16).await.unwrap_or_default()
+                consumer.exchange(echo(jobs), 16).await.unwrap_or_default()
             };
         }
     })

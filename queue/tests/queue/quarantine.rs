@@ -12,7 +12,7 @@ use crate::{
 
 /// What a worker of this name held when it died.
 async fn dead(server: &Server, count: usize) {
-    let doomed = consumer(&server.connection(), "doomed").await;
+    let doomed = consumer(&server.endpoint(), "doomed").await;
     assert_eq!(fetch_all(&doomed, count).await.len(), count);
 }
 
@@ -23,20 +23,20 @@ async fn quarantined(consumer: &Consumer) -> Vec<carpool_queue::Job> {
         if jobs[0].quarantine.is_some() {
             return jobs;
         }
-        consumer.answer(echo(jobs), 0).await.unwrap();
+        consumer.answer(echo(jobs)).await.unwrap();
     }
 }
 
 #[tokio::test]
 async fn workers_share_what_a_dead_one_held() {
     let server = Server::start();
-    let producer = producer(&server.connection(), "proxy");
+    let producer = producer(&server.endpoint(), "proxy");
     let waiting: Vec<_> = (0..32u8)
         .map(|i| submit(&producer, request(vec![i])))
         .collect();
     dead(&server, 32).await;
-    let first = consumer(&server.connection(), "first").await;
-    let second = consumer(&server.connection(), "second").await;
+    let first = consumer(&server.endpoint(), "first").await;
+    let second = consumer(&server.endpoint(), "second").await;
     let taken = quarantined(&first).await;
     let others = quarantined(&second).await;
     assert_eq!(
@@ -47,13 +47,13 @@ async fn workers_share_what_a_dead_one_held() {
     let group: BTreeSet<_> = taken.iter().map(|job| job.quarantine).collect();
     assert_eq!(group.len(), 1, "they run together");
     for (worker, jobs) in [(&first, taken), (&second, others)] {
-        worker.answer(echo(jobs), 0).await.unwrap();
+        worker.answer(echo(jobs)).await.unwrap();
     }
     let mut left = 8;
     while left > 0 {
         let jobs = quarantined(&first).await;
         left -= jobs.len();
-        first.answer(echo(jobs), 0).await.unwrap();
+        first.answer(echo(jobs)).await.unwrap();
     }
     for (i, waiting) in (0u8..).zip(waiting) {
         assert_eq!(waiting.await.unwrap().unwrap(), answer(vec![i]));
@@ -63,12 +63,12 @@ async fn workers_share_what_a_dead_one_held() {
 #[tokio::test]
 async fn ordinary_requests_have_their_turn_between_those_of_dead_workers() {
     let server = Server::start();
-    let producer = producer(&server.connection(), "proxy");
+    let producer = producer(&server.endpoint(), "proxy");
     let mut waiting: Vec<_> = (0..16)
         .map(|_| submit(&producer, request("suspect")))
         .collect();
     dead(&server, 16).await;
-    let other = consumer(&server.connection(), "other").await;
+    let other = consumer(&server.endpoint(), "other").await;
     let mut jobs = quarantined(&other).await;
     waiting.extend((0..64).map(|_| submit(&producer, request("ordinary"))));
     eventually("all are queued", async || server.length().await == 80).await;
@@ -77,7 +77,7 @@ async fn ordinary_requests_have_their_turn_between_those_of_dead_workers() {
         turns.push(jobs[0].quarantine.is_some());
         let alike = jobs.iter().all(|job| job.quarantine == jobs[0].quarantine);
         assert!(alike, "an ordinary one came beside suspects");
-        let next = other.answer(echo(jobs), 4).await.unwrap();
+        let next = other.exchange(echo(jobs), 4).await.unwrap();
         jobs = if next.is_empty() {
             fetch(&other, 4).await
         } else {
@@ -93,17 +93,17 @@ async fn ordinary_requests_have_their_turn_between_those_of_dead_workers() {
 #[tokio::test]
 async fn those_with_one_delivery_left_come_alone() {
     let server = Server::start();
-    let producer = producer(&server.connection(), "proxy");
+    let producer = producer(&server.endpoint(), "proxy");
     let waiting: Vec<_> = (0..4).map(|_| submit(&producer, request("x"))).collect();
     dead(&server, 4).await;
-    let second = consumer(&server.connection(), "second").await;
+    let second = consumer(&server.endpoint(), "second").await;
     assert_eq!(quarantined(&second).await.len(), 2);
     drop(second);
-    let third = consumer(&server.connection(), "third").await;
+    let third = consumer(&server.endpoint(), "third").await;
     for _ in 0..4 {
         let jobs = quarantined(&third).await;
         assert_eq!(jobs.len(), 1);
-        third.answer(echo(jobs), 0).await.unwrap();
+        third.answer(echo(jobs)).await.unwrap();
     }
     for waiting in waiting {
         assert_eq!(waiting.await.unwrap().unwrap(), answer("x"));
@@ -113,10 +113,10 @@ async fn those_with_one_delivery_left_come_alone() {
 #[tokio::test]
 async fn a_redis_that_stood_still_is_no_workers_death() {
     let server = Server::start();
-    let producer = producer(&server.connection(), "proxy");
+    let producer = producer(&server.endpoint(), "proxy");
     let lease = LEASE * 3;
-    let busy = leased(&server.connection(), "busy", lease).await;
-    let other = leased(&server.connection(), "other", lease).await;
+    let busy = leased(&server.endpoint(), "busy", lease).await;
+    let other = leased(&server.endpoint(), "other", lease).await;
     let renewal = tokio::spawn(busy.renewer().run());
     let waiting: Vec<_> = (0..8u8)
         .map(|i| submit(&producer, request(vec![i])))
@@ -139,7 +139,7 @@ async fn a_redis_that_stood_still_is_no_workers_death() {
             .iter()
             .all(|pending| pending.1 == "busy")
     );
-    busy.answer(echo(held), 0).await.unwrap();
+    busy.answer(echo(held)).await.unwrap();
     for (i, waiting) in (0u8..).zip(waiting) {
         assert_eq!(waiting.await.unwrap().unwrap(), answer(vec![i]));
     }
@@ -149,15 +149,15 @@ async fn a_redis_that_stood_still_is_no_workers_death() {
 #[tokio::test]
 async fn a_worker_that_dies_while_redis_stands_still_is_taken_over_all_the_same() {
     let server = Server::start();
-    let producer = producer(&server.connection(), "proxy");
+    let producer = producer(&server.endpoint(), "proxy");
     let waiting = submit(&producer, request("x"));
     dead(&server, 1).await;
     server.signal("STOP");
     tokio::time::sleep(LEASE * 2).await;
     server.signal("CONT");
-    let other = consumer(&server.connection(), "other").await;
+    let other = consumer(&server.endpoint(), "other").await;
     let jobs = tokio::time::timeout(LEASE * 5, quarantined(&other));
-    other.answer(echo(jobs.await.unwrap()), 0).await.unwrap();
+    other.answer(echo(jobs.await.unwrap())).await.unwrap();
     assert_eq!(waiting.await.unwrap().unwrap(), answer("x"));
 }
 
@@ -165,8 +165,8 @@ async fn a_worker_that_dies_while_redis_stands_still_is_taken_over_all_the_same(
 async fn an_answer_waits_for_redis_only_as_long_as_somebody_waits_for_it() {
     let mut server = Server::stopped(true);
     server.run();
-    let producer = producer(&server.connection(), "proxy");
-    let consumer = consumer(&server.connection(), "worker").await;
+    let producer = producer(&server.endpoint(), "proxy");
+    let consumer = consumer(&server.endpoint(), "worker").await;
     let short = carpool_queue::Submit {
         deadline: Instant::now() + LEASE * 2,
         ..request("short")
@@ -176,7 +176,7 @@ async fn an_answer_waits_for_redis_only_as_long_as_somebody_waits_for_it() {
     server.kill();
     assert!(short.await.unwrap().is_err(), "nobody is there to bring it");
     let answering = tokio::spawn(async move {
-        let next = consumer.answer(echo(jobs), 4).await;
+        let next = consumer.exchange(echo(jobs), 4).await;
         (consumer, next)
     });
     tokio::time::sleep(Duration::from_millis(500)).await;
@@ -187,6 +187,6 @@ async fn an_answer_waits_for_redis_only_as_long_as_somebody_waits_for_it() {
     assert_eq!(long.await.unwrap().unwrap(), answer("long"));
     let waiting = submit(&producer, request("next"));
     let jobs = fetch(&consumer, 4).await;
-    consumer.answer(echo(jobs), 0).await.unwrap();
+    consumer.answer(echo(jobs)).await.unwrap();
     assert_eq!(waiting.await.unwrap().unwrap(), answer("next"));
 }

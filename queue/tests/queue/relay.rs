@@ -6,7 +6,7 @@ use std::sync::{
     atomic::{AtomicU16, Ordering},
 };
 
-use carpool_queue::Connection;
+use carpool_queue::Endpoint;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -58,8 +58,8 @@ impl Relay {
         relay
     }
 
-    pub fn connection(&self) -> Connection {
-        Connection::from_url(&format!("redis://127.0.0.1:{}", self.port)).unwrap()
+    pub fn endpoint(&self) -> Endpoint {
+        Endpoint::from_url(&format!("redis://127.0.0.1:{}", self.port)).unwrap()
     }
 
     /// Leads new connections to another server; the old ones stay.

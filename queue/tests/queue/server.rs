@@ -6,7 +6,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use carpool_queue::Connection;
+use carpool_queue::Endpoint;
 use prost::Message;
 use redis::{FromRedisValue, ToRedisArgs, aio::MultiplexedConnection};
 use tempfile::TempDir;
@@ -94,8 +94,8 @@ impl Server {
         self.process.is_some()
     }
 
-    pub fn connection(&self) -> Connection {
-        Connection::from_url(&format!("redis://127.0.0.1:{}", self.port)).unwrap()
+    pub fn endpoint(&self) -> Endpoint {
+        Endpoint::from_url(&format!("redis://127.0.0.1:{}", self.port)).unwrap()
     }
 
     /// Asks it directly.

@@ -24,16 +24,16 @@ fn body(number: u32) -> Vec<u8> {
 async fn each_of_many_requests_is_answered_once_with_its_own_answer() {
     let server = Server::start();
     let producers: Vec<_> = (0..PROXIES)
-        .map(|i| producer(&server.connection(), &format!("proxy-{i}")))
+        .map(|i| producer(&server.endpoint(), &format!("proxy-{i}")))
         .collect();
     let mut workers = Vec::new();
     for i in 0..WORKERS {
         workers.push(worker(
-            consumer(&server.connection(), &format!("worker-{i}")).await,
+            consumer(&server.endpoint(), &format!("worker-{i}")).await,
         ));
     }
     // This one dies with what it holds.
-    let doomed = consumer(&server.connection(), "doomed").await;
+    let doomed = consumer(&server.endpoint(), "doomed").await;
     for producer in &producers {
         eventually("Redis is reached", async || producer.ping().await).await;
     }
@@ -63,7 +63,7 @@ async fn each_of_many_requests_is_answered_once_with_its_own_answer() {
     assert_eq!(answers.len(), REQUESTS as usize);
     assert!(answers.values().all(|count| *count == 1));
     for producer in &producers {
-        assert_eq!(producer.open(), 0);
+        assert_eq!(producer.in_flight(), 0);
     }
     eventually("nothing is left", async || {
         server.length().await == 0 && server.bytes().await == 0 && server.pending().await.is_empty()

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use carpool_queue::{Connection, Consumer, QueueError};
+use carpool_queue::{Consumer, Endpoint, QueueError};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use tempfile::TempDir;
 
@@ -66,17 +66,17 @@ fn start(authority: &Authority) -> (Server, String) {
     (server, format!("rediss://127.0.0.1:{port}"))
 }
 
-fn trusting(url: &str, authority: &Authority) -> Connection {
+fn trusting(url: &str, authority: &Authority) -> Endpoint {
     let file = authority.file("ca.crt");
-    Connection::from_url(url)
+    Endpoint::from_url(url)
         .unwrap()
         .with_ca_file(Path::new(&file))
         .unwrap()
 }
 
 /// Why Redis can't be reached.
-async fn refused(connection: Connection) -> String {
-    match producer(&connection, "proxy").backlog().await {
+async fn refused(endpoint: Endpoint) -> String {
+    match producer(&endpoint, "proxy").backlog().await {
         Err(error @ QueueError::Unreachable(_)) => error.to_string(),
         Err(error) => panic!("{error}"),
         Ok(_) => panic!("it was let in"),
@@ -87,9 +87,9 @@ async fn refused(connection: Connection) -> String {
 async fn requests_go_through_tls() {
     let authority = Authority::new();
     let (_server, url) = start(&authority);
-    let connection = trusting(&url, &authority);
-    let producer = producer(&connection, "proxy");
-    let working = worker(consumer(&connection, "worker").await);
+    let endpoint = trusting(&url, &authority);
+    let producer = producer(&endpoint, "proxy");
+    let working = worker(consumer(&endpoint, "worker").await);
     let body = vec![7; 1 << 20];
     let outcome = producer.submit(request(body.clone())).await.unwrap();
     assert_eq!(outcome, answer(body));
@@ -105,7 +105,7 @@ async fn a_server_that_nobody_trusted_vouches_for_is_refused() {
     assert!(error.contains("certificate"), "{error}");
 
     // The system's authorities have never heard of it either.
-    let error = refused(Connection::from_url(&url).unwrap()).await;
+    let error = refused(Endpoint::from_url(&url).unwrap()).await;
     assert!(error.contains("certificate"), "{error}");
 
     // The certificate is for another name.
@@ -122,23 +122,23 @@ async fn the_next_connection_trusts_a_new_authority() {
     let (url_file, ca_file) = (folder.path().join("url"), folder.path().join("ca.crt"));
     std::fs::write(&url_file, url).unwrap();
     std::fs::copy(Authority::new().file("ca.crt"), &ca_file).unwrap();
-    let connections = [
-        Connection::from_file(&url_file).unwrap(),
-        Connection::from_file(&url_file)
+    let endpoints = [
+        Endpoint::from_file(&url_file).unwrap(),
+        Endpoint::from_file(&url_file)
             .unwrap()
             .with_ca_file(&ca_file)
             .unwrap(),
     ];
-    for connection in &connections {
-        refused(connection.clone()).await;
+    for endpoint in &endpoints {
+        refused(endpoint.clone()).await;
     }
     std::fs::copy(authority.file("ca.crt"), &ca_file).unwrap();
-    for connection in &connections {
-        assert!(producer(connection, "proxy").ping().await);
+    for endpoint in &endpoints {
+        assert!(producer(endpoint, "proxy").ping().await);
     }
     std::fs::write(&ca_file, "").unwrap();
-    for connection in connections {
-        let error = Consumer::connect(connection, options("worker")).await.err();
+    for endpoint in endpoints {
+        let error = Consumer::connect(endpoint, options("worker")).await.err();
         assert!(
             matches!(error, Some(QueueError::CaFile { .. })),
             "{error:?}"
@@ -149,7 +149,7 @@ async fn the_next_connection_trusts_a_new_authority() {
 #[test]
 fn a_ca_file_that_does_nothing_is_refused() {
     let authority = Authority::new();
-    let tls = Connection::from_url("rediss://redis").unwrap();
+    let tls = Endpoint::from_url("rediss://redis").unwrap();
     for (file, part) in [
         ("nowhere", "No such file"),
         ("server.key", "holds no PEM certificate"),
@@ -159,7 +159,7 @@ fn a_ca_file_that_does_nothing_is_refused() {
         let error = error.to_string();
         assert!(error.contains(part) && error.contains(&file), "{error}");
     }
-    let plain = Connection::from_url("redis://:secret@redis").unwrap();
+    let plain = Endpoint::from_url("redis://:secret@redis").unwrap();
     let file = authority.file("ca.crt");
     let error = plain
         .with_ca_file(Path::new(&file))

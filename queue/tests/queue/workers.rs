@@ -17,9 +17,9 @@ use crate::{
 async fn another_takes_over_from_a_dead_worker_within_two_leases() {
     let lease = LEASE * 2;
     let server = Server::start();
-    let producer = producer(&server.connection(), "proxy");
-    let doomed = leased(&server.connection(), "doomed", lease).await;
-    let other = leased(&server.connection(), "other", lease).await;
+    let producer = producer(&server.endpoint(), "proxy");
+    let doomed = leased(&server.endpoint(), "doomed", lease).await;
+    let other = leased(&server.endpoint(), "other", lease).await;
     let waiting: Vec<_> = (0..3u8)
         .map(|i| submit(&producer, request(vec![i])))
         .collect();
@@ -32,7 +32,7 @@ async fn another_takes_over_from_a_dead_worker_within_two_leases() {
         let jobs = fetch(&other, 8).await;
         assert!(jobs.iter().all(|job| job.quarantine.is_some()));
         left -= jobs.len();
-        other.answer(echo(jobs), 0).await.unwrap();
+        other.answer(echo(jobs)).await.unwrap();
     }
     assert!(died.elapsed() < lease * 2, "{:?}", died.elapsed());
     for (i, waiting) in (0u8..).zip(waiting) {
@@ -43,12 +43,12 @@ async fn another_takes_over_from_a_dead_worker_within_two_leases() {
 #[tokio::test]
 async fn a_dead_worker_is_noticed_although_each_read_finds_more_than_there_is_room_for() {
     let server = Server::start();
-    let producer = producer(&server.connection(), "proxy");
-    let doomed = consumer(&server.connection(), "doomed").await;
+    let producer = producer(&server.endpoint(), "proxy");
+    let doomed = consumer(&server.endpoint(), "doomed").await;
     let lost = submit(&producer, request("lost"));
     fetch(&doomed, 1).await;
     drop(doomed);
-    let other = consumer(&server.connection(), "other").await;
+    let other = consumer(&server.endpoint(), "other").await;
     let give_up = Instant::now() + LEASE * 20;
     let mut waiting = Vec::new();
     let mut jobs = Vec::new();
@@ -57,14 +57,14 @@ async fn a_dead_worker_is_noticed_although_each_read_finds_more_than_there_is_ro
             Instant::now() < give_up,
             "its requests were never taken over"
         );
-        while producer.open() < 100 {
+        while producer.in_flight() < 100 {
             waiting.push(submit(&producer, request("more")));
             tokio::task::yield_now().await;
         }
         jobs = if jobs.is_empty() {
             fetch(&other, 4).await
         } else {
-            other.answer(echo(jobs), 4).await.unwrap()
+            other.exchange(echo(jobs), 4).await.unwrap()
         };
     }
     assert_eq!(lost.await.unwrap().unwrap(), answer("lost"));
@@ -76,17 +76,17 @@ async fn a_dead_worker_is_noticed_although_each_read_finds_more_than_there_is_ro
 #[tokio::test]
 async fn nothing_else_comes_while_a_suspect_runs() {
     let server = Server::start();
-    let producer = producer(&server.connection(), "proxy");
-    let doomed = consumer(&server.connection(), "doomed").await;
+    let producer = producer(&server.endpoint(), "proxy");
+    let doomed = consumer(&server.endpoint(), "doomed").await;
     let waiting = submit(&producer, request("suspect"));
     fetch(&doomed, 1).await;
     drop(doomed);
-    let other = consumer(&server.connection(), "other").await;
+    let other = consumer(&server.endpoint(), "other").await;
     let suspect = fetch(&other, 8).await;
     assert!(suspect[0].quarantine.is_some());
     let handed_back = submit(&producer, request("handed back"));
     // One that takes nothing over.
-    let leaving = leased(&server.connection(), "leaving", FOREVER).await;
+    let leaving = leased(&server.endpoint(), "leaving", FOREVER).await;
     let held = fetch(&leaving, 1).await;
     leaving
         .release(held.into_iter().map(|job| job.id).collect())
@@ -100,11 +100,11 @@ async fn nothing_else_comes_while_a_suspect_runs() {
     }
 
     // A fetch that waits goes on as soon as the suspect is answered.
-    let (jobs, _) = tokio::join!(fetch_all(&other, 2), other.answer(echo(suspect), 0));
+    let (jobs, _) = tokio::join!(fetch_all(&other, 2), other.answer(echo(suspect)));
     let bodies: BTreeSet<_> = jobs.iter().map(|job| &*job.body).collect();
     assert_eq!(bodies, BTreeSet::from([&b"handed back"[..], b"next"]));
     assert!(jobs.iter().all(|job| job.quarantine.is_none()));
-    other.answer(echo(jobs), 0).await.unwrap();
+    other.answer(echo(jobs)).await.unwrap();
     for waiting in [waiting, handed_back, next] {
         waiting.await.unwrap().unwrap();
     }
@@ -114,15 +114,15 @@ async fn nothing_else_comes_while_a_suspect_runs() {
 async fn a_turn_counts_once_although_the_reply_was_lost() {
     let server = Server::start();
     let relay = Relay::start(server.port).await;
-    let producer = producer(&server.connection(), "proxy");
-    let doomed = consumer(&server.connection(), "doomed").await;
+    let producer = producer(&server.endpoint(), "proxy");
+    let doomed = consumer(&server.endpoint(), "doomed").await;
     let _waiting = ["first", "second"].map(|body| submit(&producer, request(body)));
     fetch_all(&doomed, 2).await;
     drop(doomed);
-    let other = consumer(&relay.connection(), "other").await;
+    let other = consumer(&relay.endpoint(), "other").await;
     // The first turn also loads the script.
     let first = fetch(&other, 1).await;
-    other.answer(echo(first), 0).await.unwrap();
+    other.answer(echo(first)).await.unwrap();
     // The entry is read after the turn is counted.
     relay.hold_from("XRANGE");
     let turn = tokio::spawn(async move {
@@ -143,11 +143,11 @@ async fn a_turn_counts_once_although_the_reply_was_lost() {
 #[tokio::test]
 async fn a_renewed_lease_holds_for_as_long_as_the_process_lives() {
     let server = Server::start();
-    let producer = producer(&server.connection(), "proxy");
+    let producer = producer(&server.endpoint(), "proxy");
     // A slow machine may stall for long without letting it run out.
     let lease = LEASE * 3;
-    let busy = leased(&server.connection(), "busy", lease).await;
-    let other = leased(&server.connection(), "other", lease).await;
+    let busy = leased(&server.endpoint(), "busy", lease).await;
+    let other = leased(&server.endpoint(), "other", lease).await;
     let _waiting = submit(&producer, request("x"));
     let held = fetch(&busy, 1).await;
     let renewal = tokio::spawn(busy.renewer().run());
@@ -163,9 +163,9 @@ async fn a_renewed_lease_holds_for_as_long_as_the_process_lives() {
 #[tokio::test]
 async fn renewal_never_steals_back() {
     let server = Server::start();
-    let producer = producer(&server.connection(), "proxy");
-    let paused = consumer(&server.connection(), "paused").await;
-    let other = consumer(&server.connection(), "other").await;
+    let producer = producer(&server.endpoint(), "proxy");
+    let paused = consumer(&server.endpoint(), "paused").await;
+    let other = consumer(&server.endpoint(), "other").await;
     let _waiting = submit(&producer, request("x"));
     fetch(&paused, 1).await;
     fetch(&other, 1).await;
@@ -180,14 +180,14 @@ async fn renewal_never_steals_back() {
 #[tokio::test]
 async fn released_requests_reach_a_waiting_worker_at_once() {
     let server = Server::start();
-    let producer = producer(&server.connection(), "proxy");
-    let leaving = consumer(&server.connection(), "leaving").await;
+    let producer = producer(&server.endpoint(), "proxy");
+    let leaving = consumer(&server.endpoint(), "leaving").await;
     let waiting: Vec<_> = (0..4u8)
         .map(|i| submit(&producer, request(vec![i])))
         .collect();
     let held = fetch_all(&leaving, 4).await;
     tokio::spawn(leaving.renewer().run());
-    let other = consumer(&server.connection(), "other").await;
+    let other = consumer(&server.endpoint(), "other").await;
     assert!(other.fetch(8).await.unwrap().is_empty());
     let fetching = tokio::spawn(async move {
         let jobs = fetch(&other, 8).await;
@@ -207,7 +207,7 @@ async fn released_requests_reach_a_waiting_worker_at_once() {
         server.pending().await.iter().all(|pending| pending.3 == 1),
         "a release was counted as a delivery"
     );
-    other.answer(echo(jobs), 0).await.unwrap();
+    other.answer(echo(jobs)).await.unwrap();
     for waiting in waiting {
         waiting.await.unwrap().unwrap();
     }
@@ -217,9 +217,9 @@ async fn released_requests_reach_a_waiting_worker_at_once() {
 #[tokio::test]
 async fn released_requests_may_wait_longer_than_a_lease_and_are_no_suspects() {
     let server = Server::start();
-    let producer = producer(&server.connection(), "proxy");
-    let leaving = consumer(&server.connection(), "leaving").await;
-    let other = consumer(&server.connection(), "other").await;
+    let producer = producer(&server.endpoint(), "proxy");
+    let leaving = consumer(&server.endpoint(), "leaving").await;
+    let other = consumer(&server.endpoint(), "other").await;
     let waiting: Vec<_> = (0..6u8)
         .map(|i| submit(&producer, request(vec![i])))
         .collect();
@@ -236,7 +236,7 @@ async fn released_requests_may_wait_longer_than_a_lease_and_are_no_suspects() {
             jobs.iter().all(|job| job.quarantine.is_none()),
             "no worker died of them"
         );
-        other.answer(echo(jobs), 0).await.unwrap();
+        other.answer(echo(jobs)).await.unwrap();
     }
     for (i, waiting) in (0u8..).zip(waiting) {
         assert_eq!(waiting.await.unwrap().unwrap(), answer(vec![i]));
@@ -246,7 +246,7 @@ async fn released_requests_may_wait_longer_than_a_lease_and_are_no_suspects() {
 #[tokio::test]
 async fn a_request_of_a_newer_format_is_left_to_newer_workers() {
     let server = Server::start();
-    let old = consumer(&server.connection(), "old").await;
+    let old = consumer(&server.endpoint(), "old").await;
     let newer = Leftover {
         format: 3,
         ..Leftover::default()
@@ -273,30 +273,30 @@ async fn a_request_of_a_newer_format_is_left_to_newer_workers() {
 #[tokio::test]
 async fn a_released_suspect_stays_one_and_its_turn_does_not_count() {
     let server = Server::start();
-    let producer = producer(&server.connection(), "proxy");
-    let doomed = consumer(&server.connection(), "doomed").await;
+    let producer = producer(&server.endpoint(), "proxy");
+    let doomed = consumer(&server.endpoint(), "doomed").await;
     let waiting = submit(&producer, request("x"));
     fetch(&doomed, 1).await;
     drop(doomed);
     for name in ["first", "second", "third", "fourth"] {
-        let worker = consumer(&server.connection(), name).await;
+        let worker = consumer(&server.endpoint(), name).await;
         let job = fetch(&worker, 1).await.pop().unwrap();
         assert!(job.quarantine.is_some());
         assert_eq!(server.pending().await[0].3, 2, "one death, one turn");
         worker.release(vec![job.id]).await.unwrap();
     }
-    let worker = consumer(&server.connection(), "last").await;
+    let worker = consumer(&server.endpoint(), "last").await;
     let jobs = fetch(&worker, 1).await;
-    worker.answer(echo(jobs), 0).await.unwrap();
+    worker.answer(echo(jobs)).await.unwrap();
     waiting.await.unwrap().unwrap();
 }
 
 #[tokio::test]
 async fn leaving_hands_everything_over_and_the_last_one_cleans_up() {
     let server = Server::start();
-    let producer = producer(&server.connection(), "proxy");
-    let first = consumer(&server.connection(), "first").await;
-    let second = consumer(&server.connection(), "second").await;
+    let producer = producer(&server.endpoint(), "proxy");
+    let first = consumer(&server.endpoint(), "first").await;
+    let second = consumer(&server.endpoint(), "second").await;
     let waiting = submit(&producer, request("x"));
     fetch(&first, 1).await;
     first.leave().await.unwrap();
@@ -310,7 +310,7 @@ async fn leaving_hands_everything_over_and_the_last_one_cleans_up() {
     assert!(!names.contains("first"), "{names:?}");
 
     let jobs_left = fetch(&second, 1).await;
-    second.answer(echo(jobs_left), 1).await.unwrap();
+    second.exchange(echo(jobs_left), 1).await.unwrap();
     waiting.await.unwrap().unwrap();
     eventually("the wake-up is read", async || {
         second.fetch(1).await.unwrap();
@@ -328,22 +328,22 @@ async fn leaving_hands_everything_over_and_the_last_one_cleans_up() {
 #[tokio::test]
 async fn a_restarted_worker_takes_its_own_requests_at_once() {
     let server = Server::start();
-    let producer = producer(&server.connection(), "proxy");
-    let before = consumer(&server.connection(), "same").await;
+    let producer = producer(&server.endpoint(), "proxy");
+    let before = consumer(&server.endpoint(), "same").await;
     let waiting = submit(&producer, request("x"));
     fetch(&before, 1).await;
     drop(before);
-    let after = consumer(&server.connection(), "same").await;
+    let after = consumer(&server.endpoint(), "same").await;
     let jobs = timeout(LEASE / 2, fetch(&after, 1)).await.unwrap();
     assert!(jobs[0].quarantine.is_some(), "its process ended with it");
-    after.answer(echo(jobs), 0).await.unwrap();
+    after.answer(echo(jobs)).await.unwrap();
     waiting.await.unwrap().unwrap();
 }
 
 #[tokio::test]
 async fn poison_is_given_up_and_its_neighbours_are_answered() {
     let server = Server::start();
-    let producer = producer(&server.connection(), "proxy");
+    let producer = producer(&server.endpoint(), "proxy");
     let bodies = ["a", "b", "poison", "c"];
     let waiting = bodies.map(|body| {
         let client = Some("10.0.0.7".into());
@@ -358,15 +358,15 @@ async fn poison_is_given_up_and_its_neighbours_are_answered() {
     eventually("all are queued", async || server.length().await == 4).await;
     let mut deaths = 0;
     let mut life = 0;
-    let mut worker = consumer(&server.connection(), "worker-0").await;
-    while producer.open() > 0 {
+    let mut worker = consumer(&server.endpoint(), "worker-0").await;
+    while producer.in_flight() > 0 {
         let jobs = worker.fetch(8).await.unwrap();
         if jobs.iter().any(|job| &*job.body == b"poison") {
             deaths += 1;
             life += 1;
-            worker = consumer(&server.connection(), &format!("worker-{life}")).await;
+            worker = consumer(&server.endpoint(), &format!("worker-{life}")).await;
         } else if !jobs.is_empty() {
-            worker.answer(echo(jobs), 0).await.unwrap();
+            worker.answer(echo(jobs)).await.unwrap();
         }
     }
     assert_eq!(deaths, 3, "it was run as often as it may, no more");

@@ -107,7 +107,7 @@ async fn sigterm_drains_and_ends_with_0() {
         .unwrap();
     assert!(told.success());
     let url = format!("redis://127.0.0.1:{}", redis.port);
-    let connection = carpool_queue::Connection::from_url(&url).unwrap();
+    let connection = carpool_queue::Endpoint::from_url(&url).unwrap();
     tokio::spawn(crate::worker::work(connection, "r1", crate::worker::echo));
     open.await.unwrap().ok().unwrap();
 

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use carpool_protocol::InferRequest;
-use carpool_queue::{Connection, Job, Outcome};
+use carpool_queue::{Endpoint, Job, Outcome};
 use carpool_sidecar::{Args, Server, Settings};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -120,8 +120,8 @@ impl Rig {
         }
     }
 
-    pub fn connection(&self) -> Connection {
-        Connection::from_url(&url(self.port)).unwrap()
+    pub fn connection(&self) -> Endpoint {
+        Endpoint::from_url(&url(self.port)).unwrap()
     }
 
     /// Starts a worker of revision `r1` that echoes.

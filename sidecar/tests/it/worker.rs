@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use carpool_protocol::{Datatype, InferRequest, InferResponse, Tensor};
 use carpool_queue::{
-    Connection, Consumer, ConsumerLimits, ConsumerOptions, Failure, FailureKind, Job, Outcome,
+    Consumer, ConsumerLimits, ConsumerOptions, Endpoint, Failure, FailureKind, Job, Outcome,
 };
 
 /// Takes requests of one revision and answers each with what `model` says, for ever.
 pub async fn work(
-    connection: Connection,
+    connection: Endpoint,
     revision: &str,
     model: impl Fn(&Job, InferRequest) -> Outcome,
 ) {
@@ -26,11 +26,11 @@ pub async fn work(
             (job.id.clone(), model(&job, request))
         });
         let answers = answers.collect();
-        jobs = consumer.answer(answers, 16).await.unwrap();
+        jobs = consumer.exchange(answers, 16).await.unwrap();
     }
 }
 
-pub async fn connect(connection: Connection, revision: &str) -> Consumer {
+pub async fn connect(connection: Endpoint, revision: &str) -> Consumer {
     let options = ConsumerOptions {
         uid: crate::rig::UID.to_owned(),
         revision: revision.to_owned(),

@@ -44,7 +44,7 @@ impl Service {
             self.metrics.answered(outcome);
         }
         let started = Instant::now();
-        let exchanged = self.consumer.answer(answers, capacity).await;
+        let exchanged = self.consumer.exchange(answers, capacity).await;
         let took = started.elapsed();
         self.metrics.hop(Hop::Exchange, took);
         if exchanged.is_ok() {

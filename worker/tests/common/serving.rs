@@ -12,7 +12,7 @@ use std::{
 
 use carpool_crds::Config;
 use carpool_protocol::{InferRequest, InferResponse};
-use carpool_queue::{Connection, Failure, Limits, Outcome, Producer, RevisionBacklog, Submit};
+use carpool_queue::{Endpoint, Failure, Limits, Outcome, Producer, RevisionBacklog, Submit};
 use futures::future::join_all;
 use serde_json::Value;
 use tokio::{sync::mpsc as channel, task::JoinHandle, time::Instant};
@@ -69,7 +69,7 @@ impl Redis {
             lease: Duration::from_secs(5),
         };
         Producer::start(
-            Connection::from_url(&self.url).unwrap(),
+            Endpoint::from_url(&self.url).unwrap(),
             "uid",
             "proxy",
             limits,

@@ -11,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use carpool_queue::{
-    Connection, Consumer, ConsumerLimits, ConsumerOptions, Job, JobId, Limits, Outcome, Producer,
+    Consumer, ConsumerLimits, ConsumerOptions, Endpoint, Job, JobId, Limits, Outcome, Producer,
     Submit, SubmitError,
 };
 use tokio::{
@@ -43,7 +43,7 @@ pub fn limits(max_length: u64) -> Limits {
 
 /// Starts so many proxies, and waits until Redis answers each.
 pub async fn producers(
-    connection: &Connection,
+    connection: &Endpoint,
     count: usize,
     limits: Limits,
 ) -> Result<Vec<Producer>, Error> {
@@ -89,7 +89,7 @@ pub struct Workers {
 
 impl Workers {
     /// Workers that have joined the queue, and wait for [`Self::go`].
-    pub async fn join(connection: &Connection, count: usize, model: Model) -> Result<Self, Error> {
+    pub async fn join(connection: &Endpoint, count: usize, model: Model) -> Result<Self, Error> {
         let runtime = Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -160,7 +160,7 @@ async fn work(
                 sleep(model.time).await;
             }
             let answers = jobs.into_iter().map(|job| run(&model, job)).collect();
-            consumer.answer(answers, model.batch).await
+            consumer.exchange(answers, model.batch).await
         }
         .unwrap_or_default();
     }

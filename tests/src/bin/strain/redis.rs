@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use carpool_queue::Connection;
+use carpool_queue::Endpoint;
 use tempfile::TempDir;
 use tokio::{task::spawn_blocking, time::sleep};
 
@@ -113,9 +113,9 @@ impl Redis {
         Ok(other.usage().await?.cpu)
     }
 
-    pub fn connection(&self) -> Result<Connection, Error> {
+    pub fn connection(&self) -> Result<Endpoint, Error> {
         let url = format!("redis://127.0.0.1:{}", self.port);
-        Ok(Connection::from_url(&url)?)
+        Ok(Endpoint::from_url(&url)?)
     }
 
     /// Forgets which commands were long, and how long all took.

@@ -6,8 +6,8 @@ use super::Shared;
 use crate::{
     QueueError,
     call::Call,
-    connection::{Live, largest_value},
-    scripts::{PRESENT, REPLIES_LIVE, SWEEP},
+    connection::{Connection, largest_value},
+    scripts::{HEARTBEAT, REPLIES_LIVE, SWEEP},
     wire,
 };
 
@@ -15,7 +15,7 @@ use crate::{
 const RECEIPTS_LIVE: Duration = Duration::from_mins(1);
 
 /// Says that this proxy is there, without which nobody answers it.
-pub(super) async fn renew(shared: &Shared, live: &Live) -> Result<(), QueueError> {
+pub(super) async fn beat(shared: &Shared, connection: &Connection) -> Result<(), QueueError> {
     let keys = &shared.keys;
     let names = [
         &*keys.replies(&shared.proxy),
@@ -24,24 +24,24 @@ pub(super) async fn renew(shared: &Shared, live: &Live) -> Result<(), QueueError
         &keys.pulse(),
         &keys.receipts(&shared.proxy),
     ];
-    let mut command = PRESENT.call(&names, 0);
+    let mut command = HEARTBEAT.call(&names, 0);
     command
         .arg(&shared.proxy)
         .arg(REPLIES_LIVE.as_millis())
         .arg(shared.limits().lease.as_millis())
         .arg(RECEIPTS_LIVE.as_millis());
-    Call::of_script(&PRESENT, command)
-        .last("a sign of life", live)
+    Call::of_script(&HEARTBEAT, command)
+        .last("a sign of life", connection)
         .await
         .map(drop)
 }
 
 /// Forgets what proxies that are gone have not read, so that it does not count any more.
-pub(super) async fn sweep(shared: &Shared, live: &Live) -> Result<(), QueueError> {
+pub(super) async fn sweep(shared: &Shared, connection: &Connection) -> Result<(), QueueError> {
     let keys = &shared.keys;
     let mut command = redis::cmd("HKEYS");
     command.arg(keys.unread());
-    let proxies = wire::list(Call::of(command).last("HKEYS", live).await?);
+    let proxies = wire::list(Call::of(command).last("HKEYS", connection).await?);
     let proxies: Vec<String> = proxies.into_iter().filter_map(wire::parse).collect();
     if proxies.is_empty() {
         return Ok(());
@@ -55,15 +55,15 @@ pub(super) async fn sweep(shared: &Shared, live: &Live) -> Result<(), QueueError
     let mut command = SWEEP.call(&names, 0);
     command.arg(&proxies);
     Call::of_script(&SWEEP, command)
-        .last("a sweep", live)
+        .last("a sweep", connection)
         .await
         .map(drop)
 }
 
 /// Learns how large a body Redis takes: a larger one would end the connection. A Redis that does not tell takes any.
-pub(super) async fn learn_largest(shared: &Shared, live: &Live) {
-    let most = largest_value(live).await.unwrap_or(u64::MAX);
-    let before = shared.largest.swap(most, Ordering::Relaxed);
+pub(super) async fn learn_max_body_bytes(shared: &Shared, connection: &Connection) {
+    let most = largest_value(connection).await.unwrap_or(u64::MAX);
+    let before = shared.max_body_bytes.swap(most, Ordering::Relaxed);
     let wanted = shared.limits().max_request_bytes;
     if most != before && wanted > most {
         tracing::error!(

@@ -5,11 +5,11 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{Cancelled, OpenRequests, useless};
+use super::{Cancelled, InFlight, removal};
 use crate::{
     Submit, SubmitError,
     id::EntryId,
-    scripts::{MOST_BYTES, MOST_REQUESTS},
+    scripts::{MAX_BYTES, MAX_REQUESTS},
 };
 
 /// Where a request is, as far as this proxy knows.
@@ -36,7 +36,7 @@ pub(crate) struct Place {
 
 /// A connection that breaks may break of what is written. A request that was under way then goes alone the next time, and
 /// after so many times no more.
-pub(super) const MOST_BREAKS: u32 = 3;
+pub(super) const MAX_BREAKS: u32 = 3;
 
 /// Requests about to be written in one call.
 #[derive(Default)]
@@ -53,21 +53,21 @@ pub(crate) struct Outgoing {
 }
 
 /// A request to look for in Redis.
-pub(crate) struct Suspicion {
+pub(crate) struct Overdue {
     pub(crate) uuid: Uuid,
     pub(crate) revision: Arc<str>,
     pub(crate) stage: Stage,
-    pub(crate) opened: Instant,
+    pub(crate) submitted: Instant,
 }
 
-impl OpenRequests {
+impl InFlight {
     /// Notes that requests that are not in the stream are in line to be written.
     pub(crate) fn wait(&self, uuids: &[Uuid]) {
         self.with(|state| {
             for uuid in uuids {
                 state.abandoned.remove(uuid);
-                if let Some(open) = state.requests.get_mut(uuid) {
-                    open.stage = Stage::Waiting;
+                if let Some(request) = state.requests.get_mut(uuid) {
+                    request.stage = Stage::Waiting;
                 }
             }
         });
@@ -85,31 +85,31 @@ impl OpenRequests {
             let mut group = Group::default();
             let mut bytes = 0;
             while let Some(uuid) = waiting.front().copied()
-                && group.requests.len() < MOST_REQUESTS
+                && group.requests.len() < MAX_REQUESTS
                 && !group.alone
             {
-                if let Some(open) = state.requests.get_mut(&uuid) {
-                    let must_be_alone = open.breaks > 0;
-                    bytes += open.request.body.len();
+                if let Some(request) = state.requests.get_mut(&uuid) {
+                    let must_be_alone = request.breaks > 0;
+                    bytes += request.submit.body.len();
                     let fits = match group.requests.first() {
                         None => may_be_alone || !must_be_alone,
                         Some(first) => {
                             !must_be_alone
-                                && bytes <= MOST_BYTES
-                                && first.request.revision == open.request.revision
+                                && bytes <= MAX_BYTES
+                                && first.request.revision == request.submit.revision
                         }
                     };
                     if !fits {
                         break;
                     }
                     group.alone = must_be_alone;
-                    open.stage = Stage::Sent(Place {
+                    request.stage = Stage::Sent(Place {
                         call,
                         position: group.requests.len(),
                     });
                     group.requests.push(Outgoing {
                         uuid,
-                        request: open.request.clone(),
+                        request: request.submit.clone(),
                     });
                 }
                 waiting.pop_front();
@@ -127,15 +127,15 @@ impl OpenRequests {
         entry: EntryId,
     ) -> Option<Cancelled> {
         self.with(|state| {
-            if let Some(open) = state.requests.get_mut(&uuid) {
-                open.stage = Stage::Queued(entry);
-                open.accepted = true;
-                open.breaks = 0;
-                open.checked = Instant::now();
+            if let Some(request) = state.requests.get_mut(&uuid) {
+                request.stage = Stage::Queued(entry);
+                request.accepted = true;
+                request.breaks = 0;
+                request.checked = Instant::now();
             } else if state.abandoned.remove(&uuid) {
                 return Some(Cancelled {
                     revision: revision.clone(),
-                    useless: useless(uuid, size, entry),
+                    removal: removal(uuid, size, entry),
                 });
             }
             None
@@ -153,7 +153,7 @@ impl OpenRequests {
             for uuid in uuids {
                 state.abandoned.remove(&uuid);
                 match state.requests.get_mut(&uuid) {
-                    Some(open) if open.accepted => open.stage = Stage::Lost,
+                    Some(request) if request.accepted => request.stage = Stage::Lost,
                     _ => {
                         state.settle(uuid, Err(why(retry_after)));
                     }
@@ -170,20 +170,20 @@ impl OpenRequests {
             state.abandoned.clear();
             let mut was_alone = false;
             let mut breaking = Vec::new();
-            for (uuid, open) in &mut state.requests {
-                if let Stage::Sent(place) = open.stage {
-                    open.stage = Stage::Unsure(place);
-                    was_alone |= open.breaks > 0;
+            for (uuid, request) in &mut state.requests {
+                if let Stage::Sent(place) = request.stage {
+                    request.stage = Stage::Unsure(place);
+                    was_alone |= request.breaks > 0;
                     // What was in the stream once doesn't break connections.
-                    open.breaks += u32::from(!open.accepted);
-                    if open.breaks == MOST_BREAKS {
+                    request.breaks += u32::from(!request.accepted);
+                    if request.breaks == MAX_BREAKS {
                         breaking.push(*uuid);
                     }
                 }
             }
             for uuid in breaking {
                 tracing::error!(request = %uuid, "giving up a request: the connection to Redis broke each time it was written");
-                state.settle(uuid, Err(SubmitError::Breaks { times: MOST_BREAKS }));
+                state.settle(uuid, Err(SubmitError::Breaks { times: MAX_BREAKS }));
             }
             was_alone
         });
@@ -193,27 +193,27 @@ impl OpenRequests {
 
     /// Requests to look for, those first that were not looked for the longest: those that nothing was heard of for
     /// `patience`, and those that are nowhere for sure. They are not due again for as long as `patience`.
-    pub(crate) fn suspicions(&self, patience: Duration) -> Vec<Suspicion> {
+    pub(crate) fn overdue(&self, patience: Duration) -> Vec<Overdue> {
         let now = Instant::now();
         self.with(|state| {
             let mut due: Vec<_> = state
                 .requests
                 .iter_mut()
-                .filter(|(_, open)| match open.stage {
+                .filter(|(_, request)| match request.stage {
                     Stage::Waiting | Stage::Sent(_) => false,
-                    Stage::Queued(_) => now - open.checked >= patience,
+                    Stage::Queued(_) => now - request.checked >= patience,
                     Stage::Unsure(_) | Stage::Lost => true,
                 })
                 .collect();
-            due.sort_by_key(|(_, open)| open.checked);
+            due.sort_by_key(|(_, request)| request.checked);
             due.into_iter()
-                .map(|(uuid, open)| {
-                    open.checked = now;
-                    Suspicion {
+                .map(|(uuid, request)| {
+                    request.checked = now;
+                    Overdue {
                         uuid: *uuid,
-                        revision: open.request.revision.clone(),
-                        stage: open.stage,
-                        opened: open.opened,
+                        revision: request.submit.revision.clone(),
+                        stage: request.stage,
+                        submitted: request.submitted,
                     }
                 })
                 .collect()
@@ -223,10 +223,10 @@ impl OpenRequests {
     /// Notes where an uncertain request turned out to be.
     pub(crate) fn locate(&self, uuid: Uuid, entry: EntryId) {
         self.with(|state| {
-            if let Some(open) = state.requests.get_mut(&uuid) {
-                open.stage = Stage::Queued(entry);
-                open.accepted = true;
-                open.breaks = 0;
+            if let Some(request) = state.requests.get_mut(&uuid) {
+                request.stage = Stage::Queued(entry);
+                request.accepted = true;
+                request.breaks = 0;
             }
         });
     }
@@ -238,32 +238,32 @@ mod tests {
 
     #[test]
     fn what_was_accepted_is_not_refused_any_more() {
-        let open = OpenRequests::default();
+        let in_flight = InFlight::default();
         let unreachable = |retry_after| SubmitError::Unreachable { retry_after };
-        let (fresh, mut refused) = insert(&open, "rev", 0);
-        let (accepted, mut kept) = insert(&open, "rev", 0);
-        open.confirm(accepted, &"rev".into(), 0, EntryId::default());
-        open.refuse([fresh, accepted], unreachable);
+        let (fresh, mut refused) = insert(&in_flight, "rev", 0);
+        let (accepted, mut kept) = insert(&in_flight, "rev", 0);
+        in_flight.confirm(accepted, &"rev".into(), 0, EntryId::default());
+        in_flight.refuse([fresh, accepted], unreachable);
         assert!(refused.try_recv().unwrap().is_err());
         assert!(kept.try_recv().is_err(), "it got an outcome");
-        let due = open.suspicions(Duration::from_mins(1));
+        let due = in_flight.overdue(Duration::from_mins(1));
         assert_eq!(due.len(), 1);
         assert_eq!((due[0].uuid, due[0].stage), (accepted, Stage::Lost));
     }
 
     #[test]
     fn a_call_carries_one_revision_within_its_bounds() {
-        let open = OpenRequests::default();
+        let in_flight = InFlight::default();
         let sizes = [("a", 600_000), ("a", 600_000), ("a", 1), ("b", 2_000_000)];
         let small = (0..200).map(|_| ("b", 1));
         let (mut waiting, receivers): (VecDeque<_>, Vec<_>) = sizes
             .into_iter()
             .chain(small)
-            .map(|(revision, size)| insert(&open, revision, size))
+            .map(|(revision, size)| insert(&in_flight, revision, size))
             .unzip();
-        drop(open.abandon(waiting[2]));
+        drop(in_flight.abandon(waiting[2]));
         let groups: Vec<_> = std::iter::from_fn(|| {
-            let group = open.send(&mut waiting, 1, true).requests;
+            let group = in_flight.send(&mut waiting, 1, true).requests;
             (!group.is_empty()).then_some(group.len())
         })
         .collect();
@@ -273,37 +273,37 @@ mod tests {
 
     #[test]
     fn what_may_break_connections_goes_alone_and_not_for_ever() {
-        let open = OpenRequests::default();
-        let (uuid, mut outcome) = insert(&open, "rev", 1);
+        let in_flight = InFlight::default();
+        let (uuid, mut outcome) = insert(&in_flight, "rev", 1);
         let mut waiting = VecDeque::from([uuid]);
-        for times in 0..MOST_BREAKS {
-            let (other, _other) = insert(&open, "rev", 1);
+        for times in 0..MAX_BREAKS {
+            let (other, _other) = insert(&in_flight, "rev", 1);
             waiting.push_back(other);
             assert!(outcome.try_recv().is_err(), "given up after {times} times");
             if times > 0 {
-                let busy = open.send(&mut waiting, 1, false);
+                let busy = in_flight.send(&mut waiting, 1, false);
                 assert!(busy.requests.is_empty(), "others are under way");
             }
-            let group = open.send(&mut waiting, 1, true);
+            let group = in_flight.send(&mut waiting, 1, true);
             assert_eq!((group.alone, group.requests[0].uuid), (times > 0, uuid));
             assert_eq!(group.requests.len(), if times > 0 { 1 } else { 2 });
-            open.lose_track();
-            open.wait(&[uuid]);
+            in_flight.lose_track();
+            in_flight.wait(&[uuid]);
             waiting = VecDeque::from([uuid]);
         }
-        let given_up = Err(SubmitError::Breaks { times: MOST_BREAKS });
+        let given_up = Err(SubmitError::Breaks { times: MAX_BREAKS });
         assert_eq!(outcome.try_recv().unwrap(), given_up);
     }
 
     #[test]
     fn what_was_in_the_stream_breaks_no_connection() {
-        let open = OpenRequests::default();
-        let (uuid, mut outcome) = insert(&open, "rev", 1);
-        open.confirm(uuid, &"rev".into(), 1, EntryId::default());
-        for _ in 0..2 * MOST_BREAKS {
-            open.wait(&[uuid]);
-            assert!(!open.send(&mut [uuid].into(), 1, true).alone);
-            open.lose_track();
+        let in_flight = InFlight::default();
+        let (uuid, mut outcome) = insert(&in_flight, "rev", 1);
+        in_flight.confirm(uuid, &"rev".into(), 1, EntryId::default());
+        for _ in 0..2 * MAX_BREAKS {
+            in_flight.wait(&[uuid]);
+            assert!(!in_flight.send(&mut [uuid].into(), 1, true).alone);
+            in_flight.lose_track();
         }
         assert!(outcome.try_recv().is_err());
     }

@@ -8,7 +8,7 @@ use super::TAKE_OVER_EVERY;
 use crate::id::EntryId;
 
 #[derive(Default)]
-pub(super) struct Held {
+pub(super) struct Leases {
     /// Handed out, not answered yet.
     out: HashSet<EntryId>,
     /// Those of them that run with nobody else.
@@ -24,7 +24,7 @@ pub(super) struct Held {
     /// A read was cut off: what it was given is in nobody's hands.
     pub(super) stray: bool,
     /// The stream, its group or the record of the artifact is gone, so that this worker must join again.
-    pub(super) unknown: bool,
+    pub(super) must_join: bool,
 }
 
 /// Whose turn it is.
@@ -39,7 +39,7 @@ pub(super) enum Turn {
     Quarantine,
 }
 
-impl Held {
+impl Leases {
     pub(super) fn hand_out(&mut self, entry: EntryId, quarantine: Option<u64>) {
         self.out.insert(entry);
         if quarantine.is_some() {
@@ -106,7 +106,7 @@ impl Held {
 
     /// Whether there is something to see to that reading alone never returns.
     pub(super) fn recovery_due(&self) -> bool {
-        self.unknown || self.stray || self.look_due()
+        self.must_join || self.stray || self.look_due()
     }
 
     /// Whether it is time to look for the entries of dead workers.
@@ -138,33 +138,33 @@ mod tests {
 
     #[test]
     fn those_set_aside_wait_for_all_others_and_all_others_for_them() {
-        let mut held = Held::default();
-        held.hand_out(entry(1), None);
-        assert_eq!(held.turn(), Turn::Ordinary);
-        held.set_aside(true);
-        assert_eq!(held.turn(), Turn::Nobody);
-        assert_eq!(held.turn_after(&[entry(1)]), Turn::Quarantine);
+        let mut leases = Leases::default();
+        leases.hand_out(entry(1), None);
+        assert_eq!(leases.turn(), Turn::Ordinary);
+        leases.set_aside(true);
+        assert_eq!(leases.turn(), Turn::Nobody);
+        assert_eq!(leases.turn_after(&[entry(1)]), Turn::Quarantine);
 
-        held.settle(entry(1));
-        assert_eq!(held.turn(), Turn::Quarantine);
-        let group = held.group();
-        held.hand_out(entry(2), Some(group));
-        held.hand_out(entry(3), Some(group));
-        held.settle(entry(2));
-        assert_eq!(held.turn(), Turn::Nobody);
-        assert_eq!(held.turn_after(&[entry(3)]), Turn::Ordinary);
+        leases.settle(entry(1));
+        assert_eq!(leases.turn(), Turn::Quarantine);
+        let group = leases.group();
+        leases.hand_out(entry(2), Some(group));
+        leases.hand_out(entry(3), Some(group));
+        leases.settle(entry(2));
+        assert_eq!(leases.turn(), Turn::Nobody);
+        assert_eq!(leases.turn_after(&[entry(3)]), Turn::Ordinary);
     }
 
     #[test]
     fn ordinary_ones_have_their_turn_between_two_groups() {
-        let mut held = Held::default();
-        held.set_aside(true);
-        held.hand_out(entry(1), Some(1));
-        held.settle(entry(1));
-        assert_eq!(held.turn(), Turn::Ordinary);
-        assert!(held.read_ordinary(), "others wait");
-        assert_eq!(held.turn(), Turn::Quarantine);
-        held.set_aside(false);
-        assert_eq!(held.turn(), Turn::Ordinary);
+        let mut leases = Leases::default();
+        leases.set_aside(true);
+        leases.hand_out(entry(1), Some(1));
+        leases.settle(entry(1));
+        assert_eq!(leases.turn(), Turn::Ordinary);
+        assert!(leases.read_ordinary(), "others wait");
+        assert_eq!(leases.turn(), Turn::Quarantine);
+        leases.set_aside(false);
+        assert_eq!(leases.turn(), Turn::Ordinary);
     }
 }

@@ -15,20 +15,20 @@ use tokio::{
 use uuid::Uuid;
 
 use super::rate::Rate;
-use crate::{Limits, Outcome, Submit, SubmitError, id::EntryId, scripts::Useless, wire::is_large};
-pub(super) use stage::{Outgoing, Stage, Suspicion};
+use crate::{Limits, Outcome, Submit, SubmitError, id::EntryId, scripts::Removal, wire::is_large};
+pub(super) use stage::{Outgoing, Overdue, Stage};
 
 type Receiver = oneshot::Receiver<Result<Outcome, SubmitError>>;
 
-struct Open {
-    request: Submit,
+struct InFlightRequest {
+    submit: Submit,
     outcome: oneshot::Sender<Result<Outcome, SubmitError>>,
     stage: Stage,
     /// It was in the stream once, so it is no longer refused.
     accepted: bool,
     /// How many connections broke while it was written for the first time.
     breaks: u32,
-    opened: Instant,
+    submitted: Instant,
     checked: Instant,
 }
 
@@ -36,18 +36,18 @@ struct Open {
 #[derive(Debug)]
 pub(super) struct Cancelled {
     pub(super) revision: Arc<str>,
-    pub(super) useless: Useless,
+    pub(super) removal: Removal,
 }
 
 #[derive(Default)]
-pub(super) struct OpenRequests {
+pub(super) struct InFlight {
     state: Mutex<State>,
     drained: Notify,
 }
 
 #[derive(Default)]
 struct State {
-    requests: HashMap<Uuid, Open>,
+    requests: HashMap<Uuid, InFlightRequest>,
     /// Of their bodies together.
     bytes: u64,
     /// Given up between writing and confirmation: to be cancelled when their entry is known.
@@ -56,18 +56,18 @@ struct State {
     rate: Rate,
 }
 
-impl OpenRequests {
+impl InFlight {
     pub(super) fn insert(
         &self,
         uuid: Uuid,
-        request: Submit,
+        submit: Submit,
         limits: Limits,
     ) -> Result<Receiver, SubmitError> {
         self.with(|state| {
             if state.closed {
                 return Err(SubmitError::ShuttingDown);
             }
-            let bytes = state.bytes + size(&request);
+            let bytes = state.bytes + size(&submit);
             if state.requests.len() as u64 >= limits.max_length || bytes > limits.max_bytes {
                 return Err(SubmitError::Full {
                     retry_after: state.retry_after(),
@@ -78,13 +78,13 @@ impl OpenRequests {
             state.bytes = bytes;
             state.requests.insert(
                 uuid,
-                Open {
-                    request,
+                InFlightRequest {
+                    submit,
                     outcome,
                     stage: Stage::Waiting,
                     accepted: false,
                     breaks: 0,
-                    opened: now,
+                    submitted: now,
                     checked: now,
                 },
             );
@@ -124,9 +124,9 @@ impl OpenRequests {
             uuids
                 .into_iter()
                 .filter_map(|uuid| {
-                    let (open, cancelled) = state.abandon(uuid)?;
+                    let (request, cancelled) = state.abandon(uuid)?;
                     // The client may be gone.
-                    let _ = open.outcome.send(Err(SubmitError::ShuttingDown));
+                    let _ = request.outcome.send(Err(SubmitError::ShuttingDown));
                     cancelled
                 })
                 .collect()
@@ -166,28 +166,28 @@ impl OpenRequests {
 }
 
 impl State {
-    fn remove(&mut self, uuid: Uuid) -> Option<Open> {
-        let open = self.requests.remove(&uuid)?;
-        self.bytes -= size(&open.request);
-        Some(open)
+    fn remove(&mut self, uuid: Uuid) -> Option<InFlightRequest> {
+        let request = self.requests.remove(&uuid)?;
+        self.bytes -= size(&request.submit);
+        Some(request)
     }
 
     /// Takes a request out with an outcome; says whether it was there.
     fn settle(&mut self, uuid: Uuid, outcome: Result<Outcome, SubmitError>) -> bool {
-        self.remove(uuid).is_some_and(|open| {
+        self.remove(uuid).is_some_and(|request| {
             // The client may be gone.
-            let _ = open.outcome.send(outcome);
+            let _ = request.outcome.send(outcome);
             true
         })
     }
 
     /// Takes a request out without an outcome, and says what to cancel, now or when its entry is known.
-    fn abandon(&mut self, uuid: Uuid) -> Option<(Open, Option<Cancelled>)> {
-        let open = self.remove(uuid)?;
-        let cancelled = match open.stage {
+    fn abandon(&mut self, uuid: Uuid) -> Option<(InFlightRequest, Option<Cancelled>)> {
+        let request = self.remove(uuid)?;
+        let cancelled = match request.stage {
             Stage::Queued(entry) => Some(Cancelled {
-                revision: open.request.revision.clone(),
-                useless: useless(uuid, open.request.body.len(), entry),
+                revision: request.submit.revision.clone(),
+                removal: removal(uuid, request.submit.body.len(), entry),
             }),
             Stage::Sent(_) => {
                 self.abandoned.insert(uuid);
@@ -195,7 +195,7 @@ impl State {
             }
             Stage::Waiting | Stage::Unsure(_) | Stage::Lost => None,
         };
-        Some((open, cancelled))
+        Some((request, cancelled))
     }
 
     fn retry_after(&self) -> Duration {
@@ -204,16 +204,16 @@ impl State {
 }
 
 /// An entry that nobody waits for.
-fn useless(uuid: Uuid, size: usize, entry: EntryId) -> Useless {
-    Useless {
+fn removal(uuid: Uuid, size: usize, entry: EntryId) -> Removal {
+    Removal {
         entry,
         size,
         large: is_large(size).then_some(uuid),
     }
 }
 
-fn size(request: &Submit) -> u64 {
-    request.body.len() as u64
+fn size(submit: &Submit) -> u64 {
+    submit.body.len() as u64
 }
 
 #[cfg(test)]
@@ -229,7 +229,7 @@ mod tests {
         lease: Duration::from_secs(1),
     };
 
-    pub(super) fn insert(open: &OpenRequests, revision: &str, size: usize) -> (Uuid, Receiver) {
+    pub(super) fn insert(in_flight: &InFlight, revision: &str, size: usize) -> (Uuid, Receiver) {
         let uuid = Uuid::from_u128(rand::random());
         let request = Submit {
             revision: revision.into(),
@@ -239,7 +239,7 @@ mod tests {
             client: None,
             deadline: Instant::now(),
         };
-        (uuid, open.insert(uuid, request, LIMITS).unwrap())
+        (uuid, in_flight.insert(uuid, request, LIMITS).unwrap())
     }
 
     fn outcome() -> Outcome {
@@ -248,22 +248,25 @@ mod tests {
 
     #[test]
     fn a_second_outcome_finds_nobody() {
-        let open = OpenRequests::default();
-        let (uuid, mut receiver) = insert(&open, "rev", 0);
-        open.deliver(uuid, outcome());
-        open.deliver(uuid, Outcome::Answer(Bytes::from_static(b"late")));
+        let in_flight = InFlight::default();
+        let (uuid, mut receiver) = insert(&in_flight, "rev", 0);
+        in_flight.deliver(uuid, outcome());
+        in_flight.deliver(uuid, Outcome::Answer(Bytes::from_static(b"late")));
         assert_eq!(receiver.try_recv().unwrap().unwrap(), outcome());
-        assert_eq!(open.len(), 0);
+        assert_eq!(in_flight.len(), 0);
     }
 
     #[test]
     fn what_is_cut_off_while_it_is_written_is_cancelled_when_its_entry_is_known() {
-        let open = OpenRequests::default();
-        let (uuid, mut receiver) = insert(&open, "rev", 3);
-        open.send(&mut [uuid].into(), 1, true);
-        assert!(open.abandon_all().is_empty(), "its entry is not known yet");
+        let in_flight = InFlight::default();
+        let (uuid, mut receiver) = insert(&in_flight, "rev", 3);
+        in_flight.send(&mut [uuid].into(), 1, true);
+        assert!(
+            in_flight.abandon_all().is_empty(),
+            "its entry is not known yet"
+        );
         assert_eq!(receiver.try_recv().unwrap(), Err(SubmitError::ShuttingDown));
-        let cancelled = open.confirm(uuid, &"rev".into(), 3, EntryId::default());
-        assert_eq!(cancelled.unwrap().useless.size, 3);
+        let cancelled = in_flight.confirm(uuid, &"rev".into(), 3, EntryId::default());
+        assert_eq!(cancelled.unwrap().removal.size, 3);
     }
 }
