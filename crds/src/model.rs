@@ -53,8 +53,8 @@ use crate::{Dimension, defaults, shape::allows, tensor_names::ATTENTION_MASK};
     )
 ))]
 pub struct Model {
-    /// Where the artifact is: `pvc://CLAIM/PATH`, a folder or a file on a PersistentVolumeClaim of this
-    /// namespace. `carpool local` takes `file://PATH`, absolute or relative to the manifest.
+    /// The artifact's address: `pvc://CLAIM/PATH`, a folder or a file on a PersistentVolumeClaim of this namespace.
+    /// `carpool local` takes `file://PATH`, absolute or relative to the manifest.
     #[cfg_attr(feature = "kube", schemars(length(max = 1024)))]
     #[cfg_attr(feature = "kube", x_kube(validation = (
         "self.matches('^(pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/.*)?|file://.+)$')",
@@ -73,7 +73,7 @@ pub struct Model {
     )]
     pub sha256: Option<String>,
 
-    /// How the artifact is stored. `TorchScript`: `model.pt` in the folder, or the file itself.
+    /// The artifact's format. `TorchScript`: `model.pt` in the folder, or the file itself.
     #[serde(default)]
     pub format: Format,
 
@@ -97,8 +97,8 @@ pub struct Model {
 }
 
 impl Model {
-    /// The value that fills the rest of a shorter item of an input, `None` where nothing says with what. Of a text all
-    /// inputs are padded together, and what is padding is not attended to.
+    /// The value that fills the rest of a shorter item of an input; `None` where the manifest gives none. A text's
+    /// inputs are padded together, and padding is not attended to.
     #[must_use]
     pub fn padding(&self, input: &TensorSpec) -> Option<i64> {
         if self.text.is_none() {
@@ -144,7 +144,7 @@ pub struct Example {
     pub request: Option<BTreeMap<String, Value>>,
 }
 
-/// How an artifact is stored.
+/// The format of an artifact.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "kube", derive(JsonSchema))]
 pub enum Format {
@@ -153,7 +153,7 @@ pub enum Format {
     TorchScript,
 }
 
-/// One tensor of the model.
+/// A tensor that the model takes or gives.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[cfg_attr(feature = "kube", derive(KubeSchema))]
@@ -162,18 +162,18 @@ pub enum Format {
     "minimum must not be above maximum"
 )))]
 pub struct TensorSpec {
-    /// Its name in requests and answers.
+    /// The tensor's name in requests and answers.
     #[cfg_attr(feature = "kube", schemars(length(min = 1, max = 128)))]
     pub name: String,
 
-    /// Its element type, as the Open Inference Protocol names it.
+    /// The type of the tensor's elements, as the Open Inference Protocol names it.
     pub datatype: Datatype,
 
-    /// Its shape for one item, without the batch dimension. A dimension is a size; -1, which is variable; or a name such
-    /// as `seq`, which is variable, too, and of one size wherever it stands in a request. An output's dimension that has an
-    /// input dimension's name is as long as that, and is cut to it where the input was padded; one with a name that no input
-    /// has is of a length that the inputs' shapes alone decide. An output's -1 may depend on anything, so it makes every row
-    /// run alone.
+    /// The tensor's shape for one item, without the batch dimension. A dimension is a size; -1, which is variable; or a
+    /// name such as `seq`, which is variable, too, and of one size wherever it stands in a request. An output's
+    /// dimension that has an input dimension's name is as long as that, and is cut to it where the input was padded;
+    /// one with a name that no input has is of a length that the inputs' shapes alone decide. An output's -1 may depend
+    /// on anything, so it makes every row run alone.
     #[cfg_attr(feature = "kube", schemars(length(max = 8)))]
     #[cfg_attr(feature = "kube", x_kube(validation = (
         "self.all(d, d != 0)",
@@ -181,19 +181,19 @@ pub struct TensorSpec {
     )))]
     pub shape: Vec<Dimension>,
 
-    /// For an input: the value that fills its variable dimensions where shorter and longer items share a batch. Without it
+    /// The value that fills an input's variable dimensions where shorter and longer items share a batch. Without it
     /// only items of equal shape do; a model that takes text and has an `attention_mask` is padded with 0 in any case.
-    // Not a schema default: GitOps tools see drift where list items are filled in.
+    // The schema has no default for it: GitOps tools see drift where list items are filled in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pad: Option<i64>,
 
-    /// For an input: the smallest value that an element may have; a request with a smaller one is answered 422. With
-    /// `maximum` it keeps indices that a model does not have, such as ids beyond its vocabulary, from the device, which on a
-    /// GPU they would break for everyone.
+    /// The smallest value that an input's element may have; a request with a smaller one is answered 422. With
+    /// `maximum` it keeps indices that a model does not have, such as ids beyond its vocabulary, from the device, which
+    /// on a GPU they would break for everyone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub minimum: Option<f64>,
 
-    /// For an input: the largest value that an element may have; a request with a larger one is answered 422.
+    /// The largest value that an input's element may have; a request with a larger one is answered 422.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub maximum: Option<f64>,
 }
@@ -283,7 +283,7 @@ impl From<Datatype> for carpool_protocol::Datatype {
     }
 }
 
-/// Text in, labels out.
+/// The tokenizer in front of a model that takes text, and the labels behind it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[cfg_attr(feature = "kube", derive(KubeSchema))]
@@ -292,8 +292,9 @@ pub struct Text {
     #[cfg_attr(feature = "kube", schemars(length(min = 1, max = 256)))]
     pub tokenizer: String,
 
-    /// Texts are cut to this many tokens, those that the tokenizer adds among them. Of a text, no more than 256 bytes for
-    /// each are read, at least 16Ki. Where the inputs' shape is fixed, it must not be above that. Default 128.
+    /// The number of tokens that texts are cut to, those that the tokenizer adds among them. For each token at most 256
+    /// bytes of a text are read, in all at least 16Ki. Where the inputs' shape is fixed, it must not be above that.
+    /// Default 128.
     #[serde(default = "defaults::text_max_length")]
     #[cfg_attr(feature = "kube", schemars(range(min = 2, max = 8192)))]
     pub max_length: u32,

@@ -1,4 +1,4 @@
-//! `spec`: what a user asks for.
+//! The spec of a `BatchedModel`: what a user asks for.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::{Bytes, Duration, Model, Resources, defaults};
 
-/// One model, served in batches: Redis, proxies and workers.
+/// A model served in batches: Redis, proxies and workers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[cfg_attr(feature = "kube", derive(CustomResource, KubeSchema))]
@@ -47,7 +47,8 @@ pub struct BatchedModelSpec {
     /// The model: its artifact, and the tensors it takes and gives. A change makes a new revision.
     pub model: Model,
 
-    /// The scale subresource's path. It is 1 as long as `scaling.mode` is `Builtin`, where the queue decides.
+    /// The number that the scale subresource points at. It is 1 as long as `scaling.mode` is `Builtin`, where the queue
+    /// decides.
     #[cfg_attr(feature = "kube", schemars(range(max = 1000)))]
     #[cfg_attr(feature = "kube", x_kube(validation = (
         "self == 1",
@@ -56,11 +57,11 @@ pub struct BatchedModelSpec {
     #[serde(default = "defaults::replicas")]
     pub replicas: u32,
 
-    /// How the number of workers follows the queue.
+    /// The rules by which the number of workers follows the queue.
     #[serde(default)]
     pub scaling: Scaling,
 
-    /// How requests become batches.
+    /// The rules by which requests become batches.
     #[serde(default)]
     pub batching: Batching,
 
@@ -77,7 +78,7 @@ pub struct BatchedModelSpec {
     pub worker: Worker,
 }
 
-/// How the number of workers follows the queue.
+/// The rules by which the number of workers follows the queue.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[cfg_attr(feature = "kube", derive(KubeSchema))]
@@ -86,7 +87,7 @@ pub struct BatchedModelSpec {
     "minReplicas must not be above maxReplicas"
 )))]
 pub struct Scaling {
-    /// Who writes the number of workers. `Builtin`: the operator, from the length of the queue.
+    /// The writer of the number of workers. `Builtin`: the operator, from the length of the queue.
     #[serde(default)]
     pub mode: ScalingMode,
 
@@ -105,7 +106,7 @@ pub struct Scaling {
     #[serde(default = "defaults::target_queue_length")]
     pub target_queue_length: u32,
 
-    /// How long fewer workers must have been enough before one goes.
+    /// The time for which fewer workers must have been enough before one goes.
     #[cfg_attr(feature = "kube", x_kube(validation = ("duration(self) <= duration('24h')", "cooldown: at most 24h")))]
     #[serde(default = "defaults::cooldown")]
     pub cooldown: Duration,
@@ -123,7 +124,7 @@ impl Default for Scaling {
     }
 }
 
-/// Who writes the number of workers.
+/// The writer of the number of workers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "kube", derive(JsonSchema))]
 pub enum ScalingMode {
@@ -132,7 +133,7 @@ pub enum ScalingMode {
     Builtin,
 }
 
-/// How requests become batches.
+/// The rules by which requests become batches.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[cfg_attr(feature = "kube", derive(KubeSchema))]
@@ -142,7 +143,7 @@ pub struct Batching {
     #[serde(default = "defaults::max_batch_size")]
     pub max_batch_size: u32,
 
-    /// How long a batch that is not full waits for more, counted from its oldest request's arrival. 0: an idle
+    /// The time that a batch that is not full waits for more, counted from its oldest request's arrival. 0: an idle
     /// worker takes what is there at once, and batches grow while it is busy.
     #[cfg_attr(feature = "kube", x_kube(validation = ("duration(self) <= duration('10s')", "maxDelay: at most 10s")))]
     #[serde(default = "defaults::max_delay")]
@@ -172,7 +173,7 @@ pub struct Queue {
     #[serde(default = "defaults::max_length")]
     pub max_length: u32,
 
-    /// The most bytes that they hold together.
+    /// The most bytes that the queue's requests hold together.
     #[serde(default = "defaults::max_bytes")]
     pub max_bytes: Bytes,
 
@@ -181,7 +182,7 @@ pub struct Queue {
     #[serde(default = "defaults::max_request_bytes")]
     pub max_request_bytes: Bytes,
 
-    /// How long a request may take, from its arrival to its answer; then it is answered 504.
+    /// The longest that a request may take, from its arrival to its answer; then it is answered 504.
     #[cfg_attr(feature = "kube", x_kube(validation = (
         "duration(self) >= duration('3s') && duration(self) <= duration('1h')",
         "timeout: between 3s and 1h"
@@ -195,13 +196,13 @@ pub struct Queue {
     #[serde(default = "defaults::max_rows_per_request")]
     pub max_rows_per_request: u32,
 
-    /// How long a worker's process may be silent before another takes its requests over. However long a batch runs, its
-    /// worker is not silent: `runTimeout` is what ends one that hangs.
+    /// The time that a worker's process may be silent before another takes its requests over. However long a batch
+    /// runs, its worker is not silent: `runTimeout` is what ends one that hangs.
     #[serde(default = "defaults::lease")]
     pub lease: Duration,
 
-    /// How long one forward pass may take before the worker is taken to hang, and ends. Default: 20 times as long as the
-    /// slowest so far, at least 1m.
+    /// The longest that one forward pass may take before the worker is taken to hang, and ends. Default: 20 times as
+    /// long as the slowest so far, at least 1m.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "kube", x_kube(validation = (
         "duration(self) >= duration('1s') && duration(self) <= duration('24h')",
@@ -209,7 +210,7 @@ pub struct Queue {
     )))]
     pub run_timeout: Option<Duration>,
 
-    /// How often a request may be given to a worker before it is given up, the first time included.
+    /// The number of times that a request may be given to a worker before it is given up, the first time included.
     #[cfg_attr(feature = "kube", schemars(range(min = 2, max = 100)))]
     #[serde(default = "defaults::max_deliveries")]
     pub max_deliveries: u32,
@@ -258,7 +259,7 @@ pub struct Redis {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[cfg_attr(feature = "kube", derive(KubeSchema))]
 pub struct ManagedRedis {
-    /// Its resources. 60 % of the memory limit is what it may hold. Default limit: 1Gi.
+    /// The Redis' resources. 60 % of the memory limit is what it may hold. Default limit: 1Gi.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
 }
@@ -282,7 +283,7 @@ pub struct ExternalRedis {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[cfg_attr(feature = "kube", derive(KubeSchema))]
 pub struct Proxy {
-    /// How many run behind the Service.
+    /// The number of proxies behind the Service.
     #[cfg_attr(feature = "kube", schemars(range(min = 1, max = 100)))]
     #[serde(default = "defaults::proxy_replicas")]
     pub replicas: u32,
@@ -297,7 +298,7 @@ pub struct Proxy {
     )))]
     pub cors_allow_origins: Vec<String>,
 
-    /// Their resources.
+    /// The proxies' resources.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
 
@@ -323,21 +324,21 @@ impl Default for Proxy {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[cfg_attr(feature = "kube", derive(KubeSchema))]
 pub struct Worker {
-    /// Where the model runs. Default: `cuda` where the resources ask for `nvidia.com/gpu`, else `cpu`.
+    /// The device on which the model runs. Default: `cuda` where the resources ask for `nvidia.com/gpu`, else `cpu`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device: Option<Device>,
 
-    /// Their resources, GPUs among them. A worker uses as many threads as its CPU limit allows, at least one; without a
-    /// limit as many as the CPUs that it requests, rounded up: one by default. `CARPOOL_THREADS`, set in `podOverrides`,
-    /// goes before both.
+    /// The workers' resources, GPUs among them. A worker uses as many threads as its CPU limit allows, at least one;
+    /// without a limit as many as the CPUs that it requests, rounded up: one by default. `CARPOOL_THREADS`, set in
+    /// `podOverrides`, goes before both.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
 
-    /// How workers of one revision are replaced when their pod changes.
+    /// The rules by which workers of one revision are replaced when their pod changes.
     #[serde(default)]
     pub rollout: Rollout,
 
-    /// Their ServiceAccount. Default: one of their own that has no token.
+    /// The workers' ServiceAccount. Default: one of their own that has no token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "kube", schemars(length(max = 253)))]
     pub service_account_name: Option<String>,
@@ -349,7 +350,7 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Where the model runs: as given, or what the resources imply.
+    /// The device on which the model runs: as given, or what the resources imply.
     #[must_use]
     pub fn device(&self) -> Device {
         let asks_for_gpu = self
@@ -364,7 +365,7 @@ impl Worker {
     }
 }
 
-/// Where the model runs. Default: `cuda` where the resources ask for `nvidia.com/gpu`, else `cpu`.
+/// The device on which the model runs. Default: `cuda` where the resources ask for `nvidia.com/gpu`, else `cpu`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[cfg_attr(feature = "kube", derive(JsonSchema))]
@@ -376,7 +377,7 @@ pub enum Device {
     Cuda,
 }
 
-/// How workers of one revision are replaced when their pod changes.
+/// The rules by which workers of one revision are replaced when their pod changes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[cfg_attr(feature = "kube", derive(KubeSchema))]
@@ -385,11 +386,11 @@ pub enum Device {
     "maxSurge and maxUnavailable must not both be 0"
 )))]
 pub struct Rollout {
-    /// Workers above the wanted number. 0 needs no spare GPU.
+    /// The most workers above the wanted number. 0 needs no spare GPU.
     #[cfg_attr(feature = "kube", schemars(range(max = 1000)))]
     #[serde(default)]
     pub max_surge: u32,
-    /// Workers below the wanted number.
+    /// The most workers below the wanted number.
     #[cfg_attr(feature = "kube", schemars(range(max = 1000)))]
     #[serde(default = "defaults::max_unavailable")]
     pub max_unavailable: u32,
@@ -404,7 +405,8 @@ impl Default for Rollout {
     }
 }
 
-/// A PodTemplateSpec's schema is some 600 KB and Helm's release Secret holds 1 MiB, so it is parsed at reconcile instead.
+/// The schema of any object. A PodTemplateSpec's own is some 600 KB and Helm's release Secret holds 1 MiB, so overrides
+/// are parsed at reconcile instead.
 #[cfg(feature = "kube")]
 pub(crate) fn preserve_unknown(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     schemars::json_schema!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})

@@ -84,14 +84,14 @@ mod tests {
         });
         let following = tokio::spawn(follow);
         assert_eq!(results.recv().await.unwrap().unwrap(), "one");
-        // Replaced as careful writers do, by a file of the same size.
+        // The file is replaced as careful writers do, by another one of the same size.
         fs::write(&next, "two").unwrap();
         fs::rename(&next, &now).unwrap();
         assert_eq!(results.recv().await.unwrap().unwrap(), "two");
         fs::remove_file(&now).unwrap();
         let missing = results.recv().await.unwrap().unwrap_err();
         assert_eq!(missing, io::ErrorKind::NotFound);
-        // Looked at again without a change.
+        // Looks at a file that has not changed hand over nothing.
         tokio::time::sleep(PERIOD + PERIOD / 2).await;
         assert!(results.is_empty());
         following.abort();

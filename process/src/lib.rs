@@ -1,4 +1,4 @@
-//! What every process of ours does, whatever it is for: it raises its limit of open files, takes connections,
+//! The tasks that every process of ours has, whatever it is for: it raises its limit of open files, takes connections,
 //! answers HEAD and OPTIONS, and follows its configuration file.
 
 mod accept;

@@ -1,17 +1,17 @@
-//! What can be wrong with a message, and whose fault it is.
+//! The mistakes that a message may hold, and whose fault each is.
 
 use crate::{
     Datatype, TensorError, UnknownDatatype,
     excerpt::{Quoted, Shape},
 };
 
-/// Why a message could not be read.
+/// The reason that a message could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
     /// Text that is not JSON, or JSON that is not the message.
     #[error("failed to parse JSON: {message}")]
     Json {
-        /// Where and what, such as ``inputs[0]: missing field `shape` at line 1 column 20``.
+        /// The place and the mistake, such as ``inputs[0]: missing field `shape` at line 1 column 20``.
         message: String,
     },
     /// Bytes that are not the protobuf message.
@@ -20,7 +20,7 @@ pub enum DecodeError {
     /// More tensors than any model takes.
     #[error("failed to read the tensors: there are more than {limit} in one message")]
     TooManyTensors {
-        /// How many there may be.
+        /// The most tensors that there may be.
         limit: usize,
     },
     /// Raw contents for some tensors and not for others.
@@ -50,7 +50,7 @@ pub enum DecodeError {
     NoJsonForm {
         /// The tensor's name.
         tensor: String,
-        /// Its datatype.
+        /// The tensor's datatype.
         datatype: Datatype,
     },
     /// A datatype that the protocol does not have.
@@ -60,7 +60,7 @@ pub enum DecodeError {
         tensor: String,
         /// The datatype as given.
         given: String,
-        /// Which there are.
+        /// The datatypes that there are.
         source: UnknownDatatype,
     },
     /// Two tensors of one name.
@@ -74,11 +74,11 @@ pub enum DecodeError {
     Contents {
         /// The tensor's name.
         tensor: String,
-        /// Its datatype.
+        /// The tensor's datatype.
         datatype: Datatype,
-        /// Where the elements belong.
+        /// The field that the elements belong into.
         expected: &'static str,
-        /// Where they are.
+        /// The fields that the elements are in.
         given: &'static str,
     },
     /// An element that the datatype does not have.
@@ -86,13 +86,13 @@ pub enum DecodeError {
     Value {
         /// The tensor's name.
         tensor: String,
-        /// Its datatype.
+        /// The tensor's datatype.
         datatype: Datatype,
-        /// Which element, counted from 0 in row-major order.
+        /// The element's index, counted from 0 in row-major order.
         index: usize,
         /// The element as given.
         given: String,
-        /// What is allowed.
+        /// The elements that are allowed.
         expected: &'static str,
     },
     /// A nested array of another length than the shape says.
@@ -106,11 +106,11 @@ pub enum DecodeError {
         tensor: String,
         /// The tensor's shape.
         shape: Vec<i64>,
-        /// How deep the array is, 1 for the outermost.
+        /// The depth of the array, 1 for the outermost.
         depth: usize,
-        /// Items that the shape says.
+        /// The number of items that the shape says.
         expected: i64,
-        /// Items there are.
+        /// The number of items that the array has.
         given: usize,
     },
     /// Arrays nested deeper or less deep than the shape has dimensions.
@@ -132,7 +132,8 @@ pub enum DecodeError {
 }
 
 impl DecodeError {
-    /// The JSON library repeats what it was given, however long that is; an error is cut, but for the hint at its end.
+    /// Makes an error of the JSON library's words. It repeats what it was given, however long that is, so they are cut,
+    /// but for the hint at their end.
     pub(crate) fn json(message: &str, hint: Option<String>) -> Self {
         const LIMIT: usize = 256;
         let mut message: String = message.chars().take(LIMIT).collect();
@@ -165,7 +166,7 @@ impl DecodeError {
     }
 }
 
-/// Why a message could not be written as JSON.
+/// The reason that a message could not be written as JSON.
 #[derive(Debug, thiserror::Error)]
 pub enum EncodeError {
     /// A datatype that JSON does not carry.
@@ -173,13 +174,13 @@ pub enum EncodeError {
     NoJsonForm {
         /// The tensor's name.
         tensor: String,
-        /// Its datatype.
+        /// The tensor's datatype.
         datatype: Datatype,
     },
     /// A tensor that does not hold together.
     #[error(transparent)]
     Tensor(#[from] TensorError),
-    /// What the JSON library says.
+    /// The JSON library's error.
     #[error("failed to write JSON: {0}")]
     Json(#[from] serde_json::Error),
 }

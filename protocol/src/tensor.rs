@@ -10,28 +10,29 @@ use crate::{
 /// A named array, its elements in the form in which they travel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tensor {
-    /// The model's name for it.
+    /// The tensor's name, which the model gives it.
     pub name: String,
-    /// The type of its elements.
+    /// The type of the tensor's elements.
     pub datatype: Datatype,
-    /// Its dimensions, none negative; the first counts the rows of a batch.
+    /// The tensor's dimensions, none negative; the first counts the rows of a batch.
     pub shape: Vec<i64>,
-    /// Its elements in row-major order, little-endian; for `BYTES` each element after its length in four bytes.
+    /// The tensor's elements in row-major order, little-endian; for `BYTES` each element after its length in four
+    /// bytes.
     pub data: Bytes,
 }
 
-/// What is said of a tensor beside its elements.
+/// A tensor's description without its elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TensorView<'a> {
-    /// The model's name for it.
+    /// The tensor's name, which the model gives it.
     pub name: &'a str,
-    /// The type of its elements.
+    /// The type of the tensor's elements.
     pub datatype: Datatype,
-    /// Its dimensions; the first counts the rows of a batch.
+    /// The tensor's dimensions; the first counts the rows of a batch.
     pub shape: &'a [i64],
 }
 
-/// Why a tensor does not hold together.
+/// The reason that a tensor does not hold together.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TensorError {
     /// A dimension below zero.
@@ -47,7 +48,7 @@ pub enum TensorError {
     TooLarge {
         /// The tensor's name.
         tensor: String,
-        /// The type of its elements.
+        /// The type of the tensor's elements.
         datatype: Datatype,
         /// The shape as given.
         shape: Vec<i64>,
@@ -57,13 +58,13 @@ pub enum TensorError {
     Size {
         /// The tensor's name.
         tensor: String,
-        /// The type of its elements.
+        /// The type of the tensor's elements.
         datatype: Datatype,
         /// The shape as given.
         shape: Vec<i64>,
-        /// Bytes that shape and datatype make.
+        /// The number of bytes that shape and datatype make.
         expected: usize,
-        /// Bytes there are.
+        /// The number of bytes given.
         given: usize,
     },
     /// Another number of elements than the shape says.
@@ -77,9 +78,9 @@ pub enum TensorError {
         tensor: String,
         /// The shape as given.
         shape: Vec<i64>,
-        /// Elements that the shape makes.
+        /// The number of elements that the shape makes.
         expected: usize,
-        /// Elements there are.
+        /// The number of elements given.
         given: usize,
     },
     /// A `BYTES` element whose length reaches past the end of the data.
@@ -87,7 +88,7 @@ pub enum TensorError {
     Truncated {
         /// The tensor's name.
         tensor: String,
-        /// Which element, counted from 0.
+        /// The element's index, counted from 0.
         index: usize,
     },
     /// A `BYTES` element longer than its four-byte length can say.
@@ -95,9 +96,9 @@ pub enum TensorError {
     ElementTooLong {
         /// The tensor's name.
         tensor: String,
-        /// Which element, counted from 0.
+        /// The element's index, counted from 0.
         index: usize,
-        /// Its length in bytes.
+        /// The element's length in bytes.
         given: usize,
     },
     /// A `BOOL` element that is neither 0 nor 1.
@@ -105,7 +106,7 @@ pub enum TensorError {
     Bool {
         /// The tensor's name.
         tensor: String,
-        /// Which element, counted from 0.
+        /// The element's index, counted from 0.
         index: usize,
         /// The byte as given.
         given: u8,
@@ -115,7 +116,7 @@ pub enum TensorError {
     NotBytes {
         /// The tensor's name.
         tensor: String,
-        /// Its datatype.
+        /// The tensor's datatype.
         datatype: Datatype,
     },
     /// A string that is not UTF-8.
@@ -123,13 +124,13 @@ pub enum TensorError {
     NotUtf8 {
         /// The tensor's name.
         tensor: String,
-        /// Which element, counted from 0.
+        /// The element's index, counted from 0.
         index: usize,
     },
 }
 
 impl Tensor {
-    /// A tensor whose data has the size that `shape` and `datatype` say.
+    /// Makes a tensor whose data has the size that `shape` and `datatype` say.
     pub fn new(
         name: impl Into<String>,
         datatype: Datatype,
@@ -146,7 +147,7 @@ impl Tensor {
         Ok(tensor)
     }
 
-    /// A `BYTES` tensor of `strings`, as many as `shape` has elements.
+    /// Makes a `BYTES` tensor of `strings`, as many as `shape` has elements.
     pub fn from_strings<S: AsRef<[u8]>>(
         name: impl Into<String>,
         shape: impl Into<Vec<i64>>,
@@ -167,7 +168,7 @@ impl Tensor {
         Self::new(name, Datatype::Bytes, shape, data)
     }
 
-    /// All but its elements.
+    /// A view of the tensor without its elements.
     #[must_use]
     pub fn view(&self) -> TensorView<'_> {
         TensorView {
@@ -177,7 +178,7 @@ impl Tensor {
         }
     }
 
-    /// How many elements the shape has: the product of its dimensions.
+    /// The number of elements that the shape has: the product of its dimensions.
     pub fn elements(&self) -> Result<usize, TensorError> {
         if self.shape.iter().any(|dimension| *dimension < 0) {
             return Err(TensorError::NegativeDimension {
@@ -185,7 +186,7 @@ impl Tensor {
                 shape: self.shape.clone(),
             });
         }
-        // A zero anywhere makes the product zero, however large the others are.
+        // A zero anywhere makes the product zero, however large the other dimensions are.
         if self.shape.contains(&0) {
             return Ok(0);
         }
@@ -206,7 +207,7 @@ impl Tensor {
             });
         }
         let expected = self.elements()?;
-        // Each element is at least its length: the data bounds what a shape can make us allocate.
+        // The data bounds what a shape can make us allocate: each element is at least its length.
         let mut elements = Vec::with_capacity(expected.min(self.data.len() / 4));
         for element in BytesElements(&self.data) {
             match element {
@@ -307,7 +308,7 @@ impl Tensor {
     }
 }
 
-/// Walks `BYTES` data; gives `None` once, last, where an element is cut off.
+/// An iterator over `BYTES` data; it gives `None` once, last, where an element is cut off.
 pub(crate) struct BytesElements<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Iterator for BytesElements<'a> {

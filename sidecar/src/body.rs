@@ -12,10 +12,10 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::{body_budget::BodyBudget, error::Error, proxy::Proxy};
 
-/// From this size on a body is read and written by another thread, so that it holds no other request up.
+/// Bodies from this size on are read and written by another thread, so that they hold no other request up.
 const OFF_REACTOR: usize = 64 << 10;
 
-/// How long the rest of a body that is refused is read.
+/// The time for which the rest of a refused body is read.
 const LINGER: Duration = Duration::from_secs(2);
 
 /// The type of a body, in lower case and without parameters; `None` where none is given.
@@ -27,7 +27,7 @@ pub fn media_type(headers: &HeaderMap) -> Option<String> {
     Some(essence.trim().to_ascii_lowercase())
 }
 
-/// A body. Its bytes count as held until it is dropped.
+/// A request's body. Its bytes count against the budget until it is dropped.
 #[derive(Debug)]
 pub struct Body {
     bytes: Vec<u8>,
@@ -42,7 +42,7 @@ impl Body {
         }
     }
 
-    /// Takes one more part, if there is room for it in a body of `limit` bytes and beside all the others.
+    /// Appends a part, if there is room for it in a body of `limit` bytes and beside all the others.
     fn push(&mut self, part: &[u8], limit: u64) -> Result<(), Error> {
         let bytes = part.len() as u64;
         if self.bytes.len() as u64 + bytes > limit {
@@ -70,15 +70,15 @@ impl Drop for Body {
     }
 }
 
-/// A body on its way here.
+/// A request's body that has not been read yet.
 pub struct IncomingBody {
     body: Incoming,
-    /// The client asked whether to send it, and waits for an answer: a read gives that.
+    /// Whether the client asked if it may send the body, and waits for an answer, which a read gives.
     expects_continue: bool,
 }
 
 impl IncomingBody {
-    /// The body of the request with these headers.
+    /// Takes the body of the request with these headers.
     pub fn new(headers: &HeaderMap, body: Incoming) -> Self {
         Self {
             body,
@@ -86,13 +86,13 @@ impl IncomingBody {
         }
     }
 
-    /// Reads what is left of a body that nobody wants, for a while: a client that is still writing, and whose
-    /// connection is closed on it, never sees why.
+    /// Reads what is left of a refused body, for a while: a client that is still writing, and whose connection is
+    /// closed on it, never sees why.
     pub async fn discard(mut self) {
         if self.expects_continue {
             return;
         }
-        // Neither the end of the time nor of the connection changes the answer.
+        // Neither the end of the time nor that of the connection changes the answer.
         let _ = timeout(LINGER, async {
             while let Some(Ok(_)) = self.body.frame().await {}
         })
@@ -113,7 +113,7 @@ pub async fn read(
         let given = String::from_utf8_lossy(given.as_bytes()).into_owned();
         return Err(Error::ContentEncoding { given });
     }
-    // What is served is not kept: a slow body may outlast a revision.
+    // The settings are read and let go of: a slow body may outlast a revision.
     let (limit, deadline) = {
         let served = proxy.served();
         (served.max_request_bytes, arrival + served.timeout)
@@ -127,7 +127,7 @@ pub async fn read(
         while let Some(frame) = incoming.body.frame().await {
             let frame = frame
                 .map_err(|error| Error::Malformed(format!("failed to read the body: {error}")))?;
-            // Trailers are no part of it.
+            // Trailers are no part of the body.
             if let Some(part) = frame.data_ref() {
                 body.push(part, limit)?;
             }
@@ -140,7 +140,7 @@ pub async fn read(
     Ok(body)
 }
 
-/// Does what takes long for many bytes: here if they are few, else on another thread.
+/// Runs work that takes long for many bytes: here if they are few, else on another thread.
 pub async fn off_reactor<T, F>(bytes: usize, work: F) -> Result<T, Error>
 where
     T: Send + 'static,

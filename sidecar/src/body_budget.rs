@@ -5,19 +5,20 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-/// All bodies together may hold as many bytes as this many of the largest allowed.
+/// The number of largest allowed bodies whose bytes all bodies together may hold.
 const LARGEST_BODIES: u64 = 16;
 
-/// All bodies together may hold at least this many bytes, so that a small limit is none on the number of clients.
+/// The number of bytes that all bodies together may hold in any case, so that a small limit is none on the number of
+/// clients.
 const LEAST_BUDGET: u64 = 64 << 20;
 
-/// The bytes of all bodies that are not in the queue yet; the queue counts its own.
+/// The count of the bytes of all bodies that are not in the queue yet; the queue counts its own.
 #[derive(Debug, Clone, Default)]
 pub struct BodyBudget(Arc<AtomicU64>);
 
 impl BodyBudget {
-    /// Counts more bytes of a body that may have up to `limit`. False, and nothing counted, where that is too many beside
-    /// all others.
+    /// Counts more bytes of a body that may have up to `limit`. False, and nothing counted, where that is too many
+    /// beside all other bodies.
     pub fn take(&self, bytes: u64, limit: u64) -> bool {
         let Self(held) = self;
         let most = limit.saturating_mul(LARGEST_BODIES).max(LEAST_BUDGET);
@@ -28,7 +29,7 @@ impl BodyBudget {
         fits
     }
 
-    /// Counts bytes no longer.
+    /// Counts bytes no longer, for their body is gone.
     pub fn give_back(&self, bytes: u64) {
         let Self(held) = self;
         held.fetch_sub(bytes, Ordering::Relaxed);

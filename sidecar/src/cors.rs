@@ -11,7 +11,7 @@ use http::{
     },
 };
 
-/// How long a browser may keep what a preflight said, in seconds: a changed setting holds for all soon.
+/// The seconds for which a browser may keep a preflight's answer; few, so that a changed setting soon holds for all.
 const MAX_AGE: HeaderValue = HeaderValue::from_static("600");
 
 const ANY: HeaderValue = HeaderValue::from_static("*");
@@ -23,16 +23,16 @@ pub struct Cors {
 }
 
 impl Cors {
-    /// Allows these origins; `*` is all of them.
+    /// Allows pages of these origins; `*` is all of them.
     pub fn new(origins: &[String]) -> Self {
-        // What is no header's value is no origin that a browser sends.
+        // An origin that is no header's value is none that a browser sends.
         let origins = origins.iter().filter_map(|origin| origin.parse().ok());
         Self {
             origins: origins.collect(),
         }
     }
 
-    /// Adds to an answer's headers what lets its page read it.
+    /// Adds to an answer's headers those that let its page read it.
     pub fn allow(&self, method: &Method, request: &HeaderMap, response: &mut HeaderMap) {
         if self.origins.is_empty() {
             return;
@@ -40,7 +40,7 @@ impl Cors {
         if self.origins.contains(&ANY) {
             response.insert(ACCESS_CONTROL_ALLOW_ORIGIN, ANY);
         } else {
-            // Caches must not give one origin what another was answered, nor what came without any.
+            // Caches must not give one origin another's answer, nor that of a request without any.
             response.append(VARY, HeaderValue::from_name(ORIGIN));
             let origin = request.get(ORIGIN);
             let Some(origin) = origin.filter(|origin| self.origins.contains(origin)) else {
@@ -56,7 +56,8 @@ impl Cors {
         if let Some(methods) = response.get(ALLOW).cloned() {
             response.insert(ACCESS_CONTROL_ALLOW_METHODS, methods);
         }
-        // No header makes the proxy do what a page must not ask for, and what stands before it may need its own.
+        // Any header is allowed: none makes the proxy do what a page must not ask for, and a gateway before it may need
+        // its own.
         if let Some(headers) = request.get(ACCESS_CONTROL_REQUEST_HEADERS) {
             response.insert(ACCESS_CONTROL_ALLOW_HEADERS, headers.clone());
             let vary = HeaderValue::from_name(ACCESS_CONTROL_REQUEST_HEADERS);

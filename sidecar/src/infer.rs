@@ -32,8 +32,8 @@ pub struct Validated {
 }
 
 impl Validated {
-    /// Holds a request against the model. `body` gives its bytes for the queue once it is known to be right: those it came
-    /// in, if they were protobuf.
+    /// Holds a request against the model. `body` gives its bytes for the queue once it is known to be right: those it
+    /// came in, if they were protobuf.
     pub fn of_message(
         served: &Served,
         request: &InferRequest,
@@ -56,7 +56,7 @@ impl Validated {
         Ok(Self { body, ..validated })
     }
 
-    /// Holds all but the elements against the model.
+    /// Holds all of a request but its elements against the model.
     fn without_body(served: &Served, request: &RequestView<'_>) -> Result<Self, Error> {
         let asked = timeout(request.parameters)?;
         let rows = validate::rows(&served.model, request)?;
@@ -75,18 +75,18 @@ impl Validated {
     }
 }
 
-/// Whose request it is, when it came, and as part of which trace.
+/// The origin of a request: its client, its arrival and its trace.
 pub struct Caller {
-    /// The client, as its connection tells it.
+    /// The client's address, or the proxy's own name for a client beside it.
     pub client: Arc<str>,
-    /// When its head was here.
+    /// The time at which the request's head was here.
     pub arrival: Instant,
-    /// W3C `traceparent`.
+    /// The trace that the request is part of: W3C `traceparent`.
     pub trace: Option<String>,
 }
 
 impl Caller {
-    /// The client whose request's head is here now.
+    /// Notes the client of a request whose head is here now.
     pub fn new(client: Arc<str>, headers: &HeaderMap) -> Self {
         Self {
             client,
@@ -146,8 +146,8 @@ pub async fn serve(
     Ok(response)
 }
 
-/// Puts a request into the queue and waits for the model's answer, an encoded `ModelInferResponse`.
-/// Dropped, it takes the request out again.
+/// Puts a request into the queue and waits for the model's answer, an encoded `ModelInferResponse`. Dropped, the future
+/// takes the request out again.
 pub async fn ask(
     proxy: &Proxy,
     served: &Served,
@@ -173,7 +173,7 @@ pub async fn ask(
     }
 }
 
-/// What a worker answered.
+/// Decodes a worker's answer.
 pub fn decode(answer: Bytes) -> Result<InferResponse, Error> {
     InferResponse::decode(answer)
         .map_err(|error| Error::Internal(format!("failed to read the worker's answer: {error}")))
@@ -239,7 +239,7 @@ mod tests {
 
     #[test]
     fn a_message_is_forwarded_as_it_came() {
-        // Field 4095, which no version of the protocol has: nothing that a client sends gets lost.
+        // The message has field 4095, which no version of the protocol has: nothing that a client sends gets lost.
         let unknown = b"\xf8\xff\x01\x2a";
         let came = Bytes::from([&pairs(2).encode()[..], unknown].concat());
         let request = InferRequest::decode(came.clone()).unwrap();

@@ -25,14 +25,14 @@ enum Form {
     UrlEncoded,
 }
 
-/// The JSON form. A name given twice is an error, as readers differ in which one counts.
+/// The JSON form of a request. A name given twice is an error, as readers differ in which one counts.
 #[derive(Deserialize)]
 struct Fields {
     #[serde(default, deserialize_with = "any_value")]
     text: Option<Value>,
 }
 
-/// A field's value, `null` included.
+/// Reads a field's value, `null` included.
 fn any_value<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Value>, D::Error> {
     Value::deserialize(value).map(Some)
 }
@@ -80,7 +80,7 @@ fn check_takes_text(served: &Served) -> Result<(), Error> {
     }
 }
 
-/// The request of the protocol that asks for a text's label and score.
+/// Makes the request of the protocol that asks for a text's label and score.
 fn validated(served: &Served, form: Form, body: &[u8]) -> Result<Validated, Error> {
     let text = text(form, body)?;
     let input = Tensor::from_strings(TEXT, [1, 1], [text.as_bytes()])
@@ -160,7 +160,7 @@ fn article_answer(label: &str, score: f32) -> String {
     format!("{{\"code\": \"200\", \"data\": {}}}", json!(data))
 }
 
-/// What Python's `str` makes of a score, which is a `float` there: the shortest digits that come back to it in double
+/// Writes a score as Python's `str` does, where it is a `float`: the shortest digits that come back to it in double
 /// precision, more than single precision needs.
 fn python_float(score: f32) -> String {
     let score = f64::from(score);
@@ -199,7 +199,7 @@ mod tests {
         assert_eq!(data, json!({"label": "a \"b\" \\ ü\n", "score": "1.0"}));
     }
 
-    /// Both columns by Python: `[(f"{bits:#010x}", str(struct.unpack("f", struct.pack("I", bits))[0]))]`.
+    /// The columns are Python's: `[(f"{bits:#010x}", str(struct.unpack("f", struct.pack("I", bits))[0]))]`.
     #[test]
     fn scores_are_written_as_python_does() {
         for (bits, expected) in [

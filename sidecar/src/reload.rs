@@ -23,7 +23,7 @@ pub async fn watch(proxy: Arc<Proxy>, path: PathBuf, mut current: Config) {
     follow_file(path, Config::read, apply).await;
 }
 
-/// Why a changed file can't be used.
+/// The reason that a changed file can't be used.
 #[derive(Debug, thiserror::Error)]
 enum ReloadError {
     #[error(transparent)]

@@ -21,17 +21,17 @@ use crate::{
     proxy::{Proxy, Served},
 };
 
-/// What there is, for those who ask for something else.
+/// The paths that are served, for a client that asks for another.
 const PATHS: &str = "/v2/models/NAME[/versions/VERSION]/infer, /predict for a text, and, by GET, /v2, \
     /v2/health/live, /v2/health/ready and /v2/models/NAME[/versions/VERSION][/ready]";
 
-/// The methods that one path or another takes.
+/// The methods that any of the paths takes.
 const EVERY_METHOD: &str = "GET, HEAD, POST, OPTIONS";
 
-/// What a path asks for.
+/// The thing that a path asks for.
 #[derive(Debug, PartialEq, Eq)]
 enum Route<'a> {
-    /// `*`, which only OPTIONS has: the server as a whole.
+    /// The server as a whole: `*`, which only OPTIONS has.
     Any,
     Server,
     Live,
@@ -50,7 +50,7 @@ struct Target<'a> {
 }
 
 impl<'a> Route<'a> {
-    /// `None` for a path at which nothing is served.
+    /// Parses a path; `None` where nothing is served at it.
     fn of(path: &'a str) -> Option<Self> {
         let segments: Vec<&str> = path.split('/').collect();
         match segments[..] {
@@ -80,12 +80,12 @@ impl<'a> Route<'a> {
         }
     }
 
-    /// Whether it asks for what the model says.
+    /// Whether the route asks the model for an answer.
     fn is_inference(&self) -> bool {
         matches!(self, Self::Infer(_) | Self::Predict)
     }
 
-    /// The methods it takes.
+    /// The methods that the route takes.
     fn methods(&self) -> &'static str {
         match self {
             Self::Infer(_) | Self::Predict => methods::WRITE,
@@ -94,7 +94,7 @@ impl<'a> Route<'a> {
         }
     }
 
-    /// What requests to it are counted as.
+    /// The kind that requests to the route are counted as.
     fn kind(&self) -> Kind {
         match self {
             Self::Any | Self::Server | Self::Model(_) => Kind::Metadata,
@@ -123,7 +123,7 @@ pub async fn serve(
             if inference {
                 proxy.metrics.refused(error.status().1);
             }
-            // Whose time is over has waited long enough.
+            // A client whose time is over has waited long enough.
             if !matches!(error, Error::Deadline) {
                 body.discard().await;
             }
@@ -136,7 +136,7 @@ pub async fn serve(
     }
     let cors = &proxy.served().cors;
     cors.allow(&head.method, &head.headers, response.headers_mut());
-    // HTTP/2 says it of all streams at once, when the connection ends.
+    // HTTP/2 tells all streams at once, when the connection ends.
     if head.version < Version::HTTP_2 && proxy.not_draining().is_err() {
         let headers = response.headers_mut();
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
@@ -207,7 +207,7 @@ fn is_asynchronous(headers: &HeaderMap) -> bool {
 }
 
 impl Target<'_> {
-    /// What is served, if that is what the path names.
+    /// The model served, if it is the one that the path names.
     fn served(&self, proxy: &Proxy) -> Result<Arc<Served>, Error> {
         let served = proxy.served();
         self.check_name(&served.name)?;
@@ -215,7 +215,7 @@ impl Target<'_> {
         Ok(served)
     }
 
-    /// Whether this is the model served.
+    /// Refuses the name of another model than the one served.
     fn check_name(&self, name: &str) -> Result<(), Error> {
         if self.name == name {
             Ok(())
@@ -228,7 +228,7 @@ impl Target<'_> {
     }
 }
 
-/// A body of JSON, with 200.
+/// An answer of JSON, with status 200.
 pub fn json(body: impl Into<Payload>) -> Response<Payload> {
     let mut response = Response::new(body.into());
     response

@@ -19,16 +19,16 @@ pub const MODEL_FILE: &str = "model.pt";
 pub struct Artifact {
     /// The model itself.
     pub model: PathBuf,
-    /// The folder that holds what stands beside it.
+    /// The folder that holds the model's other files.
     pub folder: PathBuf,
     /// The SHA-256 of the file or, for a folder, of its `sha256sum` lines, in hex.
     pub sha256: String,
-    /// The model's file before it was hashed.
+    /// The properties of the model's file before it was hashed.
     state: FileState,
 }
 
-/// What differs once a file was written to or replaced: its size, its inode and when it was modified, in seconds and
-/// nanoseconds.
+/// The properties of a file of which one differs once it was written to or replaced: its size, its inode and when it
+/// was modified, in seconds and nanoseconds.
 type FileState = (u64, u64, i64, i64);
 
 fn state(file: &Path) -> io::Result<FileState> {
@@ -37,10 +37,10 @@ fn state(file: &Path) -> io::Result<FileState> {
 }
 
 impl Artifact {
-    /// Finds an artifact, a folder or a file, and checks it against what `sha256` pins.
+    /// Finds an artifact, a folder or a file, and checks it against the checksum `pinned`.
     ///
-    /// A folder that holds the model and nothing else is also known by the model's own checksum: that is how a
-    /// single file looks once it was copied to where a worker reads it.
+    /// A folder that holds the model and nothing else is also known by the model's own checksum: that is how a single
+    /// file looks once it was copied to where a worker reads it.
     pub fn open(path: &Path, pinned: Option<&str>) -> Result<Self, Fatal> {
         let missing = |error: &dyn std::fmt::Display| {
             let message = format!("failed to read the artifact {}: {error}", path.display());
@@ -92,8 +92,8 @@ impl Artifact {
         })
     }
 
-    /// Makes sure that the model is still the one that was hashed: what was loaded between the two would else be known by
-    /// another's checksum.
+    /// Makes sure that the model is still the one that was hashed: one that was replaced while it was being loaded
+    /// would else be known by another's checksum.
     pub fn check_unchanged(&self) -> Result<(), Fatal> {
         if state(&self.model).is_ok_and(|state| state == self.state) {
             return Ok(());
@@ -108,7 +108,7 @@ impl Artifact {
 
 /// The files below a folder, relative to it, sorted as the C locale sorts them. Symbolic links are followed.
 pub fn files(folder: &Path) -> io::Result<Vec<String>> {
-    // The root of an ext4 volume has it, and nobody but its root may look inside.
+    // The root of an ext4 volume has this folder, and nobody but the machine's root may look inside.
     let lost_and_found = folder.join("lost+found");
     let mut found = Vec::new();
     let mut folders = vec![folder.to_owned()];
@@ -129,7 +129,7 @@ pub fn files(folder: &Path) -> io::Result<Vec<String>> {
                 .strip_prefix(folder)
                 .ok()
                 .and_then(Path::to_str)
-                // `sha256sum` writes such names in a way of its own.
+                // Names with these characters are written by `sha256sum` in a way of its own.
                 .filter(|name| !name.contains(['\\', '\n', '\r']));
             let name = name.ok_or_else(|| {
                 io::Error::other(format!(
@@ -144,7 +144,7 @@ pub fn files(folder: &Path) -> io::Result<Vec<String>> {
     Ok(found)
 }
 
-/// What `sha256sum` prints for a file.
+/// The checksum that `sha256sum` prints for a file.
 fn file_digest(path: &Path) -> io::Result<String> {
     let mut digest = Sha256::new();
     let mut file = BufReader::with_capacity(1 << 16, File::open(path)?);
@@ -160,8 +160,8 @@ fn file_digest(path: &Path) -> io::Result<String> {
     Ok(hex::encode(digest.finalize()))
 }
 
-/// What `find -L . -type f -printf '%P\0' | LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum` prints inside a folder,
-/// but for `lost+found`.
+/// The checksum that `find -L . -type f -printf '%P\0' | LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum` prints
+/// inside a folder, but for `lost+found`.
 fn folder_digest(folder: &Path, files: &[String]) -> io::Result<String> {
     let mut digest = Sha256::new();
     for name in files {
@@ -194,7 +194,7 @@ mod tests {
         std::fs::write(&model, "one").unwrap();
         let artifact = Artifact::open(folder.path(), None).unwrap();
         artifact.check_unchanged().unwrap();
-        // Of the same size, and moved into its place as careful writers do.
+        // The new file is of the same size, and moved into place as careful writers do.
         let new = folder.path().join("new");
         std::fs::write(&new, "two").unwrap();
         std::fs::rename(&new, &model).unwrap();
@@ -208,7 +208,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path();
         std::fs::create_dir_all(path.join("a/b")).unwrap();
-        // Without the C locale, `a-c` and `B` sort elsewhere.
+        // The names `a-c` and `B` sort elsewhere without the C locale.
         for (name, text) in [
             (MODEL_FILE, "weights"),
             ("a/b/c", "1"),

@@ -1,4 +1,4 @@
-//! From a request's bytes to an [`Item`], and from the model's tensors to an answer's bytes.
+//! The way from a request's bytes to an [`Item`], and from the model's tensors to an answer's bytes.
 
 use std::path::Path;
 
@@ -17,7 +17,7 @@ use crate::{
     text::TextModel,
 };
 
-/// Knows one model: what it takes, what it gives, and what stands before and behind it.
+/// The decoder of requests and encoder of answers for one model, with what stands before and behind the model.
 pub struct Assembler {
     model: Model,
     name: String,
@@ -47,7 +47,7 @@ impl Assembler {
         self.text.is_some()
     }
 
-    /// How many tokens a text model knows.
+    /// The number of tokens that a text model knows.
     #[must_use]
     pub fn vocabulary(&self) -> Option<i64> {
         let text = self.text.as_ref()?;
@@ -98,7 +98,7 @@ impl Assembler {
         self.checked(id, inputs, outputs)
     }
 
-    /// An item of tensors that no client sent, one for each of the model's inputs in its order.
+    /// Makes an item of tensors that no client sent, one for each of the model's inputs in its order.
     pub fn made(&self, inputs: Vec<Tensor>) -> Result<Item, Failure> {
         self.checked(String::new(), inputs, Vec::new())
     }
@@ -197,7 +197,7 @@ impl Assembler {
     }
 }
 
-/// The tensor of this name, checked against what the model takes.
+/// Finds the input that `spec` declares, and checks it against that.
 fn find(spec: &TensorSpec, inputs: &[Tensor]) -> Result<Tensor, Failure> {
     let tensor = inputs
         .iter()
@@ -224,7 +224,7 @@ fn find(spec: &TensorSpec, inputs: &[Tensor]) -> Result<Tensor, Failure> {
     Ok(tensor.clone())
 }
 
-/// Checks that every element lies between the bounds that the model declares.
+/// Checks that every element of an input lies between the bounds that the model declares.
 fn bounded(spec: &TensorSpec, tensor: &Tensor) -> Result<(), Failure> {
     let TensorSpec {
         name,
@@ -245,7 +245,7 @@ fn bounded(spec: &TensorSpec, tensor: &Tensor) -> Result<(), Failure> {
     )))
 }
 
-/// One element of a whole number's value, as raw little-endian bytes.
+/// Writes a whole number as one element of a datatype, in raw little-endian bytes.
 #[must_use]
 #[expect(
     clippy::cast_possible_truncation,
@@ -267,7 +267,7 @@ pub fn element(datatype: carpool_crds::Datatype, value: i64) -> Vec<u8> {
     }
 }
 
-/// The client's mistake.
+/// Makes a failure that is the client's mistake.
 fn invalid(message: impl Into<String>) -> Failure {
     Failure {
         kind: FailureKind::Invalid,
@@ -275,7 +275,7 @@ fn invalid(message: impl Into<String>) -> Failure {
     }
 }
 
-/// The model's failure on one request.
+/// Makes a failure that is the model's, on one request.
 pub fn failed(message: impl Into<String>) -> Failure {
     Failure {
         kind: FailureKind::Model,

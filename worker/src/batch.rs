@@ -14,14 +14,15 @@ use crate::{
 
 /// A batch as the model takes it.
 pub struct Batch {
-    /// One tensor for each of the model's inputs, in its order, of shape `[rows, …]`.
+    /// The tensors for the model's inputs, one each in its order, of shape `[rows, …]`.
     pub inputs: Vec<Tensor>,
-    /// Its size.
+    /// The size of the batch.
     pub size: Size,
 }
 
 impl Batch {
-    /// Puts slices side by side. Dimensions in which they differ are padded to the longest, where the model says with what.
+    /// Puts slices side by side. Dimensions in which they differ are padded to the longest, where the manifest says
+    /// with what.
     pub fn stack(model: &Model, slices: &[Slice], size: Size) -> Result<Self, String> {
         let inputs = (0..model.inputs.len())
             .map(|index| stack_input(model, index, &size, slices))
@@ -30,8 +31,8 @@ impl Batch {
     }
 }
 
-/// Checks the model's outputs against what it declares and finds what belongs to each slice, in the slices' order. Nothing
-/// is copied yet.
+/// Checks the model's outputs against what the manifest declares and finds each slice's part of them, in the slices'
+/// order. Nothing is copied yet.
 pub fn split(
     size: &Size,
     model: &Model,
@@ -145,7 +146,7 @@ fn stack_input(
             ));
         }
         if equal() {
-            // Side by side they are the batch: nothing is to be filled first.
+            // Rows of equal shape are the batch as they stand side by side: nothing is to be filled first.
             let mut data =
                 BytesMut::with_capacity(slices.iter().map(|slice| slice.data(index).len()).sum());
             for slice in slices {
@@ -179,16 +180,16 @@ fn stack_input(
     Tensor::new(&spec.name, spec.datatype.into(), shape, data).map_err(|error| error.to_string())
 }
 
-/// What belongs to one slice of an output, with the padding that it may have.
+/// The part of an output that belongs to one slice, with the padding that it may have.
 #[derive(Debug, Clone)]
 pub struct Part {
     tensor: Tensor,
-    /// The shape of a row of it without padding.
+    /// The shape of one of the part's rows without padding.
     row: Vec<i64>,
 }
 
 impl Part {
-    /// What it is without padding. Copies where there is some.
+    /// Cuts padding off. Copies where there is some.
     pub fn cut(self) -> Result<Tensor, String> {
         let Self { tensor, row } = self;
         if tensor.shape[1..] == row {
@@ -202,7 +203,7 @@ impl Part {
     }
 }
 
-/// One that has no padding.
+/// Makes a part that has no padding.
 impl From<Tensor> for Part {
     fn from(tensor: Tensor) -> Self {
         let row = tensor.shape.iter().skip(1).copied().collect();
@@ -210,12 +211,12 @@ impl From<Tensor> for Part {
     }
 }
 
-/// The outputs of a slice without padding.
+/// Cuts padding off a slice's outputs.
 pub fn cut(parts: Vec<Part>) -> Result<Vec<Tensor>, String> {
     parts.into_iter().map(Part::cut).collect()
 }
 
-/// The outputs of a request that ran in several slices, as if it had run in one.
+/// Joins the outputs of a request that ran in several slices, as if it had run in one.
 pub fn concatenate(mut parts: Vec<Vec<Tensor>>) -> Result<Vec<Tensor>, String> {
     if parts.len() == 1 {
         return Ok(parts.remove(0));

@@ -1,4 +1,4 @@
-//! Runs a batch and sees to it that what is wrong with one request, or too large for the device, hurts nothing else.
+//! The executor of batches: what is wrong with one request, or too large for the device, hurts nothing else.
 
 use std::{ops::Range, sync::Arc, time::Instant};
 
@@ -18,34 +18,35 @@ use crate::{
     stage::{Ready, Stager},
 };
 
-/// What a slice's rows became: the model's outputs for them, or its failure.
+/// The result for a slice's rows: the model's outputs for them, or a failure.
 pub type Outputs = Result<Vec<Tensor>, Failure>;
 
-/// The same, with the padding that outputs may have: to cut it off is nothing for the device to wait for.
+/// The result for a slice's rows, with the padding that outputs may have: the device need not wait until that is cut
+/// off.
 pub type PaddedOutputs = Result<Vec<Part>, Failure>;
 
-/// The device works no longer. Nothing is answered: what ran may be what broke it.
+/// The error that the device works no longer. Nothing is answered: a request that ran may be what broke it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the device failed: {0}")]
 pub struct DeviceLost(pub String);
 
-/// A model and what was learnt about it and its device.
+/// A model, and all that was learnt about it and its device.
 pub struct Executor {
     backend: Arc<dyn Backend>,
     stager: Arc<Stager>,
     model: Model,
-    /// Which rows may share a batch.
+    /// The rows that may share a batch.
     sharing: watch::Sender<Sharing>,
-    /// Threads that may work within a forward pass.
+    /// The number of threads that may work within a forward pass.
     threads: usize,
-    /// Batches of up to this many padded elements run on one thread.
+    /// The padded elements up to which a batch runs on one thread.
     serial: usize,
     progress: Arc<Progress>,
     metrics: Arc<Metrics>,
 }
 
 impl Executor {
-    /// An executor that has learnt nothing yet and reports to nobody: warming up is nobody's request.
+    /// Makes an executor that has learnt nothing yet and reports to nobody: warming up is nobody's request.
     #[must_use]
     pub fn new(backend: Box<dyn Backend>, model: Model, threads: usize) -> Self {
         let backend: Arc<dyn Backend> = Arc::from(backend);
@@ -61,38 +62,38 @@ impl Executor {
         }
     }
 
-    /// Reports from now on. How long passes took until now is told at once.
+    /// Reports to these from now on, and at once how long passes took until now.
     pub fn report_to(&mut self, progress: Arc<Progress>, metrics: Arc<Metrics>) {
         progress.seen(self.progress.slowest());
         self.progress = progress;
         self.metrics = metrics;
     }
 
-    /// Which rows may share a batch, now and as more is learnt.
+    /// Tells which rows may share a batch, now and as more is learnt.
     #[must_use]
     pub fn sharing(&self) -> watch::Receiver<Sharing> {
         self.sharing.subscribe()
     }
 
-    /// What makes batches ready for [`Self::run_staged`].
+    /// The stager, which makes batches ready for [`Self::run_staged`].
     #[must_use]
     pub fn stager(&self) -> Arc<Stager> {
         Arc::clone(&self.stager)
     }
 
-    /// Less may be shared from now on.
+    /// Limits what may share a batch from now on.
     pub fn limit(&mut self, limit: impl FnOnce(Sharing) -> Sharing) {
         self.sharing
             .send_modify(|sharing| *sharing = limit(sharing.clone()));
     }
 
-    /// The threads that may work within a forward pass.
+    /// The number of threads that may work within a forward pass.
     #[must_use]
     pub fn threads(&self) -> usize {
         self.threads
     }
 
-    /// From now on batches of up to so many padded elements run on one thread, larger ones on all.
+    /// Runs batches of up to this many padded elements on one thread from now on, larger ones on all.
     pub fn one_thread_up_to(&mut self, elements: usize) {
         self.serial = elements;
     }
@@ -110,8 +111,8 @@ impl Executor {
         }
     }
 
-    /// The same for slices that were made ready beside another batch. Where that failed, it is tried again: it may have been
-    /// for the other's sake.
+    /// Runs slices that were made ready beside another batch, as [`Self::run`] does. Those that could not be made ready
+    /// are tried again: the other batch may have been the cause.
     pub fn run_staged(
         &mut self,
         slices: &[Slice],
@@ -157,8 +158,8 @@ impl Executor {
         }
     }
 
-    /// Runs a batch whose outputs can't be cut apart in parts whose outputs can: those of equal shape together, or every
-    /// row alone.
+    /// Runs a batch whose outputs can't be cut apart in parts whose outputs can: slices of equal shape together, or
+    /// every row alone.
     fn run_apart(
         &mut self,
         slices: &[Slice],
@@ -220,7 +221,7 @@ impl Executor {
         } else {
             !sharing.padded
         };
-        // A part of the same batch has taught it already.
+        // A part of the same batch has taught the limit already.
         if is_known {
             return;
         }
@@ -247,7 +248,8 @@ impl Executor {
         self.sharing.send_replace(limited);
     }
 
-    /// One forward pass, or none for a batch that is known to be too large; the model's outputs for each slice.
+    /// Runs one forward pass, or none for a batch that is known to be too large; gives the model's outputs for each
+    /// slice.
     pub fn forward(&mut self, slices: &[Slice]) -> Result<Vec<Vec<Tensor>>, RunError> {
         let ready = self.stage(slices)?;
         let outputs = self.pass(slices, ready)?.into_iter();
@@ -262,7 +264,7 @@ impl Executor {
         staged.map_err(|error| self.confirmed(error))
     }
 
-    /// One forward pass.
+    /// Runs one forward pass with a batch that is ready.
     fn pass(&mut self, slices: &[Slice], ready: Ready) -> Result<Vec<Vec<Part>>, RunError> {
         let Ready { inputs, size } = ready;
         let serial = size.elements <= self.serial;
@@ -284,7 +286,7 @@ impl Executor {
         split(&size, &self.model, slices, &outputs).map_err(RunError::Outputs)
     }
 
-    /// What an error means once the device has been asked: one that works nonetheless was failed by this batch.
+    /// Asks the device whether an error is its own: where it works nonetheless, this batch failed.
     fn confirmed(&self, error: RunError) -> RunError {
         match error {
             RunError::DeviceLost(message) if self.backend.works() => {
@@ -296,7 +298,7 @@ impl Executor {
     }
 }
 
-/// Whether nothing is padded when these share a batch.
+/// Whether these slices can share a batch without padding.
 fn are_alike(slices: &[Slice]) -> bool {
     slices
         .windows(2)
@@ -313,7 +315,7 @@ mod tests {
     use super::*;
     use crate::{backend::Staged, item::Item};
 
-    /// Gives a zero for each row, and keeps how many there were.
+    /// A model that gives a zero for each row, and keeps how many there were.
     struct Zeros(Arc<Mutex<Vec<i64>>>);
 
     impl Backend for Zeros {
@@ -360,7 +362,7 @@ mod tests {
         assert_eq!(*runs.lock().unwrap(), [2, 2]);
     }
 
-    /// Takes one row at a time.
+    /// A model that takes one row at a time.
     struct Single;
 
     impl Backend for Single {

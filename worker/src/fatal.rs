@@ -1,4 +1,4 @@
-//! Why the process can't go on, as the resource's status will tell it.
+//! The reasons that the process can't go on, as the resource's status will tell them.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use carpool_crds::Termination;
 pub use carpool_crds::TerminationReason;
 use carpool_queue::QueueError;
 
-/// What ends the process: a reason for programs and a sentence for people.
+/// An error that ends the process: a reason for programs and a sentence for people.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct Fatal {
@@ -17,7 +17,7 @@ pub struct Fatal {
 }
 
 impl Fatal {
-    /// What ends the process.
+    /// Makes an error that ends the process.
     pub fn new(reason: TerminationReason, message: impl Into<String>) -> Self {
         Self {
             reason,
@@ -25,7 +25,7 @@ impl Fatal {
         }
     }
 
-    /// What ends a process that can't get on with its queue.
+    /// Makes the error that ends a process which can't get on with its queue.
     #[must_use]
     pub fn of_queue(error: &QueueError) -> Self {
         match error {
@@ -40,8 +40,8 @@ impl Fatal {
         }
     }
 
-    /// Writes `{"reason": …, "message": …}` to the file that Kubernetes shows as the termination message.
-    /// A failure to do so is only logged: the process is ending already.
+    /// Writes `{"reason": …, "message": …}` to the file that Kubernetes shows as the termination message. A failure to
+    /// do so is only logged: the process is ending already.
     pub fn write(&self, termination_log: &Path) {
         let termination = Termination {
             reason: self.reason.name().to_owned(),

@@ -7,16 +7,16 @@ use carpool_process::follow_file;
 use carpool_queue::ConsumerLimits;
 use tokio::sync::watch;
 
-/// How requests become batches, and how long they are held for.
+/// The settings of batches and of the queue, which may change while the process runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LiveSettings {
     /// The most rows that run together.
     pub max_batch_size: usize,
-    /// How long a batch that is not full waits for more, counted from its oldest request's arrival.
+    /// The time that a batch that is not full waits for more, counted from its oldest request's arrival.
     pub max_delay: Duration,
     /// The queue's bounds.
     pub queue: ConsumerLimits,
-    /// How long one forward pass may take; without it, as long as the passes so far suggest.
+    /// The longest that one forward pass may take; without it, as long as the passes so far suggest.
     pub run_timeout: Option<Duration>,
 }
 

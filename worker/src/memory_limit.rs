@@ -1,7 +1,7 @@
-//! How large a batch may be before it is known to run out of memory.
+//! The limit on a batch's size above which it is known to run out of memory.
 
-/// So many larger batches are kept below a limit before one is tried again, and twice as many after each try in vain: it
-/// costs the forward pass of that batch.
+/// The number of larger batches that are kept below the limit before one is tried again. It doubles after each try in
+/// vain, which costs the forward pass of that batch.
 const FIRST_WAIT: u32 = 32;
 const LONGEST_WAIT: u32 = 1 << 12;
 
@@ -10,11 +10,11 @@ const LONGEST_WAIT: u32 = 1 << 12;
 #[derive(Debug)]
 pub struct MemoryLimit {
     elements: usize,
-    /// Larger ones that were kept below it since it last changed.
+    /// The number of larger batches that were kept below the limit since it last changed.
     kept: u32,
-    /// How many of them are kept below it before it is raised.
+    /// The number of larger batches that are kept below the limit before it is raised.
     wait: u32,
-    /// It was raised, and no batch of such a size has run since.
+    /// Whether the limit was raised, and no batch of such a size has run since.
     is_tried: bool,
 }
 
@@ -48,7 +48,7 @@ impl MemoryLimit {
         elements <= self.elements
     }
 
-    /// A batch of this size ran out of memory.
+    /// Lowers the limit, for a batch of this size ran out of memory.
     pub fn ran_out(&mut self, elements: usize) {
         self.elements = self.elements.min(elements / 2);
         self.kept = 0;
@@ -57,7 +57,7 @@ impl MemoryLimit {
         }
     }
 
-    /// A batch of this size ran.
+    /// Notes that a batch of this size ran.
     pub fn ran(&mut self, elements: usize) {
         if self.is_tried && elements > self.elements / 2 {
             self.is_tried = false;
@@ -70,7 +70,7 @@ impl MemoryLimit {
 mod tests {
     use super::*;
 
-    /// How many batches of a size are refused before one is admitted.
+    /// The number of batches of a size that are refused before one is admitted.
     fn refused(memory_limit: &mut MemoryLimit, elements: usize) -> u32 {
         let mut refused = 0;
         while !memory_limit.admits(elements) {
@@ -93,7 +93,7 @@ mod tests {
             .collect();
         assert_eq!(waits[..3], [31, 63, 127]);
         assert_eq!(waits[8..], [4095, 4095]);
-        // What fits is never refused.
+        // A size that fits is never refused.
         assert_eq!(refused(&mut memory_limit, 50), 0);
     }
 
@@ -103,11 +103,11 @@ mod tests {
         for elements in [800, 400, 200] {
             memory_limit.ran_out(elements);
         }
-        // Thrice doubled, step by step.
+        // The limit doubles three times, step by step.
         assert_eq!(refused(&mut memory_limit, 800), 3 * 32 - 1);
         memory_limit.ran(800);
         assert_eq!(refused(&mut memory_limit, 800), 0);
-        // The next is waited for as briefly as the first was.
+        // The next wait is as short as the first was.
         memory_limit.ran_out(800);
         assert_eq!(refused(&mut memory_limit, 800), 31);
     }

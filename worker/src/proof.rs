@@ -17,22 +17,22 @@ use crate::{
     probe::Probe,
 };
 
-/// Rows that run together. More would show no more.
+/// The number of rows that run together. More would show no more.
 const ROWS: usize = 4;
 
-/// Rows that are tried to find so many: a model may not take each.
+/// The most rows that are tried to find [`ROWS`]: a model may not take each.
 const TRIED: usize = 4 * ROWS;
 
-/// What to do where made-up numbers prove nothing.
+/// The advice where made-up numbers prove nothing.
 const ADVICE: &str =
     "give spec.model.example two rows or more that differ, so that batching can be proved";
 
-/// The model that is proved, and with what.
+/// The model that is proved, and the means.
 #[derive(Clone, Copy)]
 pub struct ProofOptions<'a> {
     /// The model.
     pub model: &'a Model,
-    /// The rows of its example.
+    /// The rows of the model's example.
     pub examples: &'a [Arc<Item>],
     /// The lengths of rows that run together: that of most of them, and a longer one that they are padded to.
     pub lengths: (i64, i64),
@@ -40,8 +40,8 @@ pub struct ProofOptions<'a> {
     pub max_batch_size: usize,
 }
 
-/// Runs rows alone and together, and limits what is shared to what changed no answer. An error where the model can't take
-/// two rows at once and `max_batch_size` asks for them.
+/// Runs rows alone and together, and limits what is shared to what changed no answer. An error where the model can't
+/// take two rows at once and `max_batch_size` asks for them.
 pub fn prove(
     executor: &mut Executor,
     probe: &mut Probe<'_>,
@@ -146,14 +146,14 @@ fn prove_padding(
     Ok(())
 }
 
-/// A row, and its answer when it runs alone.
+/// A row with the answer that it gets alone.
 struct Row {
     item: Arc<Item>,
     answer: Vec<Tensor>,
 }
 
-/// The first rows that the model takes, at most so many, with their answers. Made-up numbers may be none for it, and rows
-/// that fail prove nothing.
+/// Finds the first rows that the model takes, at most `most`, with their answers. Made-up numbers may be none for it,
+/// and rows that fail prove nothing.
 fn with_answers(
     executor: &mut Executor,
     items: Vec<Arc<Item>>,
@@ -182,7 +182,7 @@ fn alone(
     }
 }
 
-/// What is wrong with rows in one batch.
+/// The fault of rows in one batch.
 enum Broken {
     Fails(RunError),
     Differs(Difference),
@@ -219,23 +219,23 @@ fn together(executor: &mut Executor, rows: &[Row]) -> Result<Result<(), Broken>,
     Ok(differs.map_or(Ok(()), |difference| Err(Broken::Differs(difference))))
 }
 
-/// How two answers differ by more than what the datatype's arithmetic explains.
+/// A difference between two answers that is more than what the datatype's arithmetic explains.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Difference {
     /// An output of another shape.
     Shape {
-        /// Its name.
+        /// The output's name.
         output: String,
-        /// Its shape when the row ran alone.
+        /// The output's shape when the row ran alone.
         alone: Vec<i64>,
-        /// Its shape in company.
+        /// The output's shape in company.
         together: Vec<i64>,
     },
     /// An output of other values.
     Values {
-        /// Its name.
+        /// The output's name.
         output: String,
-        /// The element that differs most, alone and in company.
+        /// The values of the element that differs most, alone and in company.
         values: (f64, f64),
     },
 }
@@ -259,8 +259,8 @@ impl fmt::Display for Difference {
     }
 }
 
-/// The largest difference between a row's answer alone and in company, where it is more than rounding. Kernels for other
-/// numbers of rows add in another order, and a GPU's may round to fewer digits (TF32 has 10 bits): the share of an output's
+/// Finds a difference between a row's answer alone and in company that is more than rounding. Kernels for other numbers
+/// of rows add in another order, and a GPU's may round to fewer digits (TF32 has 10 bits): the share of an output's
 /// largest value that may differ follows from that.
 #[must_use]
 pub fn difference(alone: &[Tensor], together: &[Tensor]) -> Option<Difference> {

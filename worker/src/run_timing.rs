@@ -1,21 +1,22 @@
-//! What the last runs tell about the next: how long it takes, and how much to fetch for it.
+//! The timing of past runs, from which follows how long the next one takes and how much to fetch for it.
 
 use std::{collections::VecDeque, time::Duration};
 
 /// The weight of a new measurement in a moving average.
 const WEIGHT: f64 = 0.2;
-/// Runs shorter than this are over before a fetch beside them would be.
+/// The time below which a run is over before a fetch beside it would be.
 const WORTHWHILE: Duration = Duration::from_millis(4);
-/// Timers, Tokio's and Redis', tick every millisecond.
+/// The period of timers, Tokio's and Redis'.
 const TICK: Duration = Duration::from_millis(1);
-/// The share of a run's time that may be spent on waiting for those just answered to come again. Measured with 10 and
-/// 30 clients at 13 ms a run: without, two cohorts take turns; with 0.15 throughput is 1.5 times that, with 0.3 twice.
+/// The share of a run's time that may be spent on waiting for the clients just answered to come again. Measured with 10
+/// and 30 clients at 13 ms a run: without, two cohorts take turns; with 0.15 throughput is 1.5 times that, with 0.3
+/// twice.
 const GATHER_SHARE: f64 = 0.3;
-/// Waiting pays where at least this share of them comes in time.
+/// The least share of the rows just answered that must come again in time for the wait to pay.
 const GATHER_PAYS: f64 = 0.25;
-/// So many requests tell how many rows the next will have.
+/// The number of past requests from which the rows of the next ones are guessed.
 const RECENT: usize = 31;
-/// Where it doesn't pay, every so many runs it is tried again.
+/// The number of runs after which a wait that didn't pay is tried again.
 const GATHER_RETRY: u32 = 32;
 
 /// An exponentially weighted moving average.
@@ -35,7 +36,7 @@ impl Average {
     }
 }
 
-/// The values that came last, for their median: one huge value among many small ones doesn't change it.
+/// The last values, for their median: one huge value among many small ones doesn't change it.
 #[derive(Debug, Clone, Default)]
 struct Recent {
     values: VecDeque<usize>,
@@ -56,76 +57,77 @@ impl Recent {
     }
 }
 
-/// What was measured of late.
+/// Measurements of the last runs, exchanges and requests.
 #[derive(Debug, Default)]
 pub struct RunTiming {
-    /// Seconds of a run, by the power of two that its rows reach.
+    /// The seconds of a run, by the power of two that its rows reach.
     runs: [Average; 16],
-    /// Seconds of a write to the queue and its reply.
+    /// The seconds of a write to the queue and its reply.
     exchange: Average,
-    /// Seconds from a fetch's reply to requests that are ready to run.
+    /// The seconds from a fetch's reply to requests that are ready to run.
     assembly: Average,
-    /// Seconds from the choice of a batch's requests to a batch that is ready for the device.
+    /// The seconds from the choice of a batch's requests to a batch that is ready for the device.
     staging: Average,
-    /// The queue had as many requests as the last fetch asked for, so it may well hold more.
+    /// Whether the queue had as many requests as the last fetch asked for, so that it may well hold more.
     deep: bool,
-    /// Rows of a request.
+    /// The rows of the last requests.
     rows: Recent,
     /// The share of the rows just answered that came again in time.
     returned: Average,
-    /// Runs since it was last worth waiting for them.
+    /// The number of runs since a wait for the clients just answered was last worth it.
     unpaid: u32,
 }
 
 impl RunTiming {
-    /// A batch of so many rows ran for so long.
+    /// Notes that a batch of so many rows ran for so long.
     pub fn ran(&mut self, rows: usize, took: Duration) {
         self.runs[class(rows)].add(took.as_secs_f64());
     }
 
-    /// An exchange with the queue took this long.
+    /// Notes the time that an exchange with the queue took.
     pub fn exchanged(&mut self, took: Duration) {
         self.exchange.add(took.as_secs_f64());
     }
 
-    /// What was fetched took this long to decode and tokenize.
+    /// Notes the time that decoding and tokenizing took.
     pub fn assembled(&mut self, took: Duration) {
         self.assembly.add(took.as_secs_f64());
     }
 
-    /// A batch took this long to be made ready for the device.
+    /// Notes the time that making a batch ready for the device took.
     pub fn staged(&mut self, took: Duration) {
         self.staging.add(took.as_secs_f64());
     }
 
-    /// So many requests came of those asked for.
+    /// Notes how many requests came of those asked for.
     pub fn fetched(&mut self, came: usize, asked: usize) {
         if asked > 0 {
             self.deep = came >= asked;
         }
     }
 
-    /// A request of so many rows came.
+    /// Notes that a request of so many rows came.
     pub fn came(&mut self, rows: usize) {
         self.rows.add(rows);
     }
 
-    /// The rows to have at hand where it matters which requests share a batch: one of `max` and, while the queue is deep, as
-    /// many again to choose from. From a shallow queue that would take what an idle worker elsewhere could run.
-    /// Simulated with batches of 32 and lengths spread evenly, it cuts padding from 0.48 of a batch to 0.28.
+    /// The number of rows to have at hand where it matters which requests share a batch: a batch of `max` and, while
+    /// the queue is deep, as many again to choose from. From a shallow queue that would take what an idle worker
+    /// elsewhere could run. Simulated with batches of 32 and lengths spread evenly, it cuts padding from 0.48 of a
+    /// batch to 0.28.
     #[must_use]
     pub fn window(&self, max: usize) -> usize {
         if self.deep && max > 1 { 2 * max } else { max }
     }
 
-    /// How many requests hold about so many rows.
+    /// The number of requests that hold about so many rows.
     #[must_use]
     pub fn requests(&self, rows: usize) -> usize {
         rows.div_ceil(self.rows.median().unwrap_or(1).max(1))
     }
 
-    /// How long after its start a run of so many rows is about to end, with just the time left to fetch, assemble and
-    /// stage what runs next. None where nothing is known, or where the run is too short for that.
+    /// The time after its start at which a run of so many rows is about to end, with just the time left to fetch,
+    /// assemble and stage the next one. `None` where nothing is known, or where the run is too short for that.
     #[must_use]
     pub fn about_to_end(&self, rows: usize) -> Option<Duration> {
         let expected = self.runs[class(rows)].duration()?;
@@ -135,9 +137,9 @@ impl RunTiming {
         (expected > WORTHWHILE).then(|| expected.saturating_sub(lead))
     }
 
-    /// How long to wait, after a run of so many rows, for those just answered to come again: a small share of the
-    /// run's time. Clients that send their next request when they have an answer otherwise split into cohorts that
-    /// take turns, and each runs in a batch of half the size. None where it doesn't pay.
+    /// The time to wait, after a run of so many rows, for the clients just answered to come again: a small share of the
+    /// run's time. Clients that send their next request when they have an answer otherwise split into cohorts that take
+    /// turns, and each runs in a batch of half the size. `None` where the wait doesn't pay.
     pub fn gather(&mut self, rows: usize) -> Option<Duration> {
         let window = self.runs[class(rows)].duration()?.mul_f64(GATHER_SHARE);
         if window < TICK {
@@ -151,7 +153,7 @@ impl RunTiming {
         self.unpaid.is_multiple_of(GATHER_RETRY).then_some(window)
     }
 
-    /// So many of the rows just answered came again in time.
+    /// Notes how many of the rows just answered came again in time.
     #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
     pub fn gathered(&mut self, came: usize, answered: usize) {
         self.returned
@@ -196,7 +198,7 @@ mod tests {
         assert_eq!(timing.window(8), 8);
         timing.fetched(8, 8);
         assert_eq!((timing.window(8), timing.window(1)), (16, 1));
-        // Asking for none tells nothing.
+        // A fetch that asks for none tells nothing.
         timing.fetched(0, 0);
         assert_eq!(timing.window(8), 16);
         timing.fetched(15, 16);
@@ -253,7 +255,7 @@ mod tests {
             timing.came(rows);
             assert_eq!(timing.requests(32), 32);
         }
-        // What requests have become is learnt all the same.
+        // A lasting change of the requests is learnt all the same.
         for _ in 0..RECENT {
             timing.came(8);
         }

@@ -31,20 +31,20 @@ use crate::{
     wait_queue::{Pending, WaitQueue},
 };
 
-/// How long an idle worker waits for a request before it looks at its settings again.
+/// The time that an idle worker waits for a request before it looks at its settings again.
 const IDLE: Duration = Duration::from_secs(1);
 
 /// A batch in the hands of the run thread.
 struct Dispatched {
     requests: Vec<Pending>,
-    /// How many rows of theirs it holds.
+    /// The number of the requests' rows that the batch holds.
     rows: usize,
-    /// When the device was free for it.
+    /// The time at which the device was free for the batch.
     started: Instant,
     done: oneshot::Receiver<RunResult>,
 }
 
-/// One worker's service.
+/// The service of one worker.
 pub struct Service {
     consumer: Consumer,
     runner: Runner,
@@ -57,7 +57,7 @@ pub struct Service {
     long_texts: LongTexts,
     answers: Vec<(JobId, Outcome)>,
     timing: RunTiming,
-    /// What Redis' trouble is, which is told once, not at every try.
+    /// The trouble that Redis has, which is told once, not at every try.
     trouble: Option<String>,
 }
 
@@ -113,11 +113,12 @@ impl Service {
         }
         let mut waiting = self.long_texts.drain();
         waiting.extend(self.waiting.drain().into_iter().map(|pending| pending.id));
-        // Where Redis doesn't learn it, others take over what is left when the lease is over.
+        // Others take over what is left when the lease is over, where Redis doesn't learn of the release.
         if let Err(error) = self.consumer.release(waiting).await {
             tracing::warn!(%error, "failed to hand back what waits");
         }
-        // What ran when the device failed stays pending: it may be what broke it, and whoever takes it over runs it alone.
+        // Requests that ran when the device failed stay pending: one may be what broke it, and whoever takes them over
+        // runs them alone.
         ended?;
         if let Err(error) = self.consumer.leave().await {
             tracing::warn!(%error, "failed to sign off");
@@ -128,7 +129,7 @@ impl Service {
 
     async fn serve_batches(&mut self) -> Result<(), Fatal> {
         let mut next = None;
-        // What is dispatched is answered in any case.
+        // A batch that is dispatched is answered in any case.
         while next.is_some() || !self.stop.is_cancelled() {
             self.apply_settings();
             let dispatched = if let Some(dispatched) = next.take() {
@@ -154,7 +155,7 @@ impl Service {
         Ok(())
     }
 
-    /// Closes a batch and hands it to the run thread; none where nobody waits.
+    /// Closes a batch and hands it to the run thread; `None` where no request waits.
     async fn dispatch(&mut self) -> Result<Option<Dispatched>, Fatal> {
         self.drop_expired();
         let padded = self.sharing.borrow().padded;
@@ -174,7 +175,8 @@ impl Service {
         }))
     }
 
-    /// Closes the next batch while one still runs, if it is full. Who may end the process does so with nobody beside it.
+    /// Closes the next batch while one still runs, if it is full. A request that may end the process runs with nothing
+    /// beside it.
     async fn dispatch_early(&mut self, running: &[Pending]) -> Result<Option<Dispatched>, Fatal> {
         let is_full = self.waiting.rows() >= self.max_rows();
         let is_suspect = self.waiting.holds_suspect()
@@ -217,7 +219,7 @@ impl Service {
         }
     }
 
-    /// Waits a little for those just answered, who may come again to share the next batch.
+    /// Waits a little for the clients just answered, who may come again to share the next batch.
     async fn gather(&mut self, answered: usize, max: usize) -> Result<(), Fatal> {
         let before = self.waiting.rows();
         let wanted = max.min(before + answered);
@@ -236,7 +238,7 @@ impl Service {
     async fn fill(&mut self, rows: usize, until: Instant) -> Result<(), Fatal> {
         while self.waiting.rows() < rows {
             let left = until.saturating_duration_since(Instant::now());
-            // Room is by the settings of now; `rows` may be of a larger batch.
+            // The capacity is by the settings of now; `rows` may be of a larger batch.
             if left.is_zero() || self.capacity() == 0 {
                 break;
             }
@@ -245,7 +247,7 @@ impl Service {
         Ok(())
     }
 
-    /// Spends no time on requests that nobody waits for any more.
+    /// Fails the requests that nobody waits for any more, so that no time is spent on them.
     fn drop_expired(&mut self) {
         for pending in self.waiting.expired(Instant::now()) {
             let failure = long_texts::expired();
@@ -253,7 +255,7 @@ impl Service {
         }
     }
 
-    /// Sees a batch to its end. Meanwhile the answers of the one before go out, and the next one is filled; if it has
+    /// Sees a batch to its end. Meanwhile the answers of the one before go out, and the next one is filled; if that is
     /// dispatched, it is given back.
     async fn run_to_end(&mut self, dispatched: Dispatched) -> Result<Option<Dispatched>, Fatal> {
         let Dispatched {
@@ -268,8 +270,8 @@ impl Service {
             metrics.queue_wait(started.saturating_duration_since(pending.arrived));
         }
         let end = self.timing.about_to_end(rows);
-        // After a run too short for a fetch at its end there is one only if the next batch isn't full. Where a request of
-        // many rows fills them all, others come beside it or never.
+        // A run too short for a fetch at its end has one at its start, unless the next batch is full without. Where a
+        // request of many rows fills all batches, others come beside it or never.
         let left: usize = requests.iter().map(Pending::left).sum();
         let is_full = self.waiting.rows() + left - rows >= self.max_rows();
         let capacity = if end.is_none() && is_full {
@@ -303,7 +305,7 @@ impl Service {
         match outcome {
             Ok(outputs) => self.complete(requests, outputs),
             Err(message) => {
-                // It has not begun, so it is handed back with those who wait.
+                // The next batch has not begun, so it is handed back with the requests that wait.
                 for pending in next.into_iter().flat_map(|next| next.requests) {
                     self.waiting.push(pending);
                 }
@@ -317,7 +319,7 @@ impl Service {
         }))
     }
 
-    /// Makes an answer of what is complete and lets the rest go on waiting.
+    /// Answers the requests that are complete and lets the others go on waiting.
     fn complete(&mut self, requests: Vec<Pending>, outputs: Vec<PaddedOutputs>) {
         let started = Instant::now();
         for (mut pending, outputs) in requests.into_iter().zip(outputs) {

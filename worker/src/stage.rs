@@ -1,4 +1,4 @@
-//! What the host does for a batch before the device is free: its size, its padding, its tensors.
+//! The work that the host does for a batch before the device is free: its size, its padding, its tensors.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -12,12 +12,12 @@ use crate::{
     size::Size,
 };
 
-/// A batch may have so many times the elements of its requests,
+/// The factor on the elements of its requests that a padded batch may not exceed.
 const MAX_PADDING_FACTOR: usize = 16;
-/// and so many in any case.
+/// The padded elements up to which batches are exempt from [`MAX_PADDING_FACTOR`].
 const PADDING_EXEMPT_ELEMENTS: usize = 1 << 20;
 
-/// Makes batches ready, on whatever thread.
+/// The maker of batches that are ready to run, on whatever thread.
 pub struct Stager {
     backend: Arc<dyn Backend>,
     model: Model,
@@ -26,14 +26,14 @@ pub struct Stager {
 
 /// A batch that is ready to run.
 pub struct Ready {
-    /// Its inputs.
+    /// The inputs of the batch.
     pub inputs: Box<dyn Staged>,
-    /// Its size.
+    /// The size of the batch.
     pub size: Size,
 }
 
 impl Stager {
-    /// One for a model, of which nothing is known yet.
+    /// Makes a stager for a model, of which nothing is known yet.
     pub fn new(backend: Arc<dyn Backend>, model: Model) -> Self {
         Self {
             backend,
@@ -53,7 +53,7 @@ impl Stager {
         Ok(Ready { inputs, size })
     }
 
-    /// How large a batch may be.
+    /// The limit on the size of batches.
     pub fn memory_limit(&self) -> MutexGuard<'_, MemoryLimit> {
         self.memory_limit
             .lock()

@@ -1,4 +1,4 @@
-//! From the command line to a running service, and from its end to an exit code.
+//! The start: from the command line to a running service, and from its end to an exit code.
 
 use std::{
     path::{Path, PathBuf},
@@ -44,10 +44,10 @@ use crate::{
 /// The exit code for settings that can't be used: `EX_USAGE`.
 pub const BAD_SETTINGS: u8 = 64;
 
-/// How often the run thread is looked after.
+/// The time between two looks at the run thread.
 const WATCH: Duration = Duration::from_millis(500);
 
-/// Why the process ends other than as it was told.
+/// The reason that the process ends other than as it was told.
 #[derive(Debug, thiserror::Error)]
 enum Error {
     #[error(transparent)]
@@ -86,7 +86,7 @@ fn run_serve(args: &ServeArgs) -> Result<(), Error> {
     log(&args.common);
     let runtime = runtime()?;
     let result = runtime.block_on(serve(args, settings));
-    // A large artifact that is still being read would be waited for.
+    // The runtime is left behind, for a large artifact that is still being read would be waited for.
     runtime.shutdown_background();
     result
 }
@@ -113,7 +113,7 @@ fn log(common: &CommonArgs) {
     }
 }
 
-/// One thread is enough beside the one that runs the model.
+/// Makes the runtime. One thread is enough beside the one that runs the model.
 fn runtime() -> Result<tokio::runtime::Runtime, Error> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -219,7 +219,7 @@ async fn start(
         artifact: Some(artifact.sha256.clone()),
         limits: settings.queue,
     };
-    // However long Redis is not there: to give up would cost a start of the process and of its model.
+    // The connection is waited for without end: to give up would cost a start of the process and of its model.
     let consumer = Consumer::connect(connection, options)
         .await
         .map_err(|error| Fatal::of_queue(&error))?;
@@ -234,7 +234,7 @@ async fn start(
     admin.ready.store(!stop.is_cancelled(), Ordering::Relaxed);
     tracing::info!(model = config.name, revision, threads, "serving");
 
-    // It ends with the consumer.
+    // The renewer ends with the consumer.
     tokio::spawn(consumer.renewer().run());
     let service = Service::new(ServiceParts {
         consumer,
@@ -278,8 +278,8 @@ async fn digest(path: PathBuf, pinned: Option<String>) -> Result<Artifact, Fatal
         })
 }
 
-/// Ends when a forward pass hangs, and then the process must end too, so that others take its requests. The lease is
-/// another matter: it is kept for as long as the process lives, however long a pass takes.
+/// Waits until a forward pass hangs; then the process must end, so that others take its requests. Its leases would be
+/// renewed for as long as it lives, however long a pass takes.
 async fn hung(admin: &Admin) -> Fatal {
     loop {
         if let Some(hang) = admin.hang() {
@@ -297,7 +297,7 @@ fn unready_at(stop: CancellationToken, admin: Arc<Admin>) {
     });
 }
 
-/// Told to stop by SIGTERM, or by Ctrl-C.
+/// Listens for SIGTERM and Ctrl-C, which tell the process to stop.
 fn stop_on_signals() -> Result<CancellationToken, Error> {
     let listen =
         |kind| signal(kind).map_err(|error| Error::System(format!("listen for signals: {error}")));

@@ -20,7 +20,7 @@ use crate::{
 /// A tokenizer and the labels of one model.
 pub struct TextModel {
     tokens: Tokens,
-    /// Each input's name and the value that fills the rest of a shorter row.
+    /// The name of each input and the value that fills the rest of a shorter row.
     inputs: Vec<(String, i64)>,
     /// The one length that the model takes, where it takes no other.
     fixed: Option<usize>,
@@ -58,13 +58,13 @@ impl TextModel {
         })
     }
 
-    /// How many tokens the tokenizer knows.
+    /// The number of tokens that the tokenizer knows.
     pub fn vocabulary(&self) -> usize {
         self.tokens.vocabulary()
     }
 
-    /// The model's inputs for some texts, one row each, padded with the input's `pad` to the length that the model takes
-    /// or, where that is variable, to the longest. The error is the client's.
+    /// Makes the model's inputs of some texts, one row each, padded with the input's `pad` to the length that the model
+    /// takes or, where that is variable, to the longest. The error is the client's.
     pub fn tokenize(&self, texts: &[&str]) -> Result<Vec<Tensor>, String> {
         let encodings = texts
             .iter()
@@ -96,8 +96,8 @@ impl TextModel {
             .collect()
     }
 
-    /// The labels and scores of some rows of logits: softmax over each row, and the name of its largest value. An error
-    /// where a row has none, as a text without tokens may do to a model.
+    /// Makes labels and scores of some rows of logits: softmax over each row, and the name of its largest value. An
+    /// error where a row has none, as a text without tokens may do to a model.
     pub fn classify(&self, logits: &Tensor) -> Result<[Tensor; 2], String> {
         let values: Vec<f32> = logits
             .data
@@ -170,7 +170,7 @@ fn fixed_length(model: &Model, text: &Text) -> Result<Option<usize>, String> {
     Ok(Some(length))
 }
 
-/// One of the tensors that a tokenizer gives.
+/// Makes the tensor of this name of some encodings.
 fn tokens(name: &str, pad: i64, encodings: &[Encoding], length: usize) -> Result<Tensor, String> {
     let mut data = BytesMut::with_capacity(encodings.len() * length * size_of::<i64>());
     for encoding in encodings {
@@ -215,7 +215,7 @@ mod tests {
         let (index, score) = most_probable(&[0.0, 2.0]);
         assert_eq!(index, 1);
         assert!((score - 0.880_797).abs() < 1e-6, "{score}");
-        // Without the largest subtracted this would be infinity over infinity.
+        // The largest logit is subtracted first: without that the result would be infinity over infinity.
         assert_eq!(most_probable(&[1000.0, 0.0]), (0, 1.0));
     }
 }

@@ -10,30 +10,31 @@ use crate::item::{Item, Slice, tensor_rows};
 
 /// A request that is not yet answered.
 pub struct Pending<I = JobId> {
-    /// Its entry in the queue.
+    /// The request's entry in the queue.
     pub id: I,
-    /// What the model is to be given.
+    /// The item that the model is to be given.
     pub item: Arc<Item>,
-    /// When it entered the queue.
+    /// The time at which the request entered the queue.
     pub arrived: Instant,
-    /// When nobody waits for it any more.
+    /// The time at which nobody waits for the request any more.
     pub expires: Instant,
-    /// It may have killed a worker, so it runs only with those of the same number.
+    /// The number of the suspects that this request must run with, and with nobody else, for it may have killed a
+    /// worker.
     pub quarantine: Option<u64>,
-    /// The model's outputs for its first rows.
+    /// The model's outputs for the rows that have run.
     pub parts: Vec<Vec<Tensor>>,
-    /// How many rows those are.
+    /// The number of rows that have run.
     pub done: usize,
 }
 
 impl<I> Pending<I> {
-    /// How many of its rows have yet to run.
+    /// The number of rows that have yet to run.
     #[must_use]
     pub fn left(&self) -> usize {
         self.item.rows - self.done
     }
 
-    /// Its next rows have run.
+    /// Keeps the outputs of the next rows, which have run.
     pub fn ran(&mut self, outputs: Vec<Tensor>) {
         self.done += outputs.first().map_or(0, tensor_rows);
         self.parts.push(outputs);
@@ -44,7 +45,7 @@ impl<I> Pending<I> {
 pub struct BatchPlan<I = JobId> {
     /// The requests.
     pub requests: Vec<Pending<I>>,
-    /// Their rows, in the same order.
+    /// The requests' rows in the batch, in the same order.
     pub slices: Vec<Slice>,
 }
 
@@ -62,33 +63,33 @@ impl<I> Default for WaitQueue<I> {
 }
 
 impl<I> WaitQueue<I> {
-    /// Puts a request at the end. One of whose rows some have run goes there too: so its slices
-    /// interleave with others, and the queue moves for everyone.
+    /// Puts a request at the end. A request of which some rows have run goes there, too: so its slices interleave with
+    /// others, and the queue moves for everyone.
     pub fn push(&mut self, pending: Pending<I>) {
         self.waiting.push_back(pending);
     }
 
-    /// How many requests wait.
+    /// The number of requests that wait.
     #[must_use]
     pub fn len(&self) -> usize {
         self.waiting.len()
     }
 
-    /// Whether nobody waits.
+    /// Whether no request waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
 
-    /// How many rows wait.
+    /// The number of rows that wait.
     #[must_use]
     pub fn rows(&self) -> usize {
         self.waiting.iter().map(Pending::left).sum()
     }
 
-    /// How many rows of a batch of `max` are spoken for, which is what new requests need not fill. A request never claims
-    /// more than its share, or one of many rows would keep all others in the queue until its last; once some of its rows have run, a
-    /// row, so that even of those no more are taken in than a batch has rows.
+    /// The number of rows of a batch of `max` that are spoken for, which new requests need not fill. A request never
+    /// claims more than its share, or one of many rows would keep all others in the queue until its last; once some of
+    /// its rows have run, it claims one row, so that even of such requests no more are taken in than a batch has rows.
     #[must_use]
     pub fn claimed(&self, max: usize) -> usize {
         let claim = |pending: &Pending<I>| match pending.done {
@@ -104,7 +105,7 @@ impl<I> WaitQueue<I> {
         self.waiting.front()
     }
 
-    /// Whether one of those that wait must run by itself: until it has, the queue gives nothing else.
+    /// Whether a request waits that must run by itself: until it has, the queue gives nothing else.
     #[must_use]
     pub fn holds_suspect(&self) -> bool {
         self.waiting
@@ -122,16 +123,15 @@ impl<I> WaitQueue<I> {
         expired
     }
 
-    /// Takes out everyone.
+    /// Takes out all requests.
     pub fn drain(&mut self) -> Vec<Pending<I>> {
         self.waiting.drain(..).collect()
     }
 
-    /// Takes out the next batch of at most `max` rows: the head of the queue, then those that may join it, nearest in length
-    /// first; who is of another length joins only where batches are `padded`. None of them gets more than half of the rows
-    /// while others want them.
-    /// Nobody starves, since whoever is at the head goes next. Who must run by itself runs only as the head, and then
-    /// with nobody.
+    /// Takes out the next batch of at most `max` rows: the head of the queue, then the requests that may join it,
+    /// nearest in length first; one of another length joins only where batches are `padded`. None of them gets more
+    /// than half of the rows while others want them. No request starves, since the one at the head goes next. A request
+    /// that must run by itself runs only as the head, and then with no other.
     pub fn plan(&mut self, max: usize, padded: bool) -> BatchPlan<I> {
         let mut plan = BatchPlan {
             requests: Vec::new(),
@@ -293,7 +293,7 @@ mod tests {
         let mut large = plan.requests.remove(0);
         large.done = 4;
         queue.push(large);
-        // Those who came before it in the queue go before it.
+        // The requests that came before it in the queue go before it.
         assert!(
             queue
                 .plan(8, true)
@@ -304,7 +304,7 @@ mod tests {
         let plan = queue.plan(8, true);
         assert_eq!(names(&plan)[4..], [("large", 4..8)]);
         assert!(queue.is_empty());
-        // Of two, none takes all.
+        // Neither of two large requests takes all rows.
         queue.push(pending("a", 100, 0));
         queue.push(pending("b", 100, 0));
         assert_eq!(names(&queue.plan(8, true)), [("a", 0..4), ("b", 0..4)]);

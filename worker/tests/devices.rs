@@ -135,9 +135,9 @@ fn memory_that_others_gave_back_is_used_again() {
     rows.store(8, Ordering::Relaxed);
     let whole = (0..1000).position(|_| batch(&sizes) == [8]);
     assert!(whole.unwrap() > 1, "it is not tried each time");
-    // It lasts.
+    // The raised limit lasts.
     assert_eq!(batch(&sizes), [8]);
-    // And is given up as soon as it fails again.
+    // The size is given up as soon as it fails again.
     rows.store(4, Ordering::Relaxed);
     assert_eq!(batch(&sizes), [8, 4, 4]);
     assert_eq!(batch(&sizes), [4, 4]);
@@ -187,7 +187,7 @@ fn a_device_is_asked_before_it_is_called_lost() {
         (ran, *asked.lock().unwrap())
     };
     let (ran, asked) = run(true);
-    // The batch, its half and the request itself.
+    // The device was asked for the batch, its half and the request itself.
     assert_eq!(asked, 3);
     for (index, outputs) in ran.unwrap().into_iter().enumerate() {
         match outputs {
@@ -234,7 +234,7 @@ impl Backend for Beside {
 #[tokio::test]
 async fn a_batch_is_made_ready_while_another_runs() {
     let loaded = load(MLP, mlp);
-    // One that is staged where the runner is, and one that is not.
+    // The first batch is staged where the runner is, the second is not.
     let slices =
         [4, 4 * 10_000].map(|count| Slice::whole(loaded.item(&numbers(&vec![0.0; count]))));
     let runner = Runner::start(move || {

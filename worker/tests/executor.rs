@@ -38,7 +38,7 @@ fn together_as_alone_in_mixed_lengths() {
         for (item, together) in items.iter().zip(together) {
             let together = together.unwrap();
             let alone = loaded.alone(item);
-            // What was padded is cut back.
+            // The padding is cut back.
             assert_eq!(together[0].shape, alone[0].shape);
             assert_close(&floats(&together[0]), &floats(&alone[0]));
         }
@@ -49,7 +49,7 @@ fn together_as_alone_in_mixed_lengths() {
 fn poison_fails_alone() {
     let mut loaded = load(WORDS, common::write_words);
     let mut items: Vec<_> = (1..8).map(|id| loaded.item(&words(&[id, id]))).collect();
-    // No such row in the embedding table.
+    // The id 999 is no row of the embedding table.
     items.insert(5, loaded.item(&words(&[3, 999])));
     let metrics = Arc::new(Metrics::default());
     loaded
@@ -66,7 +66,8 @@ fn poison_fails_alone() {
             }
         }
     }
-    // Of eight: four; then two, one and one that works. More runs would be a search, not a halving.
+    // The bad one of eight is halved out: four; then two, one and one that works. More runs would be a search, not a
+    // halving.
     assert!(
         metrics
             .encode()
@@ -131,11 +132,11 @@ fn text_becomes_a_label() {
             &[1.0 / (1.0 + (-(negative - positive).abs()).exp())],
         );
     }
-    // Its tensors stay reachable: the same ids without text give the same logits.
+    // The model's own tensors stay reachable: the same ids without text give the same logits.
     let raw = loaded.item(&words(&[1, 2]));
     assert_eq!(raw.outputs, ["logits"]);
     assert_close(&floats(&loaded.alone(&raw)[0]), &logits[..2]);
-    // Longer than maxLength is cut.
+    // A text longer than maxLength is cut.
     let long = loaded.item(&texts(&["w1 w1 w1 w1 w1 w1 w1 w1"], &[]));
     assert_eq!(long.length(), 6);
 }
@@ -276,7 +277,7 @@ fn a_value_outside_its_bounds_is_named_and_no_warm_up_makes_one() {
         );
     }
 
-    // Without the bounds, ids of 50 and more are an error of the model; made-up ones keep to them.
+    // The model fails on ids of 50 and more; made-up ones keep to the bounds.
     let bounded = HIDDEN.replace("pad: 0", "pad: 0, minimum: 45, maximum: 49");
     let mut loaded = load(&bounded, common::write_hidden);
     loaded.warm_up(8).unwrap();

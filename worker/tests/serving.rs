@@ -26,7 +26,7 @@ mod common;
 
 const DEFAULTS: &str = "batching: {}\nqueue: {}";
 
-/// What the model says of requests that run alone.
+/// The model's answers to requests that run alone.
 fn alone(served: &Served, model: &str, requests: &[InferRequest]) -> Vec<InferResponse> {
     let model = declared(model);
     let folder = served.artifact();
@@ -82,7 +82,7 @@ async fn what_waits_runs_in_batches_and_is_answered_as_if_alone() {
     for (answer, expected) in answers.into_iter().zip(alone(&served, WORDS, &requests)) {
         assert_same(&answer.unwrap(), &expected);
     }
-    // 32 and 8, and warming up doesn't count.
+    // The two batches are of 32 and 8 rows; warming up doesn't count.
     assert!((worker.metric("carpool_worker_batch_size_rows_sum") - 40.0).abs() < 0.1);
     assert!(worker.metric("carpool_worker_batch_size_rows_count") <= 3.0);
     assert!(
@@ -103,7 +103,7 @@ async fn a_bad_request_hurts_only_itself() {
     let (redis, served) = (Redis::start(), served(WORDS, DEFAULTS, common::write_words));
     let mut requests: Vec<_> = (0..10).map(|id| words(&[id, 1])).collect();
     requests[3] = words(&[999]);
-    // The proxy would have refused this one.
+    // The proxy would have refused this request.
     requests[7] = numbers(&[0.0; 4]);
     let producer = redis.producer();
     let open = Open::queued(&producer, &requests).await;
@@ -184,7 +184,7 @@ async fn short_texts_do_not_wait_for_long_ones() {
     queued(&producer, 11).await;
     let _worker = served.worker(&redis, "w");
     let answers = after.all().await;
-    // The long ones came first.
+    // The long texts came first.
     assert!(before.tasks.iter().all(|task| !task.is_finished()));
     let expected = alone(&served, TEXT, &short);
     for (answer, expected) in answers.iter().zip(&expected) {
@@ -229,8 +229,8 @@ async fn text_is_labelled() {
     assert_eq!((logits.shape, labels.shape), (vec![2, 2], vec![2, 1]));
 }
 
-/// One at a time and slow enough to be met at work. Who waits until the lease is over gets no answer: it is longer than
-/// the requests' deadline.
+/// Settings with which requests run one at a time, slowly enough to be met at work. A request that waits until the
+/// lease is over gets no answer: the lease is longer than the deadline.
 const SLOW: &str = "batching: {maxBatchSize: 1}\nqueue: {lease: 90s, timeout: 60s}";
 
 #[tokio::test]
@@ -329,7 +329,8 @@ async fn one_of_two_is_killed_and_everything_is_answered() {
     }
 }
 
-/// Who waits until the delay is over gets no answer: it is longer than the requests' deadline.
+/// Settings with which a request that waits until the delay is over gets no answer: the delay is longer than the
+/// deadline.
 const PATIENT: &str =
     "batching: {maxBatchSize: 32, maxDelay: 90s}\nqueue: {lease: 1s, timeout: 60s}";
 
@@ -414,7 +415,7 @@ async fn a_worker_that_finds_another_artifact_than_the_first_one_is_refused() {
         sha256(),
         std::fs::read(served.artifact().join("model.pt")).unwrap(),
     );
-    // It takes the same requests and says the same, but it is another file.
+    // The new model takes the same requests and gives the same answers, but it is another file.
     common::write_mlp(&served.artifact(), 1);
     let after = sha256();
     let log = served.folder.path().join("termination");

@@ -1,4 +1,5 @@
-//! Models as strangers bring them: what each is found to be fit for, and that no answer depends on the company in a batch.
+//! Models as strangers bring them: for each, what it is found to be fit for, and that no answer depends on the company
+//! in a batch.
 
 #![allow(
     clippy::unwrap_used,
@@ -32,7 +33,7 @@ use carpool_worker::{
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-/// What `tests/models/strangers.py` makes, made once.
+/// The folder of cases that `tests/models/strangers.py` makes, made once.
 fn folder() -> &'static Path {
     static FOLDER: OnceLock<tempfile::TempDir> = OnceLock::new();
     FOLDER
@@ -42,9 +43,9 @@ fn folder() -> &'static Path {
             let status = Command::new(python())
                 .arg(script)
                 .arg(folder.path())
-                // Of a kind of quantisation that models in use still have.
+                // The script uses a kind of quantisation that models in use still have, and of which torch warns.
                 .env("PYTHONWARNINGS", "ignore")
-                // This process' libtorch is the CPU half of Python's.
+                // The variable would give Python this process' libtorch, which is the CPU half of its own.
                 .env_remove("LD_LIBRARY_PATH")
                 .status();
             assert!(status.unwrap().success());
@@ -119,7 +120,7 @@ impl Case {
         Ok(self.executor.sharing().borrow().clone())
     }
 
-    /// The answers of all requests, as the service would batch them, and the sizes of its batches.
+    /// Runs all requests as the service would batch them; gives their answers, and the sizes of the batches.
     fn together(&mut self) -> (Vec<Result<Vec<Tensor>, String>>, Vec<usize>) {
         let mut queue = WaitQueue::default();
         for (id, item) in self.items.iter().enumerate() {
@@ -151,7 +152,7 @@ impl Case {
         (answers.into_values().collect(), sizes)
     }
 
-    /// Every answer is that of the row alone; the sizes of the batches in which they ran.
+    /// Asserts that every answer is that of the row alone; gives the sizes of the batches.
     fn assert_right(&mut self, name: &str) -> Vec<usize> {
         let (answers, sizes) = self.together();
         for (answer, expected) in answers.into_iter().zip(&self.answers) {
@@ -165,7 +166,7 @@ impl Case {
 
 #[test]
 fn each_shares_a_batch_as_far_as_no_answer_changes() {
-    // Whether rows are padded, whether they share a batch, and why not.
+    // The columns: whether rows are padded, whether they share a batch, and why not.
     for (name, padded, batched, limit) in [
         ("embedding-mean", false, true, LoadedReason::Loaded),
         ("embedding-mean-pad", false, true, LoadedReason::Unpadded),
@@ -234,7 +235,7 @@ fn a_model_of_one_row_is_served_where_the_manifest_says_so() {
 
 #[test]
 fn a_batch_that_can_not_be_told_apart_is_not_tried_again() {
-    // Nothing warmed it up, so nothing is known of it.
+    // The model was never warmed up, so nothing is known of it.
     let mut case = Case::load("one-row");
     let sizes = case.assert_right("one-row");
     assert_eq!(sizes, [4]);

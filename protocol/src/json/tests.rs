@@ -3,7 +3,7 @@
 use super::*;
 use crate::{Datatype, DecodeError, Parameter, Tensor};
 
-/// The request with one input: `tensor`, of which the names are in single quotes.
+/// Reads the request with one input: `tensor`, of which the names are in single quotes.
 fn decode(tensor: &str) -> Result<Tensor, DecodeError> {
     let body = format!("{{'inputs': [{tensor}]}}").replace('\'', "\"");
     decode_request(body.as_bytes(), "", "").map(|mut request| request.inputs.remove(0))
@@ -157,7 +157,7 @@ fn wrong_content_is_told_from_a_broken_message() {
     }
 }
 
-/// `error` says that the message is broken, beginning with `expected`.
+/// Asserts that `error` says that the message is broken, beginning with `expected`.
 fn assert_malformed(error: &DecodeError, expected: &str) {
     assert!(error.is_malformed(), "{error}");
     let message = error.to_string();
@@ -272,7 +272,7 @@ fn what_other_writers_take_for_json_is_named() {
             "line 1 column 70",
             format!("`None` {words}"),
         ),
-        // Told of its element, within which it is counted.
+        // The place is told within the element.
         ("BYTES", "['\\ud83d']", "line 1 column 8", pair.to_owned()),
         (
             "BYTES",

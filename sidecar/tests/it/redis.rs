@@ -15,12 +15,12 @@ pub fn free_port() -> u16 {
 /// A running redis-server; dropped, it is killed.
 pub struct Redis {
     server: Child,
-    /// Its port.
+    /// The port that the server listens on.
     pub port: u16,
 }
 
 impl Redis {
-    /// Starts one on this port and waits until it takes connections.
+    /// Starts a server on this port and waits until it takes connections.
     pub fn start(port: u16) -> Self {
         let mut server = Command::new("redis-server")
             .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])

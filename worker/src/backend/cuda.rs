@@ -16,7 +16,7 @@ pub fn load() -> Result<(), Fatal> {
     // SAFETY: libtorch is built to be loaded this way; Python's torch does the same.
     let library = unsafe { Library::open(Some("libtorch_cuda.so"), RTLD_NOW | RTLD_GLOBAL) }
         .map_err(|error| unavailable(format!("failed to load libtorch for CUDA: {error}")))?;
-    // What it registered must stay for as long as the process lives.
+    // The library stays for as long as the process lives, for what it registered must.
     std::mem::forget(library);
     if tch::Cuda::is_available() {
         Ok(())

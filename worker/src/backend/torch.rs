@@ -26,23 +26,23 @@ pub struct TorchScript {
     threads: AtomicUsize,
 }
 
-/// What a forward pass needs.
+/// The parts of a model that a forward pass needs.
 struct Loaded {
     module: CModule,
     /// The outputs' names.
     outputs: Vec<String>,
 }
 
-/// A batch in the host's memory. To copy it to a device that is busy would only wait for it: libtorch's copies queue up
-/// behind its kernels.
+/// A batch in the host's memory. Copying it to a device that is busy would only wait for the device: libtorch's copies
+/// queue up behind its kernels.
 struct Inputs {
     model: Arc<Loaded>,
     tensors: Vec<tch::Tensor>,
     device: tch::Device,
 }
 
-/// Outputs that the device may still be computing: it works through what it was given in order, so they are there once
-/// they have been copied.
+/// The outputs of a batch, which the device may still be computing: it works through what it was given in order, so
+/// they are there once they have been copied.
 struct Running {
     model: Arc<Loaded>,
     tensors: Vec<tch::Tensor>,
@@ -77,7 +77,7 @@ impl TorchScript {
         })
     }
 
-    /// Allocates, adds and copies back.
+    /// Allocates on the device, adds there and copies back; gives whether the sum is right.
     fn try_device(&self) -> Result<bool, TchError> {
         let one = tch::Tensor::f_ones([8], (Kind::Float, self.device))?;
         let sum = one.f_add(&one)?.f_to_device(tch::Device::Cpu)?;
@@ -150,8 +150,8 @@ impl InFlight for Running {
     }
 }
 
-/// The tensors that a model gives, in the order of their declared `names`: of a dictionary those of these names, else one
-/// tensor, or a tuple or a list of several, in their own order.
+/// The tensors that a model gives, in the order of their declared `names`: those of these names in a dictionary, else
+/// one tensor, or a tuple or a list of several, in their own order.
 fn tensors_of(value: IValue, names: &[String]) -> Result<Vec<tch::Tensor>, RunError> {
     match value {
         IValue::GenericDict(entries) => by_name(entries, names),
@@ -177,7 +177,7 @@ fn by_position(value: IValue) -> Result<Vec<tch::Tensor>, RunError> {
     }
 }
 
-/// What else a dictionary holds is nobody's concern.
+/// Finds the tensors of these names in a dictionary. Its other entries are nobody's concern.
 fn by_name(entries: Vec<(IValue, IValue)>, names: &[String]) -> Result<Vec<tch::Tensor>, RunError> {
     let mut tensors = Vec::new();
     for (key, value) in entries {
@@ -259,7 +259,7 @@ const KINDS: [(Kind, Datatype); 10] = [
     (Kind::Double, Datatype::Fp64),
 ];
 
-/// The device lacks memory.
+/// The words of libtorch that mean that the device lacks memory.
 const OUT_OF_MEMORY: [&str; 4] = [
     "out of memory",
     "can't allocate memory",
@@ -267,7 +267,8 @@ const OUT_OF_MEMORY: [&str; 4] = [
     "CUDNN_STATUS_ALLOC_FAILED",
 ];
 
-/// A library for the device was given what it doesn't take, and did nothing: that belongs to one input.
+/// The words that mean that one input is at fault: a library for the device was given what it doesn't take, and did
+/// nothing.
 const NOT_TAKEN: [&str; 13] = [
     "CUBLAS_STATUS_INVALID_VALUE",
     "CUBLAS_STATUS_NOT_SUPPORTED",
@@ -284,7 +285,7 @@ const NOT_TAKEN: [&str; 13] = [
     "CUFFT_INVALID_SIZE",
 ];
 
-/// The device or one of its libraries failed. Whether for good, only the device can tell.
+/// The words that mean that the device or one of its libraries failed. Whether for good, only the device can tell.
 const OF_THE_DEVICE: [&str; 8] = [
     "CUDA error",
     "CUDA driver error",

@@ -1,4 +1,4 @@
-//! From the queue in Redis into the wait queue, and answers back.
+//! The intake: from the queue in Redis into the wait queue, and answers back.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,13 +16,14 @@ use crate::{
     wait_queue::Pending,
 };
 
-/// Bytes of bodies that are assembled here rather than on a thread of their own: handing them over takes as long.
+/// The bytes of bodies up to which tensors are assembled here rather than on a thread of their own: handing them over
+/// takes as long.
 const TENSORS_INLINE: usize = 64 << 10;
-/// The same for models that take text: tokenizing takes a hundred times as long.
+/// The bytes of bodies up to which texts are assembled here: tokenizing takes a hundred times as long.
 const TEXT_INLINE: usize = 1 << 10;
 
 impl Service {
-    /// Takes requests, waiting for the first.
+    /// Takes requests, waiting for the first one.
     pub(super) async fn fetch(&mut self, wait: Duration) -> Result<(), Fatal> {
         let capacity = self.capacity();
         let fetched = self.consumer.fetch_within(capacity, wait).await;
@@ -54,8 +55,8 @@ impl Service {
             .await
     }
 
-    /// Takes in what the queue gave. The trouble that Redis has is waited out with the model loaded; only a revision that
-    /// is another model by now ends the service.
+    /// Takes in the requests that the queue gave. Redis' trouble is waited out with the model loaded; only a revision
+    /// that is another model by now ends the service.
     async fn take_result(
         &mut self,
         given: Result<Vec<Job>, QueueError>,
@@ -76,7 +77,8 @@ impl Service {
         }
     }
 
-    /// Assembles requests and puts them into the wait queue, long texts last. `asked` is how many there was room for.
+    /// Assembles requests and puts them into the wait queue, long texts last. `asked` is the number of requests asked
+    /// for.
     async fn take_jobs(&mut self, jobs: Vec<Job>, asked: usize) -> Result<(), Fatal> {
         if self.trouble.take().is_some() {
             tracing::info!("Redis serves again");
@@ -98,7 +100,7 @@ impl Service {
         self.collect_long_texts(true).await
     }
 
-    /// Puts into the wait queue what is read of the long texts, or is about to be.
+    /// Puts the long texts that are read, or are about to be, into the wait queue.
     pub(super) async fn collect_long_texts(&mut self, others_wait: bool) -> Result<(), Fatal> {
         let until = Instant::now() + long_texts::LONGEST_WAIT;
         let assembler = Arc::clone(&self.assembler);
@@ -158,8 +160,9 @@ impl Service {
         }
     }
 
-    /// How many requests to ask for: those that fill the next batch and, where it matters which requests share a batch, some to
-    /// choose from. None once the service is to end, or while requests wait that must run with nobody else.
+    /// The number of requests to ask for: those that fill the next batch and, where it matters which requests share a
+    /// batch, some to choose from. None once the service is to end, or while requests wait that must run with nobody
+    /// else.
     pub(super) fn capacity(&self) -> usize {
         if self.stop.is_cancelled() || self.waiting.holds_suspect() {
             return 0;
