@@ -14,6 +14,7 @@ mod loaded;
 mod manifest;
 mod model;
 mod quantity;
+mod queue;
 mod resources;
 #[cfg(test)]
 #[cfg(feature = "kube")]
@@ -31,14 +32,12 @@ pub use loaded::{Loaded, LoadedReason};
 pub use manifest::manifest;
 pub use model::{Datatype, Example, Format, Model, TensorSpec, Text};
 pub use quantity::{Bytes, Duration, ParseError};
+pub use queue::{ExternalRedis, ManagedRedis, Queue, Redis};
 pub use resources::{Quantity, Resources};
 pub use shape::{Dimension, allows};
 #[cfg(feature = "kube")]
 pub use spec::BatchedModel;
-pub use spec::{
-    BatchedModelSpec, Batching, Device, ExternalRedis, ManagedRedis, Proxy, Queue, Redis, Rollout,
-    Scaling, ScalingMode, Worker,
-};
+pub use spec::{BatchedModelSpec, Batching, Device, Proxy, Rollout, Scaling, ScalingMode, Worker};
 pub use status::{BatchedModelStatus, condition};
 pub use termination::{Termination, TerminationReason};
 

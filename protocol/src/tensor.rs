@@ -2,10 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::{
-    Datatype,
-    excerpt::{Quoted, Shape},
-};
+use crate::{Datatype, TensorError};
 
 /// A named array, its elements in the form in which they travel.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,103 +27,6 @@ pub struct TensorView<'a> {
     pub datatype: Datatype,
     /// The tensor's dimensions; the first counts the rows of a batch.
     pub shape: &'a [i64],
-}
-
-/// The reason that a tensor does not hold together.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum TensorError {
-    /// A dimension below zero.
-    #[error("tensor {}: shape {} has a negative dimension; each is 0 or more", Quoted(.tensor), Shape(.shape))]
-    NegativeDimension {
-        /// The tensor's name.
-        tensor: String,
-        /// The shape as given.
-        shape: Vec<i64>,
-    },
-    /// More elements or bytes than this machine can address.
-    #[error("tensor {}: shape {} of {datatype} is larger than memory can be", Quoted(.tensor), Shape(.shape))]
-    TooLarge {
-        /// The tensor's name.
-        tensor: String,
-        /// The type of the tensor's elements.
-        datatype: Datatype,
-        /// The shape as given.
-        shape: Vec<i64>,
-    },
-    /// Data of another size than shape and datatype say, and that are no whole number of elements.
-    #[error("tensor {}: shape {} of {datatype} takes {expected} bytes; {given} given", Quoted(.tensor), Shape(.shape))]
-    Size {
-        /// The tensor's name.
-        tensor: String,
-        /// The type of the tensor's elements.
-        datatype: Datatype,
-        /// The shape as given.
-        shape: Vec<i64>,
-        /// The number of bytes that shape and datatype make.
-        expected: usize,
-        /// The number of bytes given.
-        given: usize,
-    },
-    /// Another number of elements than the shape says.
-    #[error(
-        "tensor {}: shape {} has {expected} elements; {given} given: change the shape or the data",
-        Quoted(.tensor),
-        Shape(.shape)
-    )]
-    Count {
-        /// The tensor's name.
-        tensor: String,
-        /// The shape as given.
-        shape: Vec<i64>,
-        /// The number of elements that the shape makes.
-        expected: usize,
-        /// The number of elements given.
-        given: usize,
-    },
-    /// A `BYTES` element whose length reaches past the end of the data.
-    #[error("tensor {}: element {index} of its BYTES data is cut off", Quoted(.tensor))]
-    Truncated {
-        /// The tensor's name.
-        tensor: String,
-        /// The element's index, counted from 0.
-        index: usize,
-    },
-    /// A `BYTES` element longer than its four-byte length can say.
-    #[error("tensor {}: element {index} has {given} bytes; a BYTES element has at most {}", Quoted(.tensor), u32::MAX)]
-    ElementTooLong {
-        /// The tensor's name.
-        tensor: String,
-        /// The element's index, counted from 0.
-        index: usize,
-        /// The element's length in bytes.
-        given: usize,
-    },
-    /// A `BOOL` element that is neither 0 nor 1.
-    #[error("tensor {}: element {index} is the byte {given}; BOOL takes 0 and 1", Quoted(.tensor))]
-    Bool {
-        /// The tensor's name.
-        tensor: String,
-        /// The element's index, counted from 0.
-        index: usize,
-        /// The byte as given.
-        given: u8,
-    },
-    /// Strings asked of a tensor of another datatype.
-    #[error("tensor {}: has datatype {datatype}; strings are BYTES", Quoted(.tensor))]
-    NotBytes {
-        /// The tensor's name.
-        tensor: String,
-        /// The tensor's datatype.
-        datatype: Datatype,
-    },
-    /// A string that is not UTF-8.
-    #[error("tensor {}: element {index} is not a UTF-8 string", Quoted(.tensor))]
-    NotUtf8 {
-        /// The tensor's name.
-        tensor: String,
-        /// The element's index, counted from 0.
-        index: usize,
-    },
 }
 
 impl Tensor {

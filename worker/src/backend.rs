@@ -2,6 +2,7 @@
 
 mod cuda;
 mod torch;
+mod torch_error;
 
 use carpool_protocol::Tensor;
 

@@ -5,9 +5,7 @@ use std::fmt::Display;
 use bytes::Bytes;
 
 use crate::{
-    Datatype, DecodeError,
-    inference::InferTensorContents,
-    tensor::{TensorError, push_bytes},
+    Datatype, DecodeError, TensorError, inference::InferTensorContents, tensor::push_bytes,
 };
 
 /// Turns the elements in `contents` into raw ones. Their number is not checked here.
