@@ -18,7 +18,7 @@ bench: ## The demo's measurements, one idle client's latency by part, Redis unde
 test: ## Everything, from unit tests to a real Kubernetes, closing with 'N passed, N failed'
 	@hack/test
 
-lint: ## Format, clippy, shellcheck, dependencies' licences and sources, stale manifests, the chart
+lint: ## Format, clippy, shellcheck, luacheck, dependencies' licences and sources, stale manifests, the chart
 	@hack/lint
 
 audit: ## The dependencies against the database of known vulnerabilities, which is fetched

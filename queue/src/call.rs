@@ -1,14 +1,10 @@
-//! Commands and scripts, several in one write, with an outcome for each.
+//! Calls: commands and scripts that go to Redis in one write, with a reply for each.
 
 use redis::{Cmd, Pipeline, ServerError, ServerErrorKind, Value};
 
-use crate::{
-    QueueError,
-    connection::{Connection, ConnectionManager},
-    scripts::Script,
-};
+use crate::{QueueError, connection::Connection, scripts::Script};
 
-/// What is sent in one write.
+/// Commands and scripts that go to Redis in one write.
 #[derive(Default)]
 pub(crate) struct Call {
     pipeline: Pipeline,
@@ -37,18 +33,18 @@ impl Call {
         self.scripts.push(None);
     }
 
-    /// Adds a command that `script` made.
+    /// Adds a command that `script` made, so that the script is loaded where Redis has forgotten it.
     pub(crate) fn script(&mut self, script: &'static Script, command: Cmd) {
         self.pipeline.add_command(command);
         self.scripts.push(Some(script));
     }
 
-    /// Sends everything in one write. Scripts that Redis has forgotten are loaded and sent again, so that they run after
-    /// the rest.
+    /// Sends everything in one write. Scripts that Redis has forgotten are loaded and sent again, so that they run
+    /// after the rest.
     ///
-    /// An error means that nothing is known of any of them, and that the connection is of no more use. A Redis that is
-    /// loading or no longer the primary says so within its replies and keeps the connection: no reply of any call is passed
-    /// on without this look at all of them.
+    /// An error means that nothing is known of any of the commands, and that the connection is of no more use. A Redis
+    /// that is loading or no longer the primary says so within its replies and keeps the connection, so all replies are
+    /// looked at before any is passed on.
     pub(crate) async fn send(&self, connection: &Connection) -> Result<Vec<Reply>, QueueError> {
         let mut redis = connection.redis.clone();
         let mut values = send(&mut redis, &self.pipeline).await?;
@@ -78,16 +74,7 @@ impl Call {
         }
     }
 
-    /// The same over a link, which gives up a connection that is of no more use.
-    pub(crate) async fn over(
-        &self,
-        connections: &ConnectionManager,
-    ) -> Result<Vec<Reply>, QueueError> {
-        let connection = connections.get().await?;
-        connections.watch(&connection, self.send(&connection).await)
-    }
-
-    /// Sends everything in one write and gives the value of the last, which is all that matters.
+    /// Sends everything in one write and returns the value of the last command. The other replies are ignored.
     pub(crate) async fn last(
         &self,
         operation: &'static str,
@@ -111,11 +98,11 @@ async fn send(
         .map_err(|error| QueueError::Unreachable(error.to_string()))
 }
 
-/// What Redis said to one command.
+/// A reply of Redis to one command.
 pub(crate) struct Reply(Value);
 
 impl Reply {
-    /// Its value.
+    /// Returns the reply's value, or the error that it is; `operation` names the command in errors.
     pub(crate) fn value(self, operation: &'static str) -> Result<Value, QueueError> {
         let error = match self.0 {
             Value::ServerError(error) => error,
@@ -129,11 +116,11 @@ impl Reply {
     }
 }
 
-/// Whether a Redis that says this is as good as none: another connection may lead to one that serves.
+/// Whether an error says that the server can't be used at all, so that another connection may lead to one that can.
 fn is_unreachable(error: &ServerError) -> bool {
     match error.code() {
         "LOADING" | "READONLY" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN" => true,
-        // A read that waited in a primary which has become a replica.
+        // Redis says this to a blocking read when the primary has become a replica.
         "UNBLOCKED" => error
             .details()
             .is_some_and(|details| details.contains("instance state changed")),
@@ -145,14 +132,14 @@ fn text(error: &ServerError) -> String {
     format!("{} {}", error.code(), error.details().unwrap_or_default())
 }
 
-/// Whether a command found its stream or group gone.
+/// Whether a command failed because its stream or consumer group is gone.
 pub(crate) fn lost_group(error: &QueueError) -> bool {
     // A script that fails reports the error of its command after its own words.
     matches!(error, QueueError::Refused { message, .. }
         if message.contains("NOGROUP") || message.contains("UNBLOCKED"))
 }
 
-/// Whether Redis refused for want of memory.
+/// Whether Redis refused a command for want of memory.
 pub(crate) fn out_of_memory(error: &QueueError) -> bool {
     matches!(error, QueueError::Refused { message, .. } if message.starts_with("OOM"))
 }

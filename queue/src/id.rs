@@ -1,17 +1,17 @@
-//! How requests are named in Redis.
+//! Names of requests in Redis.
 
 use std::{fmt, str::FromStr, sync::Arc};
 
 use tokio::time::Instant;
 use uuid::Uuid;
 
-/// The digits of an entry's sequence number that come from the request's uuid.
+/// The number of different marks: a mark is the last 13 digits of an entry's sequence number.
 const MARK: u64 = 10_000_000_000_000;
 
 /// A stream entry's id: milliseconds of Redis' clock and a sequence number.
 ///
-/// Streams may forget (FLUSHALL, a lost AOF tail, a failover) and then hand out the same id again. So the enqueue
-/// script makes the last 13 digits of the sequence number from the request's uuid: whoever holds an id holds the
+/// Streams may forget (FLUSHALL, a lost AOF tail, a failover) and then hand out the same id again. The enqueue script
+/// therefore makes the last 13 digits of the sequence number from the request's uuid: whoever holds an id holds the
 /// request of that very uuid or nothing, and no script needs to read an entry to know whose it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub(crate) struct EntryId {
@@ -20,7 +20,7 @@ pub(crate) struct EntryId {
 }
 
 impl EntryId {
-    /// The smallest id that is greater than this one.
+    /// Returns the smallest id that is greater than this one.
     pub(crate) fn next(self) -> Self {
         match self.sequence.checked_add(1) {
             Some(sequence) => Self { sequence, ..self },
@@ -32,7 +32,7 @@ impl EntryId {
     }
 }
 
-/// What a request's entry id ends with: 13 digits, some 43 bits of its uuid.
+/// Returns the 13 digits that a request's entry id ends with, some 43 bits of its uuid.
 pub(crate) fn mark(uuid: Uuid) -> String {
     format!("{:013}", uuid.as_u128() % u128::from(MARK))
 }
@@ -55,19 +55,19 @@ impl FromStr for EntryId {
     }
 }
 
-/// A request in a worker's hands: where it is, whose it is and where its answer goes.
+/// The identity of a request in a worker's hands: its entry, its uuid and the proxy that waits for its answer.
 #[derive(Debug, Clone)]
 pub struct JobId {
     pub(crate) entry: EntryId,
     pub(crate) uuid: Uuid,
     pub(crate) proxy: Arc<str>,
-    /// The size of its body.
+    /// Bytes of the request's body.
     pub(crate) size: usize,
-    /// Its body is in a key of its own.
+    /// Whether the request's body is in a key of its own.
     pub(crate) is_large: bool,
-    /// Who sent it; empty where nobody says.
+    /// The client that sent the request; empty where nobody says.
     pub(crate) client: Arc<str>,
-    /// When nobody waits for its answer any more.
+    /// The time from which nobody waits for the answer any more.
     pub(crate) expires: Instant,
 }
 

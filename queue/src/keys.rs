@@ -3,15 +3,15 @@
 //! Keys of one model share the hash tag of the resource's UID, so that a script may touch them all on a Redis Cluster
 //! and a recreated resource never replays old jobs.
 //!
-//! | key | kind | what |
+//! | key | kind | content |
 //! |---|---|---|
 //! | `jobs:<revision>` | stream, group `workers` | one entry per request: `h`, its [header](crate::wire), and `b`, its body, or `s`, the size of a body that is kept in a key of its own. An entry with the one field `wake` tells a waiting worker to look for released requests |
 //! | `index:<revision>` | sorted set | the entries of that stream, by the millisecond in which they expire |
 //! | `body:<uuid>` | string, expires with its request | a body that is too large for an entry |
 //! | `replies:<proxy>` | stream, kept alive by its proxy | one entry per batch, a field per answered uuid. Where it is missing, its proxy is gone and nothing is added |
 //! | `reply:<proxy>:<uuid>:<worker>` | string, expires with `replies:<proxy>` | an answer that is too large for an entry |
-//! | `receipts:<proxy>` | hash, expires | what the proxy's last enqueues came to: how it finds out after a connection broke |
-//! | `dead` | stream, capped at 256 entries, each without fields above 64 KiB | what was given up, why, and by whom |
+//! | `receipts:<proxy>` | hash, expires | the entries that the proxy's last enqueues added, from which it learns them after a connection broke |
+//! | `dead` | stream, capped at 256 entries, each without fields above 64 KiB | requests that were given up, with the reason and the worker |
 //! | `artifacts` | hash, capped at 32 fields | by revision: the SHA-256 of the artifact that its first worker loaded, and when a worker last joined, in ms |
 //! | `bytes` | hash | bytes of request bodies in `jobs:<revision>`, by revision; its fields are also the list of revisions. `~replies` is all that `unread` holds |
 //! | `unread` | hash | bytes of the large answers that a proxy has not read, by proxy |
@@ -26,35 +26,36 @@ use crate::QueueError;
 /// The consumer group of every jobs stream.
 pub(crate) const GROUP: &str = "workers";
 
-/// Holds requests that a worker handed back before they started. No pod can have this name.
+/// The consumer that holds requests which a worker handed back before they started. No pod can have this name.
 pub(crate) const RELEASED: &str = "~released";
 
-/// Holds requests that were in the hands of workers that died, until one takes some of them.
+/// The consumer that holds requests of workers that died, until a worker takes some of them.
 pub(crate) const SUSPECTS: &str = "~suspects";
 
 /// The field of an entry that is no request but wakes a worker which waits for one.
 pub(crate) const WAKE: &str = "wake";
 
-/// Whether a name stands for no worker.
+/// Whether a consumer's or revision's name is one of the queue's own.
 pub(crate) fn is_reserved(name: &str) -> bool {
     name.starts_with('~')
 }
 
-/// Holds requests of a format that the worker which read them does not know; workers that do take them from there.
+/// Returns the consumer that holds requests of a format which the worker that read them does not know. Workers that
+/// know it take them from there.
 pub(crate) fn newer(format: u32) -> String {
     format!("~format-{format}")
 }
 
-/// A class of requests: each has a stream of its own, so that one does not wait behind another.
+/// A class of requests. Each class has a stream of its own, so that its requests do not wait behind those of another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub(crate) enum Class {
-    /// Somebody waits for the answer.
+    /// Requests for whose answers a client waits.
     #[default]
     Interactive,
 }
 
 impl Class {
-    /// What the names of its keys end with.
+    /// Returns the end of the names of this class's keys.
     const fn suffix(self) -> &'static str {
         match self {
             Self::Interactive => "",
@@ -77,7 +78,7 @@ pub(crate) struct Keys {
 
 impl Keys {
     pub(crate) fn new(uid: &str) -> Result<Self, QueueError> {
-        // Braces would end the hash tag early, and an empty one is none.
+        // Braces would end the hash tag early, and an empty tag is none.
         if uid.is_empty() || uid.contains(['{', '}']) {
             return Err(QueueError::Uid(uid.to_owned()));
         }

@@ -17,9 +17,9 @@
 //! | answered | in `replies` of its proxy, gone from `jobs` and `index` | read: its proxy deletes it (`forget.lua` where it is large) |
 //! | dead | answered with a failure, and told of in `dead` | |
 //!
-//! From each of the first six it may also be dropped, when nobody waits for it any more: `drop.lua`, `evict.lua`.
+//! A request in any of the first six states is dropped when nobody waits for it any more: `drop.lua`, `evict.lua`.
 //!
-//! # What holds in each of them
+//! # The invariants
 //!
 //! | invariant | kept by | tried by the test |
 //! |---|---|---|
@@ -32,25 +32,30 @@
 //! | renewing takes nothing back that another holds | `renew.lua` | `renewal_never_steals_back` |
 //! | a silence of Redis itself is no worker's death | `takeover.lua`, `heartbeat.lua` | `a_redis_that_stood_still_is_no_workers_death` |
 //! | nothing runs beside a quarantined group, and only what kills a worker by itself is given up | `quarantine.lua` | `poison_is_given_up_and_its_neighbours_are_answered` |
-//! | an outcome reaches whoever is still in the proxy's map of open requests, and takes it out | the map | `two_workers_answer_one_request_and_one_answer_arrives` |
+//! | an outcome reaches whoever is still in the proxy's map of in-flight requests, and takes it out | the map | `two_workers_answer_one_request_and_one_answer_arrives` |
 
+mod backoff;
 mod call;
+mod commands;
 mod connection;
 mod consumer;
+mod endpoint;
 mod error;
+mod events;
 mod id;
 mod keys;
+mod manager;
 mod outcome;
 mod producer;
 mod scripts;
 mod types;
 mod wire;
 
-pub use connection::Endpoint;
 pub use consumer::{Consumer, ConsumerLimits, ConsumerOptions, Renewer};
+pub use endpoint::Endpoint;
 pub use error::{QueueError, SubmitError};
 pub use id::JobId;
-pub use producer::Producer;
+pub use producer::{Producer, Ticket};
 pub use types::{
     Backlog, ConsumerBacklog, Failure, FailureKind, Job, Limits, Outcome, RevisionBacklog, Submit,
 };

@@ -1,20 +1,20 @@
-//! How outcomes travel in a replies stream: a field for each.
+//! Outcomes as they travel in a replies stream: one field for each.
 
 use bytes::Bytes;
 use uuid::Uuid;
 
 use crate::{Failure, FailureKind, Outcome, wire::is_large};
 
-/// What the field of a replies stream's entry that brings an outcome is called: what it is, then whose.
+/// The length of the name of a field that brings an outcome: a tag, then the request's uuid.
 const FIELD: usize = 1 + 16;
 
-/// An answer that is kept in a key of its own; the field's value names the worker.
+/// The tag of an answer that is kept in a key of its own. The field's value names the worker that wrote it.
 const ELSEWHERE: u8 = b'E';
 
-/// What a field of a replies stream's entry brings.
+/// The content of one field of a replies stream's entry.
 pub(crate) enum Reply {
     Outcome(Outcome),
-    /// An answer that is kept in a key of its own: the worker that wrote it, and its size.
+    /// An answer that is kept in a key of its own: the worker that wrote it, and its size in bytes.
     Elsewhere {
         worker: String,
         size: usize,
@@ -22,12 +22,12 @@ pub(crate) enum Reply {
 }
 
 impl Outcome {
-    /// About what it takes in an entry.
+    /// Returns about how many bytes the outcome takes in an entry.
     pub(crate) fn size(&self) -> usize {
         self.payload().len()
     }
 
-    /// The answer, or a failure's message.
+    /// Returns the answer, or a failure's message.
     pub(crate) fn payload(&self) -> &[u8] {
         match self {
             Self::Answer(body) => body,
@@ -35,12 +35,13 @@ impl Outcome {
         }
     }
 
-    /// Whether it is kept in a key of its own.
+    /// Whether the outcome is an answer that is kept in a key of its own.
     pub(crate) fn is_large(&self) -> bool {
         matches!(self, Self::Answer(body) if is_large(body.len()))
     }
 
-    /// The name of the field that brings it; `inline` in the entry, even a large one.
+    /// Returns the name of the field that brings the outcome. `inline` says that the answer is in the entry, however
+    /// large.
     pub(crate) fn field(&self, uuid: Uuid, inline: bool) -> [u8; FIELD] {
         let tag = match self {
             Self::Answer(_) if self.is_large() && !inline => ELSEWHERE,
@@ -53,12 +54,12 @@ impl Outcome {
     }
 }
 
-/// The value of a field that says where a large answer is.
+/// Returns the value of a field that says where a large answer is.
 pub(crate) fn elsewhere(size: usize, worker: &str) -> String {
     format!("{size} {worker}")
 }
 
-/// Reads a field of a replies stream's entry; none if it brings nothing.
+/// Reads a field of a replies stream's entry; `None` if it brings no outcome.
 pub(crate) fn reply(name: &[u8], value: Bytes) -> Option<(Uuid, Reply)> {
     let (tag, uuid) = name.split_first()?;
     let uuid = Uuid::from_slice(uuid).ok()?;
@@ -72,7 +73,7 @@ pub(crate) fn reply(name: &[u8], value: Bytes) -> Option<(Uuid, Reply)> {
             }
         }
         tag => Reply::Outcome(Outcome::Failure(Failure {
-            // A kind that a newer worker knows is a failure all the same.
+            // A kind that only a newer worker knows is a failure all the same.
             kind: FailureKind::ALL
                 .into_iter()
                 .find(|kind| kind.tag() == tag)

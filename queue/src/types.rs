@@ -1,104 +1,123 @@
-//! What proxies and workers say to each other about one request.
+//! The messages of proxies and workers about one request.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tokio::time::Instant;
+use tracing::Span;
 
 use crate::id::JobId;
 
-/// What a worker says of one request.
+/// The outcome of one request, as a worker reports it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// The model's answer: an encoded `ModelInferResponse`.
     Answer(Bytes),
-    /// Why there is none.
+    /// The reason why there is no answer.
     Failure(Failure),
 }
 
 /// A failure of one request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
-    /// Whose fault it is.
+    /// The cause, which decides the HTTP status.
     pub kind: FailureKind,
     /// A sentence for the client.
     pub message: String,
 }
 
-/// The kinds of failure, each with the HTTP status a client sees.
+/// The kinds of failure, each with the HTTP status that a client sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum FailureKind {
-    /// Well-formed, but not what the model takes: 422.
+    /// The input is well-formed, but not one that the model takes: 422.
     Invalid,
     /// The model failed on this input: 500.
     Model,
-    /// Workers died each time they ran it: 500.
+    /// Workers died each time they ran the request: 500.
     TooManyDeliveries,
-    /// Its deadline passed before it ran: 504.
+    /// The deadline passed before the request ran: 504.
     Expired,
 }
 
 /// The queue's bounds, as the resource states them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Requests waiting and in flight: in Redis per revision, in one proxy of all revisions together.
+    /// The most requests that may wait or be in flight: in Redis per revision, in one proxy of all revisions together.
     pub max_length: u64,
-    /// Bytes of request bodies of all revisions together and of large answers that are not read yet, in Redis; of request
-    /// bodies likewise in one proxy.
+    /// The most bytes in Redis of request bodies of all revisions together and of large answers that are not read yet;
+    /// in one proxy, of request bodies alone.
     pub max_bytes: u64,
-    /// The largest request body.
+    /// The largest request body, in bytes.
     pub max_request_bytes: u64,
-    /// How long a worker may be silent before others take its requests.
+    /// The time that a worker may be silent before others take its requests.
     pub lease: Duration,
 }
 
 /// A request to run.
 #[derive(Debug, Clone)]
 pub struct Submit {
-    /// The revision whose workers are to run it.
+    /// The revision whose workers are to run the request.
     pub revision: Arc<str>,
     /// An encoded `ModelInferRequest`.
     pub body: Bytes,
-    /// The batch rows it holds.
+    /// The number of batch rows in the body.
     pub rows: u32,
-    /// W3C `traceparent` of the caller.
+    /// The `traceparent` (W3C) of the caller.
     pub trace: Option<String>,
-    /// Who sent it, for logs and dead letters.
+    /// The client that sent the request, for logs and dead letters.
     pub client: Option<Arc<str>>,
-    /// When the client stops waiting.
+    /// The time at which the client stops waiting.
     pub deadline: Instant,
+    /// The caller's span, to which events about the request belong.
+    pub span: Span,
+}
+
+impl Submit {
+    /// Makes a request of the current span, without a trace and a client's name.
+    #[must_use]
+    pub fn new(revision: Arc<str>, body: Bytes, rows: u32, deadline: Instant) -> Self {
+        Self {
+            revision,
+            body,
+            rows,
+            trace: None,
+            client: None,
+            deadline,
+            span: Span::current(),
+        }
+    }
 }
 
 /// A request in a worker's hands.
 #[derive(Debug, Clone)]
 pub struct Job {
-    /// What to answer, renew or release it by.
+    /// The identity by which the request is answered or released.
     pub id: JobId,
     /// An encoded `ModelInferRequest`.
     pub body: Bytes,
-    /// The batch rows it holds.
+    /// The number of batch rows in the body.
     pub rows: u32,
-    /// W3C `traceparent` of the caller.
+    /// The `traceparent` (W3C) of the caller.
     pub trace: Option<String>,
-    /// Who sent it.
+    /// The client that sent the request.
     pub client: Option<String>,
-    /// Time since it was enqueued.
+    /// Time since the request was enqueued.
     pub age: Duration,
-    /// Time until its client stops waiting.
+    /// Time until the request's client stops waiting.
     pub deadline: Duration,
-    /// It was in the hands of a worker that died, and may be why. Requests of the same number run together, and with
-    /// nobody else; `None` for the ordinary ones.
+    /// The quarantine group of a request that may be why its last worker died. Requests of the same number run
+    /// together, and with no others; `None` for the ordinary ones.
     pub quarantine: Option<u64>,
 }
 
-/// What the queue holds, per revision.
+/// The content of the queue, per revision.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Backlog {
-    /// By revision; one without requests and workers may be missing.
+    /// The content by revision; one without requests and workers may be missing.
     pub revisions: BTreeMap<String, RevisionBacklog>,
 }
 
-/// What one revision's stream holds.
+/// The content of one revision's stream.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RevisionBacklog {
     /// Requests waiting and in flight: the number to scale on.
@@ -111,11 +130,11 @@ pub struct RevisionBacklog {
     pub consumers: Vec<ConsumerBacklog>,
 }
 
-/// What one worker holds.
+/// The requests that one worker holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConsumerBacklog {
     /// The worker's name.
     pub name: String,
-    /// Requests in its hands.
+    /// The number of requests in the worker's hands.
     pub pending: u64,
 }

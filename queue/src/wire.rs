@@ -1,4 +1,4 @@
-//! How requests look inside stream entries, and what Redis answers.
+//! The form of requests in stream entries, and the reading of Redis' replies.
 
 use std::{str::FromStr, time::Duration};
 
@@ -17,20 +17,20 @@ use crate::{
 /// The version of the entry format that this code writes, and the newest that it reads.
 pub(crate) const FORMAT: u32 = 2;
 
-/// What is larger than this is kept in a key of its own, so that no script copies it, for one more round trip. As measured by
-/// `carpool-strain`, with both the body and the answer in keys of their own, a request took 0.9 times as long at 64 KiB and 0.6
-/// times at 1 MiB.
+/// The largest body or answer, in bytes, that is kept in an entry. A larger one has a key of its own, so that no script
+/// copies it, for one more round trip. As measured by `carpool-strain`, with both body and answer in keys of their own,
+/// a request took 0.9 times as long at 64 KiB and 0.6 times at 1 MiB.
 pub(crate) const LARGE: usize = 16 << 10;
 
-/// What an entry says of its request besides the body. Protobuf, so that fields may be added; what changes the meaning of
-/// those that are there makes a new [`FORMAT`].
+/// The part of an entry that describes its request. It is protobuf, so that fields may be added; a change of what the
+/// present ones mean makes a new [`FORMAT`].
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Header {
     #[prost(uint32, tag = "1")]
     pub(crate) format: u32,
     #[prost(bytes = "bytes", tag = "2")]
     pub(crate) uuid: Bytes,
-    /// Where the answer goes.
+    /// The destination of the answer.
     #[prost(oneof = "Destination", tags = "3")]
     pub(crate) to: Option<Destination>,
     /// Milliseconds until nobody waits any more, from when the entry was added.
@@ -38,17 +38,17 @@ pub(crate) struct Header {
     pub(crate) ttl: u64,
     #[prost(uint32, tag = "5")]
     pub(crate) rows: u32,
-    /// W3C `traceparent`.
+    /// The `traceparent` (W3C) of the caller.
     #[prost(string, tag = "6")]
     pub(crate) trace: String,
     #[prost(string, tag = "7")]
     pub(crate) client: String,
 }
 
-/// Where an answer goes.
+/// The destination of an answer.
 #[derive(Clone, PartialEq, Eq, prost::Oneof)]
 pub(crate) enum Destination {
-    /// To the proxy of this name, which holds the client's connection.
+    /// The proxy of this name, which holds the client's connection.
     #[prost(string, tag = "3")]
     Proxy(String),
 }
@@ -59,26 +59,26 @@ pub(crate) struct Entry {
     pub(crate) fields: Vec<(Bytes, Bytes)>,
 }
 
-/// What an entry of a jobs stream turns out to be.
+/// An entry of a jobs stream, understood.
 pub(crate) enum Read {
     /// A request, whose body is there or is to be fetched.
     Job(Job),
-    /// Its client has stopped waiting.
+    /// A request whose client has stopped waiting.
     Expired(JobId),
-    /// No request: released ones wait to be taken.
+    /// A sign that released requests wait to be taken, and no request.
     Wake,
-    /// It is of a format newer than this code's.
+    /// A request of this format, which is newer than this code's.
     Newer(u32),
-    /// It is damaged.
+    /// A damaged entry.
     Unknown,
 }
 
-/// The entries of one stream, as XRANGE gives them. Those that can't be understood are left out.
+/// Reads the entries of one stream, as XRANGE gives them. Those that can't be understood are left out.
 pub(crate) fn entries(value: Value) -> Vec<Entry> {
     list(value).into_iter().filter_map(entry).collect()
 }
 
-/// The entries of the one stream that was read, as XREAD and XREADGROUP give them; none if the read found none.
+/// Reads the entries of the one stream that was read, as XREAD and XREADGROUP give them; none if the read found none.
 pub(crate) fn read_entries(value: Value) -> Vec<Entry> {
     list(value)
         .into_iter()
@@ -98,12 +98,12 @@ fn entry(value: Value) -> Option<Entry> {
     Some(Entry { id, fields })
 }
 
-/// An array's values; none if it is nil.
+/// Returns an array's values; none if it is nil.
 pub(crate) fn list(value: Value) -> Vec<Value> {
     value.into_sequence().unwrap_or_default()
 }
 
-/// A string's bytes, without a copy.
+/// Returns a string's bytes, without a copy.
 pub(crate) fn bytes(value: Value) -> Option<Bytes> {
     match value {
         Value::BulkString(bytes) => Some(bytes.into()),
@@ -112,7 +112,7 @@ pub(crate) fn bytes(value: Value) -> Option<Bytes> {
     }
 }
 
-/// A number, or a string of something that can be parsed.
+/// Parses a number, or a string.
 pub(crate) fn parse<T: FromStr>(value: Value) -> Option<T> {
     match value {
         Value::Int(number) => number.to_string().parse().ok(),
@@ -120,7 +120,7 @@ pub(crate) fn parse<T: FromStr>(value: Value) -> Option<T> {
     }
 }
 
-/// Redis' clock as TIME gives it, in milliseconds.
+/// Reads the reply to TIME, in milliseconds.
 pub(crate) fn clock(value: Value) -> Option<u64> {
     let mut parts = list(value).into_iter();
     let seconds: u64 = parse(parts.next()?)?;
@@ -129,7 +129,7 @@ pub(crate) fn clock(value: Value) -> Option<u64> {
 }
 
 impl Entry {
-    /// Reads an entry of a jobs stream at a time of Redis' clock, in milliseconds. A large body is left out.
+    /// Reads an entry of a jobs stream. `now` is the time of Redis' clock, in milliseconds. A large body is left out.
     pub(crate) fn job(self, now: u64) -> Read {
         let mut header = None;
         let mut body = Bytes::new();
@@ -193,12 +193,12 @@ fn text<T: FromStr>(value: &[u8]) -> Option<T> {
     std::str::from_utf8(value).ok()?.parse().ok()
 }
 
-/// Whether a body or an answer of this size is kept in a key of its own.
+/// Whether a body or an answer of so many bytes is kept in a key of its own.
 pub(crate) fn is_large(size: usize) -> bool {
     size > LARGE
 }
 
-/// The arguments that the enqueue script takes of one request.
+/// Adds the arguments that the enqueue script takes of one request.
 pub(crate) fn enqueue_arguments(
     command: &mut redis::Cmd,
     uuid: Uuid,

@@ -158,12 +158,14 @@ pub async fn ask(
     let outcome = proxy
         .producer
         .submit(Submit {
-            revision: Arc::clone(&served.revision),
-            body: validated.body,
-            rows: validated.rows,
             trace: caller.trace,
             client: Some(caller.client),
-            deadline: caller.arrival + validated.timeout,
+            ..Submit::new(
+                Arc::clone(&served.revision),
+                validated.body,
+                validated.rows,
+                caller.arrival + validated.timeout,
+            )
         })
         .await?;
     hops.passed(Hop::Queue);

@@ -6,8 +6,8 @@ use super::Connection;
 
 const SETTING: &str = "proto-max-bulk-len";
 
-/// The most bytes of one argument, such as a body: a longer one would end the connection. `None` where Redis won't say,
-/// as to a user without `CONFIG`, or has no such bound.
+/// Returns the most bytes of one argument, such as a body: a longer one would end the connection. `None` where Redis
+/// does not tell, as to a user without `CONFIG`, or has no such bound.
 pub(crate) async fn largest_value(connection: &Connection) -> Option<u64> {
     let settings: HashMap<String, u64> = redis::cmd("CONFIG")
         .arg("GET")
@@ -28,7 +28,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::{Endpoint, connection::ConnectionManager};
+    use crate::Endpoint;
 
     #[tokio::test]
     async fn redis_says_how_much_it_takes_unless_the_user_may_not_ask() {
@@ -56,11 +56,12 @@ mod tests {
         for (user, largest) in [("", Some(2 << 20)), ("little:any@", None)] {
             let url = format!("redis://{user}127.0.0.1:{port}");
             let endpoint = Endpoint::from_url(&url).unwrap();
-            let connections = ConnectionManager::new(endpoint, Duration::from_secs(5));
-            assert_eq!(
-                largest_value(&connections.get().await.unwrap()).await,
-                largest
-            );
+            let redis = endpoint.open(Duration::from_secs(5)).await.unwrap();
+            let connection = Connection {
+                redis,
+                generation: 0,
+            };
+            assert_eq!(largest_value(&connection).await, largest);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Answering requests.
+//! Answers: writing them until Redis has them or nobody waits for them.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -8,56 +8,24 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{Inner, fetch, leases::Turn, millis};
+use super::{
+    inner::{Inner, millis},
+    read,
+    unsent::{PendingAnswer, Unsent},
+};
 use crate::{
-    FailureKind, Job, JobId, Outcome, QueueError,
+    FailureKind, JobId, Outcome, QueueError,
     call::{Call, Reply, lost_group, out_of_memory},
-    id::EntryId,
-    outcome,
-    scripts::{ANSWER, REPLIES_LIVE, groups},
+    commands::groups,
+    events, outcome,
+    scripts::{ANSWER, REPLIES_LIVE},
     wire,
 };
 
 /// Bytes of large answers that may wait here for room in Redis while other requests are served.
 const MAX_UNSENT: usize = 64 << 20;
 
-/// An answer on its way.
-pub(super) struct PendingAnswer {
-    id: JobId,
-    outcome: Outcome,
-    /// It goes into the entry, however large: Redis had no memory for a key of its own, but takes what frees memory.
-    inline: bool,
-}
-
-/// Large answers that had no room in Redis.
-pub(super) type Unsent = Vec<PendingAnswer>;
-
-impl From<(JobId, Outcome)> for PendingAnswer {
-    fn from((id, outcome): (JobId, Outcome)) -> Self {
-        Self {
-            id,
-            outcome,
-            inline: false,
-        }
-    }
-}
-
-impl PendingAnswer {
-    fn is_large(&self) -> bool {
-        self.outcome.is_large() && !self.inline
-    }
-
-    /// About what it takes in a script's call.
-    fn size(&self) -> usize {
-        if self.is_large() {
-            0
-        } else {
-            self.outcome.size()
-        }
-    }
-}
-
-/// Answers without taking anything new.
+/// Sends answers, and those that had no room before, without taking new requests.
 pub(super) async fn answer(
     inner: &Inner,
     answers: Vec<(JobId, Outcome)>,
@@ -66,40 +34,7 @@ pub(super) async fn answer(
     send(inner, due, 0).await.map(drop)
 }
 
-/// Answers, and takes new requests along.
-pub(super) async fn exchange(
-    inner: &Inner,
-    answers: Vec<(JobId, Outcome)>,
-    capacity: usize,
-) -> Result<Vec<Job>, QueueError> {
-    let due = with_unsent(inner, answers);
-    let entries: Vec<EntryId> = due.iter().map(|due| due.id.entry).collect();
-    // Under a lasting backlog each read finds all that there is room for, so what is due must not wait for one that
-    // does not.
-    let read = capacity > 0
-        && inner.leases(|leases| {
-            !leases.recovery_due() && leases.turn_after(&entries) == Turn::Ordinary
-        });
-    let replies = send(inner, due, if read { capacity } else { 0 }).await?;
-    if read {
-        inner.leases(super::leases::Leases::read_ordinary);
-    }
-    let next = if capacity > 0 && !read {
-        fetch::next(inner, capacity, Duration::ZERO).await
-    } else {
-        fetch::read_replies(inner, replies).await
-    };
-    Ok(next.unwrap_or_else(|error| {
-        // The answers are out; the next fetch meets the same trouble and sees to it.
-        tracing::debug!(%error, "failed to fetch beside an answer");
-        if lost_group(&error) {
-            inner.leases(|leases| leases.must_join = true);
-        }
-        Vec::new()
-    }))
-}
-
-/// Answers without taking anything new or sending what had no room.
+/// Sends answers alone: without those that had no room before, and without taking new requests.
 pub(super) async fn answer_only(inner: &Inner, answers: Vec<(JobId, Outcome)>) {
     let due = answers.into_iter().map(PendingAnswer::from).collect();
     if let Err(error) = send(inner, due, 0).await {
@@ -107,7 +42,7 @@ pub(super) async fn answer_only(inner: &Inner, answers: Vec<(JobId, Outcome)>) {
     }
 }
 
-/// Tries again to send what had no room. Says whether some still has none.
+/// Tries again to send answers that had no room. Returns whether some still have none.
 pub(super) async fn send_unsent(inner: &Inner) -> bool {
     let due = std::mem::take(&mut *unsent(inner));
     if due.is_empty() {
@@ -120,7 +55,7 @@ pub(super) async fn send_unsent(inner: &Inner) -> bool {
 }
 
 /// Puts new answers behind those that had no room.
-fn with_unsent(inner: &Inner, answers: Vec<(JobId, Outcome)>) -> Vec<PendingAnswer> {
+pub(super) fn with_unsent(inner: &Inner, answers: Vec<(JobId, Outcome)>) -> Vec<PendingAnswer> {
     let mut due = std::mem::take(&mut *unsent(inner));
     due.extend(answers.into_iter().map(PendingAnswer::from));
     due
@@ -130,9 +65,10 @@ fn unsent(inner: &Inner) -> MutexGuard<'_, Unsent> {
     inner.unsent.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Sends answers until Redis has them or nobody waits for them any more, and gives the replies to the read that went along.
-/// Answering twice is harmless: the second time finds nothing to answer. What has no room is kept for later.
-async fn send(
+/// Sends answers until Redis has them or nobody waits for them any more, and returns the replies to the read of up to
+/// `capacity` requests that went along. Answering twice is harmless: the second time finds nothing to answer. Answers
+/// that have no room are kept for later.
+pub(super) async fn send(
     inner: &Inner,
     mut due: Vec<PendingAnswer>,
     mut capacity: usize,
@@ -140,7 +76,7 @@ async fn send(
     let mut replies = Vec::new();
     loop {
         drop_expired(inner, &mut due);
-        // Nothing to answer, and no turn to read, so that nothing may be read either.
+        // Nothing is to be answered, and nothing may be read.
         if due.is_empty() && capacity == 0 {
             return Ok(replies);
         }
@@ -150,6 +86,16 @@ async fn send(
                     replies = reads;
                     capacity = 0;
                 }
+                if events::are_wanted() {
+                    let is_waiting = |place| waiting.iter().any(|waiting| waiting.place == place);
+                    for (_, due) in due
+                        .iter()
+                        .enumerate()
+                        .filter(|(place, _)| !is_waiting(*place))
+                    {
+                        events::answered(&inner.name, due.id.uuid);
+                    }
+                }
                 due = settle(inner, due, &waiting);
                 let bytes: usize = due.iter().map(|due| due.outcome.size()).sum();
                 if bytes <= MAX_UNSENT {
@@ -158,7 +104,7 @@ async fn send(
                 }
                 inner.pause().await;
             }
-            // There is nothing to answer: the next fetch sees to it.
+            // The read failed alone; the next fetch recovers it.
             Err(error) if due.is_empty() => return Err(error),
             Err(error) if error.passes() => {
                 tracing::debug!(%error, "waiting for Redis to answer requests");
@@ -191,7 +137,7 @@ fn drop_expired(inner: &Inner, due: &mut Vec<PendingAnswer>) {
     }
 }
 
-/// Notes that these are answered, but for those that have no room, which are returned.
+/// Ends the leases of requests that are answered. Returns the answers that had no room.
 fn settle(inner: &Inner, due: Vec<PendingAnswer>, waiting: &[Waiting]) -> Vec<PendingAnswer> {
     let mut left = Vec::with_capacity(waiting.len());
     inner.leases(|leases| {
@@ -209,16 +155,16 @@ fn settle(inner: &Inner, due: Vec<PendingAnswer>, waiting: &[Waiting]) -> Vec<Pe
     left
 }
 
-/// What became of a write.
+/// The result of one write of answers.
 struct Sent {
     reads: Vec<Reply>,
     waiting: Vec<Waiting>,
 }
 
-/// An answer that had no room.
+/// An answer that had no room in Redis.
 struct Waiting {
     place: usize,
-    /// Redis had no memory for a key of its own.
+    /// Whether Redis lacked the memory for a key of the answer's own.
     no_memory: bool,
 }
 
@@ -240,12 +186,12 @@ async fn send_once(
         call.script(&ANSWER, command(inner, group, due));
     }
     if capacity > 0 {
-        call.command(fetch::read_command(inner, capacity, Duration::ZERO));
+        call.command(read::read_command(inner, capacity, Duration::ZERO));
         call.command(redis::cmd("TIME"));
     }
     let sent = call.send(&connection).await;
     let mut replies = if capacity > 0 {
-        fetch::sent(inner, &inner.commands, &connection, sent)?
+        read::sent(inner, &inner.commands, &connection, sent)?
     } else {
         inner.commands.watch(&connection, sent)?
     }
@@ -285,13 +231,13 @@ async fn send_once(
     })
 }
 
-/// What the read beside a failed answer was given is in nobody's hands.
+/// Notes that requests which the read beside a failed answer was given are in nobody's hands.
 fn stray(inner: &Inner, capacity: usize, error: QueueError) -> QueueError {
     inner.leases(|leases| leases.stray |= capacity > 0);
     error
 }
 
-/// The command that puts a large answer into a key of its own, which the script lets live as long as its proxy.
+/// Makes the command that puts a large answer into a key of its own, which the script lets live as long as its proxy.
 fn store(inner: &Inner, due: &PendingAnswer) -> redis::Cmd {
     let key = inner.keys.reply(&due.id.proxy, due.id.uuid, &inner.name);
     let mut command = redis::Cmd::with_capacity(5, due.outcome.size() + 256);
@@ -304,7 +250,7 @@ fn store(inner: &Inner, due: &PendingAnswer) -> redis::Cmd {
     command
 }
 
-/// The call that answers these places of what is due.
+/// Makes the call of the script that sends the answers at the places `group` of `due`.
 fn command(inner: &Inner, group: &[usize], due: &[PendingAnswer]) -> redis::Cmd {
     let mut streams: BTreeMap<&str, usize> = BTreeMap::new();
     for place in group {
@@ -387,10 +333,10 @@ fn command(inner: &Inner, group: &[usize], due: &[PendingAnswer]) -> redis::Cmd 
     command
 }
 
-/// A failure of which the dead-letter stream is told.
+/// The kind of a failure that the dead-letter stream is told of.
 const DEAD: &str = "d";
 
-/// How the script is to treat an outcome.
+/// Returns the kind by which the script treats an outcome.
 fn kind(outcome: &Outcome) -> &'static str {
     match outcome {
         Outcome::Answer(_) => "s",

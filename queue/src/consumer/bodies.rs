@@ -1,15 +1,15 @@
-//! Large bodies, which are kept beside the stream so that nothing copies them but who runs them.
+//! Large bodies, which are kept beside the stream so that nothing copies them but the worker that runs them.
 
-use super::{Inner, fetch, release};
-use crate::{Job, QueueError, call::Call, keys::RELEASED, scripts::Removal, wire};
+use super::{inner::Inner, release};
+use crate::{Job, QueueError, call::Call, commands::Removal, keys::RELEASED, wire};
 
-/// Bytes of bodies that one fetch brings, or one body. What is read beyond is handed back, for others to take.
+/// Bytes of bodies that one fetch brings, or one body. Requests beyond are handed back, for others to take.
 const FETCH: usize = 64 << 20;
 
 /// Bytes of bodies asked for in one write.
 const CALL: usize = 16 << 20;
 
-/// Brings the bodies that are not there yet. Where that fails, the requests are in nobody's hands.
+/// Loads the bodies of jobs that are kept in keys of their own. Where that fails, the requests are in nobody's hands.
 pub(super) async fn load_bodies(inner: &Inner, jobs: Vec<Job>) -> Result<Vec<Job>, QueueError> {
     if jobs.iter().all(|job| !job.id.is_large) {
         return Ok(jobs);
@@ -34,7 +34,7 @@ pub(super) async fn load_bodies(inner: &Inner, jobs: Vec<Job>) -> Result<Vec<Job
     brought
 }
 
-/// Splits jobs into those that one fetch brings and the rest.
+/// Splits jobs into those whose bodies one fetch brings and the rest.
 fn within(jobs: Vec<Job>) -> (Vec<Job>, Vec<Job>) {
     let mut bytes = 0;
     let mut within = Vec::with_capacity(jobs.len());
@@ -71,11 +71,11 @@ async fn try_load(inner: &Inner, mut jobs: Vec<Job>) -> Result<Vec<Job>, QueueEr
             get.arg(inner.keys.body(job.id.uuid));
             call.command(get);
         }
-        let replies = call.over(&inner.commands).await?;
+        let replies = inner.commands.send(&call).await?;
         for (job, reply) in large.into_iter().zip(replies) {
             match wire::bytes(reply.value("GET")?) {
                 Some(body) if body.len() == job.id.size => job.body = body,
-                // Redis has lost it. Without its entry, its proxy finds out and enqueues it again.
+                // Redis has lost the body. Without the entry, its proxy finds out and enqueues the request again.
                 _ => lost.push(Removal::from(&job.id)),
             }
         }
@@ -92,7 +92,7 @@ async fn try_load(inner: &Inner, mut jobs: Vec<Job>) -> Result<Vec<Job>, QueueEr
                 leases.settle(removal.entry);
             }
         });
-        fetch::discard(inner, lost).await;
+        release::discard(inner, lost).await;
     }
     Ok(jobs)
 }

@@ -1,40 +1,42 @@
-//! What this worker holds.
+//! Leases: the requests that this worker holds, and whose turn is next.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, time::Duration};
 
 use tokio::time::Instant;
 
-use super::TAKE_OVER_EVERY;
 use crate::id::EntryId;
+
+/// Time between two searches for the entries of dead workers.
+const TAKE_OVER_EVERY: Duration = Duration::from_secs(1);
 
 #[derive(Default)]
 pub(super) struct Leases {
-    /// Handed out, not answered yet.
+    /// Entries that were handed out and are not answered yet.
     out: HashSet<EntryId>,
-    /// Those of them that run with nobody else.
+    /// Entries of `out` that run with none but their group.
     quarantined: HashSet<EntryId>,
-    /// How many groups were quarantined here.
+    /// The number of groups that were quarantined here.
     groups: u64,
-    /// Requests of dead workers are set aside, waiting to be taken by some worker.
+    /// Whether requests of dead workers are set aside, waiting to be taken by some worker.
     aside: bool,
-    /// Whose turn is next where both wait.
+    /// The kind of requests whose turn is next where both kinds wait.
     next: Turn,
-    /// When the entries of dead workers were last looked for.
+    /// The time of the last search for the entries of dead workers.
     looked: Option<Instant>,
-    /// A read was cut off: what it was given is in nobody's hands.
+    /// Whether entries may be this worker's in Redis and in nobody's hands here, because a read was cut off.
     pub(super) stray: bool,
-    /// The stream, its group or the record of the artifact is gone, so that this worker must join again.
+    /// Whether the stream, its group or the record of the artifact is gone, so that this worker must join again.
     pub(super) must_join: bool,
 }
 
-/// Whose turn it is.
+/// The kind of requests that may be taken now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) enum Turn {
-    /// Ordinary requests'.
+    /// Ordinary requests.
     Ordinary,
-    /// Nobody's before all that was handed out is answered.
+    /// No requests, before all that were handed out are answered.
     Nobody,
-    /// Theirs that were set aside.
+    /// Requests of dead workers that are set aside.
     #[default]
     Quarantine,
 }
@@ -54,7 +56,7 @@ impl Leases {
         }
     }
 
-    /// A number for a group of requests that run together and with nobody else.
+    /// Returns a new number for a group of requests that run together and with no others.
     pub(super) fn group(&mut self) -> u64 {
         self.groups += 1;
         self.groups
@@ -65,12 +67,12 @@ impl Leases {
         self.aside = aside;
     }
 
-    /// Says whose turn it is. Ordinary requests and those set aside take turns.
+    /// Returns whose turn it is. Ordinary requests and those set aside take turns.
     pub(super) fn turn(&self) -> Turn {
         self.turn_after(&[])
     }
 
-    /// Says whose turn it will be once these are answered.
+    /// Returns whose turn it will be once these entries are answered.
     pub(super) fn turn_after(&self, answered: &[EntryId]) -> Turn {
         let left =
             |entries: &HashSet<EntryId>| entries.iter().any(|entry| !answered.contains(entry));
@@ -85,7 +87,8 @@ impl Leases {
         }
     }
 
-    /// Ordinary requests are about to be read. Says whether others are set aside, for whose turn the read must not wait.
+    /// Notes that ordinary requests are about to be read. Returns whether others are set aside, for whose turn the read
+    /// must not wait.
     pub(super) fn read_ordinary(&mut self) -> bool {
         self.next = Turn::Quarantine;
         self.aside
@@ -99,17 +102,17 @@ impl Leases {
         self.out.contains(&entry)
     }
 
-    /// Everything held.
+    /// Returns all entries that this worker holds.
     pub(super) fn all(&self) -> Vec<EntryId> {
         self.out.iter().copied().collect()
     }
 
-    /// Whether there is something to see to that reading alone never returns.
+    /// Whether requests may be due that reading new entries never returns.
     pub(super) fn recovery_due(&self) -> bool {
         self.must_join || self.stray || self.look_due()
     }
 
-    /// Whether it is time to look for the entries of dead workers.
+    /// Whether the search for the entries of dead workers is due.
     pub(super) fn look_due(&self) -> bool {
         self.looked
             .is_none_or(|looked| looked.elapsed() >= TAKE_OVER_EVERY)
@@ -119,7 +122,7 @@ impl Leases {
         self.looked = Some(Instant::now());
     }
 
-    /// Makes it time to look.
+    /// Makes the search for the entries of dead workers due.
     pub(super) fn look_soon(&mut self) {
         self.looked = None;
     }

@@ -1,17 +1,21 @@
-//! Handing requests back.
+//! Release of requests to other workers, and removal of those that nobody waits for.
 
 use tokio::time::Instant;
 
-use super::{Inner, RESPONSE_TIMEOUT, answer};
+use super::{
+    answer,
+    inner::{Inner, RESPONSE_TIMEOUT},
+};
 use crate::{
     QueueError,
     call::{Call, lost_group},
+    commands::{Removal, drop_entries, evict, groups},
     id::EntryId,
     keys::{RELEASED, SUSPECTS},
-    scripts::{LEAVE, MAX_REQUESTS, RELEASE, evict},
+    scripts::{LEAVE, MAX_REQUESTS, RELEASE},
 };
 
-/// Who holds a request until another worker takes it, and how many deliveries are taken back.
+/// An entry to hand back, the consumer that holds it until another worker takes it, and the deliveries to take back.
 pub(super) type Handover = (EntryId, String, u32);
 
 pub(super) async fn release(inner: &Inner, entries: Vec<EntryId>) -> Result<(), QueueError> {
@@ -20,7 +24,7 @@ pub(super) async fn release(inner: &Inner, entries: Vec<EntryId>) -> Result<(), 
             .into_iter()
             .map(|entry| {
                 if leases.is_quarantined(entry) {
-                    // Its turn was counted, but did not take place.
+                    // The request's turn was counted, but did not take place.
                     (entry, SUSPECTS.to_owned(), 1)
                 } else {
                     (entry, RELEASED.to_owned(), 0)
@@ -37,7 +41,7 @@ pub(super) async fn leave(inner: &Inner) -> Result<(), QueueError> {
     let mut command = LEAVE.call(&[&inner.lane.jobs], 0);
     command.arg(&inner.name);
     patiently(inner, &Call::of_script(&LEAVE, command)).await?;
-    // The last one to leave an empty stream takes it along.
+    // The last worker to leave an empty stream takes it along.
     patiently(inner, &evict(&inner.keys, &inner.revision)).await
 }
 
@@ -60,16 +64,26 @@ pub(super) async fn hand_over(inner: &Inner, handovers: Vec<Handover>) -> Result
     outcome
 }
 
-/// Waits a little for Redis. What is not handed back is taken over when its lease is over.
+/// Sends a call, waiting a little for Redis. Requests that are not handed back are taken over when their lease is over.
 async fn patiently(inner: &Inner, call: &Call) -> Result<(), QueueError> {
     let give_up = Instant::now() + RESPONSE_TIMEOUT;
     loop {
         match inner.commands.last(call, "a release").await {
             Ok(_) => return Ok(()),
-            // There is nothing left to hand back or to leave.
+            // Nothing is left to hand back or to leave.
             Err(error) if lost_group(&error) => return Ok(()),
             Err(error) if error.passes() && Instant::now() < give_up => inner.pause().await,
             Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Removes entries. Those that can't be removed now come back when their lease is over.
+pub(super) async fn discard(inner: &Inner, entries: Vec<Removal>) {
+    for group in groups(entries, |_| 0) {
+        let call = drop_entries(&inner.keys, &inner.revision, &group);
+        if let Err(error) = inner.commands.last(&call, "a drop").await {
+            tracing::warn!(%error, "failed to drop entries");
         }
     }
 }

@@ -1,8 +1,8 @@
-//! Renewing leases.
+//! Renewal of leases.
 
 use std::sync::{Arc, Weak};
 
-use super::Inner;
+use super::inner::Inner;
 use crate::{
     QueueError,
     call::Call,
@@ -10,7 +10,7 @@ use crate::{
     scripts::{MAX_REQUESTS, RENEW},
 };
 
-/// Renews the leases of what a consumer holds.
+/// The task that renews the leases of a consumer's requests.
 pub struct Renewer {
     inner: Weak<Inner>,
 }
@@ -22,8 +22,8 @@ impl Renewer {
         }
     }
 
-    /// Renews every third of the lease whatever the consumer still owns, until the consumer is gone. A lease says that the
-    /// process lives, however long it takes over a request.
+    /// Renews, three times per lease, all leases that the consumer still owns, until the consumer is gone. A lease says
+    /// that the process lives, however long it takes over a request.
     pub async fn run(self) {
         loop {
             let Some(lease) = self.inner.upgrade().map(|inner| inner.limits().lease) else {

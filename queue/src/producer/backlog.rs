@@ -1,20 +1,21 @@
-//! What the queue holds.
+//! The backlog of every revision.
 
 use std::collections::BTreeMap;
 
 use redis::Value;
 
-use super::Shared;
+use super::shared::Shared;
 use crate::{
     Backlog, ConsumerBacklog, QueueError, RevisionBacklog,
     call::Call,
+    commands::evict,
     keys::{Class, GROUP, is_reserved},
-    scripts::{GONE_AFTER_MS, evict},
+    scripts::GONE_AFTER_MS,
     wire,
 };
 
-/// Asks for every revision: first which there are, then what each holds. Where there are no workers left to drop what has
-/// expired, it is dropped here, or it would count against the bounds for ever.
+/// Reads the backlog: first the revisions, then the content of each. Where no workers are left to remove expired
+/// requests, they are removed here, or they would count against the bounds for ever.
 pub(super) async fn read(shared: &Shared) -> Result<Backlog, QueueError> {
     let mut command = redis::cmd("HGETALL");
     command.arg(shared.keys.bytes());
@@ -45,7 +46,7 @@ pub(super) async fn read(shared: &Shared) -> Result<Backlog, QueueError> {
         consumers.arg("CONSUMERS").arg(&jobs).arg(GROUP);
         call.command(consumers);
     }
-    let mut replies = call.over(&shared.connections).await?.into_iter();
+    let mut replies = shared.connections.send(&call).await?.into_iter();
     let mut backlog = Backlog::default();
     let mut deserted = Vec::new();
     for (revision, bytes) in revisions {
@@ -93,7 +94,7 @@ async fn clear(shared: &Shared, deserted: &[String]) -> Result<(), QueueError> {
     Ok(())
 }
 
-/// A consumer, and the milliseconds since it last spoke to Redis about requests.
+/// Reads a consumer, and the milliseconds since it last spoke to Redis about requests.
 fn consumer(info: Value) -> Option<(ConsumerBacklog, u64)> {
     let mut values = wire::list(info).into_iter();
     let mut fields = BTreeMap::new();

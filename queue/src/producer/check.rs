@@ -1,5 +1,5 @@
-//! The check of requests that nothing was heard of. FLUSHALL, an expired replies stream, a lost AOF tail and a failover
-//! all look the same to a proxy: the entry is gone and there is no reply. Then it is enqueued again.
+//! The check for requests that Redis has lost. FLUSHALL, an expired replies stream, a lost AOF tail and a failover all
+//! look the same to a proxy: the entry is gone and there is no reply. The request is then enqueued again.
 //!
 //! The index of a stream answers for thousands of entries at once, and no entry is read.
 
@@ -13,20 +13,20 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{
-    Shared,
     in_flight::{Overdue, Stage},
     replies,
+    shared::Shared,
 };
 use crate::{QueueError, call::Call, connection::Connection, id::EntryId, keys::Class, wire};
 
-/// Entries asked for in one command, so that others wait for Redis but shortly.
+/// The most entries asked for in one command, so that others do not wait long for Redis.
 const MAX_ENTRIES: usize = 1024;
 
-/// What became of an enqueue that was not heard of: the entry of each of its requests, none where there was no room.
+/// The result of each enqueue by its number: the entry of each of its requests, `None` where there was no room.
 type Receipts = HashMap<u64, Vec<Option<EntryId>>>;
 
 /// Looks for requests that nothing was heard of for `patience` and returns those that are neither in their stream nor
-/// among the replies, oldest first. Without patience it looks for all.
+/// among the replies, oldest first. With a patience of zero it looks for all.
 pub(super) async fn run(
     shared: &Shared,
     connection: &Connection,
@@ -36,12 +36,12 @@ pub(super) async fn run(
     if missing.is_empty() {
         return Ok(Vec::new());
     }
-    // An answered entry is gone, too. Whatever is answered here leaves the map of open requests.
+    // An answered entry is gone, too. Answers that are read here take their requests out of the map.
     replies::read_all(shared, connection).await?;
     Ok(missing.into_iter().map(|(_, uuid)| uuid).collect())
 }
 
-/// Looks for requests. Those that are not in their stream are returned with when they came.
+/// Looks for requests in their streams. Returns those that are not there, with the time of their submission.
 async fn look(
     shared: &Shared,
     connection: &Connection,
@@ -86,7 +86,7 @@ async fn look(
     Ok(missing)
 }
 
-/// Those whose entries are not in the stream.
+/// Returns the requests whose entries are not in the stream.
 async fn gone(
     shared: &Shared,
     connection: &Connection,
@@ -113,7 +113,7 @@ async fn gone(
     Ok(gone.collect())
 }
 
-/// What this proxy's last enqueues came to. Only a connection that broke in the middle of one leaves it to be asked.
+/// Reads the receipts of this proxy's last enqueues. They are needed only when a connection broke in the middle of one.
 async fn read_receipts(shared: &Shared, connection: &Connection) -> Result<Receipts, QueueError> {
     let mut command = redis::cmd("HVALS");
     command.arg(shared.keys.receipts(&shared.proxy));

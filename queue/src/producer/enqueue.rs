@@ -1,357 +1,69 @@
-//! What is written over one connection. Requests that arrive together go in one script call, and calls are pipelined.
+//! The call that enqueues requests.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    ops::ControlFlow,
-    sync::Arc,
-    time::{Duration, Instant as StdInstant},
-};
+use std::time::Duration;
 
-use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use redis::Value;
-use tokio::{
-    sync::mpsc::UnboundedReceiver,
-    time::{MissedTickBehavior, interval},
-};
-use uuid::Uuid;
+use tokio::time::Instant;
 
-use super::{
-    Shared, check, command, heartbeat,
-    in_flight::{Cancelled, Outgoing},
-    write::{Command, unreachable},
-};
+use super::{in_flight::Outgoing, shared::Shared};
 use crate::{
-    QueueError, SubmitError,
-    call::{Call, Reply, out_of_memory},
-    connection::Connection,
-    id::EntryId,
-    scripts::{MAX_REQUESTS, drop_entries, evict},
-    wire,
+    Submit,
+    call::Call,
+    keys::Class,
+    scripts::ENQUEUE,
+    wire::{self, is_large},
 };
 
-/// Enqueues on their way at a time; cancellations, which are small, may come on top. While they are, what arrives gathers
-/// into the next one. Each carries about a mebibyte at most, or one request.
-const MAX_CALLS: usize = 4;
+/// The time that a large body outlives its request's deadline: an entry must not be there without it.
+const BODIES_OUTLIVE: Duration = Duration::from_secs(5);
 
-/// How often open requests are looked at.
-const CHECK_EVERY: Duration = Duration::from_secs(1);
-
-/// How often a full queue is searched for expired requests, which costs Redis more than a refusal.
-const EVICT_EVERY: Duration = Duration::from_millis(100);
-
-/// The time from one connection to the next.
-pub(super) struct Session<'a> {
-    shared: Arc<Shared>,
-    connection: Connection,
-    /// Requests to write. They outlive the session.
-    waiting: &'a mut VecDeque<Uuid>,
-    work: FuturesUnordered<BoxFuture<'static, Done>>,
-    /// Places that the calls under way take, of [`MAX_CALLS`].
-    calls: usize,
-    /// A check is under way.
-    checking: bool,
-    /// The next call is to evict first.
-    evict: bool,
-    /// When that was last decided.
-    evicted: Option<StdInstant>,
-    stopping: bool,
+/// Makes the call that enqueues requests of one revision. `number` is the call's in the receipts.
+pub(super) fn enqueue(shared: &Shared, revision: &str, number: u64, group: &[Outgoing]) -> Call {
+    let limits = shared.limits();
+    let keys = &shared.keys;
+    let lane = keys.lane(revision, Class::Interactive);
+    let mut names = vec![
+        lane.jobs,
+        lane.index,
+        keys.bytes(),
+        keys.receipts(&shared.proxy),
+    ];
+    let mut call = Call::new();
+    let mut size = 0;
+    for Outgoing { uuid, request } in group {
+        size += 128;
+        if is_large(request.body.len()) {
+            let key = keys.body(*uuid);
+            call.command(store(&key, request));
+            names.push(key);
+        } else {
+            size += request.body.len();
+        }
+    }
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mut command = ENQUEUE.call(&names, size);
+    command
+        .arg(revision)
+        .arg(limits.max_length)
+        .arg(limits.max_bytes)
+        .arg(number);
+    let now = Instant::now();
+    for Outgoing { uuid, request } in group {
+        let ttl = request.deadline.saturating_duration_since(now);
+        wire::enqueue_arguments(&mut command, *uuid, &shared.proxy, ttl, request);
+    }
+    call.script(&ENQUEUE, command);
+    call
 }
 
-/// Work that is done.
-enum Done {
-    Enqueued {
-        sent: Vec<(Uuid, Arc<str>, usize)>,
-        places: usize,
-        /// Expired requests were evicted just before.
-        evicted: bool,
-        replies: Result<Vec<Reply>, QueueError>,
-    },
-    Cancelled(Result<Value, QueueError>),
-    Checked(Result<Vec<Uuid>, QueueError>),
-}
-
-impl<'a> Session<'a> {
-    pub(super) fn new(
-        shared: Arc<Shared>,
-        connection: Connection,
-        waiting: &'a mut VecDeque<Uuid>,
-    ) -> Self {
-        Self {
-            shared,
-            connection,
-            waiting,
-            work: FuturesUnordered::new(),
-            calls: 0,
-            checking: false,
-            evict: false,
-            evicted: None,
-            stopping: false,
-        }
-    }
-
-    /// Serves until the connection breaks, or breaks off for good.
-    pub(super) async fn run(
-        mut self,
-        commands: &mut UnboundedReceiver<Command>,
-    ) -> ControlFlow<()> {
-        if let Err(error) = begin(&self.shared, &self.connection).await {
-            tracing::debug!(%error, "the connection to Redis broke");
-            return ControlFlow::Continue(());
-        }
-        let mut tick = interval(CHECK_EVERY);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        tick.tick().await;
-        // Whatever is open was written to an earlier connection, and Redis may have restarted since.
-        self.check(Duration::ZERO);
-        let mut arrived = Vec::with_capacity(MAX_REQUESTS);
-        loop {
-            self.enqueue();
-            tokio::select! {
-                biased;
-                // First, so that a busy queue does not keep it waiting.
-                _ = tick.tick() => {
-                    self.shared.in_flight.measure();
-                    self.check(self.shared.limits().lease);
-                }
-                () = self.shared.reader_broke.notified() => self.check(self.shared.limits().lease),
-                Some(done) = self.work.next() => {
-                    if let Err(error) = self.settle(done) {
-                        tracing::debug!(%error, "the connection to Redis broke");
-                        return ControlFlow::Continue(());
-                    }
-                }
-                count = commands.recv_many(&mut arrived, MAX_REQUESTS),
-                    if self.calls < MAX_CALLS && !self.stopping =>
-                {
-                    self.take(&mut arrived);
-                    self.stopping |= count == 0;
-                }
-            }
-            if self.stopping && self.calls == 0 {
-                let mut farewell = redis::cmd("DEL");
-                let keys = &self.shared.keys;
-                farewell
-                    .arg(keys.replies(&self.shared.proxy))
-                    .arg(keys.receipts(&self.shared.proxy));
-                // Both expire by themselves, too.
-                let _ = Call::of(farewell).send(&self.connection).await;
-                let _ = heartbeat::sweep(&self.shared, &self.connection).await;
-                return ControlFlow::Break(());
-            }
-        }
-    }
-
-    fn take(&mut self, arrived: &mut Vec<Command>) {
-        let mut cancelled = Vec::new();
-        for command in arrived.drain(..) {
-            match command {
-                Command::Enqueue(uuid) => self.waiting.push_back(uuid),
-                Command::Cancel(entry) => cancelled.push(entry),
-                Command::Stop => self.stopping = true,
-            }
-        }
-        self.cancel(cancelled);
-    }
-
-    /// Writes from the front of those that wait.
-    fn enqueue(&mut self) {
-        while self.calls < MAX_CALLS && !self.waiting.is_empty() {
-            let call = self.shared.next_call();
-            let group = self
-                .shared
-                .in_flight
-                .send(self.waiting, call, self.calls == 0);
-            let Some(first) = group.requests.first() else {
-                // The first in line must be alone, which it can't be yet.
-                break;
-            };
-            let revision = Arc::clone(&first.request.revision);
-            // One that must be alone takes all places.
-            let places = if group.alone { MAX_CALLS } else { 1 };
-            self.write(&revision, call, &group.requests, places);
-        }
-    }
-
-    fn write(&mut self, revision: &Arc<str>, number: u64, group: &[Outgoing], places: usize) {
-        let keys = &self.shared.keys;
-        let call = command::enqueue(&self.shared, revision, number, group);
-        let eviction = std::mem::take(&mut self.evict).then(|| evict(keys, revision));
-        let sent = group
-            .iter()
-            .map(|outgoing| (outgoing.uuid, revision.clone(), outgoing.request.body.len()))
-            .collect();
-        let connection = self.connection.clone();
-        self.calls += places;
-        self.work.push(
-            async move {
-                if let Some(eviction) = &eviction {
-                    // Not in one write with what follows: a script that Redis has forgotten runs after the others.
-                    if let Err(error) = eviction.last("an eviction", &connection).await {
-                        tracing::debug!(%error, "failed to evict");
-                    }
-                }
-                Done::Enqueued {
-                    sent,
-                    places,
-                    evicted: eviction.is_some(),
-                    replies: call.send(&connection).await,
-                }
-            }
-            .boxed(),
-        );
-    }
-
-    fn cancel(&mut self, cancelled: Vec<Cancelled>) {
-        let mut revisions: BTreeMap<Arc<str>, Vec<Cancelled>> = BTreeMap::new();
-        for entry in cancelled {
-            revisions
-                .entry(entry.revision.clone())
-                .or_default()
-                .push(entry);
-        }
-        for (revision, entries) in revisions {
-            let entries = entries.iter().map(|cancelled| &cancelled.removal);
-            let call = drop_entries(&self.shared.keys, &revision, entries);
-            let connection = self.connection.clone();
-            self.calls += 1;
-            self.work.push(
-                async move { Done::Cancelled(call.last("a cancellation", &connection).await) }
-                    .boxed(),
-            );
-        }
-    }
-
-    fn check(&mut self, patience: Duration) {
-        if !std::mem::replace(&mut self.checking, true) {
-            let (shared, connection) = (self.shared.clone(), self.connection.clone());
-            self.work.push(
-                async move {
-                    let checked = async {
-                        // Also how a connection that breaks while nothing is sent is noticed.
-                        heartbeat::beat(&shared, &connection).await?;
-                        heartbeat::sweep(&shared, &connection).await?;
-                        check::run(&shared, &connection, patience).await
-                    };
-                    Done::Checked(checked.await)
-                }
-                .boxed(),
-            );
-        }
-    }
-
-    /// Takes in what is done. An error means that the connection is of no more use.
-    fn settle(&mut self, done: Done) -> Result<(), QueueError> {
-        match done {
-            Done::Enqueued {
-                sent,
-                places,
-                evicted,
-                replies,
-            } => {
-                self.calls -= places;
-                let reply = replies?
-                    .pop()
-                    .ok_or(QueueError::Answer {
-                        operation: "an enqueue",
-                    })?
-                    .value("an enqueue");
-                self.enqueued(sent, evicted, reply)
-            }
-            Done::Cancelled(result) => {
-                self.calls -= 1;
-                survivable(result.map(drop))
-            }
-            Done::Checked(result) => {
-                self.checking = false;
-                match result {
-                    Ok(missing) => {
-                        if !missing.is_empty() {
-                            tracing::warn!(
-                                count = missing.len(),
-                                "Redis has lost requests; they are enqueued again"
-                            );
-                            self.shared.in_flight.wait(&missing);
-                            self.waiting.extend(missing);
-                        }
-                        Ok(())
-                    }
-                    Err(error) => survivable(Err(error)),
-                }
-            }
-        }
-    }
-
-    fn enqueued(
-        &mut self,
-        sent: Vec<(Uuid, Arc<str>, usize)>,
-        evicted: bool,
-        reply: Result<Value, QueueError>,
-    ) -> Result<(), QueueError> {
-        let uuids = sent.iter().map(|(uuid, ..)| *uuid);
-        let entries = match reply {
-            Ok(value) => wire::list(value),
-            // Redis did not even begin with the script.
-            Err(error) if out_of_memory(&error) => {
-                self.full(uuids.collect(), evicted);
-                return Ok(());
-            }
-            // The script may have added some before it failed; those run in vain.
-            Err(error) => {
-                self.shared.in_flight.refuse(uuids, unreachable);
-                return survivable(Err(error));
-            }
-        };
-        let mut refused = Vec::new();
-        let mut cancelled = Vec::new();
-        for ((uuid, revision, size), entry) in sent.into_iter().zip(entries) {
-            match wire::parse::<EntryId>(entry) {
-                Some(entry) => {
-                    cancelled.extend(self.shared.in_flight.confirm(uuid, &revision, size, entry));
-                }
-                None => refused.push(uuid),
-            }
-        }
-        self.full(refused, evicted);
-        self.cancel(cancelled);
-        Ok(())
-    }
-
-    /// There was no room for these. They are written once more behind an eviction if one is due.
-    fn full(&mut self, refused: Vec<Uuid>, evicted: bool) {
-        if refused.is_empty() {
-            return;
-        }
-        let due = self.evicted.is_none_or(|at| at.elapsed() >= EVICT_EVERY);
-        if evicted || !due {
-            let full = |retry_after| SubmitError::Full { retry_after };
-            self.shared.in_flight.refuse(refused, full);
-            return;
-        }
-        self.evicted = Some(StdInstant::now());
-        self.evict = true;
-        self.shared.in_flight.wait(&refused);
-        refused
-            .into_iter()
-            .rev()
-            .for_each(|uuid| self.waiting.push_front(uuid));
-    }
-}
-
-/// What comes before anything else over a new connection.
-async fn begin(shared: &Shared, connection: &Connection) -> Result<(), QueueError> {
-    // Whoever is not there is not answered.
-    survivable(heartbeat::beat(shared, connection).await)?;
-    heartbeat::learn_max_body_bytes(shared, connection).await;
-    Ok(())
-}
-
-/// A refusal leaves the connection as it was.
-fn survivable(result: Result<(), QueueError>) -> Result<(), QueueError> {
-    match result {
-        Err(error) if !matches!(error, QueueError::Unreachable(_)) => {
-            tracing::warn!(%error, "the queue met an error");
-            Ok(())
-        }
-        result => result,
-    }
+/// Makes the command that puts a large body into a key of its own, which expires when nobody waits any more.
+fn store(key: &str, request: &Submit) -> redis::Cmd {
+    let left = request.deadline.saturating_duration_since(Instant::now());
+    let mut command = redis::Cmd::with_capacity(5, request.body.len() + 256);
+    command
+        .arg("SET")
+        .arg(key)
+        .arg(&*request.body)
+        .arg("PX")
+        .arg((left + BODIES_OUTLIVE).as_millis());
+    command
 }

@@ -1,8 +1,8 @@
-//! What tells Redis that this proxy is there, and clears up behind proxies that are not.
+//! The heartbeat that tells Redis that this proxy is there, and the cleaning up behind proxies that are not.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use super::Shared;
+use super::shared::Shared;
 use crate::{
     QueueError,
     call::Call,
@@ -11,10 +11,10 @@ use crate::{
     wire,
 };
 
-/// How long a proxy may be cut off and still learn what its last enqueues came to.
+/// The time that a proxy may be cut off and still learn the results of its last enqueues.
 const RECEIPTS_LIVE: Duration = Duration::from_mins(1);
 
-/// Says that this proxy is there, without which nobody answers it.
+/// Tells Redis that this proxy is there, without which nobody answers it.
 pub(super) async fn beat(shared: &Shared, connection: &Connection) -> Result<(), QueueError> {
     let keys = &shared.keys;
     let names = [
@@ -36,7 +36,7 @@ pub(super) async fn beat(shared: &Shared, connection: &Connection) -> Result<(),
         .map(drop)
 }
 
-/// Forgets what proxies that are gone have not read, so that it does not count any more.
+/// Removes the large answers that proxies which are gone have not read, so that they do not count any more.
 pub(super) async fn sweep(shared: &Shared, connection: &Connection) -> Result<(), QueueError> {
     let keys = &shared.keys;
     let mut command = redis::cmd("HKEYS");
@@ -60,7 +60,8 @@ pub(super) async fn sweep(shared: &Shared, connection: &Connection) -> Result<()
         .map(drop)
 }
 
-/// Learns how large a body Redis takes: a larger one would end the connection. A Redis that does not tell takes any.
+/// Learns the largest body that Redis takes: a larger one would end the connection. A Redis that does not tell takes
+/// any.
 pub(super) async fn learn_max_body_bytes(shared: &Shared, connection: &Connection) {
     let most = largest_value(connection).await.unwrap_or(u64::MAX);
     let before = shared.max_body_bytes.swap(most, Ordering::Relaxed);

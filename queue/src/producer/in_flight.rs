@@ -1,4 +1,5 @@
-//! The map of open requests. An outcome is for whoever is in it, and takes it out: that makes answers exactly-once.
+//! The map of in-flight requests. An outcome is for whoever is in it, and takes it out: that makes answers
+//! exactly-once.
 
 mod stage;
 
@@ -12,21 +13,25 @@ use tokio::{
     sync::{Notify, oneshot},
     time::Instant,
 };
+use tracing::Span;
 use uuid::Uuid;
 
 use super::rate::Rate;
-use crate::{Limits, Outcome, Submit, SubmitError, id::EntryId, scripts::Removal, wire::is_large};
+use crate::{
+    Limits, Outcome, Submit, SubmitError, commands::Removal, events, id::EntryId, wire::is_large,
+};
 pub(super) use stage::{Outgoing, Overdue, Stage};
 
-type Receiver = oneshot::Receiver<Result<Outcome, SubmitError>>;
+/// The end of a channel on which an in-flight request's outcome comes.
+pub(super) type Receiver = oneshot::Receiver<Result<Outcome, SubmitError>>;
 
 struct InFlightRequest {
     submit: Submit,
     outcome: oneshot::Sender<Result<Outcome, SubmitError>>,
     stage: Stage,
-    /// It was in the stream once, so it is no longer refused.
+    /// Whether the request was in the stream once, so that it is no longer refused.
     accepted: bool,
-    /// How many connections broke while it was written for the first time.
+    /// The number of connections that broke while the request was written for the first time.
     breaks: u32,
     submitted: Instant,
     checked: Instant,
@@ -48,9 +53,9 @@ pub(super) struct InFlight {
 #[derive(Default)]
 struct State {
     requests: HashMap<Uuid, InFlightRequest>,
-    /// Of their bodies together.
+    /// Bytes of the bodies of all requests.
     bytes: u64,
-    /// Given up between writing and confirmation: to be cancelled when their entry is known.
+    /// Requests given up between writing and confirmation: to be cancelled when their entry is known.
     abandoned: HashSet<Uuid>,
     closed: bool,
     rate: Rate,
@@ -100,24 +105,29 @@ impl InFlight {
         self.with(|state| state.requests.len())
     }
 
-    /// Brings an outcome to whoever waits for it, if anyone does.
+    /// Delivers an outcome to whoever waits for it, if anyone does.
     pub(super) fn deliver(&self, uuid: Uuid, outcome: Outcome) {
-        self.with(|state| {
-            if state.settle(uuid, Ok(outcome)) {
+        let span = self.with(|state| {
+            let span = state.settle(uuid, Ok(outcome));
+            if span.is_some() {
                 state.rate.count();
             }
+            span
         });
+        if let Some(span) = span {
+            events::received(&span, uuid);
+        }
         self.tell_if_drained();
     }
 
-    /// Takes out a request whose client has stopped waiting, and says what to cancel.
+    /// Takes out a request whose client has stopped waiting. Returns the entry to cancel if it is known.
     pub(super) fn abandon(&self, uuid: Uuid) -> Option<Cancelled> {
         let abandoned = self.with(|state| state.abandon(uuid));
         self.tell_if_drained();
         abandoned.and_then(|(_, cancelled)| cancelled)
     }
 
-    /// Takes out everything and says what to cancel.
+    /// Takes out all requests. Returns the entries to cancel that are known.
     pub(super) fn abandon_all(&self) -> Vec<Cancelled> {
         self.with(|state| {
             let uuids: Vec<Uuid> = state.requests.keys().copied().collect();
@@ -143,7 +153,7 @@ impl InFlight {
         self.with(|state| state.closed = true);
     }
 
-    /// Waits until nothing is open.
+    /// Waits until no request is in flight.
     pub(super) async fn drained(&self) {
         loop {
             let drained = self.drained.notified();
@@ -172,16 +182,16 @@ impl State {
         Some(request)
     }
 
-    /// Takes a request out with an outcome; says whether it was there.
-    fn settle(&mut self, uuid: Uuid, outcome: Result<Outcome, SubmitError>) -> bool {
-        self.remove(uuid).is_some_and(|request| {
-            // The client may be gone.
-            let _ = request.outcome.send(outcome);
-            true
-        })
+    /// Takes a request out with an outcome. Returns its span if it was there.
+    fn settle(&mut self, uuid: Uuid, outcome: Result<Outcome, SubmitError>) -> Option<Span> {
+        let request = self.remove(uuid)?;
+        // The client may be gone.
+        let _ = request.outcome.send(outcome);
+        Some(request.submit.span)
     }
 
-    /// Takes a request out without an outcome, and says what to cancel, now or when its entry is known.
+    /// Takes a request out without an outcome. Returns it and the entry to cancel, if that is known; else the entry is
+    /// cancelled when it is.
     fn abandon(&mut self, uuid: Uuid) -> Option<(InFlightRequest, Option<Cancelled>)> {
         let request = self.remove(uuid)?;
         let cancelled = match request.stage {
@@ -203,7 +213,7 @@ impl State {
     }
 }
 
-/// An entry that nobody waits for.
+/// Returns the removal of an entry that nobody waits for.
 fn removal(uuid: Uuid, size: usize, entry: EntryId) -> Removal {
     Removal {
         entry,
@@ -231,14 +241,8 @@ mod tests {
 
     pub(super) fn insert(in_flight: &InFlight, revision: &str, size: usize) -> (Uuid, Receiver) {
         let uuid = Uuid::from_u128(rand::random());
-        let request = Submit {
-            revision: revision.into(),
-            body: vec![0; size].into(),
-            rows: 1,
-            trace: None,
-            client: None,
-            deadline: Instant::now(),
-        };
+        let body = vec![0; size].into();
+        let request = Submit::new(revision.into(), body, 1, Instant::now());
         (uuid, in_flight.insert(uuid, request, LIMITS).unwrap())
     }
 

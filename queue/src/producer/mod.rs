@@ -1,8 +1,8 @@
 //! The proxy's side: requests go in, outcomes come back.
 //!
-//! One task writes requests (`write`, and `enqueue` over each connection), one reads replies (`replies`). What ties them
-//! together is the map of open requests (`in_flight`): an outcome is for whoever is still in it, so each request is answered
-//! once. Whatever Redis lost is found by `check` and written again.
+//! One task writes requests (`writer`, and `session` over each connection), one reads replies (`replies`). The map of
+//! in-flight requests (`in_flight`) ties them together: an outcome is for whoever is still in it, so each request is
+//! answered once. Requests that Redis lost are found by `check` and written again.
 
 mod backlog;
 mod check;
@@ -12,38 +12,31 @@ mod heartbeat;
 mod in_flight;
 mod rate;
 mod replies;
-mod write;
+mod session;
+mod shared;
+mod writer;
 
 use std::{
-    sync::{
-        Arc, Mutex, PoisonError, RwLock,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
 use tokio::{
-    sync::{Notify, mpsc},
+    sync::mpsc,
     time::{Instant, timeout, timeout_at},
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
-use crate::{
-    Backlog, Endpoint, Limits, Outcome, QueueError, Submit, SubmitError, call::Call,
-    connection::ConnectionManager, id::EntryId, keys::Keys,
-};
-use in_flight::InFlight;
-use write::Command;
+use crate::{Backlog, Endpoint, Limits, Outcome, QueueError, Submit, SubmitError, call::Call};
+use command::Command;
+use in_flight::Receiver;
+use shared::Shared;
 
-/// How long Redis may take to answer. Shorter than a stalled Redis often takes, a timeout would only make many
-/// requests uncertain.
-const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// How long a readiness probe waits.
+/// The longest time that a readiness probe waits.
 const PING_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long shutting down may take once nothing is open.
+/// The longest time that shutting down takes once nothing is in flight.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The proxy's side of the queue. Clones share it; with the last one its tasks end.
@@ -54,49 +47,9 @@ pub struct Producer {
 
 struct Handle {
     shared: Arc<Shared>,
-    /// Held by producers only: the writing task ends when it closes.
+    /// The channel to the writing task, which ends when all producers are gone.
     commands: mpsc::UnboundedSender<Command>,
     _stop: DropGuard,
-}
-
-/// What the tasks share.
-struct Shared {
-    keys: Keys,
-    proxy: String,
-    limits: RwLock<Limits>,
-    in_flight: InFlight,
-    connections: ConnectionManager,
-    /// The number of the next enqueue, which no other process of this name has used.
-    calls: AtomicU64,
-    /// The largest body that Redis takes.
-    max_body_bytes: AtomicU64,
-    /// The last reply read.
-    cursor: Mutex<EntryId>,
-    /// The connection that reads replies broke, so the one that writes may have, too. Writing to it would leave
-    /// requests uncertain.
-    reader_broke: Notify,
-    /// Stops reading replies.
-    stop: CancellationToken,
-    /// The writing task has ended.
-    finished: CancellationToken,
-}
-
-impl Shared {
-    fn limits(&self) -> Limits {
-        *self.limits.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn next_call(&self) -> u64 {
-        self.calls.fetch_add(1, Ordering::Relaxed)
-    }
-
-    fn cursor(&self) -> EntryId {
-        *self.cursor.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn set_cursor(&self, entry: EntryId) {
-        *self.cursor.lock().unwrap_or_else(PoisonError::into_inner) = entry;
-    }
 }
 
 impl Producer {
@@ -109,22 +62,15 @@ impl Producer {
         limits: Limits,
     ) -> Result<Self, QueueError> {
         let stop = CancellationToken::new();
-        let shared = Arc::new(Shared {
-            keys: Keys::new(uid)?,
-            proxy: proxy.to_owned(),
-            limits: RwLock::new(limits),
-            in_flight: InFlight::default(),
-            connections: ConnectionManager::new(endpoint.clone(), RESPONSE_TIMEOUT),
-            // Lua's numbers are exact up to 2^53.
-            calls: AtomicU64::new(rand::random::<u64>() >> 12),
-            max_body_bytes: AtomicU64::new(u64::MAX),
-            cursor: Mutex::default(),
-            reader_broke: Notify::new(),
-            stop: stop.clone(),
-            finished: CancellationToken::new(),
-        });
+        let shared = Arc::new(Shared::new(
+            endpoint.clone(),
+            uid,
+            proxy,
+            limits,
+            stop.clone(),
+        )?);
         let (commands, receiver) = mpsc::unbounded_channel();
-        tokio::spawn(write::run(shared.clone(), receiver));
+        tokio::spawn(writer::run(shared.clone(), receiver));
         tokio::spawn(replies::run(shared.clone(), endpoint));
         Ok(Self {
             handle: Arc::new(Handle {
@@ -135,7 +81,7 @@ impl Producer {
         })
     }
 
-    /// Applies new bounds to what comes from now on.
+    /// Applies new bounds to requests that come from now on.
     pub fn set_limits(&self, limits: Limits) {
         *self
             .handle
@@ -148,6 +94,11 @@ impl Producer {
     /// Queues a request and waits for its outcome, which comes once and by the request's deadline. Dropping the future
     /// cancels the request.
     pub async fn submit(&self, request: Submit) -> Result<Outcome, SubmitError> {
+        self.enqueue(request)?.outcome().await
+    }
+
+    /// Queues a request and returns the ticket that brings its outcome.
+    pub fn enqueue(&self, request: Submit) -> Result<Ticket<'_>, SubmitError> {
         let deadline = request.deadline;
         if deadline <= Instant::now() {
             return Err(SubmitError::DeadlineExceeded);
@@ -159,27 +110,25 @@ impl Producer {
         }
         let uuid = uuid::Builder::from_random_bytes(rand::random()).into_uuid();
         let receiver = shared.in_flight.insert(uuid, request, shared.limits())?;
-        let _ticket = Ticket {
+        let ticket = Ticket {
             handle: &self.handle,
             uuid,
+            deadline,
+            receiver,
         };
         if self.handle.commands.send(Command::Enqueue(uuid)).is_err() {
             return Err(SubmitError::ShuttingDown);
         }
-        match timeout_at(deadline, receiver).await {
-            Ok(Ok(outcome)) => outcome,
-            Ok(Err(_)) => Err(SubmitError::ShuttingDown),
-            Err(_) => Err(SubmitError::DeadlineExceeded),
-        }
+        Ok(ticket)
     }
 
-    /// Requests not yet answered.
+    /// Returns the number of requests that are not answered yet.
     #[must_use]
     pub fn in_flight(&self) -> usize {
         self.handle.shared.in_flight.len()
     }
 
-    /// What the queue holds, of every revision.
+    /// Reads the content of the queue, of every revision.
     pub async fn backlog(&self) -> Result<Backlog, QueueError> {
         backlog::read(&self.handle.shared).await
     }
@@ -194,8 +143,7 @@ impl Producer {
         matches!(timeout(PING_TIMEOUT, ping).await, Ok(Ok(_)))
     }
 
-    /// Refuses new requests, waits up to `grace` for the open ones, cancels what is left and takes the replies stream
-    /// away.
+    /// Refuses new requests, waits up to `grace` for those in flight, cancels the rest and removes the replies stream.
     pub async fn shutdown(&self, grace: Duration) {
         let shared = &self.handle.shared;
         shared.in_flight.close();
@@ -212,10 +160,30 @@ impl Producer {
     }
 }
 
-/// A place in the map of open requests. Given up before the outcome is there, it cancels the request.
-struct Ticket<'a> {
+/// A place in the map of in-flight requests. Dropped before the outcome is there, it cancels the request.
+#[must_use = "a ticket that is dropped cancels its request"]
+pub struct Ticket<'a> {
     handle: &'a Handle,
     uuid: Uuid,
+    deadline: Instant,
+    receiver: Receiver,
+}
+
+impl Ticket<'_> {
+    /// Returns the request's uuid, which is in the events about it of the proxy and of workers.
+    #[must_use]
+    pub fn id(&self) -> Uuid {
+        self.uuid
+    }
+
+    /// Waits for the outcome, which comes once and by the request's deadline. Dropping the future cancels the request.
+    pub async fn outcome(mut self) -> Result<Outcome, SubmitError> {
+        match timeout_at(self.deadline, &mut self.receiver).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) => Err(SubmitError::ShuttingDown),
+            Err(_) => Err(SubmitError::DeadlineExceeded),
+        }
+    }
 }
 
 impl Drop for Ticket<'_> {

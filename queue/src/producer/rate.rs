@@ -1,16 +1,16 @@
-//! How fast answers come back, and so how long a full queue should be left alone.
+//! The rate of answers, and the time for which a full queue should be left alone.
 
 use std::time::Duration;
 
-/// What a refused client is told before any rate is known, and the bounds of what it is told afterwards.
+/// The time after which a refused client should try again: before any rate is known, and the bounds of it afterwards.
 const UNKNOWN: Duration = Duration::from_secs(5);
 const SHORTEST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_mins(1);
 
-/// How much the newest second counts.
+/// The weight of the newest second in the average.
 const WEIGHT: f64 = 0.3;
 
-/// Below this many answers a second, the rate says nothing.
+/// Answers per second below which the rate says nothing.
 const LEAST: f64 = 0.01;
 
 /// The rate of answers, averaged over some seconds.
@@ -25,13 +25,13 @@ impl Rate {
         self.since_measured += 1;
     }
 
-    /// Takes in what was counted; to be called once a second.
+    /// Adds the answers of the last second to the average; to be called once a second.
     pub(super) fn measure(&mut self) {
         let latest = f64::from(std::mem::take(&mut self.since_measured));
         self.per_second += WEIGHT * (latest - self.per_second);
     }
 
-    /// The time in which half of the `open` requests, this proxy's share of the queue, is answered.
+    /// Returns the time in which half of the `open` requests, this proxy's share of the queue, is answered.
     pub(super) fn retry_after(&self, open: usize) -> Duration {
         if self.per_second < LEAST {
             return UNKNOWN;

@@ -4,22 +4,25 @@ use std::{sync::Arc, time::Duration};
 
 use uuid::Uuid;
 
-use super::Shared;
+use super::shared::Shared;
 use crate::{
     Endpoint, Outcome, QueueError,
+    backoff::Backoff,
     call::Call,
-    connection::{Backoff, Connection, ConnectionManager},
+    connection::Connection,
     id::EntryId,
+    manager::ConnectionManager,
     outcome::{self, Reply},
     scripts::FORGET,
     wire::{self, Entry},
 };
 
-/// How long one read waits in Redis, and how long this side waits for it: a half-open connection answers never.
+/// Milliseconds that one read waits in Redis, and the longer time that this side waits for it: over a half-open
+/// connection no answer ever comes.
 const BLOCK_MS: u64 = 2_000;
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Entries per read. One holds what a worker answered in one batch.
+/// Entries per read. One entry holds the answers of a worker's batch.
 const COUNT: usize = 64;
 
 /// Bytes of large answers asked for in one write, or one answer.
@@ -29,7 +32,7 @@ const LARGE: usize = 16 << 20;
 struct Delivered {
     entry: EntryId,
     large: Vec<Large>,
-    /// Bytes of its large answers, wherever they were kept.
+    /// Bytes of the entry's large answers, wherever they were kept.
     counted: usize,
 }
 
@@ -40,7 +43,7 @@ struct Large {
     size: usize,
 }
 
-/// Reads until the producer stops.
+/// Reads replies until the producer stops.
 pub(super) async fn run(shared: Arc<Shared>, endpoint: Endpoint) {
     let connections = ConnectionManager::new(endpoint, RESPONSE_TIMEOUT);
     let mut backoff = Backoff::new();
@@ -61,7 +64,7 @@ pub(super) async fn run(shared: Arc<Shared>, endpoint: Endpoint) {
     shared.stop.run_until_cancelled(reading).await;
 }
 
-/// Deletes what has been delivered and reads what comes next, in one write.
+/// Deletes entries that have been delivered and reads the next ones, in one write.
 async fn read(
     shared: &Shared,
     connections: &ConnectionManager,
@@ -91,8 +94,8 @@ async fn read(
     Ok(())
 }
 
-/// Delivers everything in the stream, also what the reading task never comes to: its cursor is ahead if the clock was
-/// set back while the stream was away. Then it is set back, too.
+/// Delivers all entries of the stream, also those that the reading task never comes to: its cursor is ahead if the
+/// clock was set back while the stream was away. The cursor is then set back, too.
 pub(super) async fn read_all(shared: &Shared, connection: &Connection) -> Result<(), QueueError> {
     let key = shared.keys.replies(&shared.proxy);
     let mut from = EntryId::default();
@@ -119,7 +122,8 @@ pub(super) async fn read_all(shared: &Shared, connection: &Connection) -> Result
     }
 }
 
-/// Entries are deleted by name. Trimming up to the cursor would take unread ones when the clock was set back.
+/// Adds the deletion of delivered entries to a call. They are deleted by id: trimming up to the cursor would take
+/// unread ones when the clock was set back.
 fn delete(shared: &Shared, call: &mut Call, delivered: &[Delivered]) {
     let keys = &shared.keys;
     let replies = keys.replies(&shared.proxy);
@@ -150,7 +154,7 @@ fn delete(shared: &Shared, call: &mut Call, delivered: &[Delivered]) {
     }
 }
 
-/// Brings outcomes to those who wait for them.
+/// Delivers the outcomes in entries to the clients that wait for them.
 async fn deliver(
     shared: &Shared,
     connection: &Connection,
@@ -206,7 +210,7 @@ async fn deliver(
             call.command(get);
         }
         for (large, reply) in wanted.into_iter().zip(call.send(connection).await?) {
-            // One that is lost is found missing by the check, and its request is enqueued again.
+            // An answer that is lost is found missing by the check, and its request is enqueued again.
             if let Some(body) = wire::bytes(reply.value("GET")?) {
                 shared.in_flight.deliver(large.uuid, Outcome::Answer(body));
             }

@@ -1,34 +1,47 @@
 #!lua flags=allow-oom
--- Answers requests that are still there, and forgets them.
+-- Answers requests that are still there, and removes them.
 -- KEYS: jobs, index, bytes, dead, unread, then the replies streams, then the keys of large bodies and large answers
--- ARGV: revision, consumer, most bytes, how many replies streams, how many requests,
---       then of each request: entry, which of the replies streams (1, 2, ...), size, kind, field, outcome,
---       then of each request that needs more: which of the requests (1, 2, ...), which key holds its body (0: none), which
---       key holds its answer (0: none), the answer's size if it is a large one (else 0), its uuid, its client
+-- ARGV: revision, consumer, most bytes, the number of replies streams, the number of requests,
+--       then of each request: entry, the replies stream (1, 2, ...), size, kind, field, outcome,
+--       then of each request that needs more: the request (1, 2, ...), the key that holds its body (0: none), the
+--       key that holds its answer (0: none), the answer's size if it is large (else 0), its uuid, its client
 -- Kinds: 's' a success, which wins whoever owns the entry; 'f' a failure, which only its owner may report; 'd' a
--- failure of which the dead-letter stream is told.
--- The reply comes first: a script is not rolled back, so a reply that can't be added must leave its request in place.
--- Where a proxy's replies stream is missing, the proxy is gone: its requests are forgotten without a word.
+-- failure that the dead-letter stream is told of.
+-- The reply is added first: a script is not rolled back, so a reply that can't be added must leave its request in
+-- place. A proxy whose replies stream is missing is gone: its requests are removed without a reply.
 -- Large answers count among the bytes that the queue may hold until their proxy has read them, of which one proxy may
--- leave a quarter. One that Redis had no memory to keep in a key of its own comes as an outcome: it is let through, to make
--- room, where its proxy has read all before it. Returns the requests (1, 2, ...) whose answers have no room now: they are still there.
+-- leave a quarter. A large answer that Redis had no memory to keep in a key of its own comes as an outcome: it is let
+-- through, to make room, where its proxy has read all before it.
+-- Returns the requests (1, 2, ...) whose answers have no room now; they are still there.
 local jobs, index, bytes_by_revision, dead, unread = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local FIRST_STREAM = 6
 local revision, consumer, max_bytes = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local count = tonumber(ARGV[5])
-local first_extra = 6 + count * 6
+-- The arguments of a request begin at FIRST + (request - 1) * LENGTH, and those that only some have at first_extra.
+local FIRST, LENGTH = 6, 6
+local ENTRY, STREAM, SIZE, KIND, FIELD, OUTCOME = 0, 1, 2, 3, 4, 5
+local first_extra = FIRST + count * LENGTH
+local EXTRA_LENGTH = 6
+local REQUEST, BODY_KEY, ANSWER_KEY, ANSWER_SIZE, UUID, CLIENT = 0, 1, 2, 3, 4, 5
+-- The most entries of the dead-letter stream, and the most bytes of a field in it.
+local MAX_LETTERS, MAX_LETTER_FIELD = 256, 65536
+-- The part of the queue's bytes that one proxy may leave unread.
+local UNREAD_SHARE = 1 / 4
 
--- An entry's id holds its uuid's mark, so that one which is pending is that very request. Claiming is the cheapest
--- question whether many are pending.
+-- An entry's id holds its uuid's mark, so that one which is pending is that very request. XCLAIM is the cheapest
+-- command that tells which of many are pending.
 local claim = { jobs, 'workers', consumer, 0 }
+local claim_head = #claim
 local owned = {}
-for i = 6, first_extra - 1, 6 do
-  if ARGV[i + 3] == 's' then
-    claim[#claim + 1] = ARGV[i]
-  elseif #redis.call('XPENDING', jobs, 'workers', ARGV[i], ARGV[i], 1, consumer) > 0 then
-    owned[ARGV[i]] = true
+for i = FIRST, first_extra - 1, LENGTH do
+  local entry = ARGV[i + ENTRY]
+  if ARGV[i + KIND] == 's' then
+    claim[#claim + 1] = entry
+  elseif #redis.call('XPENDING', jobs, 'workers', entry, entry, 1, consumer) > 0 then
+    owned[entry] = true
   end
 end
-if #claim > 4 then
+if #claim > claim_head then
   claim[#claim + 1] = 'JUSTID'
   for _, id in ipairs(redis.call('XCLAIM', unpack(claim))) do
     owned[id] = true
@@ -38,22 +51,27 @@ end
 local extras = nil
 if first_extra <= #ARGV then
   extras = {}
-  for i = first_extra, #ARGV, 6 do
-    extras[tonumber(ARGV[i])] = i
+  for i = first_extra, #ARGV, EXTRA_LENGTH do
+    extras[tonumber(ARGV[i + REQUEST])] = i
   end
 end
 
 local function bury(place, extra)
-  local entry = redis.call('XRANGE', jobs, ARGV[place], ARGV[place])[1]
-  local letter = { 'revision', revision, 'worker', consumer, 'request', ARGV[extra + 4], 'client', ARGV[extra + 5],
-    'reason', ARGV[place + 5] }
-  for j = 1, entry and #entry[2] or 0, 2 do
-    if #entry[2][j + 1] <= 65536 then
-      letter[#letter + 1] = entry[2][j]
-      letter[#letter + 1] = entry[2][j + 1]
+  local id = ARGV[place + ENTRY]
+  local entry = redis.call('XRANGE', jobs, id, id)[1]
+  local fields = entry and entry[2] or {}
+  local letter = {
+    'revision', revision, 'worker', consumer, 'request', ARGV[extra + UUID], 'client', ARGV[extra + CLIENT],
+    'reason', ARGV[place + OUTCOME],
+  }
+  for j = 1, #fields, 2 do
+    local name, value = fields[j], fields[j + 1]
+    if #value <= MAX_LETTER_FIELD then
+      letter[#letter + 1] = name
+      letter[#letter + 1] = value
     end
   end
-  redis.pcall('XADD', dead, 'MAXLEN', 256, '*', unpack(letter))
+  redis.pcall('XADD', dead, 'MAXLEN', MAX_LETTERS, '*', unpack(letter))
 end
 
 local bytes, all_unread = nil, nil
@@ -67,8 +85,8 @@ local function has_room(stream, size, freed, is_outcome)
   end
   local proxy = string.match(stream, 'replies:(.*)$')
   local own = tonumber(redis.call('HGET', unread, proxy) or 0)
-  -- Where nothing is unread, the largest one has room.
-  if own > 0 and (is_outcome or own + size > max_bytes / 4 or bytes - freed + size > max_bytes) then
+  -- An answer of any size has room where nothing is unread.
+  if own > 0 and (is_outcome or own + size > max_bytes * UNREAD_SHARE or bytes - freed + size > max_bytes) then
     return false
   end
   bytes, all_unread = bytes - freed + size, all_unread + size
@@ -80,21 +98,21 @@ end
 local replies, places = {}, {}
 local waiting, useless = {}, {}
 for request = 1, count do
-  local i = request * 6
+  local i = FIRST + (request - 1) * LENGTH
   local extra = extras and extras[request]
-  local answer = extra and tonumber(ARGV[extra + 2]) or 0
-  if owned[ARGV[i]] then
-    owned[ARGV[i]] = nil
-    local stream = KEYS[5 + ARGV[i + 1]]
+  local answer = extra and tonumber(ARGV[extra + ANSWER_KEY]) or 0
+  if owned[ARGV[i + ENTRY]] then
+    owned[ARGV[i + ENTRY]] = nil
+    local stream = KEYS[FIRST_STREAM - 1 + ARGV[i + STREAM]]
     local fits = true
-    local large = extra and tonumber(ARGV[extra + 3]) or 0
+    local large = extra and tonumber(ARGV[extra + ANSWER_SIZE]) or 0
     if large > 0 then
       local life = redis.call('PTTL', stream)
-      -- What could not be written for want of memory is not there.
+      -- An answer that could not be written for want of memory is not there.
       if answer > 0 and redis.call('EXISTS', KEYS[answer]) == 0 then
         fits = false
       elseif life ~= -2 then
-        fits = has_room(stream, large, tonumber(ARGV[i + 2]), answer == 0)
+        fits = has_room(stream, large, tonumber(ARGV[i + SIZE]), answer == 0)
       end
       if answer > 0 and life > 0 then
         redis.call('PEXPIRE', KEYS[answer], life)
@@ -105,10 +123,10 @@ for request = 1, count do
         replies[stream], places[stream] = { 'NOMKSTREAM', '*' }, {}
       end
       local fields = replies[stream]
-      fields[#fields + 1] = ARGV[i + 4]
-      fields[#fields + 1] = ARGV[i + 5]
+      fields[#fields + 1] = ARGV[i + FIELD]
+      fields[#fields + 1] = ARGV[i + OUTCOME]
       places[stream][#places[stream] + 1] = request
-      if ARGV[i + 3] == 'd' then
+      if ARGV[i + KIND] == 'd' then
         bury(i, extra)
       end
     else
@@ -129,16 +147,17 @@ for stream, fields in pairs(replies) do
     failure = result
   else
     for _, request in ipairs(places[stream]) do
-      local i = request * 6
-      entries[#entries + 1] = ARGV[i]
-      size = size + ARGV[i + 2]
+      local i = FIRST + (request - 1) * LENGTH
+      entries[#entries + 1] = ARGV[i + ENTRY]
+      size = size + ARGV[i + SIZE]
       local extra = extras and extras[request]
       if extra then
-        if ARGV[extra + 1] ~= '0' then
-          useless[#useless + 1] = KEYS[tonumber(ARGV[extra + 1])]
+        local body, answer = tonumber(ARGV[extra + BODY_KEY]), tonumber(ARGV[extra + ANSWER_KEY])
+        if body > 0 then
+          useless[#useless + 1] = KEYS[body]
         end
-        if not result and ARGV[extra + 2] ~= '0' then
-          useless[#useless + 1] = KEYS[tonumber(ARGV[extra + 2])]
+        if not result and answer > 0 then
+          useless[#useless + 1] = KEYS[answer]
         end
       end
     end

@@ -4,12 +4,19 @@
 -- ARGV: revision, most requests, most bytes, the call's number,
 --       then of each request: mark, ttl in ms, size, header, body (empty where the body has the next key)
 -- Returns for each request its entry id, or an empty string where the queue was full. The receipt says the same, for a
--- proxy whose connection breaks before it hears of it.
-local jobs, index, bytes_by_revision, receipts, revision = KEYS[1], KEYS[2], KEYS[3], KEYS[4], ARGV[1]
-local max_length, max_bytes = tonumber(ARGV[2]), tonumber(ARGV[3])
+-- proxy whose connection breaks before the reply comes.
+local jobs, index, bytes_by_revision, receipts = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local FIRST_BODY = 5
+local revision, max_length, max_bytes, call = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
+local FIRST, LENGTH = 5, 5
+-- The number of receipts that are kept; a proxy has fewer calls under way. Its heartbeat renews how long they live.
+local RECEIPTS = 16
+-- The number of a mark's digits, and the largest prefix that keeps a sequence number within 64 bits.
+local MARK_DIGITS, MAX_PREFIX = 13, 1844000
 
 local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local seconds, micros = time[1], time[2]
+local now = seconds * 1000 + math.floor(micros / 1000)
 local length = redis.call('XLEN', jobs)
 local bytes = 0
 for _, size in ipairs(redis.call('HVALS', bytes_by_revision)) do
@@ -17,20 +24,17 @@ for _, size in ipairs(redis.call('HVALS', bytes_by_revision)) do
 end
 local change = 0
 
--- An id is the time, then the microseconds and a count, then the mark. The clock may have been set back, and another
--- script may have run in the same microsecond: then the last id is counted on.
-local millis, prefix = now, (time[2] % 1000 + 1) * 1000
+-- An id is the time in ms, then a prefix of microseconds and a count, then the mark. The clock may have been set back,
+-- and another script may have run in the same microsecond: the count then goes on from the last id.
+local millis, prefix = now, (micros % 1000 + 1) * 1000
 local function add(mark, ...)
   local id = redis.pcall('XADD', jobs, string.format('%d-%d%s', millis, prefix, mark), ...)
   if type(id) == 'table' and string.find(id.err, 'equal or smaller', 1, true) then
-    local info = redis.call('XINFO', 'STREAM', jobs)
-    for i = 1, #info, 2 do
-      if info[i] == 'last-generated-id' then
-        local last_millis, last_sequence = string.match(info[i + 1], '^(%d+)-(%d+)$')
-        millis, prefix = tonumber(last_millis), (tonumber(string.sub(last_sequence, 1, -14)) or 0) + 1
-      end
-    end
-    if prefix > 1844000 then
+    --#include by_name.lua
+    local last = by_name(redis.call('XINFO', 'STREAM', jobs))['last-generated-id']
+    local last_millis, last_sequence = string.match(last, '^(%d+)-(%d+)$')
+    millis, prefix = tonumber(last_millis), (tonumber(string.sub(last_sequence, 1, -MARK_DIGITS - 1)) or 0) + 1
+    if prefix > MAX_PREFIX then
       millis, prefix = millis + 1, 1
     end
     id = redis.pcall('XADD', jobs, string.format('%d-%d%s', millis, prefix, mark), ...)
@@ -40,26 +44,26 @@ local function add(mark, ...)
 end
 
 local results, indexed, failure = {}, { index }, nil
-local large = 4
-for i = 5, #ARGV, 5 do
-  local size, body, result = tonumber(ARGV[i + 2]), ARGV[i + 4], ''
-  local key = nil
+local next_body = FIRST_BODY
+for i = FIRST, #ARGV, LENGTH do
+  local mark, ttl, size, header, body = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2]), ARGV[i + 3], ARGV[i + 4]
+  local key, result = nil, ''
   if size > #body then
-    large = large + 1
-    key = KEYS[large]
+    key = KEYS[next_body]
+    next_body = next_body + 1
   end
-  -- A large body was written just before; what may not be written for want of memory is not there.
+  -- A large body was written just before; one that Redis had no memory for is not there.
   if length < max_length and bytes + size <= max_bytes and (not key or redis.call('EXISTS', key) == 1) then
     if key then
-      result = add(ARGV[i], 'h', ARGV[i + 3], 's', size)
+      result = add(mark, 'h', header, 's', size)
     else
-      result = add(ARGV[i], 'h', ARGV[i + 3], 'b', body)
+      result = add(mark, 'h', header, 'b', body)
     end
     if type(result) == 'table' then
       failure = result
       break
     end
-    indexed[#indexed + 1] = now + ARGV[i + 1]
+    indexed[#indexed + 1] = now + ttl
     indexed[#indexed + 1] = result
     length, bytes, change = length + 1, bytes + size, change + size
   elseif key then
@@ -74,6 +78,5 @@ redis.call('HINCRBY', bytes_by_revision, revision, change)
 if failure then
   return failure
 end
--- A proxy has few calls under way. How long its receipts live is renewed with its sign of life.
-redis.call('HSET', receipts, ARGV[4] % 16, ARGV[4] .. ' ' .. table.concat(results, ' '))
+redis.call('HSET', receipts, call % RECEIPTS, call .. ' ' .. table.concat(results, ' '))
 return results

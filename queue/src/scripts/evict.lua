@@ -1,22 +1,26 @@
 #!lua flags=allow-oom
--- Forgets requests that have expired, and an empty stream that no worker reads.
+-- Removes requests that have expired, and an empty stream that no worker reads.
 -- KEYS: jobs, index, bytes
--- ARGV: revision, after how many ms without a word a worker is taken to be gone
--- Large bodies expire with their requests. Returns how many were forgotten.
-local jobs, index, bytes_by_revision, revision = KEYS[1], KEYS[2], KEYS[3], ARGV[1]
+-- ARGV: revision, ms without a word after which a worker is taken to be gone
+-- Large bodies expire with their requests. Returns how many requests were removed.
+local jobs, index, bytes_by_revision = KEYS[1], KEYS[2], KEYS[3]
+local revision, gone_after = ARGV[1], tonumber(ARGV[2])
+local PAGE = 128
 
 local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local expired = redis.call('ZRANGE', index, '-inf', '(' .. now, 'BYSCORE', 'LIMIT', 0, 128)
+local seconds, micros = time[1], time[2]
+local now = seconds * 1000 + math.floor(micros / 1000)
+local expired = redis.call('ZRANGE', index, '-inf', '(' .. now, 'BYSCORE', 'LIMIT', 0, PAGE)
 local freed = 0
 for _, id in ipairs(expired) do
   local entry = redis.call('XRANGE', jobs, id, id)[1]
   local fields = entry and entry[2] or {}
   for i = 1, #fields, 2 do
-    if fields[i] == 'b' then
-      freed = freed + #fields[i + 1]
-    elseif fields[i] == 's' then
-      freed = freed + fields[i + 1]
+    local name, value = fields[i], fields[i + 1]
+    if name == 'b' then
+      freed = freed + #value
+    elseif name == 's' then
+      freed = freed + value
     end
   end
 end
@@ -33,10 +37,11 @@ if redis.call('XLEN', jobs) > 0 then
   return #expired
 end
 local consumers = redis.pcall('XINFO', 'CONSUMERS', jobs, 'workers')
+--#include by_name.lua
 -- An error says that there is no group, or no stream at all.
 for _, info in ipairs(consumers.err and {} or consumers) do
-  local name, idle = info[2], info[6]
-  if string.sub(name, 1, 1) ~= '~' and idle <= tonumber(ARGV[2]) then
+  local consumer = by_name(info)
+  if string.sub(consumer.name, 1, 1) ~= '~' and consumer.idle <= gone_after then
     return #expired
   end
 end

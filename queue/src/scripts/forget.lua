@@ -1,18 +1,21 @@
 #!lua flags=allow-oom
--- Forgets an entry of a replies stream whose large answers have been read.
+-- Removes an entry of a replies stream whose large answers have been read.
 -- KEYS: replies, bytes, unread, then the keys of the answers
 -- ARGV: proxy, entry, the answers' size
--- Returns 1 if it was there.
-for i = 4, #KEYS do
+-- Returns 1 if the entry was there.
+local replies, bytes_by_revision, unread = KEYS[1], KEYS[2], KEYS[3]
+local FIRST_ANSWER = 4
+local proxy, entry, size = ARGV[1], ARGV[2], ARGV[3]
+for i = FIRST_ANSWER, #KEYS do
   redis.call('UNLINK', KEYS[i])
 end
-if redis.call('XDEL', KEYS[1], ARGV[2]) == 0 then
+if redis.call('XDEL', replies, entry) == 0 then
   return 0
 end
-if redis.call('HINCRBY', KEYS[2], '~replies', -ARGV[3]) <= 0 then
-  redis.call('HDEL', KEYS[2], '~replies')
+if redis.call('HINCRBY', bytes_by_revision, '~replies', -size) <= 0 then
+  redis.call('HDEL', bytes_by_revision, '~replies')
 end
-if redis.call('HINCRBY', KEYS[3], ARGV[1], -ARGV[3]) <= 0 then
-  redis.call('HDEL', KEYS[3], ARGV[1])
+if redis.call('HINCRBY', unread, proxy, -size) <= 0 then
+  redis.call('HDEL', unread, proxy)
 end
 return 1

@@ -2,7 +2,7 @@
 -- Signs a consumer off, unless it still holds requests: they would be out of everyone's reach.
 -- KEYS: jobs
 -- ARGV: consumer
--- Returns 1 if it signed off.
+-- Returns 1 if the consumer is signed off.
 local jobs, consumer = KEYS[1], ARGV[1]
 if redis.call('EXISTS', jobs) == 0 then
   return 1

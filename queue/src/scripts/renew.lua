@@ -2,17 +2,20 @@
 -- Renews the lease of requests that the consumer still owns; claiming others would steal them back.
 -- KEYS: jobs
 -- ARGV: consumer, then entries
--- Returns how many it owns.
+-- Returns how many requests the consumer owns.
 local jobs, consumer = KEYS[1], ARGV[1]
-local owned = { jobs, 'workers', consumer, 0 }
-for i = 2, #ARGV do
-  if #redis.call('XPENDING', jobs, 'workers', ARGV[i], ARGV[i], 1, consumer) > 0 then
-    owned[#owned + 1] = ARGV[i]
+local FIRST = 2
+local claim = { jobs, 'workers', consumer, 0 }
+local claim_head = #claim
+for i = FIRST, #ARGV do
+  local entry = ARGV[i]
+  if #redis.call('XPENDING', jobs, 'workers', entry, entry, 1, consumer) > 0 then
+    claim[#claim + 1] = entry
   end
 end
-local count = #owned - 4
+local count = #claim - claim_head
 if count > 0 then
-  owned[#owned + 1] = 'JUSTID'
-  redis.call('XCLAIM', unpack(owned))
+  claim[#claim + 1] = 'JUSTID'
+  redis.call('XCLAIM', unpack(claim))
 end
 return count

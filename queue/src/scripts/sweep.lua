@@ -1,15 +1,18 @@
 #!lua flags=allow-oom
--- Forgets what proxies that are gone have not read. Their large answers have expired with their streams.
+-- Removes the counts of large answers that proxies which are gone have not read. The answers have expired with their
+-- streams.
 -- KEYS: bytes, unread, then the replies streams of proxies
 -- ARGV: those proxies
--- Returns how many were gone.
+-- Returns how many proxies were gone.
+local bytes_by_revision, unread = KEYS[1], KEYS[2]
+local FIRST_REPLIES = 3
 local gone = 0
 for i, proxy in ipairs(ARGV) do
-  if redis.call('EXISTS', KEYS[i + 2]) == 0 then
-    local unread = redis.call('HGET', KEYS[2], proxy)
-    if unread then
-      redis.call('HINCRBY', KEYS[1], '~replies', -unread)
-      redis.call('HDEL', KEYS[2], proxy)
+  if redis.call('EXISTS', KEYS[FIRST_REPLIES - 1 + i]) == 0 then
+    local size = redis.call('HGET', unread, proxy)
+    if size then
+      redis.call('HINCRBY', bytes_by_revision, '~replies', -size)
+      redis.call('HDEL', unread, proxy)
       gone = gone + 1
     end
   end

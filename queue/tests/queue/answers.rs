@@ -1,4 +1,4 @@
-//! From a request to its one answer.
+//! Requests, each of which gets one answer.
 
 use std::time::Duration;
 
@@ -89,7 +89,7 @@ async fn a_batch_is_one_reply_entry_per_proxy() {
         assert_eq!(waiting.await.unwrap().unwrap(), answer(vec![i]));
     }
     for proxy in ["left", "right"] {
-        // One made the stream.
+        // One entry made the stream.
         assert_eq!(added(&server, &key(&format!("replies:{proxy}"))).await, 2);
     }
 }
@@ -128,7 +128,7 @@ async fn two_workers_answer_one_request_and_one_answer_arrives() {
     fast.answer(vec![(taken.id, answer("fast"))]).await.unwrap();
     slow.answer(vec![(late.id, answer("slow"))]).await.unwrap();
     assert_eq!(waiting.await.unwrap().unwrap(), answer("fast"));
-    // One made the stream.
+    // One entry made the stream.
     assert_eq!(added(&server, &key("replies:proxy")).await, 2);
     assert_eq!(server.bytes().await, 0);
 }
@@ -310,7 +310,7 @@ async fn shutting_down_cancels_what_nobody_answers() {
     assert_eq!((server.length().await, server.bytes().await), (0, 0));
 }
 
-/// Entries ever added to a stream.
+/// Returns the number of entries ever added to a stream.
 async fn added(server: &Server, stream: &str) -> u64 {
     let info: Vec<redis::Value> = server.ask(&["XINFO", "STREAM", stream]).await;
     let place = info

@@ -1,4 +1,4 @@
-//! One revision is one artifact: the one that its first worker loaded.
+//! The artifact of a revision: the one that its first worker loaded.
 
 use carpool_queue::{Consumer, ConsumerOptions, QueueError};
 
@@ -41,7 +41,7 @@ fn assert_refused(error: &QueueError, given: &str, by: &str) {
     }
 }
 
-/// What is recorded of a revision.
+/// Returns the checksum that is recorded of a revision.
 async fn recorded(server: &Server, revision: &str) -> Option<String> {
     let value: Option<String> = server.ask(&["HGET", &key("artifacts"), revision]).await;
     let (digest, since) = value.as_ref()?.split_once(' ')?;
@@ -65,7 +65,7 @@ async fn another_artifact_of_a_revision_is_refused_and_changes_nothing() {
     let workers = &backlog.revisions[REVISION].consumers;
     assert_eq!(workers.len(), 1, "{workers:?}");
 
-    // The same one may join as often as it likes, and another one under another revision.
+    // The same artifact may join as often as it likes, and another one under another revision.
     let second = join(&server, "second", FIRST).await.unwrap();
     join_as(&server, "rev2", "other", OTHER).await.unwrap();
     let jobs = fetch(&second, 1).await;
@@ -142,7 +142,7 @@ async fn a_worker_under_load_is_told_too() {
     let before = join(&server, "before", FIRST).await.unwrap();
     server.ask::<usize>(&["DEL", &key("artifacts")]).await;
     let _after = join(&server, "after", OTHER).await.unwrap();
-    // Each read finds one, and the next goes along with its answer.
+    // Each read finds one request, and the next goes along with its answer.
     let mut waiting = vec![submit(&producer, request("x"))];
     let mut jobs = fetch(&before, 1).await;
     let give_up = tokio::time::Instant::now() + std::time::Duration::from_secs(20);
@@ -172,7 +172,7 @@ async fn records_of_old_revisions_are_forgotten_those_longest_without_a_worker_f
         join_as(&server, &revision, "w", OTHER).await.unwrap();
         if index == 30 {
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-            // One that is used is not old.
+            // A revision that is used is not old.
             join(&server, "again", FIRST).await.unwrap();
         }
         if index == 0 {
@@ -183,6 +183,6 @@ async fn records_of_old_revisions_are_forgotten_those_longest_without_a_worker_f
     assert_eq!(records, 32);
     assert_eq!(recorded(&server, REVISION).await.as_deref(), Some(FIRST));
     assert_eq!(recorded(&server, "old0").await, None);
-    // It may come back with whatever it is then.
+    // A forgotten revision may come back with whatever artifact it has then.
     join_as(&server, "old0", "w", FIRST).await.unwrap();
 }

@@ -103,7 +103,7 @@ async fn one_that_does_not_fit_leaves_its_neighbours_alone() {
         producer.ping().await && server.bytes().await == 500
     })
     .await;
-    // This proxy alone would have room for all three.
+    // All three would fit into this proxy alone.
     let sizes = [300, 300, 200];
     let waiting = sizes.map(|size| submit(&producer, request(vec![0; size])));
     eventually("two of them are queued", async || {
@@ -188,7 +188,7 @@ async fn raised_bounds_apply_at_once() {
     waiting.abort();
 }
 
-/// What a proxy that died has left behind.
+/// Returns an expired request that a proxy which died has left behind.
 fn expired() -> Leftover {
     Leftover {
         ttl_ms: 1,
@@ -202,7 +202,7 @@ async fn a_full_queue_first_forgets_what_has_expired() {
     expired().add(&server).await;
     Leftover::default().add(&server).await;
     expired().add(&server).await;
-    // The clock is in milliseconds.
+    // Redis' clock is in milliseconds.
     tokio::time::sleep(Duration::from_millis(10)).await;
     let producer = bounded(&server, "proxy", 3, 1 << 20);
     let waiting = submit(&producer, request("123"));

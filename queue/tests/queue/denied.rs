@@ -1,4 +1,4 @@
-//! Redis is there but may not write, as when its disk is full or its replicas are gone.
+//! A Redis that is there but may not write, as when its disk is full or its replicas are gone.
 
 use std::time::Duration;
 

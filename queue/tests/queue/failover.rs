@@ -1,4 +1,4 @@
-//! Another server becomes the primary, under load.
+//! Failovers: another server becomes the primary, under load.
 
 use std::{
     collections::HashMap,
@@ -120,7 +120,7 @@ impl Set {
     }
 }
 
-/// A primary and a replica that has caught up.
+/// Starts a primary and a replica that has caught up.
 async fn pair() -> (Server, Server) {
     // A replica that need not wait for others to come along is there at once.
     let primary = Server::start_with(["--repl-diskless-sync-delay", "0"]);
@@ -142,13 +142,13 @@ async fn ask<T: FromRedisValue>(port: u16, command: &[impl ToRedisArgs]) -> Redi
     request.query_async(&mut connection).await
 }
 
-/// Whether this is what a server says that it is. A sentinel cuts all connections to one that it demotes.
+/// Whether a server says that it has this role. A sentinel cuts all connections to one that it demotes.
 async fn is_a(role: &str, server: &Server) -> bool {
     let info: RedisResult<String> = ask(server.port, &["INFO", "replication"]).await;
     info.is_ok_and(|info| info.contains(&format!("role:{role}")))
 }
 
-/// What became of numbered requests.
+/// Counts of the outcomes of numbered requests.
 #[derive(Default)]
 struct Tally {
     stop: AtomicBool,
@@ -163,7 +163,7 @@ impl Tally {
         self.answers.lock().unwrap().len()
     }
 
-    /// One request after another; each holds its number, which its answer repeats.
+    /// Sends one request after another; each holds its number, which its answer repeats.
     async fn client(&self, producer: &Producer) {
         while !self.stop.load(Ordering::Relaxed) {
             let number = self.sent.fetch_add(1, Ordering::Relaxed);
@@ -255,7 +255,7 @@ async fn nothing_is_lost_when_sentinels_are_told_to_fail_over() {
     let mut servers = Set::start().await;
     under_load("SENTINEL FAILOVER", &mut servers, async |servers| {
         let sentinel = servers.sentinels[0].port;
-        // Refused until it has heard from the replica itself.
+        // A sentinel refuses until it has heard from the replica itself.
         eventually("a sentinel begins", async || {
             let begun = ask::<()>(sentinel, &["SENTINEL", "FAILOVER", NAME]).await;
             begun.is_ok()
@@ -265,8 +265,8 @@ async fn nothing_is_lost_when_sentinels_are_told_to_fail_over() {
     .await;
 }
 
-/// Makes the replica the primary, to which new connections are led. Those to the demoted server stay open, and it answers
-/// reads as before.
+/// Makes the replica the primary, to which new connections are led. Those to the demoted server stay open, and it
+/// answers reads as before.
 async fn demote(old: &Server, new: &Server, relay: &Relay) {
     relay.lead_to(new.port);
     new.ask::<()>(&["REPLICAOF", "NO", "ONE"]).await;
@@ -293,13 +293,13 @@ async fn a_server_that_is_demoted_while_all_wait_in_it_is_left() {
     working.abort();
 }
 
-/// It says so within its replies, of which one to a read that blocks is alone.
+/// The demoted server says so within its replies, and a read that blocks has only one.
 #[tokio::test]
 async fn a_worker_leaves_a_server_that_was_demoted_between_two_reads() {
     let (old, new) = pair().await;
     let relay = Relay::start(old.port).await;
     let consumer = consumer(&relay.endpoint(), "worker").await;
-    // Opens the connection that reads.
+    // The fetch opens the connection that reads.
     let none = consumer.fetch_within(1, Duration::from_millis(1)).await;
     assert!(none.unwrap().is_empty());
     demote(&old, &new, &relay).await;
@@ -318,7 +318,7 @@ async fn a_worker_leaves_a_server_that_was_demoted_between_two_reads() {
     assert_eq!(waiting.await.unwrap(), Ok(answer("x")));
 }
 
-/// It refuses to delete what was delivered, but goes on to wait for more, which comes to the new primary.
+/// The demoted server refuses to delete entries, but goes on to wait for more, which come to the new primary.
 #[tokio::test]
 async fn a_proxy_leaves_a_server_that_was_demoted_between_two_reads() {
     let (old, new) = pair().await;

@@ -1,4 +1,4 @@
-//! Redis forgets, restarts and falls silent.
+//! Faults of Redis: it forgets, restarts and falls silent.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::{
 
 type Waiting = Vec<JoinHandle<Result<carpool_queue::Outcome, SubmitError>>>;
 
-/// Many numbered requests, some of them in a worker's hands.
+/// Submits many numbered requests, some of which a worker takes.
 async fn under_way(producer: &Producer, consumer: &Consumer) -> (Waiting, Vec<carpool_queue::Job>) {
     let waiting = (0..40u8)
         .map(|i| submit(producer, request(vec![i])))
@@ -23,7 +23,7 @@ async fn under_way(producer: &Producer, consumer: &Consumer) -> (Waiting, Vec<ca
     (waiting, fetch_all(consumer, 10).await)
 }
 
-/// All are answered, each with its own number.
+/// Checks that all are answered, each with its own number.
 async fn all_answered(server: &Server, producer: &Producer, waiting: Waiting) {
     for (i, waiting) in (0..).zip(waiting) {
         assert_eq!(waiting.await.unwrap().unwrap(), answer(vec![i]));
@@ -122,7 +122,7 @@ async fn a_redis_that_is_back_is_used_at_once() {
     for _ in 0..2 {
         eventually("Redis is reached", async || producer.ping().await).await;
         server.kill();
-        // By then the pauses between tries to connect are long.
+        // The pauses between attempts to connect are long by then.
         tokio::time::sleep(Duration::from_secs(3)).await;
         server.run();
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -260,7 +260,7 @@ async fn an_enqueue_that_never_arrived_is_repeated() {
         .ask::<String>(&["CLIENT", "PAUSE", "60000", "WRITE"])
         .await;
     let waiting = submit(&producer, request("x"));
-    // Beside the one that reads replies.
+    // The enqueue waits beside the read of replies.
     eventually("it waits in Redis", async || server.blocked().await == 2).await;
     relay.cut();
     server.ask::<String>(&["CLIENT", "UNPAUSE"]).await;

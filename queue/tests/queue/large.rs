@@ -19,7 +19,7 @@ async fn keys(server: &Server, kind: &str) -> usize {
     keys.len()
 }
 
-/// How often Redis was told to do something.
+/// Returns how often Redis was given a command.
 async fn calls(server: &Server, command: &str) -> u64 {
     let stats: String = server.ask(&["INFO", "commandstats"]).await;
     let line = format!("cmdstat_{command}:calls=");
@@ -102,7 +102,7 @@ async fn one_fetch_brings_no_more_than_memory_should_hold() {
     eventually("all are queued", async || server.length().await == 24).await;
     let jobs = fetch(&first, 24).await;
     assert_eq!(jobs.len(), 16, "64 MiB of bodies");
-    // The others are not its own any more.
+    // The others are not the first worker's own any more.
     let others = fetch_all(&second, 8).await;
     assert!(others.iter().all(|job| job.quarantine.is_none()));
     for (worker, jobs) in [(first, jobs), (second, others)] {
@@ -130,7 +130,7 @@ async fn a_body_that_redis_lost_is_written_again() {
     assert_eq!(waiting.await.unwrap().unwrap(), answer(vec![7; MIB]));
 }
 
-/// A proxy of this name that ends without a word, as its process would, once so many requests are queued.
+/// Runs a proxy of this name that ends without a word, as its process would, once so many requests are queued.
 fn dies(server: &Server, name: &'static str, requests: usize) {
     let endpoint = server.endpoint();
     let length = server.port;
@@ -155,7 +155,7 @@ fn dies(server: &Server, name: &'static str, requests: usize) {
                 queued >= requests
             })
             .await;
-            // The runtime takes them along.
+            // The end of the runtime ends the tasks.
             std::mem::forget(waiting);
         });
     })

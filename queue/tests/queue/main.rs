@@ -1,4 +1,4 @@
-//! The queue against a real redis-server, one per test.
+//! Tests of the queue against a real redis-server, one per test.
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
@@ -9,6 +9,7 @@ mod answers;
 mod artifacts;
 mod bounds;
 mod denied;
+mod events;
 mod failover;
 mod faults;
 mod large;
@@ -71,14 +72,8 @@ fn options(name: &str) -> ConsumerOptions {
 }
 
 fn request(body: impl Into<Bytes>) -> Submit {
-    Submit {
-        revision: REVISION.into(),
-        body: body.into(),
-        rows: 1,
-        trace: None,
-        client: None,
-        deadline: Instant::now() + Duration::from_secs(30),
-    }
+    let deadline = Instant::now() + Duration::from_secs(30);
+    Submit::new(REVISION.into(), body.into(), 1, deadline)
 }
 
 /// Submits in a task of its own; aborting it drops the future.
@@ -91,7 +86,7 @@ fn answer(text: impl Into<Bytes>) -> Outcome {
     Outcome::Answer(text.into())
 }
 
-/// Fetches until something comes.
+/// Fetches until some request comes.
 async fn fetch(consumer: &Consumer, capacity: usize) -> Vec<Job> {
     loop {
         match consumer.fetch(capacity).await {
@@ -102,7 +97,7 @@ async fn fetch(consumer: &Consumer, capacity: usize) -> Vec<Job> {
     }
 }
 
-/// Fetches until so many have come, in one or several reads.
+/// Fetches until so many requests have come, in one or several reads.
 async fn fetch_all(consumer: &Consumer, count: usize) -> Vec<Job> {
     let mut jobs = Vec::new();
     while jobs.len() < count {
@@ -117,7 +112,7 @@ fn echo(jobs: Vec<Job>) -> Vec<(JobId, Outcome)> {
         .collect()
 }
 
-/// A worker that answers each request with its own body.
+/// Runs a worker that answers each request with its own body.
 fn worker(consumer: Consumer) -> JoinHandle<()> {
     let consumer = Arc::new(consumer);
     tokio::spawn(consumer.renewer().run());
@@ -133,7 +128,7 @@ fn worker(consumer: Consumer) -> JoinHandle<()> {
     })
 }
 
-/// Waits for what Redis does not tell.
+/// Waits until a check is true, for states that Redis does not announce.
 async fn eventually(what: &str, mut check: impl AsyncFnMut() -> bool) {
     let give_up = Instant::now() + Duration::from_secs(20);
     while !check().await {

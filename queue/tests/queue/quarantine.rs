@@ -1,4 +1,4 @@
-//! Requests of dead workers: how they are shared, and what is no death.
+//! Requests of dead workers: the sharing of them, and silences that are no death.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -10,7 +10,7 @@ use crate::{
     server::Server, submit,
 };
 
-/// What a worker of this name held when it died.
+/// Takes requests with a worker that dies with them.
 async fn dead(server: &Server, count: usize) {
     let doomed = consumer(&server.endpoint(), "doomed").await;
     assert_eq!(fetch_all(&doomed, count).await.len(), count);

@@ -1,5 +1,4 @@
-//! A relay between a client and Redis that can hold back what Redis says and cut connections: what happens between a
-//! command and its reply.
+//! A relay between a client and Redis that can hold back replies and cut connections between a command and its reply.
 
 use std::sync::{
     Arc, Mutex,
@@ -18,9 +17,9 @@ pub struct Relay {
     upstream: Arc<AtomicU16>,
     held: Arc<watch::Sender<bool>>,
     cuts: Arc<watch::Sender<u32>>,
-    /// Once a client says this, Redis is not heard any more.
+    /// The words of a client after which replies of Redis are held back.
     last_words: Arc<Mutex<Option<&'static str>>>,
-    /// A client that says this is cut off.
+    /// The words of a client whose connection is cut for them.
     fatal_words: Arc<Mutex<Option<&'static str>>>,
 }
 
@@ -67,32 +66,32 @@ impl Relay {
         self.upstream.store(upstream, Ordering::Relaxed);
     }
 
-    /// From now on Redis hears everything but is not heard.
+    /// Holds back the replies of Redis, which still gets all commands.
     pub fn hold(&self) {
         self.held.send_replace(true);
     }
 
-    /// The same, from when a client says this.
+    /// Holds back the replies of Redis from when a client says these words.
     pub fn hold_from(&self, words: &'static str) {
         *self.last_words.lock().unwrap() = Some(words);
     }
 
-    /// Whether Redis is not heard now.
+    /// Whether replies are held back now.
     pub fn holds(&self) -> bool {
         *self.held.borrow()
     }
 
-    /// From now on a client's connection is cut whenever it says this.
+    /// Cuts a client's connection whenever it says these words.
     pub fn cut_at(&self, words: &'static str) {
         *self.fatal_words.lock().unwrap() = Some(words);
     }
 
-    /// What Redis has said meanwhile arrives now.
+    /// Passes on the replies that were held back, and all later ones.
     pub fn let_go(&self) {
         self.held.send_replace(false);
     }
 
-    /// Cuts all connections, and what was held back is lost; new ones work.
+    /// Cuts all connections, so that replies which were held back are lost; new ones work.
     pub fn cut(&self) {
         self.cuts.send_modify(|cuts| *cuts += 1);
         self.held.send_replace(false);

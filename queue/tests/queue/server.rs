@@ -22,14 +22,14 @@ pub struct Server {
 }
 
 impl Server {
-    /// A running server that keeps nothing on disk.
+    /// Starts a server that keeps nothing on disk.
     pub fn start() -> Self {
         let mut server = Self::stopped(false);
         server.run();
         server
     }
 
-    /// A running server with arguments of its own.
+    /// Starts a server with arguments of its own.
     pub fn start_with(arguments: impl IntoIterator<Item = impl Into<String>>) -> Self {
         let mut server = Self::stopped(false);
         server.arguments = arguments.into_iter().map(Into::into).collect();
@@ -37,7 +37,7 @@ impl Server {
         server
     }
 
-    /// A server that has a port but does not run yet.
+    /// Returns a server that has a port but does not run yet.
     pub fn stopped(append_only: bool) -> Self {
         Self {
             port: free_port(),
@@ -48,7 +48,7 @@ impl Server {
         }
     }
 
-    /// Starts it and waits until it says that it is ready.
+    /// Starts the server and waits until it says that it is ready.
     pub fn run(&mut self) {
         let mut process = Command::new("redis-server")
             .args(["--bind", "127.0.0.1", "--save", "", "--port"])
@@ -69,12 +69,12 @@ impl Server {
             lines.any(|line| line.contains("Ready to accept connections")),
             "redis-server did not start"
         );
-        // It must not block on a full pipe.
+        // The server must not block on a full pipe.
         std::thread::spawn(move || lines.for_each(drop));
         self.process = Some(process);
     }
 
-    /// Kills it as a crash would.
+    /// Kills the server as a crash would.
     pub fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
             process.kill().unwrap();
@@ -82,14 +82,14 @@ impl Server {
         }
     }
 
-    /// Sends it a signal.
+    /// Sends the server a signal.
     pub fn signal(&self, signal: &str) {
         let process = self.process.as_ref().unwrap().id().to_string();
         let done = Command::new("kill").args(["-s", signal, &process]).status();
         assert!(done.unwrap().success());
     }
 
-    /// Whether it has been started and not killed.
+    /// Whether the server has been started and not killed.
     pub fn runs(&self) -> bool {
         self.process.is_some()
     }
@@ -98,7 +98,7 @@ impl Server {
         Endpoint::from_url(&format!("redis://127.0.0.1:{}", self.port)).unwrap()
     }
 
-    /// Asks it directly.
+    /// Sends the server a command, past the queue.
     pub async fn ask<T: FromRedisValue>(&self, command: &[impl ToRedisArgs]) -> T {
         let mut connection: MultiplexedConnection =
             redis::Client::open(format!("redis://127.0.0.1:{}", self.port))
@@ -115,12 +115,12 @@ impl Server {
         self.ask(&["XLEN", &jobs()]).await
     }
 
-    /// Bytes of request bodies that the scripts believe are held.
+    /// Returns the bytes of request bodies that the scripts believe are held.
     pub async fn bytes(&self) -> i64 {
         self.ask(&["EVAL", "local n = 0 for _, b in ipairs(redis.call('HVALS', KEYS[1])) do n = n + b end return n", "1", &key("bytes")]).await
     }
 
-    /// Clients that wait in Redis.
+    /// Returns the number of clients that wait in Redis.
     pub async fn blocked(&self) -> u32 {
         let clients: String = self.ask(&["INFO", "clients"]).await;
         clients
@@ -146,7 +146,7 @@ impl Drop for Server {
     }
 }
 
-/// What an entry says of its request.
+/// The header of a request's entry.
 #[derive(Clone, PartialEq, prost::Message)]
 struct Header {
     #[prost(uint32, tag = "1")]
@@ -179,7 +179,7 @@ impl Default for Leftover {
 }
 
 impl Leftover {
-    /// Adds it with a body of five bytes.
+    /// Adds the request with a body of five bytes.
     pub async fn add(self, server: &Server) {
         let [stream, index] =
             ["jobs", "index"].map(|kind| key(&format!("{kind}:{}", self.revision)));

@@ -1,4 +1,4 @@
-//! Many proxies, many workers, some of which die.
+//! Many proxies and many workers, some of which die.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -13,7 +13,7 @@ const REQUESTS: u32 = 6_000;
 const PROXIES: usize = 3;
 const WORKERS: usize = 4;
 
-/// A body that names its request and varies in size.
+/// Returns a body that names its request and varies in size.
 fn body(number: u32) -> Vec<u8> {
     number
         .to_le_bytes()
@@ -32,7 +32,7 @@ async fn each_of_many_requests_is_answered_once_with_its_own_answer() {
             consumer(&server.endpoint(), &format!("worker-{i}")).await,
         ));
     }
-    // This one dies with what it holds.
+    // The doomed worker dies with the requests that it holds.
     let doomed = consumer(&server.endpoint(), "doomed").await;
     for producer in &producers {
         eventually("Redis is reached", async || producer.ping().await).await;
@@ -51,7 +51,7 @@ async fn each_of_many_requests_is_answered_once_with_its_own_answer() {
             *answers.lock().await.entry(number).or_default() += 1;
         });
         if number == REQUESTS / 2 {
-            // Lets the others run, so that the doomed one gets hold of some.
+            // The await lets the others run, so that the doomed one gets hold of some.
             fetch(&doomed, 5).await;
         }
     }

@@ -44,7 +44,7 @@ impl Authority {
         self.folder.path().join(name).to_str().unwrap().to_owned()
     }
 
-    /// What a server needs to be reached by TLS at this port.
+    /// Returns the arguments of a server that is reached by TLS at this port.
     pub fn arguments(&self, port: u16) -> Vec<String> {
         [
             ("--tls-port", port.to_string()),
@@ -59,7 +59,7 @@ impl Authority {
     }
 }
 
-/// A server that is reached by TLS, too, and the URL for that.
+/// Starts a server that is reached by TLS, too. Returns it and its TLS URL.
 fn start(authority: &Authority) -> (Server, String) {
     let port = free_port();
     let server = Server::start_with(authority.arguments(port));
@@ -74,7 +74,7 @@ fn trusting(url: &str, authority: &Authority) -> Endpoint {
         .unwrap()
 }
 
-/// Why Redis can't be reached.
+/// Returns the error of an endpoint that can't be reached.
 async fn refused(endpoint: Endpoint) -> String {
     match producer(&endpoint, "proxy").backlog().await {
         Err(error @ QueueError::Unreachable(_)) => error.to_string(),
@@ -104,7 +104,7 @@ async fn a_server_that_nobody_trusted_vouches_for_is_refused() {
     let error = refused(trusting(&url, &other)).await;
     assert!(error.contains("certificate"), "{error}");
 
-    // The system's authorities have never heard of it either.
+    // The system's authorities have never heard of this one either.
     let error = refused(Endpoint::from_url(&url).unwrap()).await;
     assert!(error.contains("certificate"), "{error}");
 

@@ -1,4 +1,4 @@
-//! Workers die, hang, leave and come back.
+//! Workers that die, hang, leave and come back.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -85,7 +85,7 @@ async fn nothing_else_comes_while_a_suspect_runs() {
     let suspect = fetch(&other, 8).await;
     assert!(suspect[0].quarantine.is_some());
     let handed_back = submit(&producer, request("handed back"));
-    // One that takes nothing over.
+    // The leaving worker takes nothing over.
     let leaving = leased(&server.endpoint(), "leaving", FOREVER).await;
     let held = fetch(&leaving, 1).await;
     leaving
@@ -94,7 +94,7 @@ async fn nothing_else_comes_while_a_suspect_runs() {
         .unwrap();
     let next = submit(&producer, request("next"));
     eventually("all are queued", async || server.length().await == 4).await;
-    // What was handed back is looked for once a second, and so long does a fetch wait.
+    // Handed back requests are looked for once a second, and so long does a fetch wait.
     for _ in 0..2 {
         assert!(other.fetch(8).await.unwrap().is_empty());
     }
@@ -144,7 +144,7 @@ async fn a_turn_counts_once_although_the_reply_was_lost() {
 async fn a_renewed_lease_holds_for_as_long_as_the_process_lives() {
     let server = Server::start();
     let producer = producer(&server.endpoint(), "proxy");
-    // A slow machine may stall for long without letting it run out.
+    // The lease is long enough for a slow machine that stalls.
     let lease = LEASE * 3;
     let busy = leased(&server.endpoint(), "busy", lease).await;
     let other = leased(&server.endpoint(), "other", lease).await;
@@ -261,7 +261,7 @@ async fn a_request_of_a_newer_format_is_left_to_newer_workers() {
             .is_some_and(|pending| pending.1 == "~format-3")
     })
     .await;
-    // However often this worker looks, it doesn't take it again.
+    // The worker doesn't take the request again, however often it looks.
     for _ in 0..3 {
         assert!(old.fetch(1).await.unwrap().is_empty());
     }
@@ -320,7 +320,7 @@ async fn leaving_hands_everything_over_and_the_last_one_cleans_up() {
     second.leave().await.unwrap();
     producer.shutdown(LEASE).await;
     let mut keys: Vec<String> = server.ask(&["KEYS", "*"]).await;
-    // It expires.
+    // The pulse expires.
     keys.retain(|name| *name != key("pulse"));
     assert!(keys.is_empty(), "{keys:?}");
 }

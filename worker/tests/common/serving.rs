@@ -274,14 +274,9 @@ impl Drop for Worker {
 
 /// Queues a request and waits for a worker's answer.
 pub async fn submit(producer: &Producer, request: &InferRequest) -> Result<InferResponse, Failure> {
-    let submit = Submit {
-        revision: Arc::from(REVISION),
-        body: request.encode(),
-        rows: u32::try_from(request.inputs[0].shape[0]).unwrap(),
-        trace: None,
-        client: None,
-        deadline: Instant::now() + Duration::from_mins(1),
-    };
+    let rows = u32::try_from(request.inputs[0].shape[0]).unwrap();
+    let deadline = Instant::now() + Duration::from_mins(1);
+    let submit = Submit::new(Arc::from(REVISION), request.encode(), rows, deadline);
     match producer.submit(submit).await.unwrap() {
         Outcome::Answer(answer) => Ok(InferResponse::decode(answer).unwrap()),
         Outcome::Failure(failure) => Err(failure),

@@ -1,4 +1,5 @@
-//! Where open requests are, from the line of those to be written to the stream, and whether they are still there.
+//! The stages of in-flight requests, from waiting to be written to being in the stream, and the search for overdue
+//! ones.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -7,42 +8,42 @@ use uuid::Uuid;
 
 use super::{Cancelled, InFlight, removal};
 use crate::{
-    Submit, SubmitError,
+    Submit, SubmitError, events,
     id::EntryId,
     scripts::{MAX_BYTES, MAX_REQUESTS},
 };
 
-/// Where a request is, as far as this proxy knows.
+/// The stage of a request, as far as this proxy knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stage {
-    /// Nowhere yet, or no longer, but in line to be written.
+    /// A request that waits to be written, for the first time or again.
     Waiting,
-    /// Written, not confirmed yet.
+    /// A request that is written and not confirmed yet.
     Sent(Place),
-    /// Written, but the connection broke before the confirmation.
+    /// A request that was written and not confirmed before the connection broke.
     Unsure(Place),
-    /// In the stream.
+    /// A request that is in the stream.
     Queued(EntryId),
-    /// Nowhere: Redis has lost it, and there was no room when it was to be written again.
+    /// A request that Redis has lost, and for which there was no room when it was to be written again.
     Lost,
 }
 
-/// Which request of which enqueue a request was.
+/// The place of a request: the number of its enqueue call, and its position in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Place {
     pub(crate) call: u64,
     pub(crate) position: usize,
 }
 
-/// A connection that breaks may break of what is written. A request that was under way then goes alone the next time, and
-/// after so many times no more.
+/// The number of connections that may break while a request is written, before it is refused: it may be why they break.
+/// After the first, it is written alone.
 pub(super) const MAX_BREAKS: u32 = 3;
 
 /// Requests about to be written in one call.
 #[derive(Default)]
 pub(crate) struct Group {
     pub(crate) requests: Vec<Outgoing>,
-    /// Nothing else may be under way: the one request may be what broke a connection.
+    /// Whether no other call may be under way: the one request may be what broke a connection.
     pub(crate) alone: bool,
 }
 
@@ -61,7 +62,7 @@ pub(crate) struct Overdue {
 }
 
 impl InFlight {
-    /// Notes that requests that are not in the stream are in line to be written.
+    /// Notes that requests that are not in the stream are waiting to be written.
     pub(crate) fn wait(&self, uuids: &[Uuid]) {
         self.with(|state| {
             for uuid in uuids {
@@ -73,8 +74,8 @@ impl InFlight {
         });
     }
 
-    /// Takes from the front of those that wait what one `call` writes: requests of one revision, as many as a call may carry,
-    /// or one by itself that must be `alone`, if it may be now. Those given up meanwhile are left out.
+    /// Takes from the front of the waiting requests those that one `call` writes: of one revision, as many as a call
+    /// may carry, or one by itself that must be `alone`, if it may be now. Requests given up meanwhile are left out.
     pub(crate) fn send(
         &self,
         waiting: &mut VecDeque<Uuid>,
@@ -118,7 +119,7 @@ impl InFlight {
         })
     }
 
-    /// Notes where a request is. One that was given up meanwhile is returned.
+    /// Notes the entry of a request. The entry of one that was given up meanwhile is returned.
     pub(crate) fn confirm(
         &self,
         uuid: Uuid,
@@ -126,12 +127,14 @@ impl InFlight {
         size: usize,
         entry: EntryId,
     ) -> Option<Cancelled> {
-        self.with(|state| {
+        let mut span = None;
+        let cancelled = self.with(|state| {
             if let Some(request) = state.requests.get_mut(&uuid) {
                 request.stage = Stage::Queued(entry);
                 request.accepted = true;
                 request.breaks = 0;
                 request.checked = Instant::now();
+                span = events::are_wanted().then(|| request.submit.span.clone());
             } else if state.abandoned.remove(&uuid) {
                 return Some(Cancelled {
                     revision: revision.clone(),
@@ -139,10 +142,14 @@ impl InFlight {
                 });
             }
             None
-        })
+        });
+        if let Some(span) = span {
+            events::enqueued(&span, uuid, entry);
+        }
+        cancelled
     }
 
-    /// Refuses requests that are not in the stream. Those that were are kept, to be tried again.
+    /// Refuses requests that are not in the stream. Those that were in it before are kept, to be tried again.
     pub(crate) fn refuse(
         &self,
         uuids: impl IntoIterator<Item = Uuid>,
@@ -163,8 +170,9 @@ impl InFlight {
         self.tell_if_drained();
     }
 
-    /// The connection broke: nothing is known of what was not confirmed. What was under way each of the times that one broke
-    /// is refused. Says whether it broke while such a one was under way by itself: then others should not suffer for it.
+    /// Notes that the connection broke, so that nothing is known of requests that were not confirmed. A request that
+    /// was under way each time that `MAX_BREAKS` connections broke is refused. Returns whether such a one was under way
+    /// by itself: then others should not suffer for it.
     pub(crate) fn lose_track(&self) -> bool {
         let was_alone = self.with(|state| {
             state.abandoned.clear();
@@ -174,7 +182,7 @@ impl InFlight {
                 if let Stage::Sent(place) = request.stage {
                     request.stage = Stage::Unsure(place);
                     was_alone |= request.breaks > 0;
-                    // What was in the stream once doesn't break connections.
+                    // A request that was in the stream once doesn't break connections.
                     request.breaks += u32::from(!request.accepted);
                     if request.breaks == MAX_BREAKS {
                         breaking.push(*uuid);
@@ -191,8 +199,9 @@ impl InFlight {
         was_alone
     }
 
-    /// Requests to look for, those first that were not looked for the longest: those that nothing was heard of for
-    /// `patience`, and those that are nowhere for sure. They are not due again for as long as `patience`.
+    /// Returns requests to look for, those first that were not looked for the longest: requests that nothing was heard
+    /// of for `patience`, and those that are not in the stream for sure. They are not due again for as long as
+    /// `patience`.
     pub(crate) fn overdue(&self, patience: Duration) -> Vec<Overdue> {
         let now = Instant::now();
         self.with(|state| {
@@ -220,7 +229,7 @@ impl InFlight {
         })
     }
 
-    /// Notes where an uncertain request turned out to be.
+    /// Notes the entry at which an uncertain request was found.
     pub(crate) fn locate(&self, uuid: Uuid, entry: EntryId) {
         self.with(|state| {
             if let Some(request) = state.requests.get_mut(&uuid) {

@@ -261,14 +261,8 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 pub fn request(number: u64, size: usize) -> Submit {
-    Submit {
-        revision: REVISION.into(),
-        body: body(number, size),
-        rows: 1,
-        trace: None,
-        client: None,
-        deadline: Instant::now() + TIMEOUT,
-    }
+    let deadline = Instant::now() + TIMEOUT;
+    Submit::new(REVISION.into(), body(number, size), 1, deadline)
 }
 
 /// So many clients at each proxy, each of which sends one request after another.

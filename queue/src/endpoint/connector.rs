@@ -1,4 +1,4 @@
-//! Opening one connection: TLS, who the primary is, and whether a server is one.
+//! The opening of one connection: TLS, the search for the primary, and the check that a server is one.
 
 use std::{collections::HashMap, path::Path, time::Duration};
 
@@ -16,13 +16,13 @@ use rustls::{
 use super::address::{Sentinels, is_tls};
 use crate::QueueError;
 
-/// Long enough for a new TCP connection across a cluster, short enough for a client that waits.
+/// Time for a new TCP connection: long enough across a cluster, short enough for a client that waits.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A sentinel has nothing to do but to answer.
+/// Time for a sentinel to connect and to answer, which has little else to do.
 const SENTINEL_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How a connection is to be.
+/// The opener of connections, with what they have in common.
 pub(super) struct Connector {
     /// PEM certificates to trust in place of the system's.
     pub(super) authorities: Option<Vec<u8>>,
@@ -30,7 +30,7 @@ pub(super) struct Connector {
 }
 
 impl Connector {
-    /// A connection to this server, which must take writes.
+    /// Connects to a server, which must take writes.
     pub(super) async fn server(
         &self,
         server: ConnectionInfo,
@@ -41,8 +41,8 @@ impl Connector {
         }
     }
 
-    /// A connection to the server that the sentinels name. Redis' own library has such a search, too; its connections
-    /// allow a server half a second, which one that all come back to at once exceeds.
+    /// Connects to the server that the sentinels name. The Redis library has such a search, too, but allows a server
+    /// only half a second, which one that all clients come back to at once exceeds.
     pub(super) async fn primary(
         &self,
         sentinels: &Sentinels,
@@ -51,7 +51,8 @@ impl Connector {
         for (host, port) in self.ask(sentinels).await? {
             let server = match self.role(sentinels.server(host, port)?).await {
                 Ok(ServerRole::Primary(redis)) => return Ok(redis),
-                // Demoted since: sentinels take half a minute to notice what `FAILOVER` did, but it knows.
+                // Sentinels take half a minute to notice what `FAILOVER` did, but the demoted server knows its new
+                // primary.
                 Ok(ServerRole::ReplicaOf(host, port)) => sentinels.server(host, port)?,
                 Err(error) => {
                     last = Some(error);
@@ -69,8 +70,8 @@ impl Connector {
         }))
     }
 
-    /// Asks all sentinels at once. What more than half of them say is the answer; else it is everything that was said,
-    /// what most say first.
+    /// Asks all sentinels at once. An address that more than half of them name is returned alone; else all that were
+    /// named, the most named first.
     async fn ask(&self, sentinels: &Sentinels) -> Result<Vec<(String, u16)>, QueueError> {
         let mut asked: FuturesUnordered<_> = sentinels
             .members
@@ -139,8 +140,8 @@ impl Connector {
             .map_err(|error| QueueError::Unreachable(error.to_string()))
     }
 
-    /// Connects and asks the server what it is. After a failover, a name or a sentinel may lead to one that has just
-    /// been demoted, which answers reads as before.
+    /// Connects and asks the server for its role. After a failover, a name or a sentinel may lead to a server that has
+    /// just been demoted, which answers reads as before.
     async fn role(&self, server: ConnectionInfo) -> Result<ServerRole, QueueError> {
         let mut redis = self
             .connect(server, CONNECT_TIMEOUT, self.response_timeout)
@@ -158,16 +159,16 @@ impl Connector {
             Err(error) if error.is_unrecoverable_error() || error.is_timeout() => {
                 Err(QueueError::Unreachable(error.to_string()))
             }
-            // A user who may not ask finds out when the first write is refused.
+            // A user who may not ask for the role learns it when the first write is refused.
             Ok(_) | Err(_) => Ok(ServerRole::Primary(redis)),
         }
     }
 }
 
-/// What a server turned out to be.
+/// The role that a server says it has.
 enum ServerRole {
     Primary(MultiplexedConnection),
-    /// Where its primary is.
+    /// A replica, with the host and port of its primary.
     ReplicaOf(String, u16),
 }
 
@@ -175,7 +176,7 @@ fn replica(host: &str, port: u16) -> QueueError {
     QueueError::Unreachable(format!("the server is a replica of {host}:{port}"))
 }
 
-/// The certificates of a PEM file, which must hold some.
+/// Reads the certificates of a PEM file, which must hold some.
 pub(super) fn authorities(path: &Path) -> Result<Vec<u8>, QueueError> {
     let wrong = |message: String| QueueError::CaFile {
         path: path.to_owned(),
@@ -200,7 +201,7 @@ fn client(server: ConnectionInfo, authorities: Option<Vec<u8>>) -> Result<Client
     if !is_tls(&server) {
         return Client::open(server);
     }
-    // Fails if there is one already, which is as good.
+    // Fails if a provider is installed already, which is as good.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let certificates = TlsCertificates {
         client_tls: None,

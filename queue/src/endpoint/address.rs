@@ -1,19 +1,22 @@
-//! What a Redis URL says.
+//! Redis URLs.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use redis::{
     ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo,
     io::tcp::{TcpSettings, socket2::TcpKeepalive},
 };
 
-use super::KEEPALIVE;
 use crate::QueueError;
 
-/// Where a sentinel listens unless told otherwise.
+/// The silence after which a peer is probed, and the time between two probes. Without probes a half-open connection
+/// would look alive for hours.
+const KEEPALIVE: Duration = Duration::from_secs(5);
+
+/// The port of a sentinel whose URL names none.
 const PORT: &str = ":26379";
 
-/// A server, or the sentinels that know which one it is.
+/// A Redis server, or the sentinels that know which server is the primary.
 #[derive(Clone)]
 pub(super) enum Address {
     Server(ConnectionInfo),
@@ -24,17 +27,17 @@ pub(super) enum Address {
 #[derive(Clone)]
 pub(super) struct Sentinels {
     pub(super) members: Vec<ConnectionInfo>,
-    /// What they call the primary.
+    /// The primary's name among its sentinels.
     pub(super) primary: String,
-    /// How to log in to it.
+    /// The user, password and database of the primary.
     login: RedisConnectionInfo,
     tls: bool,
 }
 
 impl Address {
     /// Parses `redis://`, `rediss://`, `unix://` as the Redis library does, and `redis+sentinel://` and
-    /// `rediss+sentinel://`, for which there is no such thing. Errors say what is wrong without repeating the URL, which
-    /// may hold a password.
+    /// `rediss+sentinel://`, which it does not know. Errors say what is wrong without repeating the URL, which may hold
+    /// a password.
     pub(super) fn parse(url: &str) -> Result<Self, QueueError> {
         let (scheme, rest) = url.split_once(':').unwrap_or_default();
         let rest = rest.strip_prefix("//").unwrap_or(rest);
@@ -76,8 +79,8 @@ impl fmt::Debug for Address {
 
 impl Sentinels {
     /// Parses `[USER:PASSWORD@]HOST[:PORT][,HOST[:PORT]...]/PRIMARY[/DB][?OPTION=VALUE[&OPTION=VALUE]]`, whose user and
-    /// password are the primary's; the options are `sentinelUsername` and `sentinelPassword`. Everything is put together
-    /// to URLs of single servers, so that all is decoded as theirs is.
+    /// password are the primary's; the options are `sentinelUsername` and `sentinelPassword`. Everything is put
+    /// together to URLs of single servers, so that all is decoded as theirs is.
     fn parse(rest: &str, scheme: &str) -> Result<Self, QueueError> {
         let wrong = |message: &str| QueueError::Url(message.to_owned());
         let (rest, options) = rest.split_once('?').unwrap_or((rest, ""));
@@ -134,7 +137,7 @@ impl Sentinels {
         })
     }
 
-    /// The server at an address that sentinels gave.
+    /// Returns the server at an address that a sentinel gave, with the primary's login.
     pub(super) fn server(&self, host: String, port: u16) -> Result<ConnectionInfo, QueueError> {
         let address = if self.tls {
             ConnectionAddr::TcpTls {

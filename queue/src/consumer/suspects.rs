@@ -1,11 +1,18 @@
-//! Requests of workers that died. One of them may be what killed its worker, so they run with nothing beside them: in halves
-//! first, for most are innocent, and one by one before any is given up. Each turn is counted before it begins.
+//! Suspects: requests of workers that died. One of them may be what killed its worker, so they run with nothing beside
+//! them: in halves first, for most are innocent, and one by one before any is given up. Each turn is counted before it
+//! begins.
 //!
-//! They are set aside in Redis, for any worker to take some, and take turns with ordinary requests.
+//! Suspects are set aside in Redis, for any worker to take some, and take turns with ordinary requests.
 
 use redis::Value;
 
-use super::{Inner, answer, fetch, millis};
+use super::{
+    answer,
+    inner::{Inner, millis},
+    intake,
+    leases::Leases,
+    read,
+};
 use crate::{
     Failure, FailureKind, Job, JobId, Outcome, QueueError,
     call::Call,
@@ -15,7 +22,7 @@ use crate::{
     wire::{self, FORMAT},
 };
 
-/// Takes what has been handed back, up to `capacity`, and sets aside what dead workers held.
+/// Takes requests that were handed back, up to `capacity`, and sets aside those that dead workers held.
 pub(super) async fn take_over(inner: &Inner, capacity: usize) -> Result<Vec<EntryId>, QueueError> {
     let keys = [
         &*inner.lane.jobs,
@@ -29,7 +36,7 @@ pub(super) async fn take_over(inner: &Inner, capacity: usize) -> Result<Vec<Entr
         .arg(capacity)
         .arg(&inner.revision)
         .arg(RELEASED)
-        // What workers of before did not know.
+        // Requests that older workers could not read.
         .arg(newer(FORMAT));
     let reply = inner
         .commands
@@ -38,7 +45,7 @@ pub(super) async fn take_over(inner: &Inner, capacity: usize) -> Result<Vec<Entr
     let mut values = wire::list(reply).into_iter();
     let released = entries(wire::list(values.next().unwrap_or(Value::Nil)));
     let aside = values.next().and_then(wire::parse::<u32>) != Some(0);
-    // Redis may have lost the record while this worker lived on, and have taken down another one's since.
+    // Redis may have lost the record while this worker lived on, and have recorded another one's since.
     let recorded: String = values.next().and_then(wire::parse).unwrap_or_default();
     inner.leases(|leases| {
         leases.set_aside(aside);
@@ -53,7 +60,7 @@ fn entries(values: impl IntoIterator<Item = Value>) -> Vec<EntryId> {
     values.into_iter().filter_map(wire::parse).collect()
 }
 
-/// Begins the turn of some of those set aside, up to `capacity`; none if there are none to run.
+/// Takes some of the suspects for their turn, up to `capacity`; none if there are none to run.
 pub(super) async fn take(inner: &Inner, capacity: usize) -> Result<Vec<Job>, QueueError> {
     let most = inner.limits().max_deliveries;
     let mut command = QUARANTINE.call(&[&inner.lane.jobs], 0);
@@ -66,7 +73,7 @@ pub(super) async fn take(inner: &Inner, capacity: usize) -> Result<Vec<Job>, Que
         .commands
         .last(&Call::of_script(&QUARANTINE, command), operation)
         .await;
-    // If the reply is lost, some are this worker's and in nobody's hands.
+    // Some are this worker's and in nobody's hands if the reply is lost.
     let reply = outcome.inspect_err(|_| inner.leases(|leases| leases.stray = true))?;
     let mut values = wire::list(reply).into_iter();
     let parse = |value: Option<Value>| value.and_then(wire::parse::<u32>);
@@ -87,15 +94,15 @@ pub(super) async fn take(inner: &Inner, capacity: usize) -> Result<Vec<Job>, Que
         deliveries,
         "running requests of a worker that fell silent, by themselves"
     );
-    let group = inner.leases(super::leases::Leases::group);
-    fetch::load(inner, &entries, Some(group)).await
+    let group = inner.leases(Leases::group);
+    intake::load(inner, &entries, Some(group)).await
 }
 
-/// Answers requests that have been given to workers as often as they may.
+/// Answers requests that have been given to workers as often as they may with a failure.
 async fn give_up(inner: &Inner, entries: &[EntryId], deliveries: u32) -> Result<(), QueueError> {
-    let read = fetch::range(inner, entries).await;
+    let read = read::range(inner, entries).await;
     let (found, now) = read.inspect_err(|_| inner.leases(|leases| leases.stray = true))?;
-    let jobs = fetch::triage(inner, found, now).await;
+    let jobs = intake::triage(inner, found, now).await;
     let answers = jobs.into_iter().map(|job| letter(job.id, deliveries));
     answer::answer_only(inner, answers.collect()).await;
     Ok(())

@@ -13,25 +13,15 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use super::{Shared, enqueue::Session, in_flight::Cancelled};
-use crate::{
-    SubmitError,
-    connection::{Backoff, FIRST_PAUSE},
+use super::{
+    command::{Command, unreachable},
+    session::Session,
+    shared::Shared,
 };
+use crate::backoff::{Backoff, FIRST_PAUSE};
 
-/// A connection that breaks sooner has done no work, so the next try waits longer.
+/// The age below which a connection that breaks has done no work, so that the next attempt waits longer.
 const SHORT_SESSION: Duration = Duration::from_secs(1);
-
-/// What a client is told to wait when Redis can't be reached.
-const RETRY_UNREACHABLE: Duration = Duration::from_secs(1);
-
-/// What is asked of the task.
-pub(super) enum Command {
-    Enqueue(Uuid),
-    Cancel(Cancelled),
-    /// Finish, take the replies stream away and end.
-    Stop,
-}
 
 /// Runs until it is stopped or every producer is gone.
 pub(super) async fn run(shared: Arc<Shared>, mut commands: UnboundedReceiver<Command>) {
@@ -71,9 +61,9 @@ pub(super) async fn run(shared: Arc<Shared>, mut commands: UnboundedReceiver<Com
     }
 }
 
-/// Waits before Redis is tried again, and refuses what arrives meanwhile. But one that comes when the last try is not
-/// quite new ends the wait and shares the next try's fate: nobody is refused for long by a Redis that is back. Entries to
-/// cancel expire by themselves.
+/// Waits before Redis is tried again, and refuses requests that arrive meanwhile. A request that comes when the last
+/// attempt is not quite new ends the wait instead and shares the fate of the next attempt, so that nobody is refused
+/// for long by a Redis that is back. Entries to cancel expire by themselves.
 async fn pause(
     shared: &Shared,
     commands: &mut UnboundedReceiver<Command>,
@@ -90,11 +80,5 @@ async fn pause(
             Ok(Some(Command::Stop) | None) => return ControlFlow::Break(()),
             Err(_) => return ControlFlow::Continue(None),
         }
-    }
-}
-
-pub(super) fn unreachable(_: Duration) -> SubmitError {
-    SubmitError::Unreachable {
-        retry_after: RETRY_UNREACHABLE,
     }
 }

@@ -1,0 +1,7 @@
+-- Redis runs scripts in Lua 5.1, with libraries of its own.
+std = "lua51"
+max_line_length = 120
+read_globals = { "KEYS", "ARGV", "redis", "cjson", "cmsgpack", "struct", "bit" }
+-- Put in place of the line `--#include by_name.lua` when a script is loaded.
+files["queue/src/scripts"].read_globals = { "by_name" }
+files["queue/src/scripts/by_name.lua"].ignore = { "211/by_name" }
