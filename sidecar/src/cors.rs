@@ -7,12 +7,16 @@ use http::{
     header::{
         ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
         ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS,
-        ACCESS_CONTROL_REQUEST_METHOD, ALLOW, ORIGIN, RETRY_AFTER, VARY,
+        ACCESS_CONTROL_REQUEST_METHOD, ALLOW, ORIGIN, VARY,
     },
 };
 
 /// The seconds for which a browser may keep a preflight's answer; few, so that a changed setting soon holds for all.
 const MAX_AGE: HeaderValue = HeaderValue::from_static("600");
+
+/// The headers of answers that pages may read besides those that browsers let them.
+const READABLE: HeaderValue =
+    HeaderValue::from_static("retry-after, carpool-request-id, x-request-id");
 
 const ANY: HeaderValue = HeaderValue::from_static("*");
 
@@ -49,8 +53,7 @@ impl Cors {
             response.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
         }
         if method != Method::OPTIONS || !request.contains_key(ACCESS_CONTROL_REQUEST_METHOD) {
-            let readable = HeaderValue::from_name(RETRY_AFTER);
-            response.insert(ACCESS_CONTROL_EXPOSE_HEADERS, readable);
+            response.insert(ACCESS_CONTROL_EXPOSE_HEADERS, READABLE);
             return;
         }
         if let Some(methods) = response.get(ALLOW).cloned() {
@@ -70,6 +73,10 @@ impl Cors {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    use http::header::RETRY_AFTER;
+
+    use crate::followed::{CLIENT_REQUEST_ID, REQUEST_ID};
 
     const PAGE: &str = "https://app.example.com";
 
@@ -98,7 +105,8 @@ mod tests {
         let allowed = ["https://other.example.com", PAGE];
         let answered = answer(&allowed, &Method::POST, &[("origin", PAGE)]);
         assert_eq!(answered[ACCESS_CONTROL_ALLOW_ORIGIN], PAGE);
-        assert_eq!(answered[ACCESS_CONTROL_EXPOSE_HEADERS], "retry-after");
+        let readable = [RETRY_AFTER, REQUEST_ID, CLIENT_REQUEST_ID].map(|name| name.to_string());
+        assert_eq!(answered[ACCESS_CONTROL_EXPOSE_HEADERS], readable.join(", "));
         assert_eq!(answered[VARY], "origin");
         for request in [
             &[][..],

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use crate::{
     body::{self, IncomingBody},
     error::Error,
+    followed::Followed,
     metrics::{Hop, HopTimer},
     proxy::{Proxy, Served},
     trace, validate,
@@ -75,23 +76,26 @@ impl Validated {
     }
 }
 
-/// The origin of a request: its client, its arrival and its trace.
-pub struct Caller {
+/// The origin of a request: its client, its arrival, its trace and its identifiers.
+pub struct Caller<'a> {
     /// The client's address, or the proxy's own name for a client beside it.
     pub client: Arc<str>,
     /// The time at which the request's head was here.
     pub arrival: Instant,
     /// The trace that the request is part of: W3C `traceparent`.
     pub trace: Option<String>,
+    /// The identifiers by which the request is followed.
+    pub followed: &'a mut Followed,
 }
 
-impl Caller {
+impl<'a> Caller<'a> {
     /// Notes the client of a request whose head is here now.
-    pub fn new(client: Arc<str>, headers: &HeaderMap) -> Self {
+    pub fn new(client: Arc<str>, headers: &HeaderMap, followed: &'a mut Followed) -> Self {
         Self {
             client,
             arrival: Instant::now(),
             trace: trace::parent(headers),
+            followed,
         }
     }
 }
@@ -99,7 +103,7 @@ impl Caller {
 /// Answers one request with the protocol's JSON.
 pub async fn serve(
     proxy: &Proxy,
-    caller: Caller,
+    caller: Caller<'_>,
     head: &Parts,
     body: &mut IncomingBody,
     version: Option<&str>,
@@ -152,22 +156,21 @@ pub async fn ask(
     proxy: &Proxy,
     served: &Served,
     validated: Validated,
-    caller: Caller,
+    caller: Caller<'_>,
     hops: &mut HopTimer<'_>,
 ) -> Result<Bytes, Error> {
-    let outcome = proxy
-        .producer
-        .submit(Submit {
-            trace: caller.trace,
-            client: Some(caller.client),
-            ..Submit::new(
-                Arc::clone(&served.revision),
-                validated.body,
-                validated.rows,
-                caller.arrival + validated.timeout,
-            )
-        })
-        .await?;
+    let ticket = proxy.producer.enqueue(Submit {
+        trace: caller.trace,
+        client: Some(caller.client),
+        ..Submit::new(
+            Arc::clone(&served.revision),
+            validated.body,
+            validated.rows,
+            caller.arrival + validated.timeout,
+        )
+    })?;
+    caller.followed.queued(&ticket);
+    let outcome = ticket.outcome().await?;
     hops.passed(Hop::Queue);
     match outcome {
         Outcome::Answer(answer) => Ok(answer),

@@ -12,6 +12,7 @@ mod body;
 mod body_budget;
 mod cors;
 mod error;
+mod followed;
 mod infer;
 mod metadata;
 mod metrics;

@@ -40,7 +40,7 @@ fn any_value<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Value>, D::Er
 /// Answers one request.
 pub async fn serve(
     proxy: &Proxy,
-    caller: Caller,
+    caller: Caller<'_>,
     head: &Parts,
     body: &mut IncomingBody,
 ) -> Result<Vec<u8>, Error> {

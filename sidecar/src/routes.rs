@@ -9,10 +9,12 @@ use http::{
     request::Parts,
 };
 use hyper::body::Incoming;
+use tracing::Instrument;
 
 use crate::{
     body::IncomingBody,
     error::Error,
+    followed::Followed,
     infer::{self, Caller},
     metadata,
     metrics::Kind,
@@ -117,11 +119,20 @@ pub async fn serve(
     let kind = route.as_ref().map_or(Kind::Unknown, Route::kind);
     let inference = route.as_ref().is_some_and(Route::is_inference);
     let mut open = proxy.metrics.open(kind);
-    let mut response = match dispatch(&proxy, client, route, &head, &mut body).await {
+    let mut followed = if inference {
+        Followed::new(&head.method, head.uri.path(), &head.headers)
+    } else {
+        Followed::default()
+    };
+    let span = followed.span.clone();
+    let caller = Caller::new(client, &head.headers, &mut followed);
+    let dispatched = dispatch(&proxy, caller, route, &head, &mut body);
+    let mut response = match dispatched.instrument(span).await {
         Ok(response) => response,
         Err(error) => {
             if inference {
                 proxy.metrics.refused(error.status().1);
+                tracing::debug!(parent: &followed.span, %error, "request refused");
             }
             // A client whose time is over has waited long enough.
             if !matches!(error, Error::Deadline) {
@@ -131,6 +142,11 @@ pub async fn serve(
         }
     };
     open.answered(response.status());
+    if inference {
+        let status = response.status().as_u16();
+        tracing::debug!(parent: &followed.span, status, "request served");
+        followed.answer(&head.headers, response.headers_mut());
+    }
     if head.method == Method::HEAD {
         response = methods::head(response);
     }
@@ -146,7 +162,7 @@ pub async fn serve(
 
 async fn dispatch(
     proxy: &Proxy,
-    client: Arc<str>,
+    caller: Caller<'_>,
     route: Option<Route<'_>>,
     head: &Parts,
     body: &mut IncomingBody,
@@ -183,16 +199,12 @@ async fn dispatch(
         }
         Route::Infer(target) => {
             target.check_name(&proxy.served().name)?;
-            let caller = Caller::new(client, &head.headers);
             let version = target.version;
             infer::serve(proxy, caller, head, body, version)
                 .await?
                 .into()
         }
-        Route::Predict => {
-            let caller = Caller::new(client, &head.headers);
-            predict::serve(proxy, caller, head, body).await?.into()
-        }
+        Route::Predict => predict::serve(proxy, caller, head, body).await?.into(),
     };
     Ok(json(answer))
 }

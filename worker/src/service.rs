@@ -9,7 +9,7 @@ mod intake;
 
 use std::{sync::Arc, time::Duration};
 
-use carpool_queue::{Consumer, JobId, Outcome};
+use carpool_queue::{Consumer, Failure, JobId, Outcome};
 use tokio::{
     sync::{oneshot, watch},
     time::Instant,
@@ -250,8 +250,7 @@ impl Service {
     /// Fails the requests that nobody waits for any more, so that no time is spent on them.
     fn drop_expired(&mut self) {
         for pending in self.waiting.expired(Instant::now()) {
-            let failure = long_texts::expired();
-            self.answers.push((pending.id, Outcome::Failure(failure)));
+            self.fail(pending.id, long_texts::expired());
         }
     }
 
@@ -266,8 +265,12 @@ impl Service {
         } = dispatched;
         let metrics = Arc::clone(&self.metrics);
         let busy = metrics.busy();
-        for pending in requests.iter().filter(|pending| pending.done == 0) {
-            metrics.queue_wait(started.saturating_duration_since(pending.arrived));
+        for pending in &requests {
+            let Pending { id, item, done, .. } = pending;
+            tracing::debug!(%id, done, of = item.rows, batch = rows, "request runs");
+            if *done == 0 {
+                metrics.queue_wait(started.saturating_duration_since(pending.arrived));
+            }
         }
         let end = self.timing.about_to_end(rows);
         // A run too short for a fetch at its end has one at its start, unless the next batch is full without. Where a
@@ -305,6 +308,9 @@ impl Service {
         match outcome {
             Ok(outputs) => self.complete(requests, outputs),
             Err(message) => {
+                for Pending { id, .. } in &requests {
+                    tracing::debug!(%id, error = message, "request ran when the device failed");
+                }
                 // The next batch has not begun, so it is handed back with the requests that wait.
                 for pending in next.into_iter().flat_map(|next| next.requests) {
                     self.waiting.push(pending);
@@ -324,7 +330,7 @@ impl Service {
         let started = Instant::now();
         for (mut pending, outputs) in requests.into_iter().zip(outputs) {
             let outputs = outputs.and_then(|parts| cut(parts).map_err(failed));
-            let outcome = match outputs {
+            let answer = match outputs {
                 Ok(part) => {
                     pending.ran(part);
                     if pending.left() > 0 {
@@ -334,13 +340,22 @@ impl Service {
                     concatenate(pending.parts)
                         .map_err(failed)
                         .and_then(|outputs| self.assembler.answer(&pending.item, outputs))
-                        .map_or_else(Outcome::Failure, Outcome::Answer)
                 }
-                Err(failure) => Outcome::Failure(failure),
+                Err(failure) => Err(failure),
             };
-            self.answers.push((pending.id, outcome));
+            match answer {
+                Ok(answer) => self.answers.push((pending.id, Outcome::Answer(answer))),
+                Err(failure) => self.fail(pending.id, failure),
+            }
         }
         self.metrics.hop(Hop::Encode, started.elapsed());
+    }
+
+    /// Answers a request with its failure.
+    fn fail(&mut self, id: JobId, failure: Failure) {
+        let Failure { kind, message } = &failure;
+        tracing::debug!(%id, ?kind, error = message, "request failed");
+        self.answers.push((id, Outcome::Failure(failure)));
     }
 
     /// The most rows of a batch: what the settings say, or less where the model's answers would depend on it.

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use carpool_queue::{Failure, Job, Outcome, QueueError};
+use carpool_queue::{Failure, Job, QueueError};
 use tokio::time::Instant;
 
 use super::{Service, join_failed};
@@ -156,7 +156,7 @@ impl Service {
                     done: 0,
                 });
             }
-            Err(failure) => self.answers.push((job.id, Outcome::Failure(failure))),
+            Err(failure) => self.fail(job.id, failure),
         }
     }
 

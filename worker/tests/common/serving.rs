@@ -17,7 +17,7 @@ use futures::future::join_all;
 use serde_json::Value;
 use tokio::{sync::mpsc as channel, task::JoinHandle, time::Instant};
 
-const REVISION: &str = "r1";
+pub const REVISION: &str = "r1";
 
 /// A Redis of the test's own.
 pub struct Redis {

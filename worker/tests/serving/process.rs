@@ -2,13 +2,14 @@
 
 use std::process::{Command, Stdio};
 
+use carpool_queue::Submit;
 use sha2::Digest;
 
 use crate::{
     DEFAULTS, alone, assert_same,
     common::{
         self, MLP, numbers,
-        serving::{Open, Redis, Worker, served, submit},
+        serving::{Open, REVISION, Redis, Worker, served, submit},
     },
 };
 
@@ -227,5 +228,28 @@ fn libtorch_takes_its_memory_from_the_worker_s_allocator() {
         let bound: Vec<&str> = of_libtorch.collect();
         assert!(!bound.is_empty(), "{function}: {told}");
         assert!(bound.iter().all(|line| line.contains(worker)), "{bound:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_log_tells_by_its_id_that_a_request_runs_or_fails() {
+    let (redis, served) = (
+        Redis::start(),
+        served(MLP, DEFAULTS, |folder| common::write_mlp(folder, 0)),
+    );
+    let mut command = served.serve(&redis, "w");
+    command.env("RUST_LOG", "info,carpool_worker=debug");
+    let worker = Worker::start(command);
+    let producer = redis.producer();
+    for (request, message) in [
+        (numbers(&[1.0; 4]), "request runs"),
+        (common::words(&[1]), "request failed"),
+    ] {
+        let deadline = tokio::time::Instant::now() + std::time::Duration::from_mins(1);
+        let submit = Submit::new(REVISION.into(), request.encode(), 1, deadline);
+        let ticket = producer.enqueue(submit).unwrap();
+        let id = ticket.id().to_string();
+        ticket.outcome().await.unwrap();
+        assert_eq!(worker.logged(message)["id"], id);
     }
 }
