@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::{Batching, Device, Model, Queue};
 
-/// What proxies and workers of one `BatchedModel` must know. It is read again when it changes.
+/// The settings that proxies and workers of one `BatchedModel` share. They are read again when they change.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Config {
@@ -28,42 +28,42 @@ pub struct Config {
     pub serving: String,
     /// Every revision that has, or is to have, workers.
     pub models: BTreeMap<String, Model>,
-    /// How requests become batches.
+    /// The rules by which requests become batches.
     pub batching: Batching,
     /// The queue's bounds and times.
     pub queue: Queue,
-    /// Where workers run the model.
+    /// The device on which workers run the model.
     pub device: Device,
     /// The origins whose pages may read answers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub cors_allow_origins: Vec<String>,
 }
 
-/// Why a configuration file can't be used.
+/// The reason that a configuration file can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// It can't be read.
+    /// The file can't be read.
     #[error("failed to read the configuration {path}: {source}")]
     Read {
         /// The file.
         path: String,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// It isn't a configuration.
+    /// The file holds no configuration.
     #[error("failed to parse the configuration {path}: {message}")]
     Parse {
         /// The file.
         path: String,
-        /// What is wrong, and where.
+        /// The mistake, and its place.
         message: String,
     },
-    /// It names a revision that it doesn't hold.
+    /// The file names a revision that it doesn't hold.
     #[error("the configuration holds no model of revision {revision}; it holds {held}")]
     NoRevision {
-        /// The one asked for.
+        /// The revision asked for.
         revision: String,
-        /// Those there are.
+        /// The revisions that the file holds.
         held: String,
     },
 }
@@ -85,7 +85,7 @@ impl Config {
     }
 
     fn parse(text: &str) -> Result<Self, String> {
-        // Parsed before the types are known, so `y` must not be taken for a boolean.
+        // Booleans are strict, for the text is parsed before the types are known: `y` must not become `true`.
         let options = serde_yaml::options! { strict_booleans: true };
         let value =
             serde_yaml::from_str_with_options(text, options).map_err(|error| error.to_string())?;

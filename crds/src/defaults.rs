@@ -1,4 +1,4 @@
-//! Every default value, once: serde fills them in, and the schema shows them to `kubectl explain`.
+//! The default values, each stated once: serde fills them in, and the schema shows them to `kubectl explain`.
 
 use std::time;
 

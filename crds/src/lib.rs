@@ -16,6 +16,7 @@ mod loaded;
 mod manifest;
 mod model;
 mod quantity;
+mod queue;
 mod resources;
 #[cfg(test)]
 #[cfg(feature = "kube")]
@@ -25,6 +26,8 @@ mod schema;
 mod shape;
 mod spec;
 mod status;
+pub mod tensor_names;
+mod termination;
 #[cfg(feature = "kube")]
 pub mod yaml;
 
@@ -35,17 +38,16 @@ pub use config::{Config, ConfigError};
 pub use loaded::{Loaded, LoadedReason};
 #[cfg(feature = "kube")]
 pub use manifest::manifest;
-pub use model::{ATTENTION_MASK, Datatype, Example, Format, Model, TensorSpec, Text};
+pub use model::{Datatype, Example, Format, Model, TensorSpec, Text};
 pub use quantity::{Bytes, Duration, ParseError};
+pub use queue::{ExternalRedis, ManagedRedis, Queue, Redis};
 pub use resources::{Quantity, Resources};
 pub use shape::{Dimension, allows};
 #[cfg(feature = "kube")]
 pub use spec::BatchedModel;
-pub use spec::{
-    BatchedModelSpec, Batching, Device, ExternalRedis, ManagedRedis, Proxy, Queue, Redis, Rollout,
-    Scaling, ScalingMode, Worker,
-};
+pub use spec::{BatchedModelSpec, Batching, Device, Proxy, Rollout, Scaling, ScalingMode, Worker};
 pub use status::{BatchedModelStatus, condition};
+pub use termination::{Termination, TerminationReason};
 
 /// The API group. It stands here alone, so that the owner of another domain changes one line.
 pub const GROUP: &str = "carpool.dev";

@@ -1,4 +1,4 @@
-//! What a worker says of its model, on its admin port at `/model`.
+//! The report of a worker on its model, which its admin port gives at `/model`.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,36 +6,37 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Loaded {
-    /// Its revision.
+    /// The model's revision.
     pub revision: String,
-    /// Its artifact's checksum.
+    /// The checksum of the model's artifact.
     pub sha256: String,
-    /// How it is served: stable, for programs.
+    /// The way the model is served: stable, for programs.
     #[serde(default)]
     pub reason: LoadedReason,
-    /// The same in a sentence for people; empty where all is well.
+    /// The reason in a sentence for people; empty where all is well.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,
 }
 
-/// How a worker serves its model, the poorer ways first.
+/// The ways in which a worker serves its model, the poorer ones first.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum LoadedReason {
-    /// One row at a time, for the company in a batch changes its answers.
+    /// Served one row at a time, for the company in a batch changes the model's answers.
     Unbatched,
-    /// With less in a batch than the resource asks for, for it could not be proved that this leaves answers as they are.
+    /// Served with less in a batch than the resource asks for, for it could not be proved that this leaves answers as
+    /// they are.
     Unproven,
-    /// In batches of equal shapes only, for padding changes its answers.
+    /// Served in batches of equal shapes only, for padding changes the model's answers.
     Unpadded,
-    /// As the resource asks for. A reason that only a newer worker knows is read as this: the model is loaded in any
-    /// case, and the message says the rest.
+    /// Served as the resource asks for. A reason that only a newer worker knows is read as this one: the model is
+    /// loaded in any case, and the message says the rest.
     #[default]
     #[serde(other)]
     Loaded,
 }
 
 impl LoadedReason {
-    /// Its name, as programs read it.
+    /// The reason's name, as programs read it.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {

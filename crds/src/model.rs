@@ -10,10 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::{Dimension, defaults, shape::allows};
-
-/// The input that says which tokens of a padded text are real.
-pub const ATTENTION_MASK: &str = "attention_mask";
+use crate::{Dimension, defaults, shape::allows, tensor_names::ATTENTION_MASK};
 
 /// The model: its artifact, and the tensors it takes and gives. A change makes a new revision.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -56,8 +53,8 @@ pub const ATTENTION_MASK: &str = "attention_mask";
     )
 ))]
 pub struct Model {
-    /// Where the artifact is: `pvc://CLAIM/PATH`, a folder or a file on a PersistentVolumeClaim of this
-    /// namespace. `carpool local` takes `file://PATH`, absolute or relative to the manifest.
+    /// The artifact's address: `pvc://CLAIM/PATH`, a folder or a file on a PersistentVolumeClaim of this namespace.
+    /// `carpool local` takes `file://PATH`, absolute or relative to the manifest.
     #[cfg_attr(feature = "kube", schemars(length(max = 1024)))]
     #[cfg_attr(feature = "kube", x_kube(validation = (
         "self.matches('^(pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/.*)?|file://.+)$')",
@@ -76,7 +73,7 @@ pub struct Model {
     )]
     pub sha256: Option<String>,
 
-    /// How the artifact is stored. `TorchScript`: `model.pt` in the folder, or the file itself.
+    /// The artifact's format. `TorchScript`: `model.pt` in the folder, or the file itself.
     #[serde(default)]
     pub format: Format,
 
@@ -100,8 +97,8 @@ pub struct Model {
 }
 
 impl Model {
-    /// The value that fills the rest of a shorter item of an input, `None` where nothing says with what. Of a text all
-    /// inputs are padded together, and what is padding is not attended to.
+    /// The value that fills the rest of a shorter item of an input; `None` where the manifest gives none. A text's
+    /// inputs are padded together, and padding is not attended to.
     #[must_use]
     pub fn padding(&self, input: &TensorSpec) -> Option<i64> {
         if self.text.is_none() {
@@ -147,7 +144,7 @@ pub struct Example {
     pub request: Option<BTreeMap<String, Value>>,
 }
 
-/// How an artifact is stored.
+/// The format of an artifact.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "kube", derive(JsonSchema))]
 pub enum Format {
@@ -156,7 +153,7 @@ pub enum Format {
     TorchScript,
 }
 
-/// One tensor of the model.
+/// A tensor that the model takes or gives.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[cfg_attr(feature = "kube", derive(KubeSchema))]
@@ -165,18 +162,18 @@ pub enum Format {
     "minimum must not be above maximum"
 )))]
 pub struct TensorSpec {
-    /// Its name in requests and answers.
+    /// The tensor's name in requests and answers.
     #[cfg_attr(feature = "kube", schemars(length(min = 1, max = 128)))]
     pub name: String,
 
-    /// Its element type, as the Open Inference Protocol names it.
+    /// The type of the tensor's elements, as the Open Inference Protocol names it.
     pub datatype: Datatype,
 
-    /// Its shape for one item, without the batch dimension. A dimension is a size; -1, which is variable; or a name such
-    /// as `seq`, which is variable, too, and of one size wherever it stands in a request. An output's dimension that has an
-    /// input dimension's name is as long as that, and is cut to it where the input was padded; one with a name that no input
-    /// has is of a length that the inputs' shapes alone decide. An output's -1 may depend on anything, so it makes every row
-    /// run alone.
+    /// The tensor's shape for one item, without the batch dimension. A dimension is a size; -1, which is variable; or a
+    /// name such as `seq`, which is variable, too, and of one size wherever it stands in a request. An output's
+    /// dimension that has an input dimension's name is as long as that, and is cut to it where the input was padded;
+    /// one with a name that no input has is of a length that the inputs' shapes alone decide. An output's -1 may depend
+    /// on anything, so it makes every row run alone.
     #[cfg_attr(feature = "kube", schemars(length(max = 8)))]
     #[cfg_attr(feature = "kube", x_kube(validation = (
         "self.all(d, d != 0)",
@@ -184,28 +181,44 @@ pub struct TensorSpec {
     )))]
     pub shape: Vec<Dimension>,
 
-    /// For an input: the value that fills its variable dimensions where shorter and longer items share a batch. Without it
+    /// The value that fills an input's variable dimensions where shorter and longer items share a batch. Without it
     /// only items of equal shape do; a model that takes text and has an `attention_mask` is padded with 0 in any case.
-    // Not a schema default: GitOps tools see drift where list items are filled in.
+    // The schema has no default for it: GitOps tools see drift where list items are filled in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pad: Option<i64>,
 
-    /// For an input: the smallest value that an element may have; a request with a smaller one is answered 422. With
-    /// `maximum` it keeps indices that a model does not have, such as ids beyond its vocabulary, from the device, which on a
-    /// GPU they would break for everyone.
+    /// The smallest value that an input's element may have; a request with a smaller one is answered 422. With
+    /// `maximum` it keeps indices that a model does not have, such as ids beyond its vocabulary, from the device, which
+    /// on a GPU they would break for everyone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub minimum: Option<f64>,
 
-    /// For an input: the largest value that an element may have; a request with a larger one is answered 422.
+    /// The largest value that an input's element may have; a request with a larger one is answered 422.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub maximum: Option<f64>,
 }
 
 impl TensorSpec {
-    /// Whether an item's shape is one that this declares.
+    /// Whether a client may send an item of this shape: each variable dimension is at least 1.
     #[must_use]
     pub fn allows(&self, item: &[i64]) -> bool {
         allows(&self.shape, item)
+    }
+
+    /// Whether a model may give an item of this shape. Unlike in what a client sends, a variable dimension may be empty.
+    #[must_use]
+    pub fn allows_output(&self, item: &[i64]) -> bool {
+        let is_allowed = |(dimension, size): (&Dimension, &i64)| {
+            dimension.fixed().is_none_or(|fixed| fixed == *size)
+        };
+        self.shape.len() == item.len() && self.shape.iter().zip(item).all(is_allowed)
+    }
+
+    /// The shape of one item as the manifest writes it, such as `[seq, 2]`.
+    #[must_use]
+    pub fn written_shape(&self) -> String {
+        let dimensions: Vec<String> = self.shape.iter().map(ToString::to_string).collect();
+        format!("[{}]", dimensions.join(", "))
     }
 
     /// The shape of a batch as the Open Inference Protocol writes it: -1 for the rows, then the item's.
@@ -252,7 +265,25 @@ impl fmt::Display for Datatype {
     }
 }
 
-/// Text in, labels out.
+#[cfg(feature = "protocol")]
+impl From<Datatype> for carpool_protocol::Datatype {
+    fn from(declared: Datatype) -> Self {
+        match declared {
+            Datatype::Bool => Self::Bool,
+            Datatype::Uint8 => Self::Uint8,
+            Datatype::Int8 => Self::Int8,
+            Datatype::Int16 => Self::Int16,
+            Datatype::Int32 => Self::Int32,
+            Datatype::Int64 => Self::Int64,
+            Datatype::Fp16 => Self::Fp16,
+            Datatype::Bf16 => Self::Bf16,
+            Datatype::Fp32 => Self::Fp32,
+            Datatype::Fp64 => Self::Fp64,
+        }
+    }
+}
+
+/// The tokenizer in front of a model that takes text, and the labels behind it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[cfg_attr(feature = "kube", derive(KubeSchema))]
@@ -261,8 +292,9 @@ pub struct Text {
     #[cfg_attr(feature = "kube", schemars(length(min = 1, max = 256)))]
     pub tokenizer: String,
 
-    /// Texts are cut to this many tokens, those that the tokenizer adds among them. Of a text, no more than 256 bytes for
-    /// each are read, at least 16Ki. Where the inputs' shape is fixed, it must not be above that. Default 128.
+    /// The number of tokens that texts are cut to, those that the tokenizer adds among them. For each token at most 256
+    /// bytes of a text are read, in all at least 16Ki. Where the inputs' shape is fixed, it must not be above that.
+    /// Default 128.
     #[serde(default = "defaults::text_max_length")]
     #[cfg_attr(feature = "kube", schemars(range(min = 2, max = 8192)))]
     pub max_length: u32,

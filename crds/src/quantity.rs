@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr, time};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// What a duration or a size must look like.
+/// A text that is no duration or no size, with what is allowed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{given:?} is not a {kind}; allowed: {allowed}")]
 pub struct ParseError {
@@ -175,7 +175,7 @@ mod schema {
         }
 
         fn json_schema(_: &mut SchemaGenerator) -> Schema {
-            // As many digits as fit 64 bits with the largest unit, and never zero.
+            // The pattern has as many digits as fit 64 bits with the largest unit, and never zero.
             json_schema!({
                 "x-kubernetes-int-or-string": true,
                 "minimum": 1,

@@ -1,4 +1,4 @@
-//! What a container asks of its node.
+//! The resources that a container asks of its node.
 
 use std::collections::BTreeMap;
 
@@ -11,12 +11,12 @@ use serde::{Deserialize, Deserializer, Serialize};
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[cfg_attr(feature = "kube", derive(JsonSchema))]
 pub struct Resources {
-    /// The most it may use, by resource, such as `nvidia.com/gpu: 1` or `memory: 2Gi`.
+    /// The most that the container may use, by resource, such as `nvidia.com/gpu: 1` or `memory: 2Gi`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub limits: BTreeMap<String, Quantity>,
 
-    /// What a node must have free for it, by resource. Default: the limits; of a managed Redis' memory only 128Mi, if
-    /// its limit is more.
+    /// The amounts that a node must have free for the container, by resource. Default: the limits; of a managed Redis'
+    /// memory only 128Mi, if its limit is more.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub requests: BTreeMap<String, Quantity>,
 }
@@ -44,7 +44,7 @@ const UNITS: [(&str, f64); 14] = [
 ];
 
 impl Quantity {
-    /// Its value in the resource's base unit, such as bytes, or `None` where it is not a quantity.
+    /// The amount in the resource's base unit, such as bytes; `None` where the text is no quantity.
     #[must_use]
     pub fn value(&self) -> Option<f64> {
         let (number, factor) = UNITS

@@ -6,18 +6,18 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// One dimension of an item's shape: its size, `-1` where it is variable, or a name.
+/// A dimension of an item's shape: its size, `-1` where it is variable, or a name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Dimension {
-    /// A size of at least 1, or -1: variable, and of unknown origin in an output.
+    /// A size of at least 1, or -1: a variable size, and one of unknown origin in an output.
     Size(i64),
-    /// Variable, and equal to every other dimension of this name in the same request.
+    /// A variable size that is equal wherever this name stands in the same request.
     Name(String),
 }
 
 impl Dimension {
-    /// Its size, where it is fixed.
+    /// The dimension's size, where it is fixed.
     #[must_use]
     pub fn fixed(&self) -> Option<i64> {
         match self {
@@ -26,7 +26,7 @@ impl Dimension {
         }
     }
 
-    /// Its name, where it has one.
+    /// The dimension's name, where it has one.
     #[must_use]
     pub fn name(&self) -> Option<&str> {
         match self {
@@ -35,20 +35,20 @@ impl Dimension {
         }
     }
 
-    /// As the Open Inference Protocol writes it in metadata: the size, -1 where it is variable.
+    /// The dimension as the Open Inference Protocol's metadata has it: the size, -1 where it is variable.
     #[must_use]
     pub fn as_protocol(&self) -> i64 {
         self.fixed().unwrap_or(-1)
     }
 
-    /// Whether an item may have this size here. A variable dimension is at least 1.
+    /// Whether a client's item may have this size in this dimension. A variable dimension is at least 1.
     #[must_use]
     pub fn allows(&self, size: i64) -> bool {
         self.fixed().map_or(size >= 1, |fixed| fixed == size)
     }
 }
 
-/// Whether an item may have this shape.
+/// Whether a client's item may have this shape.
 #[must_use]
 pub fn allows(declared: &[Dimension], item: &[i64]) -> bool {
     declared.len() == item.len()

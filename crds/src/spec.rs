@@ -1,4 +1,4 @@
-//! `spec`: what a user asks for.
+//! The spec of a `BatchedModel`: what a user asks for.
 
 use std::collections::BTreeMap;
 
@@ -9,9 +9,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{Bytes, Duration, Model, Resources, defaults};
+use crate::{Duration, Model, Queue, Resources, defaults};
 
-/// One model, served in batches: Redis, proxies and workers.
+/// A model served in batches: Redis, proxies and workers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[cfg_attr(feature = "kube", derive(CustomResource, KubeSchema))]
@@ -47,7 +47,8 @@ pub struct BatchedModelSpec {
     /// The model: its artifact, and the tensors it takes and gives. A change makes a new revision.
     pub model: Model,
 
-    /// The scale subresource's path. It is 1 as long as `scaling.mode` is `Builtin`, where the queue decides.
+    /// The number that the scale subresource points at. It is 1 as long as `scaling.mode` is `Builtin`, where the queue
+    /// decides.
     #[cfg_attr(feature = "kube", schemars(range(max = 1000)))]
     #[cfg_attr(feature = "kube", x_kube(validation = (
         "self == 1",
@@ -56,11 +57,11 @@ pub struct BatchedModelSpec {
     #[serde(default = "defaults::replicas")]
     pub replicas: u32,
 
-    /// How the number of workers follows the queue.
+    /// The rules by which the number of workers follows the queue.
     #[serde(default)]
     pub scaling: Scaling,
 
-    /// How requests become batches.
+    /// The rules by which requests become batches.
     #[serde(default)]
     pub batching: Batching,
 
@@ -77,7 +78,7 @@ pub struct BatchedModelSpec {
     pub worker: Worker,
 }
 
-/// How the number of workers follows the queue.
+/// The rules by which the number of workers follows the queue.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[cfg_attr(feature = "kube", derive(KubeSchema))]
@@ -86,7 +87,7 @@ pub struct BatchedModelSpec {
     "minReplicas must not be above maxReplicas"
 )))]
 pub struct Scaling {
-    /// Who writes the number of workers. `Builtin`: the operator, from the length of the queue.
+    /// The writer of the number of workers. `Builtin`: the operator, from the length of the queue.
     #[serde(default)]
     pub mode: ScalingMode,
 
@@ -105,7 +106,7 @@ pub struct Scaling {
     #[serde(default = "defaults::target_queue_length")]
     pub target_queue_length: u32,
 
-    /// How long fewer workers must have been enough before one goes.
+    /// The time for which fewer workers must have been enough before one goes.
     #[cfg_attr(feature = "kube", x_kube(validation = ("duration(self) <= duration('24h')", "cooldown: at most 24h")))]
     #[serde(default = "defaults::cooldown")]
     pub cooldown: Duration,
@@ -123,7 +124,7 @@ impl Default for Scaling {
     }
 }
 
-/// Who writes the number of workers.
+/// The writer of the number of workers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "kube", derive(JsonSchema))]
 pub enum ScalingMode {
@@ -132,7 +133,7 @@ pub enum ScalingMode {
     Builtin,
 }
 
-/// How requests become batches.
+/// The rules by which requests become batches.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[cfg_attr(feature = "kube", derive(KubeSchema))]
@@ -142,7 +143,7 @@ pub struct Batching {
     #[serde(default = "defaults::max_batch_size")]
     pub max_batch_size: u32,
 
-    /// How long a batch that is not full waits for more, counted from its oldest request's arrival. 0: an idle
+    /// The time that a batch that is not full waits for more, counted from its oldest request's arrival. 0: an idle
     /// worker takes what is there at once, and batches grow while it is busy.
     #[cfg_attr(feature = "kube", x_kube(validation = ("duration(self) <= duration('10s')", "maxDelay: at most 10s")))]
     #[serde(default = "defaults::max_delay")]
@@ -158,131 +159,12 @@ impl Default for Batching {
     }
 }
 
-/// The queue between proxies and workers.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[cfg_attr(feature = "kube", derive(KubeSchema))]
-#[cfg_attr(feature = "kube", x_kube(validation = (
-    "duration(self.lease) >= duration('1s') && duration(self.lease) + duration(self.lease) + duration(self.lease) <= duration(self.timeout)",
-    "lease must be at least 1s and at most a third of timeout, so that another worker can still answer when one dies"
-)))]
-pub struct Queue {
-    /// The most requests that wait or are in flight; one more is answered 429.
-    #[cfg_attr(feature = "kube", schemars(range(min = 1, max = 10_000_000)))]
-    #[serde(default = "defaults::max_length")]
-    pub max_length: u32,
-
-    /// The most bytes that they hold together.
-    #[serde(default = "defaults::max_bytes")]
-    pub max_bytes: Bytes,
-
-    /// The largest request body, 256Mi at most; a larger one is answered 413. All bodies that a proxy is reading at a time
-    /// hold 16 times as much, or 64Mi if that is more; beyond it a request is answered 429.
-    #[serde(default = "defaults::max_request_bytes")]
-    pub max_request_bytes: Bytes,
-
-    /// How long a request may take, from its arrival to its answer; then it is answered 504.
-    #[cfg_attr(feature = "kube", x_kube(validation = (
-        "duration(self) >= duration('3s') && duration(self) <= duration('1h')",
-        "timeout: between 3s and 1h"
-    )))]
-    #[serde(default = "defaults::timeout")]
-    pub timeout: Duration,
-
-    /// The most rows that one request may hold; a larger one is answered 413. Its rows run in batches between those of
-    /// others, and it is answered when the last has run.
-    #[cfg_attr(feature = "kube", schemars(range(min = 1, max = 1_000_000)))]
-    #[serde(default = "defaults::max_rows_per_request")]
-    pub max_rows_per_request: u32,
-
-    /// How long a worker's process may be silent before another takes its requests over. However long a batch runs, its
-    /// worker is not silent: `runTimeout` is what ends one that hangs.
-    #[serde(default = "defaults::lease")]
-    pub lease: Duration,
-
-    /// How long one forward pass may take before the worker is taken to hang, and ends. Default: 20 times as long as the
-    /// slowest so far, at least 1m.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(feature = "kube", x_kube(validation = (
-        "duration(self) >= duration('1s') && duration(self) <= duration('24h')",
-        "runTimeout: between 1s and 24h"
-    )))]
-    pub run_timeout: Option<Duration>,
-
-    /// How often a request may be given to a worker before it is given up, the first time included.
-    #[cfg_attr(feature = "kube", schemars(range(min = 2, max = 100)))]
-    #[serde(default = "defaults::max_deliveries")]
-    pub max_deliveries: u32,
-
-    /// The Redis (7.0 or later) or Valkey that holds the queue.
-    #[serde(default)]
-    pub redis: Redis,
-}
-
-impl Default for Queue {
-    fn default() -> Self {
-        Self {
-            max_length: defaults::max_length(),
-            max_bytes: defaults::max_bytes(),
-            max_request_bytes: defaults::max_request_bytes(),
-            timeout: defaults::timeout(),
-            max_rows_per_request: defaults::max_rows_per_request(),
-            lease: defaults::lease(),
-            run_timeout: None,
-            max_deliveries: defaults::max_deliveries(),
-            redis: Redis::default(),
-        }
-    }
-}
-
-/// The Redis that holds the queue: the operator's own, or yours.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[cfg_attr(feature = "kube", derive(KubeSchema))]
-#[cfg_attr(feature = "kube", x_kube(validation = (
-    "!(has(self.managed) && has(self.external))",
-    "redis: either managed or external, not both"
-)))]
-pub struct Redis {
-    /// A Redis that the operator runs beside the model. The default.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub managed: Option<ManagedRedis>,
-
-    /// A Redis of yours.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub external: Option<ExternalRedis>,
-}
-
-/// A Redis that the operator runs beside the model.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[cfg_attr(feature = "kube", derive(KubeSchema))]
-pub struct ManagedRedis {
-    /// Its resources. 60 % of the memory limit is what it may hold. Default limit: 1Gi.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub resources: Option<Resources>,
-}
-
-/// A Redis of yours.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[cfg_attr(feature = "kube", derive(KubeSchema))]
-pub struct ExternalRedis {
-    /// A Secret of this namespace whose key `url` holds `redis://[USER:PASSWORD@]HOST[:PORT][/DB]`, `rediss://` for TLS,
-    /// or `redis+sentinel://[USER:PASSWORD@]HOST[:PORT][,HOST[:PORT]...]/NAME[/DB]` for the primary that those sentinels
-    /// know by this name, `rediss+sentinel://` for TLS. Its key `ca.crt` holds the certificate authorities to trust with
-    /// TLS, as PEM; without it those of the image are, which has none unless you add them. A change of either reaches
-    /// each new connection.
-    #[cfg_attr(feature = "kube", schemars(length(min = 1, max = 253)))]
-    pub url_secret_name: String,
-}
-
 /// The proxies, which take requests over HTTP.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[cfg_attr(feature = "kube", derive(KubeSchema))]
 pub struct Proxy {
-    /// How many run behind the Service.
+    /// The number of proxies behind the Service.
     #[cfg_attr(feature = "kube", schemars(range(min = 1, max = 100)))]
     #[serde(default = "defaults::proxy_replicas")]
     pub replicas: u32,
@@ -297,7 +179,7 @@ pub struct Proxy {
     )))]
     pub cors_allow_origins: Vec<String>,
 
-    /// Their resources.
+    /// The proxies' resources.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
 
@@ -323,21 +205,21 @@ impl Default for Proxy {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[cfg_attr(feature = "kube", derive(KubeSchema))]
 pub struct Worker {
-    /// Where the model runs. Default: `cuda` where the resources ask for `nvidia.com/gpu`, else `cpu`.
+    /// The device on which the model runs. Default: `cuda` where the resources ask for `nvidia.com/gpu`, else `cpu`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device: Option<Device>,
 
-    /// Their resources, GPUs among them. A worker uses as many threads as its CPU limit allows, at least one; without a
-    /// limit as many as the CPUs that it requests, rounded up: one by default. `CARPOOL_THREADS`, set in `podOverrides`,
-    /// goes before both.
+    /// The workers' resources, GPUs among them. A worker uses as many threads as its CPU limit allows, at least one;
+    /// without a limit as many as the CPUs that it requests, rounded up: one by default. `CARPOOL_THREADS`, set in
+    /// `podOverrides`, goes before both.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
 
-    /// How workers of one revision are replaced when their pod changes.
+    /// The rules by which workers of one revision are replaced when their pod changes.
     #[serde(default)]
     pub rollout: Rollout,
 
-    /// Their ServiceAccount. Default: one of their own that has no token.
+    /// The workers' ServiceAccount. Default: one of their own that has no token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "kube", schemars(length(max = 253)))]
     pub service_account_name: Option<String>,
@@ -349,7 +231,7 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Where the model runs: as given, or what the resources imply.
+    /// The device on which the model runs: as given, or what the resources imply.
     #[must_use]
     pub fn device(&self) -> Device {
         let asks_for_gpu = self
@@ -364,7 +246,7 @@ impl Worker {
     }
 }
 
-/// Where the model runs. Default: `cuda` where the resources ask for `nvidia.com/gpu`, else `cpu`.
+/// The device on which the model runs. Default: `cuda` where the resources ask for `nvidia.com/gpu`, else `cpu`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[cfg_attr(feature = "kube", derive(JsonSchema))]
@@ -376,7 +258,7 @@ pub enum Device {
     Cuda,
 }
 
-/// How workers of one revision are replaced when their pod changes.
+/// The rules by which workers of one revision are replaced when their pod changes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[cfg_attr(feature = "kube", derive(KubeSchema))]
@@ -385,11 +267,11 @@ pub enum Device {
     "maxSurge and maxUnavailable must not both be 0"
 )))]
 pub struct Rollout {
-    /// Workers above the wanted number. 0 needs no spare GPU.
+    /// The most workers above the wanted number. 0 needs no spare GPU.
     #[cfg_attr(feature = "kube", schemars(range(max = 1000)))]
     #[serde(default)]
     pub max_surge: u32,
-    /// Workers below the wanted number.
+    /// The most workers below the wanted number.
     #[cfg_attr(feature = "kube", schemars(range(max = 1000)))]
     #[serde(default = "defaults::max_unavailable")]
     pub max_unavailable: u32,
@@ -404,7 +286,8 @@ impl Default for Rollout {
     }
 }
 
-/// A PodTemplateSpec's schema is some 600 KB and Helm's release Secret holds 1 MiB, so it is parsed at reconcile instead.
+/// The schema of any object. A PodTemplateSpec's own is some 600 KB and Helm's release Secret holds 1 MiB, so overrides
+/// are parsed at reconcile instead.
 #[cfg(feature = "kube")]
 pub(crate) fn preserve_unknown(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     schemars::json_schema!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})

@@ -1,16 +1,16 @@
-//! What the operator reports.
+//! The status of a `BatchedModel`: what the operator reports.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 #[cfg(feature = "kube")]
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// What the operator last saw.
+/// The state that the operator last saw.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[cfg_attr(feature = "kube", derive(JsonSchema))]
 pub struct BatchedModelStatus {
-    /// Ready, Progressing, RedisReady, ProxyReady, ModelLoaded and ScalingActive.
+    /// The conditions Ready, Progressing, RedisReady, ProxyReady, ModelLoaded and ScalingActive.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
     /// The generation that this status speaks of.
@@ -31,7 +31,7 @@ pub struct BatchedModelStatus {
     /// The SHA-256 of the artifact that the workers loaded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
-    /// Where the model answers inside the cluster.
+    /// The URL at which the model answers inside the cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
     /// The label selector of the workers, for the scale subresource.
@@ -41,17 +41,17 @@ pub struct BatchedModelStatus {
 
 /// The types of condition.
 pub mod condition {
-    /// The model answers, or will as soon as a request wakes it.
+    /// The condition that the model answers, or will as soon as a request wakes it.
     pub const READY: &str = "Ready";
-    /// Something is on its way to what the spec asks for.
+    /// The condition that something is on its way to what the spec asks for.
     pub const PROGRESSING: &str = "Progressing";
-    /// Redis accepts connections.
+    /// The condition that Redis accepts connections.
     pub const REDIS_READY: &str = "RedisReady";
-    /// At least one proxy is Ready.
+    /// The condition that at least one proxy is Ready.
     pub const PROXY_READY: &str = "ProxyReady";
-    /// A worker has loaded this revision and warmed it up; the reason says how it is served. False, too, where workers
-    /// serve it but the artifact has changed, so that none can join them.
+    /// The condition that a worker has loaded this revision and warmed it up; the reason says how it is served. False,
+    /// too, where workers serve it but the artifact has changed, so that none can join them.
     pub const MODEL_LOADED: &str = "ModelLoaded";
-    /// The number of workers follows the queue.
+    /// The condition that the number of workers follows the queue.
     pub const SCALING_ACTIVE: &str = "ScalingActive";
 }

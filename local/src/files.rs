@@ -6,7 +6,7 @@ use std::{
     time::SystemTime,
 };
 
-use carpool_crds::{Config, Model};
+use carpool_crds::{Config, Model, TerminationReason};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -31,32 +31,36 @@ pub struct Files {
 
 /// A worker's termination log: why it ended.
 #[derive(Debug, PartialEq, Eq, Deserialize)]
-pub struct Termination {
-    reason: String,
-    message: String,
-}
+#[serde(transparent)]
+pub struct Termination(carpool_crds::Termination);
 
 impl std::fmt::Display for Termination {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.message)
+        f.write_str(&self.0.message)
     }
 }
 
 impl Termination {
     /// Whether the queue, not the model, was the reason.
     pub fn is_of_queue(&self) -> bool {
-        self.reason == "RedisUnreachable"
+        self.0.reason() == Some(TerminationReason::RedisUnreachable)
     }
 
     /// Returns advice to the user. `None` where another attempt may go better.
     pub fn advice(&self) -> Option<&'static str> {
-        match self.reason.as_str() {
-            "ChecksumMismatch" => Some("get the artifact again, or correct spec.model.sha256"),
-            "ArtifactMissing" => Some("build the model first, or correct spec.model.uri"),
-            "ModelInvalid" => Some("save the model again, or correct spec.model"),
-            "OutOfMemory" => Some("the model needs more memory than there is"),
-            "DeviceUnavailable" => Some("spec.worker.device: cpu runs it without a GPU"),
-            _ => None,
+        match self.0.reason()? {
+            TerminationReason::ChecksumMismatch => {
+                Some("get the artifact again, or correct spec.model.sha256")
+            }
+            TerminationReason::ArtifactMissing => {
+                Some("build the model first, or correct spec.model.uri")
+            }
+            TerminationReason::ModelInvalid => Some("save the model again, or correct spec.model"),
+            TerminationReason::OutOfMemory => Some("the model needs more memory than there is"),
+            TerminationReason::DeviceUnavailable => {
+                Some("spec.worker.device: cpu runs it without a GPU")
+            }
+            TerminationReason::ArtifactChanged | TerminationReason::RedisUnreachable => None,
         }
     }
 }

@@ -16,13 +16,11 @@ mod tests;
 
 use std::collections::BTreeMap;
 
-pub use self::patience::Patience;
+use carpool_crds::TerminationReason;
 use carpool_scaling::Decision;
 
+pub use self::patience::Patience;
 use crate::workers::{Problem, Workers};
-
-/// A worker's reason that says something of the queue, not of its model.
-const REDIS_UNREACHABLE: &str = "RedisUnreachable";
 
 /// A revision as it was last observed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -56,7 +54,7 @@ impl Revision {
         self.workers
             .problem
             .clone()
-            .filter(|problem| problem.reason != REDIS_UNREACHABLE)
+            .filter(|problem| problem.reason != TerminationReason::RedisUnreachable.name())
             .or_else(|| self.stalled.clone())
     }
 

@@ -1,5 +1,6 @@
 //! A summary of a revision's pods: how many are Ready, what keeps one from being placed, why one fails.
 
+use carpool_crds::{Termination, TerminationReason};
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use kube::ResourceExt;
 use serde::{Deserialize, Serialize};
@@ -8,8 +9,6 @@ use crate::names::{self, Component};
 
 /// The exit code of what SIGKILL ended.
 const KILLED: i32 = 137;
-/// A worker says this when the artifact is not the one that the revision's first worker loaded.
-const ARTIFACT_CHANGED: &str = "ArtifactChanged";
 
 /// The cause of a worker that is not Ready: a stable reason for programs and a sentence for people.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,7 +23,7 @@ impl Problem {
     /// Whether a worker was refused because its artifact is not its revision's any more.
     #[must_use]
     pub fn is_changed_artifact(&self) -> bool {
-        self.reason == ARTIFACT_CHANGED
+        self.reason == TerminationReason::ArtifactChanged.name()
     }
 
     /// The problem of a pod that has no node.
@@ -156,12 +155,12 @@ fn container_problem(status: &ContainerStatus) -> Option<Problem> {
     let ended = state.terminated.as_ref().or(last);
     if let Some(ended) = ended.filter(|ended| ended.exit_code != 0) {
         let said = ended.message.as_deref().unwrap_or_default().trim();
-        if let Ok(problem) = serde_json::from_str(said) {
-            return Some(problem);
+        if let Ok(Termination { reason, message }) = serde_json::from_str(said) {
+            return Some(Problem { reason, message });
         }
         if ended.reason.as_deref() == Some("OOMKilled") {
             return Some(Problem {
-                reason: "OutOfMemory".to_owned(),
+                reason: TerminationReason::OutOfMemory.name().to_owned(),
                 message: format!(
                     "the container {} went beyond its memory limit; raise its resources.limits.memory",
                     status.name

@@ -1,4 +1,4 @@
-//! Connections, taken one after another, and what is said where they can't be.
+//! Connections, taken one after another, and the messages where they can't be.
 
 use std::{
     io::{self, ErrorKind},
@@ -17,7 +17,7 @@ use crate::open_files;
 /// The pause after a connection that couldn't be taken: it stays in the backlog, and the next try would fail at once.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// How long no try must have failed before the trouble counts as over. Near the limit, every connection that closes
+/// The time without a failed try after which the trouble counts as over. Near the limit, every connection that closes
 /// lets one in, and the next fails again.
 const QUIET: Duration = Duration::from_secs(5);
 
@@ -26,12 +26,12 @@ const QUIET: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Acceptor {
     listener: TcpListener,
-    /// The last failure of a trouble that isn't over.
+    /// The time of the last failure of a trouble that isn't over.
     failed: Option<Instant>,
 }
 
 impl Acceptor {
-    /// Takes connections from `listener`.
+    /// Makes an acceptor that takes connections from `listener`.
     #[must_use]
     pub fn new(listener: TcpListener) -> Self {
         Self {
@@ -40,7 +40,7 @@ impl Acceptor {
         }
     }
 
-    /// The next connection. Dropped before it is there, it takes none.
+    /// Waits for the next connection. Dropped before it is there, the future takes none.
     pub async fn accept(&mut self) -> TcpStream {
         loop {
             let accepted = match self.failed {
@@ -101,7 +101,7 @@ impl Acceptor {
     }
 }
 
-/// Whether the connection was at fault, which a client broke off before it was taken.
+/// Whether an error is the connection's own, which a client broke off before it was taken.
 fn is_the_clients(error: &io::Error) -> bool {
     matches!(
         error.kind(),

@@ -1,9 +1,11 @@
-//! What every process of ours does, whatever it is for: it raises its limit of open files, takes connections, and
-//! answers HEAD and OPTIONS.
+//! The tasks that every process of ours has, whatever it is for: it raises its limit of open files, takes connections,
+//! answers HEAD and OPTIONS, and follows its configuration file.
 
 mod accept;
+mod follow;
 pub mod methods;
 mod open_files;
 
 pub use accept::Acceptor;
+pub use follow::follow_file;
 pub use open_files::raise_open_files;

@@ -14,7 +14,7 @@ pub const READ: &str = "GET, HEAD, OPTIONS";
 /// The methods of a path that is written to.
 pub const WRITE: &str = "POST, OPTIONS";
 
-/// The answer to OPTIONS.
+/// The answer to OPTIONS for a path that takes the methods `allow`.
 #[must_use]
 pub fn options<B: Default>(allow: &'static str) -> Response<B> {
     let mut response = Response::default();
@@ -24,7 +24,7 @@ pub fn options<B: Default>(allow: &'static str) -> Response<B> {
     response
 }
 
-/// The answer to HEAD: that to GET, its length included, without its body. HTTP/2 would send that.
+/// The answer to HEAD: that to GET, its length included, without its body, which HTTP/2 would send.
 #[must_use]
 pub fn head<B: Body + Default>(get: Response<B>) -> Response<B> {
     let (mut head, body) = get.into_parts();

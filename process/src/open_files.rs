@@ -13,11 +13,11 @@ pub fn raise_open_files() {
         current: maximum,
         maximum,
     };
-    // Where the system refuses, the process runs as before, with fewer connections.
+    // Refused by the system, the process runs as before, with fewer connections.
     let _ = setrlimit(Resource::Nofile, raised);
 }
 
-/// How many files this process may have open, in words.
+/// The number of files that this process may have open, in words.
 pub(crate) fn limit() -> String {
     getrlimit(Resource::Nofile)
         .current

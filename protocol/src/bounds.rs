@@ -50,8 +50,8 @@ pub fn first_outside(
     }
 }
 
-/// The same for whole numbers. Every 64-bit one fits into an `i128`, into which the cast brings a float without loss or,
-/// where it is larger still, as the largest.
+/// Finds the first whole number outside of its bounds. Every 64-bit one fits into an `i128`, into which the cast brings
+/// a float without loss or, where it is larger still, as the largest.
 fn whole<const N: usize, T: Copy + Into<i128>>(
     data: &[u8],
     low: f64,
@@ -168,7 +168,7 @@ mod tests {
             first_outside(Datatype::Int64, &data, None, Some(bound)),
             Some((1, "9007199254740993".to_owned()))
         );
-        // 2^64, which is above every 64-bit number.
+        // The maximum is 2^64, which is above every 64-bit number.
         let data = raw(&[u64::MAX], u64::to_le_bytes);
         let bound = 18_446_744_073_709_551_616.0;
         assert_eq!(

@@ -7,36 +7,36 @@ use std::{fmt, str::FromStr};
 pub enum Datatype {
     /// A byte, 0 or 1.
     Bool,
-    /// Unsigned, 8 bits.
+    /// An unsigned whole number of 8 bits.
     Uint8,
-    /// Unsigned, 16 bits.
+    /// An unsigned whole number of 16 bits.
     Uint16,
-    /// Unsigned, 32 bits.
+    /// An unsigned whole number of 32 bits.
     Uint32,
-    /// Unsigned, 64 bits.
+    /// An unsigned whole number of 64 bits.
     Uint64,
-    /// Signed, 8 bits.
+    /// A signed whole number of 8 bits.
     Int8,
-    /// Signed, 16 bits.
+    /// A signed whole number of 16 bits.
     Int16,
-    /// Signed, 32 bits.
+    /// A signed whole number of 32 bits.
     Int32,
-    /// Signed, 64 bits.
+    /// A signed whole number of 64 bits.
     Int64,
-    /// IEEE 754 half precision.
+    /// A floating-point number of IEEE 754 half precision.
     Fp16,
-    /// The upper half of an `FP32`.
+    /// A floating-point number that is the upper half of an `FP32`.
     Bf16,
-    /// IEEE 754 single precision.
+    /// A floating-point number of IEEE 754 single precision.
     Fp32,
-    /// IEEE 754 double precision.
+    /// A floating-point number of IEEE 754 double precision.
     Fp64,
     /// A string of bytes of any length.
     Bytes,
 }
 
 impl Datatype {
-    /// Every datatype, in the protocol's order.
+    /// The datatypes, in the protocol's order.
     pub const ALL: [Self; 14] = [
         Self::Bool,
         Self::Uint8,
@@ -87,7 +87,7 @@ impl Datatype {
         }
     }
 
-    /// In words, the elements that there are.
+    /// The elements that the datatype has, in words.
     pub(crate) const fn values(self) -> &'static str {
         match self {
             Self::Bool => "true and false",
@@ -109,7 +109,7 @@ impl Datatype {
         }
     }
 
-    /// Whether JSON can carry such elements; the 16-bit floats travel in binary only.
+    /// Whether JSON can carry elements of this datatype; the 16-bit floats travel in binary only.
     #[must_use]
     pub const fn has_json_form(self) -> bool {
         !matches!(self, Self::Fp16 | Self::Bf16)

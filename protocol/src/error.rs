@@ -1,17 +1,17 @@
-//! What can be wrong with a message, and whose fault it is.
+//! The mistakes that a message may hold, and whose fault each is.
 
 use crate::{
-    Datatype, TensorError, UnknownDatatype,
+    Datatype, UnknownDatatype,
     excerpt::{Quoted, Shape},
 };
 
-/// Why a message could not be read.
+/// The reason that a message could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
     /// Text that is not JSON, or JSON that is not the message.
     #[error("failed to parse JSON: {message}")]
     Json {
-        /// Where and what, such as ``inputs[0]: missing field `shape` at line 1 column 20``.
+        /// The place and the mistake, such as ``inputs[0]: missing field `shape` at line 1 column 20``.
         message: String,
     },
     /// Bytes that are not the protobuf message.
@@ -20,7 +20,7 @@ pub enum DecodeError {
     /// More tensors than any model takes.
     #[error("failed to read the tensors: there are more than {limit} in one message")]
     TooManyTensors {
-        /// How many there may be.
+        /// The most tensors that there may be.
         limit: usize,
     },
     /// Raw contents for some tensors and not for others.
@@ -50,7 +50,7 @@ pub enum DecodeError {
     NoJsonForm {
         /// The tensor's name.
         tensor: String,
-        /// Its datatype.
+        /// The tensor's datatype.
         datatype: Datatype,
     },
     /// A datatype that the protocol does not have.
@@ -60,7 +60,7 @@ pub enum DecodeError {
         tensor: String,
         /// The datatype as given.
         given: String,
-        /// Which there are.
+        /// The datatypes that there are.
         source: UnknownDatatype,
     },
     /// Two tensors of one name.
@@ -74,11 +74,11 @@ pub enum DecodeError {
     Contents {
         /// The tensor's name.
         tensor: String,
-        /// Its datatype.
+        /// The tensor's datatype.
         datatype: Datatype,
-        /// Where the elements belong.
+        /// The field that the elements belong into.
         expected: &'static str,
-        /// Where they are.
+        /// The fields that the elements are in.
         given: &'static str,
     },
     /// An element that the datatype does not have.
@@ -86,13 +86,13 @@ pub enum DecodeError {
     Value {
         /// The tensor's name.
         tensor: String,
-        /// Its datatype.
+        /// The tensor's datatype.
         datatype: Datatype,
-        /// Which element, counted from 0 in row-major order.
+        /// The element's index, counted from 0 in row-major order.
         index: usize,
         /// The element as given.
         given: String,
-        /// What is allowed.
+        /// The elements that are allowed.
         expected: &'static str,
     },
     /// A nested array of another length than the shape says.
@@ -106,11 +106,11 @@ pub enum DecodeError {
         tensor: String,
         /// The tensor's shape.
         shape: Vec<i64>,
-        /// How deep the array is, 1 for the outermost.
+        /// The depth of the array, 1 for the outermost.
         depth: usize,
-        /// Items that the shape says.
+        /// The number of items that the shape says.
         expected: i64,
-        /// Items there are.
+        /// The number of items that the array has.
         given: usize,
     },
     /// Arrays nested deeper or less deep than the shape has dimensions.
@@ -132,7 +132,8 @@ pub enum DecodeError {
 }
 
 impl DecodeError {
-    /// The JSON library repeats what it was given, however long that is; an error is cut, but for the hint at its end.
+    /// Makes an error of the JSON library's words. It repeats what it was given, however long that is, so they are cut,
+    /// but for the hint at their end.
     pub(crate) fn json(message: &str, hint: Option<String>) -> Self {
         const LIMIT: usize = 256;
         let mut message: String = message.chars().take(LIMIT).collect();
@@ -165,7 +166,7 @@ impl DecodeError {
     }
 }
 
-/// Why a message could not be written as JSON.
+/// The reason that a message could not be written as JSON.
 #[derive(Debug, thiserror::Error)]
 pub enum EncodeError {
     /// A datatype that JSON does not carry.
@@ -173,13 +174,110 @@ pub enum EncodeError {
     NoJsonForm {
         /// The tensor's name.
         tensor: String,
-        /// Its datatype.
+        /// The tensor's datatype.
         datatype: Datatype,
     },
     /// A tensor that does not hold together.
     #[error(transparent)]
     Tensor(#[from] TensorError),
-    /// What the JSON library says.
+    /// The JSON library's error.
     #[error("failed to write JSON: {0}")]
     Json(#[from] serde_json::Error),
+}
+
+/// The reason that a tensor does not hold together.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TensorError {
+    /// A dimension below zero.
+    #[error("tensor {}: shape {} has a negative dimension; each is 0 or more", Quoted(.tensor), Shape(.shape))]
+    NegativeDimension {
+        /// The tensor's name.
+        tensor: String,
+        /// The shape as given.
+        shape: Vec<i64>,
+    },
+    /// More elements or bytes than this machine can address.
+    #[error("tensor {}: shape {} of {datatype} is larger than memory can be", Quoted(.tensor), Shape(.shape))]
+    TooLarge {
+        /// The tensor's name.
+        tensor: String,
+        /// The type of the tensor's elements.
+        datatype: Datatype,
+        /// The shape as given.
+        shape: Vec<i64>,
+    },
+    /// Data of another size than shape and datatype say, and that are no whole number of elements.
+    #[error("tensor {}: shape {} of {datatype} takes {expected} bytes; {given} given", Quoted(.tensor), Shape(.shape))]
+    Size {
+        /// The tensor's name.
+        tensor: String,
+        /// The type of the tensor's elements.
+        datatype: Datatype,
+        /// The shape as given.
+        shape: Vec<i64>,
+        /// The number of bytes that shape and datatype make.
+        expected: usize,
+        /// The number of bytes given.
+        given: usize,
+    },
+    /// Another number of elements than the shape says.
+    #[error(
+        "tensor {}: shape {} has {expected} elements; {given} given: change the shape or the data",
+        Quoted(.tensor),
+        Shape(.shape)
+    )]
+    Count {
+        /// The tensor's name.
+        tensor: String,
+        /// The shape as given.
+        shape: Vec<i64>,
+        /// The number of elements that the shape makes.
+        expected: usize,
+        /// The number of elements given.
+        given: usize,
+    },
+    /// A `BYTES` element whose length reaches past the end of the data.
+    #[error("tensor {}: element {index} of its BYTES data is cut off", Quoted(.tensor))]
+    Truncated {
+        /// The tensor's name.
+        tensor: String,
+        /// The element's index, counted from 0.
+        index: usize,
+    },
+    /// A `BYTES` element longer than its four-byte length can say.
+    #[error("tensor {}: element {index} has {given} bytes; a BYTES element has at most {}", Quoted(.tensor), u32::MAX)]
+    ElementTooLong {
+        /// The tensor's name.
+        tensor: String,
+        /// The element's index, counted from 0.
+        index: usize,
+        /// The element's length in bytes.
+        given: usize,
+    },
+    /// A `BOOL` element that is neither 0 nor 1.
+    #[error("tensor {}: element {index} is the byte {given}; BOOL takes 0 and 1", Quoted(.tensor))]
+    Bool {
+        /// The tensor's name.
+        tensor: String,
+        /// The element's index, counted from 0.
+        index: usize,
+        /// The byte as given.
+        given: u8,
+    },
+    /// Strings asked of a tensor of another datatype.
+    #[error("tensor {}: has datatype {datatype}; strings are BYTES", Quoted(.tensor))]
+    NotBytes {
+        /// The tensor's name.
+        tensor: String,
+        /// The tensor's datatype.
+        datatype: Datatype,
+    },
+    /// A string that is not UTF-8.
+    #[error("tensor {}: element {index} is not a UTF-8 string", Quoted(.tensor))]
+    NotUtf8 {
+        /// The tensor's name.
+        tensor: String,
+        /// The element's index, counted from 0.
+        index: usize,
+    },
 }

@@ -1,4 +1,4 @@
-//! What a client sent, short enough for an error message.
+//! Names, values and shapes that a client sent, short enough for an error message.
 
 use std::fmt::{self, Write as _};
 

@@ -14,11 +14,11 @@ mod tensor;
 
 pub use bounds::first_outside;
 pub use datatype::{Datatype, UnknownDatatype};
-pub use error::{DecodeError, EncodeError};
+pub use error::{DecodeError, EncodeError, TensorError};
 pub use message::{
     InferRequest, InferResponse, Parameter, Parameters, RequestView, RequestedOutput,
 };
-pub use tensor::{Tensor, TensorError, TensorView};
+pub use tensor::{Tensor, TensorView};
 
 /// The protobuf messages, generated from `proto/inference.proto`.
 #[allow(missing_docs, clippy::pedantic, reason = "generated")]

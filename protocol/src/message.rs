@@ -12,7 +12,7 @@ pub type Parameters = BTreeMap<String, Parameter>;
 pub enum Parameter {
     /// A boolean.
     Bool(bool),
-    /// An integer; what JSON carries in this range is always this.
+    /// An integer; JSON's numbers in this range are always read as this.
     Int64(i64),
     /// A string.
     String(String),
@@ -22,7 +22,7 @@ pub enum Parameter {
     Uint64(u64),
 }
 
-/// What a client asks of a model.
+/// A request: what a client asks of a model.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct InferRequest {
     /// The model's name.
@@ -39,7 +39,8 @@ pub struct InferRequest {
     pub outputs: Vec<RequestedOutput>,
 }
 
-/// What a request says beside the elements of its tensors: enough to hold it against a model, whatever form it came in.
+/// A view of a request without the elements of its tensors: enough to hold it against a model, whatever form it came
+/// in.
 #[derive(Clone, Debug)]
 pub struct RequestView<'a> {
     /// The client's name for this request; may be empty.
@@ -53,7 +54,7 @@ pub struct RequestView<'a> {
 }
 
 impl InferRequest {
-    /// All but the elements of its tensors.
+    /// A view of the request without the elements of its tensors.
     #[must_use]
     pub fn view(&self) -> RequestView<'_> {
         RequestView {
@@ -74,7 +75,7 @@ pub struct RequestedOutput {
     pub parameters: Parameters,
 }
 
-/// What a model answers.
+/// A response: what a model answers.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct InferResponse {
     /// The name of the model that ran.
@@ -83,13 +84,13 @@ pub struct InferResponse {
     pub model_version: String,
     /// The request's id; may be empty.
     pub id: String,
-    /// What the server says about this response.
+    /// Options that the server adds to the response.
     pub parameters: Parameters,
     /// The tensors from the model, their names unique.
     pub outputs: Vec<Tensor>,
 }
 
-/// How many tensors a message may hold; far more than any model takes, few enough to bound what a message makes us
+/// The most tensors that a message may hold; far more than any model takes, few enough to bound what a message makes us
 /// allocate.
 pub(crate) const MAX_TENSORS: usize = 4096;
 

@@ -22,7 +22,7 @@ use crate::{
 };
 
 impl InferRequest {
-    /// The request as a protobuf `ModelInferRequest` with raw contents.
+    /// Writes the request as a protobuf `ModelInferRequest` with raw contents.
     #[must_use]
     pub fn encode(&self) -> Bytes {
         let message = ModelInferRequest {
@@ -57,7 +57,7 @@ impl InferRequest {
         message.encode_to_vec().into()
     }
 
-    /// The request in a protobuf `ModelInferRequest`.
+    /// Reads the request in a protobuf `ModelInferRequest`.
     ///
     /// Raw contents become slices of `message`; typed contents are turned into raw.
     pub fn decode(message: Bytes) -> Result<Self, DecodeError> {
@@ -97,7 +97,7 @@ impl InferRequest {
 }
 
 impl InferResponse {
-    /// The response as a protobuf `ModelInferResponse` with raw contents.
+    /// Writes the response as a protobuf `ModelInferResponse` with raw contents.
     #[must_use]
     pub fn encode(&self) -> Bytes {
         let message = ModelInferResponse {
@@ -124,7 +124,7 @@ impl InferResponse {
         message.encode_to_vec().into()
     }
 
-    /// The response in a protobuf `ModelInferResponse`.
+    /// Reads the response in a protobuf `ModelInferResponse`.
     ///
     /// Raw contents become slices of `message`; typed contents are turned into raw.
     pub fn decode(message: Bytes) -> Result<Self, DecodeError> {
@@ -153,7 +153,8 @@ impl InferResponse {
 /// Refuses a message with more than `MAX_TENSORS` of anything before the tensors are built: an empty one takes two
 /// bytes of a message and hundreds of memory.
 fn limit_tensors(mut message: &[u8]) -> Result<(), DecodeError> {
-    // The numbers of inputs, outputs and raw contents in both messages; parameters are bounded by their names.
+    // The numbers of inputs, outputs and raw contents are counted in both messages; parameters are bounded by their
+    // names.
     let mut counts = [0usize; 3];
     while !message.is_empty() {
         let (tag, wire_type) = decode_key(&mut message)?;
@@ -171,7 +172,7 @@ fn limit_tensors(mut message: &[u8]) -> Result<(), DecodeError> {
     Ok(())
 }
 
-/// What both messages say of a tensor.
+/// A tensor's description, as requests and responses have it.
 struct Described {
     name: String,
     datatype: String,

@@ -2,134 +2,35 @@
 
 use bytes::Bytes;
 
-use crate::{
-    Datatype,
-    excerpt::{Quoted, Shape},
-};
+use crate::{Datatype, TensorError};
 
 /// A named array, its elements in the form in which they travel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tensor {
-    /// The model's name for it.
+    /// The tensor's name, which the model gives it.
     pub name: String,
-    /// The type of its elements.
+    /// The type of the tensor's elements.
     pub datatype: Datatype,
-    /// Its dimensions, none negative; the first counts the rows of a batch.
+    /// The tensor's dimensions, none negative; the first counts the rows of a batch.
     pub shape: Vec<i64>,
-    /// Its elements in row-major order, little-endian; for `BYTES` each element after its length in four bytes.
+    /// The tensor's elements in row-major order, little-endian; for `BYTES` each element after its length in four
+    /// bytes.
     pub data: Bytes,
 }
 
-/// What is said of a tensor beside its elements.
+/// A tensor's description without its elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TensorView<'a> {
-    /// The model's name for it.
+    /// The tensor's name, which the model gives it.
     pub name: &'a str,
-    /// The type of its elements.
+    /// The type of the tensor's elements.
     pub datatype: Datatype,
-    /// Its dimensions; the first counts the rows of a batch.
+    /// The tensor's dimensions; the first counts the rows of a batch.
     pub shape: &'a [i64],
 }
 
-/// Why a tensor does not hold together.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum TensorError {
-    /// A dimension below zero.
-    #[error("tensor {}: shape {} has a negative dimension; each is 0 or more", Quoted(.tensor), Shape(.shape))]
-    NegativeDimension {
-        /// The tensor's name.
-        tensor: String,
-        /// The shape as given.
-        shape: Vec<i64>,
-    },
-    /// More elements or bytes than this machine can address.
-    #[error("tensor {}: shape {} of {datatype} is larger than memory can be", Quoted(.tensor), Shape(.shape))]
-    TooLarge {
-        /// The tensor's name.
-        tensor: String,
-        /// The type of its elements.
-        datatype: Datatype,
-        /// The shape as given.
-        shape: Vec<i64>,
-    },
-    /// Data of another size than shape and datatype say, and that are no whole number of elements.
-    #[error("tensor {}: shape {} of {datatype} takes {expected} bytes; {given} given", Quoted(.tensor), Shape(.shape))]
-    Size {
-        /// The tensor's name.
-        tensor: String,
-        /// The type of its elements.
-        datatype: Datatype,
-        /// The shape as given.
-        shape: Vec<i64>,
-        /// Bytes that shape and datatype make.
-        expected: usize,
-        /// Bytes there are.
-        given: usize,
-    },
-    /// Another number of elements than the shape says.
-    #[error(
-        "tensor {}: shape {} has {expected} elements; {given} given: change the shape or the data",
-        Quoted(.tensor),
-        Shape(.shape)
-    )]
-    Count {
-        /// The tensor's name.
-        tensor: String,
-        /// The shape as given.
-        shape: Vec<i64>,
-        /// Elements that the shape makes.
-        expected: usize,
-        /// Elements there are.
-        given: usize,
-    },
-    /// A `BYTES` element whose length reaches past the end of the data.
-    #[error("tensor {}: element {index} of its BYTES data is cut off", Quoted(.tensor))]
-    Truncated {
-        /// The tensor's name.
-        tensor: String,
-        /// Which element, counted from 0.
-        index: usize,
-    },
-    /// A `BYTES` element longer than its four-byte length can say.
-    #[error("tensor {}: element {index} has {given} bytes; a BYTES element has at most {}", Quoted(.tensor), u32::MAX)]
-    ElementTooLong {
-        /// The tensor's name.
-        tensor: String,
-        /// Which element, counted from 0.
-        index: usize,
-        /// Its length in bytes.
-        given: usize,
-    },
-    /// A `BOOL` element that is neither 0 nor 1.
-    #[error("tensor {}: element {index} is the byte {given}; BOOL takes 0 and 1", Quoted(.tensor))]
-    Bool {
-        /// The tensor's name.
-        tensor: String,
-        /// Which element, counted from 0.
-        index: usize,
-        /// The byte as given.
-        given: u8,
-    },
-    /// Strings asked of a tensor of another datatype.
-    #[error("tensor {}: has datatype {datatype}; strings are BYTES", Quoted(.tensor))]
-    NotBytes {
-        /// The tensor's name.
-        tensor: String,
-        /// Its datatype.
-        datatype: Datatype,
-    },
-    /// A string that is not UTF-8.
-    #[error("tensor {}: element {index} is not a UTF-8 string", Quoted(.tensor))]
-    NotUtf8 {
-        /// The tensor's name.
-        tensor: String,
-        /// Which element, counted from 0.
-        index: usize,
-    },
-}
-
 impl Tensor {
-    /// A tensor whose data has the size that `shape` and `datatype` say.
+    /// Makes a tensor whose data has the size that `shape` and `datatype` say.
     pub fn new(
         name: impl Into<String>,
         datatype: Datatype,
@@ -146,7 +47,7 @@ impl Tensor {
         Ok(tensor)
     }
 
-    /// A `BYTES` tensor of `strings`, as many as `shape` has elements.
+    /// Makes a `BYTES` tensor of `strings`, as many as `shape` has elements.
     pub fn from_strings<S: AsRef<[u8]>>(
         name: impl Into<String>,
         shape: impl Into<Vec<i64>>,
@@ -167,7 +68,7 @@ impl Tensor {
         Self::new(name, Datatype::Bytes, shape, data)
     }
 
-    /// All but its elements.
+    /// A view of the tensor without its elements.
     #[must_use]
     pub fn view(&self) -> TensorView<'_> {
         TensorView {
@@ -177,7 +78,7 @@ impl Tensor {
         }
     }
 
-    /// How many elements the shape has: the product of its dimensions.
+    /// The number of elements that the shape has: the product of its dimensions.
     pub fn elements(&self) -> Result<usize, TensorError> {
         if self.shape.iter().any(|dimension| *dimension < 0) {
             return Err(TensorError::NegativeDimension {
@@ -185,7 +86,7 @@ impl Tensor {
                 shape: self.shape.clone(),
             });
         }
-        // A zero anywhere makes the product zero, however large the others are.
+        // A zero anywhere makes the product zero, however large the other dimensions are.
         if self.shape.contains(&0) {
             return Ok(0);
         }
@@ -206,7 +107,7 @@ impl Tensor {
             });
         }
         let expected = self.elements()?;
-        // Each element is at least its length: the data bounds what a shape can make us allocate.
+        // The data bounds what a shape can make us allocate: each element is at least its length.
         let mut elements = Vec::with_capacity(expected.min(self.data.len() / 4));
         for element in BytesElements(&self.data) {
             match element {
@@ -307,7 +208,7 @@ impl Tensor {
     }
 }
 
-/// Walks `BYTES` data; gives `None` once, last, where an element is cut off.
+/// An iterator over `BYTES` data; it gives `None` once, last, where an element is cut off.
 pub(crate) struct BytesElements<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Iterator for BytesElements<'a> {

@@ -1,6 +1,6 @@
-//! No input makes a decoder panic, or allocate more than a small multiple of its own size.
+//! The decoders under hostile input: none panics, or allocates more than a small multiple of its input's size.
 //!
-//! One test in this file: what others allocate at the same time would be counted too.
+//! This file has one test, for what others allocate at the same time would be counted too.
 
 use std::alloc::System;
 
@@ -14,10 +14,10 @@ use proptest::{collection::vec, prelude::*, sample::Index, test_runner::TestRunn
 #[global_allocator]
 static ALLOCATOR: Cap<System> = Cap::new(System, usize::MAX);
 
-/// Bytes that may be allocated, all in all, for each byte of input.
+/// The bytes that may be allocated, all in all, for each byte of input.
 const PER_BYTE: usize = 64;
 
-/// Bytes that may be allocated besides: the largest number of empty tensors takes most of it.
+/// The bytes that may be allocated besides: the largest number of empty tensors takes most of them.
 const BESIDES: usize = 4 << 20;
 
 /// Gives `input` to every decoder; `false` if one allocated too much.
@@ -38,7 +38,7 @@ fn is_harmless(input: &[u8]) -> bool {
     })
 }
 
-/// A tensor of each datatype that JSON carries, in both messages and both forms.
+/// The messages with a tensor of each datatype that JSON carries, in both forms.
 fn valid() -> Result<Vec<Vec<u8>>, Box<dyn std::error::Error>> {
     let mut tensors = vec![Tensor::from_strings(
         "text",
@@ -95,7 +95,7 @@ fn input(shape: &str, datatype: &str, data: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-/// Field `number` of protobuf, saying that it has `length` bytes.
+/// The field `number` of protobuf, saying that it has `length` bytes.
 fn field(number: u8, length: u64, content: &[u8]) -> Vec<u8> {
     let mut bytes = vec![number << 3 | 2];
     prost::encoding::encode_varint(length, &mut bytes);
@@ -134,7 +134,7 @@ fn crafted() -> Vec<Vec<u8>> {
         vec![0xff; MANY],
     ];
     for number in 1..=7 {
-        // Empty fields by the thousand, and lengths that the message does not hold.
+        // The inputs are empty fields by the thousand, and lengths that the message does not hold.
         inputs.push(field(number, 0, &[]).repeat(MANY));
         inputs.push(field(number, u64::MAX, &[]));
         inputs.push(field(number, 1 << 40, &[0; 16]));

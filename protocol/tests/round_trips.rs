@@ -1,4 +1,4 @@
-//! Whatever a message holds comes back from JSON and from protobuf as it was.
+//! Messages of every content, which come back from JSON and from protobuf as they were.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use carpool_protocol::{
 use proptest::{collection::vec, prelude::*};
 use serde_json::Value;
 
-/// Which form a generated message must fit.
+/// The form that a generated message must fit.
 #[derive(Clone, Copy)]
 enum Form {
     Json,
@@ -34,7 +34,7 @@ fn element(datatype: Datatype, form: Form) -> BoxedStrategy<Vec<u8>> {
             .prop_filter("JSON has no such number", |value| value.is_finite())
             .prop_map(|value| value.to_le_bytes().to_vec())
             .boxed(),
-        // Random bits rarely are the ends of a range.
+        // The ends of a range are added, for random bits rarely are.
         _ => {
             let size = datatype.size().unwrap_or_default();
             prop_oneof![

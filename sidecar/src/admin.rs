@@ -16,7 +16,7 @@ use crate::{
     routes,
 };
 
-/// The type of what `prometheus_client` writes.
+/// The media type of metrics as `prometheus_client` writes them.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Answers one request to the admin port, under the proxy's name.
@@ -66,13 +66,13 @@ async fn dispatch(proxy: &Proxy, request: &Request<Incoming>) -> Result<Response
     }
 }
 
-/// What the queue holds, per revision, and the revision that this proxy feeds.
+/// The answer to `/backlog`: what the queue holds for each revision, and the revision that this proxy feeds.
 async fn backlog(proxy: &Proxy) -> Result<Value, Error> {
     let mut backlog = proxy.producer.backlog().await.map_err(|error| {
         tracing::warn!(%error, "the backlog is unknown");
-        proxy::redis_away()
+        proxy::redis_unreachable()
     })?;
-    for (revision, open) in proxy.open_of_retired() {
+    for (revision, open) in proxy.open_of_previous() {
         let held = backlog.revisions.entry(revision.to_string()).or_default();
         held.length = held.length.max(open);
     }

@@ -1,13 +1,6 @@
 //! Request bodies: their type, and their bytes within limits and deadline.
 
-use std::{
-    ops::Deref,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{ops::Deref, time::Duration};
 
 use http::{
     HeaderMap,
@@ -17,19 +10,13 @@ use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::{error::Error, proxy::Proxy};
+use crate::{body_budget::BodyBudget, error::Error, proxy::Proxy};
 
-/// From this size on a body is read and written by another thread, so that it holds no other request up.
+/// Bodies from this size on are read and written by another thread, so that they hold no other request up.
 const OFF_REACTOR: usize = 64 << 10;
 
-/// How long the rest of a body that is refused is read.
+/// The time for which the rest of a refused body is read.
 const LINGER: Duration = Duration::from_secs(2);
-
-/// All bodies that are being read may hold as many bytes as this many of the largest allowed,
-const LARGEST_AT_ONCE: u64 = 16;
-
-/// and at least this many, so that a small limit is none on the number of clients.
-const ALWAYS_HELD: u64 = 64 << 20;
 
 /// The type of a body, in lower case and without parameters; `None` where none is given.
 pub fn media_type(headers: &HeaderMap) -> Option<String> {
@@ -40,35 +27,28 @@ pub fn media_type(headers: &HeaderMap) -> Option<String> {
     Some(essence.trim().to_ascii_lowercase())
 }
 
-/// The bytes of all bodies that are not in the queue yet; the queue counts its own.
-#[derive(Debug, Clone, Default)]
-pub struct Held(Arc<AtomicU64>);
-
-/// A body. Its bytes count as held until it is dropped.
+/// A request's body. Its bytes count against the budget until it is dropped.
 #[derive(Debug)]
 pub struct Body {
     bytes: Vec<u8>,
-    held: Held,
+    budget: BodyBudget,
 }
 
 impl Body {
-    fn new(held: &Held) -> Self {
+    fn new(budget: &BodyBudget) -> Self {
         Self {
             bytes: Vec::new(),
-            held: held.clone(),
+            budget: budget.clone(),
         }
     }
 
-    /// Takes one more part, if there is room for it in a body of `limit` bytes and beside all the others.
+    /// Appends a part, if there is room for it in a body of `limit` bytes and beside all the others.
     fn push(&mut self, part: &[u8], limit: u64) -> Result<(), Error> {
-        let Held(held) = &self.held;
         let bytes = part.len() as u64;
         if self.bytes.len() as u64 + bytes > limit {
             return Err(Error::TooLarge { limit });
         }
-        let most = limit.saturating_mul(LARGEST_AT_ONCE).max(ALWAYS_HELD);
-        if held.fetch_add(bytes, Ordering::Relaxed) + bytes > most {
-            held.fetch_sub(bytes, Ordering::Relaxed);
+        if !self.budget.take(bytes, limit) {
             return Err(Error::Busy);
         }
         self.bytes.extend_from_slice(part);
@@ -86,36 +66,35 @@ impl Deref for Body {
 
 impl Drop for Body {
     fn drop(&mut self) {
-        let Held(held) = &self.held;
-        held.fetch_sub(self.bytes.len() as u64, Ordering::Relaxed);
+        self.budget.give_back(self.bytes.len() as u64);
     }
 }
 
-/// A body on its way here.
-pub struct Arriving {
-    incoming: Incoming,
-    /// The client asked whether to send it, and waits for an answer: a read gives that.
-    held_back: bool,
+/// A request's body that has not been read yet.
+pub struct IncomingBody {
+    body: Incoming,
+    /// Whether the client asked if it may send the body, and waits for an answer, which a read gives.
+    expects_continue: bool,
 }
 
-impl Arriving {
-    /// The body of the request with these headers.
-    pub fn new(headers: &HeaderMap, incoming: Incoming) -> Self {
+impl IncomingBody {
+    /// Takes the body of the request with these headers.
+    pub fn new(headers: &HeaderMap, body: Incoming) -> Self {
         Self {
-            incoming,
-            held_back: headers.contains_key(EXPECT),
+            body,
+            expects_continue: headers.contains_key(EXPECT),
         }
     }
 
-    /// Reads what is left of a body that nobody wants, for a while: a client that is still writing, and whose
-    /// connection is closed on it, never sees why.
+    /// Reads what is left of a refused body, for a while: a client that is still writing, and whose connection is
+    /// closed on it, never sees why.
     pub async fn discard(mut self) {
-        if self.held_back {
+        if self.expects_continue {
             return;
         }
-        // Neither the end of the time nor of the connection changes the answer.
+        // Neither the end of the time nor that of the connection changes the answer.
         let _ = timeout(LINGER, async {
-            while let Some(Ok(_)) = self.incoming.frame().await {}
+            while let Some(Ok(_)) = self.body.frame().await {}
         })
         .await;
     }
@@ -125,7 +104,7 @@ impl Arriving {
 pub async fn read(
     proxy: &Proxy,
     headers: &HeaderMap,
-    arriving: &mut Arriving,
+    incoming: &mut IncomingBody,
     arrival: Instant,
 ) -> Result<Body, Error> {
     if let Some(given) = headers.get(CONTENT_ENCODING)
@@ -134,21 +113,21 @@ pub async fn read(
         let given = String::from_utf8_lossy(given.as_bytes()).into_owned();
         return Err(Error::ContentEncoding { given });
     }
-    // What is served is not kept: a slow body may outlast a revision.
+    // The settings are read and let go of: a slow body may outlast a revision.
     let (limit, deadline) = {
         let served = proxy.served();
         (served.max_request_bytes, arrival + served.timeout)
     };
-    if arriving.incoming.size_hint().lower() > limit {
+    if incoming.body.size_hint().lower() > limit {
         return Err(Error::TooLarge { limit });
     }
-    arriving.held_back = false;
-    let mut body = Body::new(&proxy.held);
+    incoming.expects_continue = false;
+    let mut body = Body::new(&proxy.body_budget);
     let whole = async {
-        while let Some(frame) = arriving.incoming.frame().await {
+        while let Some(frame) = incoming.body.frame().await {
             let frame = frame
                 .map_err(|error| Error::Malformed(format!("failed to read the body: {error}")))?;
-            // Trailers are no part of it.
+            // Trailers are no part of the body.
             if let Some(part) = frame.data_ref() {
                 body.push(part, limit)?;
             }
@@ -161,7 +140,7 @@ pub async fn read(
     Ok(body)
 }
 
-/// Does what takes long for many bytes: here if they are few, else on another thread.
+/// Runs work that takes long for many bytes: here if they are few, else on another thread.
 pub async fn off_reactor<T, F>(bytes: usize, work: F) -> Result<T, Error>
 where
     T: Send + 'static,

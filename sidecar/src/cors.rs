@@ -7,12 +7,16 @@ use http::{
     header::{
         ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
         ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS,
-        ACCESS_CONTROL_REQUEST_METHOD, ALLOW, ORIGIN, RETRY_AFTER, VARY,
+        ACCESS_CONTROL_REQUEST_METHOD, ALLOW, ORIGIN, VARY,
     },
 };
 
-/// How long a browser may keep what a preflight said, in seconds: a changed setting holds for all soon.
+/// The seconds for which a browser may keep a preflight's answer; few, so that a changed setting soon holds for all.
 const MAX_AGE: HeaderValue = HeaderValue::from_static("600");
+
+/// The headers of answers that pages may read besides those that browsers let them.
+const READABLE: HeaderValue =
+    HeaderValue::from_static("retry-after, carpool-request-id, x-request-id");
 
 const ANY: HeaderValue = HeaderValue::from_static("*");
 
@@ -23,16 +27,16 @@ pub struct Cors {
 }
 
 impl Cors {
-    /// Allows these origins; `*` is all of them.
+    /// Allows pages of these origins; `*` is all of them.
     pub fn new(origins: &[String]) -> Self {
-        // What is no header's value is no origin that a browser sends.
+        // An origin that is no header's value is none that a browser sends.
         let origins = origins.iter().filter_map(|origin| origin.parse().ok());
         Self {
             origins: origins.collect(),
         }
     }
 
-    /// Adds to an answer's headers what lets its page read it.
+    /// Adds to an answer's headers those that let its page read it.
     pub fn allow(&self, method: &Method, request: &HeaderMap, response: &mut HeaderMap) {
         if self.origins.is_empty() {
             return;
@@ -40,7 +44,7 @@ impl Cors {
         if self.origins.contains(&ANY) {
             response.insert(ACCESS_CONTROL_ALLOW_ORIGIN, ANY);
         } else {
-            // Caches must not give one origin what another was answered, nor what came without any.
+            // Caches must not give one origin another's answer, nor that of a request without any.
             response.append(VARY, HeaderValue::from_name(ORIGIN));
             let origin = request.get(ORIGIN);
             let Some(origin) = origin.filter(|origin| self.origins.contains(origin)) else {
@@ -49,14 +53,14 @@ impl Cors {
             response.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
         }
         if method != Method::OPTIONS || !request.contains_key(ACCESS_CONTROL_REQUEST_METHOD) {
-            let readable = HeaderValue::from_name(RETRY_AFTER);
-            response.insert(ACCESS_CONTROL_EXPOSE_HEADERS, readable);
+            response.insert(ACCESS_CONTROL_EXPOSE_HEADERS, READABLE);
             return;
         }
         if let Some(methods) = response.get(ALLOW).cloned() {
             response.insert(ACCESS_CONTROL_ALLOW_METHODS, methods);
         }
-        // No header makes the proxy do what a page must not ask for, and what stands before it may need its own.
+        // Any header is allowed: none makes the proxy do what a page must not ask for, and a gateway before it may need
+        // its own.
         if let Some(headers) = request.get(ACCESS_CONTROL_REQUEST_HEADERS) {
             response.insert(ACCESS_CONTROL_ALLOW_HEADERS, headers.clone());
             let vary = HeaderValue::from_name(ACCESS_CONTROL_REQUEST_HEADERS);
@@ -69,6 +73,10 @@ impl Cors {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    use http::header::RETRY_AFTER;
+
+    use crate::followed::{CLIENT_REQUEST_ID, REQUEST_ID};
 
     const PAGE: &str = "https://app.example.com";
 
@@ -97,7 +105,8 @@ mod tests {
         let allowed = ["https://other.example.com", PAGE];
         let answered = answer(&allowed, &Method::POST, &[("origin", PAGE)]);
         assert_eq!(answered[ACCESS_CONTROL_ALLOW_ORIGIN], PAGE);
-        assert_eq!(answered[ACCESS_CONTROL_EXPOSE_HEADERS], "retry-after");
+        let readable = [RETRY_AFTER, REQUEST_ID, CLIENT_REQUEST_ID].map(|name| name.to_string());
+        assert_eq!(answered[ACCESS_CONTROL_EXPOSE_HEADERS], readable.join(", "));
         assert_eq!(answered[VARY], "origin");
         for request in [
             &[][..],

@@ -1,4 +1,4 @@
-//! Everything a request can end with but an answer, and the one place that gives it a status.
+//! The errors that a request can end with, and the one place that gives each its status.
 
 use std::time::Duration;
 
@@ -11,13 +11,13 @@ use serde_json::json;
 
 use crate::{payload::Payload, validate::Invalid};
 
-/// Why a request gets no answer from the model.
+/// The reason that a request gets no answer from the model.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// It can't be read.
+    /// The request can't be read.
     #[error("{0}")]
     Malformed(String),
-    /// It names another model.
+    /// The request names another model.
     #[error("unknown model {given}; this is {name}")]
     UnknownModel {
         /// The name asked for.
@@ -25,7 +25,7 @@ pub enum Error {
         /// The name of the model served.
         name: String,
     },
-    /// It names another version.
+    /// The request names another version.
     #[error("unknown version {given} of {name}; the one served is {serving}")]
     UnknownVersion {
         /// The version asked for.
@@ -35,51 +35,51 @@ pub enum Error {
         /// The revision served.
         serving: String,
     },
-    /// It asks for the labels of a text, and the model takes tensors.
+    /// The request asks for the labels of a text, and the model takes tensors.
     #[error("{name} takes no text; POST its tensors to /v2/models/{name}/infer")]
     NoText {
         /// The model.
         name: String,
     },
-    /// Nothing is served at its path.
+    /// The request's path is one at which nothing is served.
     #[error("nothing is served at {given}; there is {served}")]
     UnknownPath {
-        /// Its path.
+        /// The request's path.
         given: String,
         /// The paths served on its port.
         served: &'static str,
     },
-    /// It asks for an answer later.
+    /// The request asks for an answer later.
     #[error("asynchronous requests are not built yet: remove the header Prefer: respond-async")]
     Asynchronous,
-    /// It has a parameter that would change the answer.
+    /// The request has a parameter that would change the answer.
     #[error("{0}")]
     NotBuilt(String),
-    /// Its path takes other methods.
+    /// The request's path takes other methods.
     #[error("method {given} is not allowed here; allowed are {allowed}")]
     Method {
         /// The method given.
         given: Method,
-        /// Those allowed.
+        /// The methods allowed.
         allowed: &'static str,
     },
-    /// Its body is larger than `queue.maxRequestBytes`.
+    /// The request's body is larger than `queue.maxRequestBytes`.
     #[error("the body is larger than the {limit} bytes that a request may have")]
     TooLarge {
         /// The bytes allowed.
         limit: u64,
     },
-    /// It has more rows than `queue.maxRowsPerRequest`.
+    /// The request has more rows than `queue.maxRowsPerRequest`.
     #[error(
         "the request has {given} rows, queue.maxRowsPerRequest allows {limit}; send them in several requests"
     )]
     TooManyRows {
-        /// Its rows.
+        /// The request's rows.
         given: u32,
         /// The rows allowed.
         limit: u32,
     },
-    /// Its body is of a type that this path doesn't read.
+    /// The request's body is of a type that this path doesn't read.
     #[error("the body must be {expected}, it is {given}")]
     MediaType {
         /// The types read here.
@@ -87,40 +87,40 @@ pub enum Error {
         /// The type given.
         given: String,
     },
-    /// Its body is compressed.
+    /// The request's body is compressed.
     #[error("the body must not be compressed, its content-encoding is {given}")]
     ContentEncoding {
         /// The codings given.
         given: String,
     },
-    /// It is not what the model takes.
+    /// The request is not one that the model takes.
     #[error("{0}")]
     Invalid(String),
     /// The queue is full.
     #[error("the queue is full; try again later")]
     Full {
-        /// When there is likely to be room.
+        /// The time after which there is likely to be room.
         retry_after: Duration,
     },
-    /// Too many bytes of other requests are being read.
+    /// The proxy reads too many bytes of other requests.
     #[error("too many large requests at once; try again later")]
     Busy,
-    /// The model failed on it.
+    /// The model failed on the request.
     #[error("{0}")]
     Model(String),
-    /// This proxy failed.
+    /// The proxy itself failed.
     #[error("{0}")]
     Internal(String),
     /// The queue can't be reached.
     #[error("the queue can't be reached; try again later")]
     Unreachable {
-        /// When another try makes sense.
+        /// The time after which another try makes sense.
         retry_after: Duration,
     },
-    /// This proxy is about to stop.
+    /// The proxy is about to stop.
     #[error("this proxy is shutting down; try again")]
     Draining,
-    /// Its time is over.
+    /// The request's time is over.
     #[error("the deadline passed before an answer came")]
     Deadline,
 }
@@ -128,7 +128,8 @@ pub enum Error {
 /// The status that counts requests whose client went away; nobody is left to read it.
 pub const CLIENT_LEFT: u16 = 499;
 
-/// Another proxy takes the next request at once, and this one has read what it is reading soon.
+/// The time after which to try again where another proxy takes the next request at once, or this one will soon have
+/// read what it is reading.
 const RETRY_SOON: Duration = Duration::from_secs(1);
 
 impl Error {
@@ -161,7 +162,7 @@ impl Error {
         }
     }
 
-    /// The answer that says so.
+    /// The answer that tells the client of this error.
     pub fn response(&self) -> Response<Payload> {
         let body = json!({ "error": self.to_string() }).to_string();
         let mut response = Response::new(Payload::from(body));
@@ -188,7 +189,7 @@ impl Error {
     }
 }
 
-/// Rounded up, and at least one: a client that is told 0 comes back at once.
+/// The seconds of a `Retry-After` header, rounded up and at least one: a client that is told 0 comes back at once.
 fn whole_seconds(duration: Duration) -> HeaderValue {
     let seconds = duration.as_secs() + u64::from(duration.subsec_nanos() > 0);
     HeaderValue::from(seconds.max(1))

@@ -11,9 +11,10 @@ use http::{HeaderMap, request::Parts};
 use tokio::time::Instant;
 
 use crate::{
-    body::{self, Arriving},
+    body::{self, IncomingBody},
     error::Error,
-    metrics::{Hop, Way},
+    followed::Followed,
+    metrics::{Hop, HopTimer},
     proxy::{Proxy, Served},
     trace, validate,
 };
@@ -32,8 +33,8 @@ pub struct Validated {
 }
 
 impl Validated {
-    /// Holds a request against the model. `body` gives its bytes for the queue once it is known to be right: those it came
-    /// in, if they were protobuf.
+    /// Holds a request against the model. `body` gives its bytes for the queue once it is known to be right: those it
+    /// came in, if they were protobuf.
     pub fn of_message(
         served: &Served,
         request: &InferRequest,
@@ -56,7 +57,7 @@ impl Validated {
         Ok(Self { body, ..validated })
     }
 
-    /// Holds all but the elements against the model.
+    /// Holds all of a request but its elements against the model.
     fn without_body(served: &Served, request: &RequestView<'_>) -> Result<Self, Error> {
         let asked = timeout(request.parameters)?;
         let rows = validate::rows(&served.model, request)?;
@@ -75,23 +76,26 @@ impl Validated {
     }
 }
 
-/// Whose request it is, when it came, and as part of which trace.
-pub struct Caller {
-    /// The client, as its connection tells it.
+/// The origin of a request: its client, its arrival, its trace and its identifiers.
+pub struct Caller<'a> {
+    /// The client's address, or the proxy's own name for a client beside it.
     pub client: Arc<str>,
-    /// When its head was here.
+    /// The time at which the request's head was here.
     pub arrival: Instant,
-    /// W3C `traceparent`.
+    /// The trace that the request is part of: W3C `traceparent`.
     pub trace: Option<String>,
+    /// The identifiers by which the request is followed.
+    pub followed: &'a mut Followed,
 }
 
-impl Caller {
-    /// The client whose request's head is here now.
-    pub fn new(client: Arc<str>, headers: &HeaderMap) -> Self {
+impl<'a> Caller<'a> {
+    /// Notes the client of a request whose head is here now.
+    pub fn new(client: Arc<str>, headers: &HeaderMap, followed: &'a mut Followed) -> Self {
         Self {
             client,
             arrival: Instant::now(),
             trace: trace::parent(headers),
+            followed,
         }
     }
 }
@@ -99,9 +103,9 @@ impl Caller {
 /// Answers one request with the protocol's JSON.
 pub async fn serve(
     proxy: &Proxy,
-    caller: Caller,
+    caller: Caller<'_>,
     head: &Parts,
-    body: &mut Arriving,
+    body: &mut IncomingBody,
     version: Option<&str>,
 ) -> Result<Vec<u8>, Error> {
     let media_type = |given: String| Error::MediaType {
@@ -121,15 +125,15 @@ pub async fn serve(
 
     let served = proxy.served();
     served.check_version(version)?;
-    let mut way = proxy.metrics.way();
+    let mut hops = proxy.metrics.hop_timer();
     let mut validated = {
         let served = Arc::clone(&served);
         body::off_reactor(body.len(), move || Validated::of_json(&served, &body)).await?
     };
-    way.passed(Hop::Parse);
+    hops.passed(Hop::Parse);
 
     let id = mem::take(&mut validated.id);
-    let answer = ask(proxy, &served, validated, caller, &mut way).await?;
+    let answer = ask(proxy, &served, validated, caller, &mut hops).await?;
 
     let response = body::off_reactor(answer.len(), move || {
         let response = InferResponse {
@@ -142,40 +146,39 @@ pub async fn serve(
             .map_err(|error| Error::Internal(format!("failed to write the answer: {error}")))
     })
     .await?;
-    way.passed(Hop::Respond);
+    hops.passed(Hop::Respond);
     Ok(response)
 }
 
-/// Puts a request into the queue and waits for the model's answer, an encoded `ModelInferResponse`.
-/// Dropped, it takes the request out again.
+/// Puts a request into the queue and waits for the model's answer, an encoded `ModelInferResponse`. Dropped, the future
+/// takes the request out again.
 pub async fn ask(
     proxy: &Proxy,
     served: &Served,
     validated: Validated,
-    caller: Caller,
-    way: &mut Way<'_>,
+    caller: Caller<'_>,
+    hops: &mut HopTimer<'_>,
 ) -> Result<Bytes, Error> {
-    let outcome = proxy
-        .producer
-        .submit(Submit {
-            trace: caller.trace,
-            client: Some(caller.client),
-            ..Submit::new(
-                Arc::clone(&served.revision),
-                validated.body,
-                validated.rows,
-                caller.arrival + validated.timeout,
-            )
-        })
-        .await?;
-    way.passed(Hop::Queue);
+    let ticket = proxy.producer.enqueue(Submit {
+        trace: caller.trace,
+        client: Some(caller.client),
+        ..Submit::new(
+            Arc::clone(&served.revision),
+            validated.body,
+            validated.rows,
+            caller.arrival + validated.timeout,
+        )
+    })?;
+    caller.followed.queued(&ticket);
+    let outcome = ticket.outcome().await?;
+    hops.passed(Hop::Queue);
     match outcome {
         Outcome::Answer(answer) => Ok(answer),
         Outcome::Failure(failure) => Err(failure.into()),
     }
 }
 
-/// What a worker answered.
+/// Decodes a worker's answer.
 pub fn decode(answer: Bytes) -> Result<InferResponse, Error> {
     InferResponse::decode(answer)
         .map_err(|error| Error::Internal(format!("failed to read the worker's answer: {error}")))
@@ -241,7 +244,7 @@ mod tests {
 
     #[test]
     fn a_message_is_forwarded_as_it_came() {
-        // Field 4095, which no version of the protocol has: nothing that a client sends gets lost.
+        // The message has field 4095, which no version of the protocol has: nothing that a client sends gets lost.
         let unknown = b"\xf8\xff\x01\x2a";
         let came = Bytes::from([&pairs(2).encode()[..], unknown].concat());
         let request = InferRequest::decode(came.clone()).unwrap();

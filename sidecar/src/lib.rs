@@ -1,13 +1,18 @@
 //! The batching proxy: HTTP in front, the queue behind, nothing kept in between.
 //!
-//! A request's way: `server` takes the connection, `routes` finds who answers, `infer` or `predict`
-//! reads it, `validate` holds it against the model, the queue carries it to a worker and its answer
-//! back, and the same connection carries it out. Whatever goes wrong becomes one [`Error`].
+//! A request's way: `server` takes the connection, `routes` finds who answers, `infer` or `predict` reads it,
+//! `validate` holds it against the model, the queue carries it to a worker and its answer back, and the same connection
+//! carries it out. Whatever goes wrong becomes one [`Error`].
+//!
+//! The proxy is the role; a proxy that runs next to an app in its pod is called a sidecar, as Kubernetes calls such
+//! containers.
 
 mod admin;
 mod body;
+mod body_budget;
 mod cors;
 mod error;
+mod followed;
 mod infer;
 mod metadata;
 mod metrics;

@@ -1,34 +1,34 @@
-//! What the protocol lets a client ask about the server and the model.
+//! The protocol's answers about the server and the model.
 
-use carpool_crds::TensorSpec;
+use carpool_crds::{
+    TensorSpec,
+    tensor_names::{LABEL, SCORE, TEXT},
+};
 use serde_json::{Value, json};
 
-use crate::{
-    proxy::Served,
-    validate::{LABEL, SCORE, TEXT},
-};
+use crate::proxy::Served;
 
-/// `GET /v2`.
+/// The answer to `GET /v2`.
 pub fn server() -> String {
     json!({"name": "carpool", "version": env!("CARGO_PKG_VERSION"), "extensions": []}).to_string()
 }
 
-/// `GET /v2/health/live`.
+/// The answer to `GET /v2/health/live`.
 pub fn live() -> String {
     json!({"live": true}).to_string()
 }
 
-/// `GET /v2/health/ready`.
+/// The answer to `GET /v2/health/ready`.
 pub fn ready() -> String {
     json!({"ready": true}).to_string()
 }
 
-/// `GET /v2/models/NAME/ready`. A model without workers is ready: a request is held until one is there.
+/// The answer to `GET /v2/models/NAME/ready`. A model without workers is ready: a request is held until one is there.
 pub fn model_ready(served: &Served) -> String {
     json!({"name": served.name, "ready": true}).to_string()
 }
 
-/// `GET /v2/models/NAME`.
+/// The answer to `GET /v2/models/NAME`.
 pub fn model(served: &Served) -> String {
     let model = &served.model;
     let (inputs, outputs) = if model.text.is_some() {
@@ -52,7 +52,7 @@ pub fn model(served: &Served) -> String {
     .to_string()
 }
 
-/// Tensors as clients see them.
+/// The tensors as clients see them.
 fn tensors(specs: &[TensorSpec]) -> Value {
     specs
         .iter()

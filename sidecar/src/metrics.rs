@@ -1,4 +1,4 @@
-//! What the proxy measures of itself, for Prometheus. A drop guard counts requests, so no way out is forgotten.
+//! The proxy's metrics, for Prometheus. A drop guard counts requests, so no way out is forgotten.
 
 use std::{sync::OnceLock, time::Instant};
 
@@ -16,18 +16,18 @@ use prometheus_client::{
 
 use crate::error::CLIENT_LEFT;
 
-/// What a request asks for.
+/// The kind of a request, by what it asks for.
 #[derive(Debug, Clone, Copy)]
 pub enum Kind {
-    /// Words about the server or the model.
+    /// A request for words about the server or the model.
     Metadata,
-    /// Whether one of them lives or is ready.
+    /// A request for whether the server or the model lives or is ready.
     Health,
-    /// What the model says, in the protocol's form.
+    /// A request to the model in the protocol's form.
     Infer,
-    /// What it says of a text.
+    /// A request to the model in the article's form: a text.
     Predict,
-    /// What there isn't.
+    /// A request for a path at which nothing is served.
     Unknown,
 }
 
@@ -48,11 +48,11 @@ impl Kind {
 /// A part of an inference request's way through the proxy.
 #[derive(Debug, Clone, Copy)]
 pub enum Hop {
-    /// From the last byte of the body to an encoded, validated request.
+    /// The part from the last byte of the body to an encoded, validated request.
     Parse,
-    /// From there to the worker's answer: the queue, the batch, the way back.
+    /// The part from a validated request to the worker's answer: the queue, the batch, the way back.
     Queue,
-    /// From there to the answer's bytes.
+    /// The part from the worker's answer to the answer's bytes.
     Respond,
 }
 
@@ -91,7 +91,7 @@ struct ResultLabel {
 
 type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
 
-/// What counts the requests of one kind that end with one status.
+/// The metrics of the requests of one kind that end with one status.
 #[derive(Debug, Clone)]
 struct Series {
     requests: Counter,
@@ -171,7 +171,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// A request has come in.
+    /// Counts a request that has come in.
     #[must_use]
     pub fn open(&self, kind: Kind) -> OpenRequest<'_> {
         self.open.inc();
@@ -183,26 +183,26 @@ impl Metrics {
         }
     }
 
-    /// An inference request's body is there, and its way begins.
-    pub fn way(&self) -> Way<'_> {
-        Way {
+    /// Starts to time an inference request whose body is there.
+    pub fn hop_timer(&self) -> HopTimer<'_> {
+        HopTimer {
             metrics: self,
             since: Instant::now(),
         }
     }
 
-    /// An inference request is refused.
+    /// Counts an inference request that is refused.
     pub fn refused(&self, reason: &'static str) {
         self.refusals.get_or_create(&ReasonLabel { reason }).inc();
     }
 
-    /// The configuration file changed.
+    /// Counts a change of the configuration file.
     pub fn reloaded(&self, applied: bool) {
         let result = if applied { "applied" } else { "refused" };
         self.reloads.get_or_create(&ResultLabel { result }).inc();
     }
 
-    /// What counts requests of this kind that end with this status.
+    /// The series that count requests of this kind that end with this status.
     fn series(&self, kind: Kind, code: u16) -> Series {
         let find = || {
             let route = kind.label();
@@ -219,7 +219,7 @@ impl Metrics {
         }
     }
 
-    /// All of them, as Prometheus reads them.
+    /// Writes all metrics as Prometheus reads them.
     pub fn encode(&self) -> Result<String, std::fmt::Error> {
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
@@ -237,7 +237,7 @@ pub struct OpenRequest<'a> {
 }
 
 impl OpenRequest<'_> {
-    /// It is answered, be it with an error.
+    /// Notes the status of the answer, be it that of an error.
     pub fn answered(&mut self, status: StatusCode) {
         self.code = status.as_u16();
     }
@@ -252,16 +252,16 @@ impl Drop for OpenRequest<'_> {
     }
 }
 
-/// How far an inference request has come. Dropped on the way, what it had before it counts as nothing: refusals take no
-/// time.
+/// A timer of the parts of an inference request's way. Dropped on the way, it has counted only the parts before:
+/// refusals take no time.
 #[derive(Debug)]
-pub struct Way<'a> {
+pub struct HopTimer<'a> {
     metrics: &'a Metrics,
     since: Instant,
 }
 
-impl Way<'_> {
-    /// A part of the way is behind it, and the next begins.
+impl HopTimer<'_> {
+    /// Counts the time of a part that is over, and begins to time the next.
     pub fn passed(&mut self, hop: Hop) {
         let now = Instant::now();
         let took = now.duration_since(self.since);
@@ -270,7 +270,7 @@ impl Way<'_> {
     }
 }
 
-/// 25 µs to 52 s, doubling.
+/// A histogram from 25 µs to 52 s, doubling.
 fn seconds() -> Histogram {
     Histogram::new(exponential_buckets(25e-6, 2.0, 22))
 }

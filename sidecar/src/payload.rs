@@ -12,7 +12,7 @@ use hyper::body::{Body, Frame, SizeHint};
 
 /// The body of an answer.
 pub enum Payload {
-    /// Bytes that are all there, as of JSON.
+    /// Bytes that are all there, such as those of JSON.
     Whole(Full<Bytes>),
     /// Frames as they come, which may end with trailers.
     Frames(UnsyncBoxBody<Bytes, Infallible>),

@@ -3,6 +3,7 @@
 use std::{borrow::Cow, sync::Arc};
 
 use bytes::Bytes;
+use carpool_crds::tensor_names::{LABEL, SCORE, TEXT};
 use carpool_protocol::{InferRequest, InferResponse, RequestedOutput, Tensor, json::decode_object};
 use http::request::Parts;
 use serde::{Deserialize, Deserializer};
@@ -10,12 +11,11 @@ use serde_json::{Value, json};
 use url::form_urlencoded;
 
 use crate::{
-    body::{self, Arriving},
+    body::{self, IncomingBody},
     error::Error,
     infer::{self, Caller, Validated},
     metrics::Hop,
     proxy::{Proxy, Served},
-    validate::{LABEL, SCORE, TEXT},
 };
 
 /// The forms in which a text may come.
@@ -25,24 +25,24 @@ enum Form {
     UrlEncoded,
 }
 
-/// The JSON form. A name given twice is an error, as readers differ in which one counts.
+/// The JSON form of a request. A name given twice is an error, as readers differ in which one counts.
 #[derive(Deserialize)]
 struct Fields {
-    #[serde(default, deserialize_with = "whatever")]
+    #[serde(default, deserialize_with = "any_value")]
     text: Option<Value>,
 }
 
-/// A field's value, `null` included.
-fn whatever<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Value>, D::Error> {
+/// Reads a field's value, `null` included.
+fn any_value<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Value>, D::Error> {
     Value::deserialize(value).map(Some)
 }
 
 /// Answers one request.
 pub async fn serve(
     proxy: &Proxy,
-    caller: Caller,
+    caller: Caller<'_>,
     head: &Parts,
-    body: &mut Arriving,
+    body: &mut IncomingBody,
 ) -> Result<Vec<u8>, Error> {
     let form = match body::media_type(&head.headers).as_deref() {
         Some("application/json") => Form::Json,
@@ -59,15 +59,15 @@ pub async fn serve(
 
     let served = proxy.served();
     check_takes_text(&served)?;
-    let mut way = proxy.metrics.way();
+    let mut hops = proxy.metrics.hop_timer();
     let validated = {
         let served = Arc::clone(&served);
         body::off_reactor(body.len(), move || validated(&served, form, &body)).await?
     };
-    way.passed(Hop::Parse);
-    let answer = infer::ask(proxy, &served, validated, caller, &mut way).await?;
+    hops.passed(Hop::Parse);
+    let answer = infer::ask(proxy, &served, validated, caller, &mut hops).await?;
     let response = respond(answer)?;
-    way.passed(Hop::Respond);
+    hops.passed(Hop::Respond);
     Ok(response)
 }
 
@@ -80,7 +80,7 @@ fn check_takes_text(served: &Served) -> Result<(), Error> {
     }
 }
 
-/// The request of the protocol that asks for a text's label and score.
+/// Makes the request of the protocol that asks for a text's label and score.
 fn validated(served: &Served, form: Form, body: &[u8]) -> Result<Validated, Error> {
     let text = text(form, body)?;
     let input = Tensor::from_strings(TEXT, [1, 1], [text.as_bytes()])
@@ -143,7 +143,7 @@ fn respond(answer: Bytes) -> Result<Vec<u8>, Error> {
     let response = infer::decode(answer)?;
     let (label, score) = label_and_score(&response)
         .ok_or_else(|| Error::Internal("the worker's answer has no label and score".to_owned()))?;
-    Ok(article(label, score).into_bytes())
+    Ok(article_answer(label, score).into_bytes())
 }
 
 fn label_and_score(response: &InferResponse) -> Option<(&str, f32)> {
@@ -154,15 +154,15 @@ fn label_and_score(response: &InferResponse) -> Option<(&str, f32)> {
 }
 
 /// The article's answer, spaces and all: JSON whose `data` is a string of JSON whose `score` is a string.
-fn article(label: &str, score: f32) -> String {
-    let (label, score) = (json!(label), python(score));
+fn article_answer(label: &str, score: f32) -> String {
+    let (label, score) = (json!(label), python_float(score));
     let data = format!("{{\"label\": {label}, \"score\": \"{score}\"}}");
     format!("{{\"code\": \"200\", \"data\": {}}}", json!(data))
 }
 
-/// What Python's `str` makes of a score, which is a `float` there: the shortest digits that come back to it in double
+/// Writes a score as Python's `str` does, where it is a `float`: the shortest digits that come back to it in double
 /// precision, more than single precision needs.
-fn python(score: f32) -> String {
+fn python_float(score: f32) -> String {
     let score = f64::from(score);
     if !score.is_finite() {
         return score.to_string().to_ascii_lowercase();
@@ -185,7 +185,7 @@ mod tests {
     #[test]
     fn the_articles_bytes() {
         assert_eq!(
-            article("POSITIVE", 0.999_865_65),
+            article_answer("POSITIVE", 0.999_865_65),
             r#"{"code": "200", "data": "{\"label\": \"POSITIVE\", \"score\": \"0.9998656511306763\"}"}"#
         );
     }
@@ -193,13 +193,13 @@ mod tests {
     #[test]
     fn a_label_can_hold_anything() {
         let answer: serde_json::Value =
-            serde_json::from_str(&article("a \"b\" \\ ü\n", 1.0)).unwrap();
+            serde_json::from_str(&article_answer("a \"b\" \\ ü\n", 1.0)).unwrap();
         let data: serde_json::Value =
             serde_json::from_str(answer["data"].as_str().unwrap()).unwrap();
         assert_eq!(data, json!({"label": "a \"b\" \\ ü\n", "score": "1.0"}));
     }
 
-    /// Both columns by Python: `[(f"{bits:#010x}", str(struct.unpack("f", struct.pack("I", bits))[0]))]`.
+    /// The columns are Python's: `[(f"{bits:#010x}", str(struct.unpack("f", struct.pack("I", bits))[0]))]`.
     #[test]
     fn scores_are_written_as_python_does() {
         for (bits, expected) in [
@@ -228,7 +228,7 @@ mod tests {
             (0x7f80_0000, "inf"),
             (0xff80_0000, "-inf"),
         ] {
-            assert_eq!(python(f32::from_bits(bits)), expected, "{bits:#010x}");
+            assert_eq!(python_float(f32::from_bits(bits)), expected, "{bits:#010x}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What all requests share: the model served now, the queue, the metrics.
+//! The state that all requests share: the model served now, the queue, the metrics.
 
 use std::{
     collections::BTreeMap,
@@ -13,27 +13,28 @@ use carpool_crds::{Config, ConfigError, Model};
 use carpool_queue::{Limits, Producer};
 use tokio::sync::watch;
 
-use crate::{body::Held, cors::Cors, error::Error, metrics::Metrics};
+use crate::{body_budget::BodyBudget, cors::Cors, error::Error, metrics::Metrics};
 
-/// How soon a client should ask again whether Redis is back.
+/// The time after which a client should ask again whether Redis is back.
 const RETRY_REDIS: Duration = Duration::from_secs(1);
 
-/// What a request is held against. It keeps the one it began with, whatever is configured meanwhile.
+/// The model and the limits that a request is held against. A request keeps the one it began with, whatever is
+/// configured meanwhile.
 #[derive(Debug)]
 pub struct Served {
     /// The model's name.
     pub name: String,
-    /// The revision whose workers run it.
+    /// The revision whose workers run the model.
     pub revision: Arc<str>,
-    /// What that revision takes and gives.
+    /// The description of what that revision takes and gives.
     pub model: Model,
-    /// The longest a request may take.
+    /// The longest that a request may take.
     pub timeout: Duration,
     /// The largest request body, in bytes.
     pub max_request_bytes: u64,
     /// The most rows of a request.
     pub max_rows: u32,
-    /// Whose pages may read answers.
+    /// The origins whose pages may read answers.
     pub cors: Cors,
 }
 
@@ -51,7 +52,7 @@ impl Served {
         })
     }
 
-    /// Whether this is the version asked for, if one is.
+    /// Whether the client asked for this version, or for none.
     pub fn check_version(&self, version: Option<&str>) -> Result<(), Error> {
         match version {
             Some(given) if given != &*self.revision => Err(Error::UnknownVersion {
@@ -74,45 +75,45 @@ pub fn limits(config: &Config) -> Limits {
     }
 }
 
-/// What is said where Redis doesn't answer and no request is at stake.
-pub fn redis_away() -> Error {
+/// The error where Redis doesn't answer and no request is at stake.
+pub fn redis_unreachable() -> Error {
     Error::Unreachable {
         retry_after: RETRY_REDIS,
     }
 }
 
-/// What all requests share.
+/// The state that all requests share.
 pub struct Proxy {
     /// The way to the workers.
     pub producer: Producer,
-    /// What is measured.
+    /// The metrics of the proxy.
     pub metrics: Metrics,
     /// The bytes of bodies that are being read.
-    pub held: Held,
-    /// This process is to stop.
+    pub body_budget: BodyBudget,
+    /// Whether this process is to stop.
     draining: AtomicBool,
-    /// Redis has answered once.
+    /// Whether Redis has answered once.
     reached: AtomicBool,
     served: watch::Sender<Arc<Served>>,
-    /// What was served before and may still have requests under way.
-    retired: Mutex<Vec<Weak<Served>>>,
+    /// The models served before, which may still have requests under way.
+    previous: Mutex<Vec<Weak<Served>>>,
 }
 
 impl Proxy {
-    /// A proxy that serves what the configuration says.
+    /// Makes a proxy that serves the configuration's model.
     pub fn new(config: &Config, producer: Producer) -> Result<Self, ConfigError> {
         Ok(Self {
             producer,
             metrics: Metrics::default(),
-            held: Held::default(),
+            body_budget: BodyBudget::default(),
             draining: AtomicBool::default(),
             reached: AtomicBool::default(),
             served: watch::Sender::new(Arc::new(Served::new(config)?)),
-            retired: Mutex::default(),
+            previous: Mutex::default(),
         })
     }
 
-    /// What a request that comes now is held against.
+    /// The model and the limits that a request that comes now is held against.
     pub fn served(&self) -> Arc<Served> {
         Arc::clone(&self.served.borrow())
     }
@@ -121,19 +122,19 @@ impl Proxy {
     pub fn reload(&self, config: &Config) -> Result<(), ConfigError> {
         let next = Arc::new(Served::new(config)?);
         self.producer.set_limits(limits(config));
-        let previous = Arc::downgrade(&self.served.send_replace(next));
-        let mut retired = self.retired();
-        retired.retain(|served| served.strong_count() > 0);
-        retired.push(previous);
+        let replaced = Arc::downgrade(&self.served.send_replace(next));
+        let mut previous = self.previous();
+        previous.retain(|served| served.strong_count() > 0);
+        previous.push(replaced);
         Ok(())
     }
 
-    /// The requests under way for revisions that were served before. They may not be in the queue yet, or
+    /// The number of requests under way for revisions that were served before. They may not be in the queue yet, or
     /// come back to it, and the workers of their revision must not go before they are answered.
-    pub fn open_of_retired(&self) -> BTreeMap<Arc<str>, u64> {
+    pub fn open_of_previous(&self) -> BTreeMap<Arc<str>, u64> {
         let mut open = BTreeMap::new();
-        for served in self.retired().iter().filter_map(Weak::upgrade) {
-            // One reference is this loop's, the others are requests.
+        for served in self.previous().iter().filter_map(Weak::upgrade) {
+            // The count is less one, for one reference is this loop's; the others are requests.
             let requests = Arc::strong_count(&served) - 1;
             *open.entry(Arc::clone(&served.revision)).or_default() += requests as u64;
         }
@@ -157,11 +158,11 @@ impl Proxy {
             self.reached.store(true, Ordering::Relaxed);
             Ok(())
         } else {
-            Err(redis_away())
+            Err(redis_unreachable())
         }
     }
 
-    /// This process is to stop. Requests are still answered, but better sent elsewhere.
+    /// Notes that this process is to stop. Requests are still answered, but better sent elsewhere.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
     }
@@ -175,7 +176,7 @@ impl Proxy {
         }
     }
 
-    fn retired(&self) -> std::sync::MutexGuard<'_, Vec<Weak<Served>>> {
-        self.retired.lock().unwrap_or_else(PoisonError::into_inner)
+    fn previous(&self) -> std::sync::MutexGuard<'_, Vec<Weak<Served>>> {
+        self.previous.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

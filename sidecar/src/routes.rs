@@ -9,10 +9,12 @@ use http::{
     request::Parts,
 };
 use hyper::body::Incoming;
+use tracing::Instrument;
 
 use crate::{
-    body::Arriving,
+    body::IncomingBody,
     error::Error,
+    followed::Followed,
     infer::{self, Caller},
     metadata,
     metrics::Kind,
@@ -21,17 +23,17 @@ use crate::{
     proxy::{Proxy, Served},
 };
 
-/// What there is, for those who ask for something else.
+/// The paths that are served, for a client that asks for another.
 const PATHS: &str = "/v2/models/NAME[/versions/VERSION]/infer, /predict for a text, and, by GET, /v2, \
     /v2/health/live, /v2/health/ready and /v2/models/NAME[/versions/VERSION][/ready]";
 
-/// The methods that one path or another takes.
+/// The methods that any of the paths takes.
 const EVERY_METHOD: &str = "GET, HEAD, POST, OPTIONS";
 
-/// What a path asks for.
+/// The thing that a path asks for.
 #[derive(Debug, PartialEq, Eq)]
 enum Route<'a> {
-    /// `*`, which only OPTIONS has: the server as a whole.
+    /// The server as a whole: `*`, which only OPTIONS has.
     Any,
     Server,
     Live,
@@ -50,7 +52,7 @@ struct Target<'a> {
 }
 
 impl<'a> Route<'a> {
-    /// `None` for a path at which nothing is served.
+    /// Parses a path; `None` where nothing is served at it.
     fn of(path: &'a str) -> Option<Self> {
         let segments: Vec<&str> = path.split('/').collect();
         match segments[..] {
@@ -80,12 +82,12 @@ impl<'a> Route<'a> {
         }
     }
 
-    /// Whether it asks for what the model says.
+    /// Whether the route asks the model for an answer.
     fn is_inference(&self) -> bool {
         matches!(self, Self::Infer(_) | Self::Predict)
     }
 
-    /// The methods it takes.
+    /// The methods that the route takes.
     fn methods(&self) -> &'static str {
         match self {
             Self::Infer(_) | Self::Predict => methods::WRITE,
@@ -94,7 +96,7 @@ impl<'a> Route<'a> {
         }
     }
 
-    /// What requests to it are counted as.
+    /// The kind that requests to the route are counted as.
     fn kind(&self) -> Kind {
         match self {
             Self::Any | Self::Server | Self::Model(_) => Kind::Metadata,
@@ -112,18 +114,27 @@ pub async fn serve(
     request: Request<Incoming>,
 ) -> Result<Response<Payload>, Infallible> {
     let (head, body) = request.into_parts();
-    let mut body = Arriving::new(&head.headers, body);
+    let mut body = IncomingBody::new(&head.headers, body);
     let route = Route::of(head.uri.path());
     let kind = route.as_ref().map_or(Kind::Unknown, Route::kind);
     let inference = route.as_ref().is_some_and(Route::is_inference);
     let mut open = proxy.metrics.open(kind);
-    let mut response = match dispatch(&proxy, client, route, &head, &mut body).await {
+    let mut followed = if inference {
+        Followed::new(&head.method, head.uri.path(), &head.headers)
+    } else {
+        Followed::default()
+    };
+    let span = followed.span.clone();
+    let caller = Caller::new(client, &head.headers, &mut followed);
+    let dispatched = dispatch(&proxy, caller, route, &head, &mut body);
+    let mut response = match dispatched.instrument(span).await {
         Ok(response) => response,
         Err(error) => {
             if inference {
                 proxy.metrics.refused(error.status().1);
+                tracing::debug!(parent: &followed.span, %error, "request refused");
             }
-            // Whose time is over has waited long enough.
+            // A client whose time is over has waited long enough.
             if !matches!(error, Error::Deadline) {
                 body.discard().await;
             }
@@ -131,12 +142,17 @@ pub async fn serve(
         }
     };
     open.answered(response.status());
+    if inference {
+        let status = response.status().as_u16();
+        tracing::debug!(parent: &followed.span, status, "request served");
+        followed.answer(&head.headers, response.headers_mut());
+    }
     if head.method == Method::HEAD {
         response = methods::head(response);
     }
     let cors = &proxy.served().cors;
     cors.allow(&head.method, &head.headers, response.headers_mut());
-    // HTTP/2 says it of all streams at once, when the connection ends.
+    // HTTP/2 tells all streams at once, when the connection ends.
     if head.version < Version::HTTP_2 && proxy.not_draining().is_err() {
         let headers = response.headers_mut();
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
@@ -146,10 +162,10 @@ pub async fn serve(
 
 async fn dispatch(
     proxy: &Proxy,
-    client: Arc<str>,
+    caller: Caller<'_>,
     route: Option<Route<'_>>,
     head: &Parts,
-    body: &mut Arriving,
+    body: &mut IncomingBody,
 ) -> Result<Response<Payload>, Error> {
     let route = route.ok_or_else(|| Error::UnknownPath {
         given: head.uri.path().to_owned(),
@@ -183,16 +199,12 @@ async fn dispatch(
         }
         Route::Infer(target) => {
             target.check_name(&proxy.served().name)?;
-            let caller = Caller::new(client, &head.headers);
             let version = target.version;
             infer::serve(proxy, caller, head, body, version)
                 .await?
                 .into()
         }
-        Route::Predict => {
-            let caller = Caller::new(client, &head.headers);
-            predict::serve(proxy, caller, head, body).await?.into()
-        }
+        Route::Predict => predict::serve(proxy, caller, head, body).await?.into(),
     };
     Ok(json(answer))
 }
@@ -207,7 +219,7 @@ fn is_asynchronous(headers: &HeaderMap) -> bool {
 }
 
 impl Target<'_> {
-    /// What is served, if that is what the path names.
+    /// The model served, if it is the one that the path names.
     fn served(&self, proxy: &Proxy) -> Result<Arc<Served>, Error> {
         let served = proxy.served();
         self.check_name(&served.name)?;
@@ -215,7 +227,7 @@ impl Target<'_> {
         Ok(served)
     }
 
-    /// Whether this is the model served.
+    /// Refuses the name of another model than the one served.
     fn check_name(&self, name: &str) -> Result<(), Error> {
         if self.name == name {
             Ok(())
@@ -228,7 +240,7 @@ impl Target<'_> {
     }
 }
 
-/// A body of JSON, with 200.
+/// An answer of JSON, with status 200.
 pub fn json(body: impl Into<Payload>) -> Response<Payload> {
     let mut response = Response::new(body.into());
     response

@@ -1,4 +1,4 @@
-//! Connections, signals, and the way down.
+//! The server: connections, signals, and the way down.
 
 use std::{
     convert::Infallible, io, net::SocketAddr, os::fd::AsFd, path::PathBuf, pin::pin, sync::Arc,
@@ -31,23 +31,23 @@ use crate::{
     settings::{Listen, Settings},
 };
 
-/// How long a client may take from its connection to its first request.
+/// The time that a client may take from its connection to its first request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long an HTTP/1 connection is kept between requests. Whoever pools connections should be the one who closes them,
-/// or a request crosses the closing on its way; Google Cloud's load balancers keep them longest, 600 s.
+/// The time for which an HTTP/1 connection is kept between requests. Whoever pools connections should be the one who
+/// closes them, or a request crosses the closing on its way; Google Cloud's load balancers keep them longest, 600 s.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(620);
 
-/// How long a client may leave what was sent to it unread or unacknowledged.
+/// The time for which a client may leave what was sent to it unread or unacknowledged.
 const WRITE_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// How often an HTTP/2 client that is silent is asked whether it is still there.
+/// The time after which an HTTP/2 client that is silent is asked whether it is still there.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 
-/// The least time for the last words with Redis, however long the requests took.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+/// The least time to sign off from Redis, however long the requests took.
+const SIGN_OFF_TIME: Duration = Duration::from_secs(1);
 
-/// Why the proxy can't run.
+/// The reason that the proxy can't run.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// The runtime or the signal handlers can't be set up.
@@ -58,7 +58,7 @@ pub enum RunError {
     Listen {
         /// The address.
         address: SocketAddr,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// Standard input is no socket to take requests on.
@@ -69,7 +69,7 @@ pub enum RunError {
     Tell {
         /// The file.
         file: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// The name can't be told over HTTP.
@@ -85,8 +85,8 @@ pub enum RunError {
 
 /// Serves until SIGTERM or SIGINT, then finishes what is open.
 pub fn run(settings: Settings) -> Result<(), RunError> {
-    // One thread does it all: more of them cost a fifth more processor time a request and gain nothing.
-    // The blocking ones read and write large bodies.
+    // The runtime has one thread: more of them cost a fifth more processor time a request and gain nothing. The
+    // blocking ones read and write large bodies.
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(std::thread::available_parallelism()?.get())
@@ -151,19 +151,19 @@ impl Server {
         })
     }
 
-    /// Where requests are taken.
+    /// The address at which requests are taken.
     pub fn address(&self) -> io::Result<SocketAddr> {
         self.data.local_addr()
     }
 
-    /// Where metrics and probes are served.
+    /// The address at which metrics and probes are served.
     pub fn admin_address(&self) -> io::Result<SocketAddr> {
         self.admin.local_addr()
     }
 
-    /// Serves until `stop` is done. Then it is no longer ready, and for the lame duck's time serves those who
-    /// have not seen that yet; after that it takes nothing more, finishes what is open, bounded by `queue.timeout`,
-    /// and signs off from Redis. The admin port answers to the end.
+    /// Serves until `stop` is done. Then the proxy is no longer ready, and for the lame duck's time serves those who
+    /// have not seen that yet; after that it takes nothing more, finishes what is open, bounded by `queue.timeout`, and
+    /// signs off from Redis. The admin port answers to the end.
     pub async fn run(self, stop: impl Future<Output = ()>) {
         let Self {
             data,
@@ -213,7 +213,7 @@ impl Server {
             tracing::warn!(open = proxy.producer.in_flight(), "requests are still open");
         }
         let left = deadline.saturating_duration_since(Instant::now());
-        proxy.producer.shutdown(left.max(LAST_WORDS)).await;
+        proxy.producer.shutdown(left.max(SIGN_OFF_TIME)).await;
     }
 }
 
@@ -234,18 +234,18 @@ fn of_stdin() -> io::Result<TcpListener> {
     TcpListener::from_std(listener)
 }
 
-/// Who is at the other end of a connection: its IP address, or, where that is this very machine or pod, `own`, for a
+/// The client at the other end of a connection: its IP address, or `own` where that is this very machine or pod, for a
 /// loopback address says nothing elsewhere.
 fn client(peer: io::Result<SocketAddr>, own: &Arc<str>) -> Arc<str> {
     match peer.map(|peer| peer.ip().to_canonical()) {
         Ok(peer) if !peer.is_loopback() => peer.to_string().into(),
-        // Who is already gone asks for nothing.
+        // A client that is already gone asks for nothing.
         Ok(_) | Err(_) => Arc::clone(own),
     }
 }
 
-/// Takes connections, HTTP/1.1 and HTTP/2 without TLS, until told to stop, and answers every request with `answer`, which
-/// is told the client. What is given back closes them.
+/// Takes connections, HTTP/1.1 and HTTP/2 without TLS, until told to stop, and answers every request with `answer`,
+/// which is told the client. The value that is given back closes the connections.
 async fn accept<A, F>(
     listener: TcpListener,
     answer: A,
@@ -266,7 +266,7 @@ where
         .keep_alive_interval(KEEP_ALIVE);
     let connections = GracefulShutdown::new();
     let serve = |stream: TcpStream| {
-        // These fail only on a connection that is already gone.
+        // Errors are left aside, for these fail only on a connection that is already gone.
         let _ = stream.set_nodelay(true);
         let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(WRITE_TIMEOUT));
         let spoken = Arc::new(Notify::new());

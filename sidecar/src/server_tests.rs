@@ -24,7 +24,7 @@ where
 async fn a_client_that_asks_for_nothing_is_let_go() {
     let soon = Duration::from_millis(100);
     let address = serve(async |_, _| Ok(Response::default()), soon).await;
-    // HTTP/2 begins with PRI.
+    // The second and third are how HTTP/2 begins.
     for begun in ["", "PRI ", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"] {
         let mut client = TcpStream::connect(address).await.unwrap();
         client.write_all(begun.as_bytes()).await.unwrap();

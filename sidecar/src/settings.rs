@@ -1,4 +1,4 @@
-//! The command line and the environment. Everything is parsed, and every mistake told, before anything is bound.
+//! The command line and the environment: all of it is parsed, and every mistake told, before anything is bound.
 
 use std::{
     io::IsTerminal,
@@ -13,7 +13,7 @@ use carpool_queue::Endpoint;
 use clap::{Parser, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
-/// `EX_USAGE` of sysexits.h.
+/// The exit code for settings that can't be used: `EX_USAGE` of sysexits.h.
 const BAD_USAGE: u8 = 64;
 
 /// Takes requests for one model over HTTP and has its workers answer them in batches.
@@ -31,6 +31,10 @@ pub struct Args {
     /// The Redis that holds the queue: redis[s]://[USER:PASSWORD@]HOST[:PORT][/DB], s for TLS; or
     /// redis[s]+sentinel://[USER:PASSWORD@]HOST[:PORT][,HOST[:PORT]...]/NAME[/DB], the primary that those sentinels know
     /// by this name; ?sentinelUsername=USER&sentinelPassword=PASSWORD at the end is for the sentinels.
+    #[allow(
+        rustdoc::broken_intra_doc_links,
+        reason = "clap shows the brackets as they are"
+    )]
     #[arg(
         long,
         env = "CARPOOL_REDIS_URL",
@@ -39,7 +43,7 @@ pub struct Args {
     )]
     pub redis_url: Option<String>,
 
-    /// A file that holds that URL.
+    /// A file that holds the URL of --redis-url.
     #[arg(long, env = "CARPOOL_REDIS_URL_FILE", value_name = "FILE")]
     pub redis_url_file: Option<PathBuf>,
 
@@ -48,85 +52,86 @@ pub struct Args {
     #[arg(long, env = "CARPOOL_REDIS_CA_FILE", value_name = "FILE")]
     pub redis_ca_file: Option<PathBuf>,
 
-    /// Where requests are taken. Default: 0.0.0.0:8080. `stdin`: on the listening socket that standard input is, which
-    /// whoever starts this proxy holds, too, so that no other process gets its port between two proxies.
+    /// The address at which requests are taken. Default: 0.0.0.0:8080. `stdin`: the listening socket that standard
+    /// input is, which whoever starts this proxy holds, too, so that no other process gets its port between two
+    /// proxies.
     #[arg(long, env = "CARPOOL_LISTEN", value_name = "ADDRESS")]
     pub listen: Option<String>,
 
-    /// Where metrics, probes and the backlog are served. Default: 0.0.0.0:9090.
+    /// The address at which metrics, probes and the backlog are served. Default: 0.0.0.0:9090.
     #[arg(long, env = "CARPOOL_ADMIN_LISTEN", value_name = "ADDRESS")]
     pub admin_listen: Option<String>,
 
-    /// Where to write this proxy's name and the address of its admin port, as JSON, once it listens there. For
+    /// The file to write this proxy's name and the address of its admin port to, as JSON, once it listens there. For
     /// --admin-listen with port 0.
     #[arg(long, env = "CARPOOL_ADMIN_ADDRESS_FILE", value_name = "FILE")]
     pub admin_address_file: Option<PathBuf>,
 
-    /// How long requests are taken as before after the signal to stop, so that whoever balances load has time to
-    /// forget this proxy. Default: 0s.
+    /// The time for which requests are taken as before after the signal to stop, so that whoever balances load has time
+    /// to forget this proxy. Default: 0s.
     #[arg(long, env = "CARPOOL_LAME_DUCK", value_name = "DURATION")]
     pub lame_duck: Option<String>,
 
-    /// This proxy's name, unique among those alive: the pod's.
+    /// The name of this proxy, unique among those alive: the pod's.
     #[arg(long, env = "CARPOOL_NAME", value_name = "NAME")]
     pub name: Option<String>,
 
-    /// How log lines are written: text or json. Default: text.
+    /// The form of log lines: text or json. Default: text.
     #[arg(long, env = "CARPOOL_LOG_FORMAT", value_name = "FORMAT")]
     pub log_format: Option<String>,
 }
 
-/// How log lines are written.
+/// The form of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// For people.
+    /// Text for people.
     Text,
-    /// For machines.
+    /// JSON for machines.
     Json,
 }
 
-/// Where requests are taken.
+/// The socket on which requests are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Listen {
-    /// The proxy's own socket.
+    /// A socket of the proxy's own, on this address.
     Address(SocketAddr),
     /// The socket that standard input is.
     Stdin,
 }
 
-/// What the proxy works with.
+/// The settings that the proxy works with, parsed and checked.
 pub struct Settings {
     /// The configuration file, to be watched.
     pub config_file: PathBuf,
-    /// What it holds.
+    /// The content of the configuration file.
     pub config: Config,
-    /// Where Redis is.
+    /// The address of Redis.
     pub redis: Endpoint,
-    /// Where requests are taken.
+    /// The socket on which requests are taken.
     pub listen: Listen,
-    /// Where metrics, probes and the backlog are served.
+    /// The address at which metrics, probes and the backlog are served.
     pub admin_listen: SocketAddr,
-    /// Where to write the address of the admin port.
+    /// The file to write the address of the admin port to.
     pub admin_address_file: Option<PathBuf>,
-    /// How long requests are taken after the signal to stop.
+    /// The time for which requests are taken after the signal to stop.
     pub lame_duck: Duration,
-    /// This proxy's name.
+    /// The proxy's name.
     pub name: String,
-    /// How log lines are written.
+    /// The form of log lines.
     pub log_format: LogFormat,
 }
 
-/// Everything that is wrong with the settings, a line each.
+/// The mistakes in the settings, a line each.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", .0.join("\n"))]
 pub struct SettingsError(pub Vec<String>);
 
 impl Settings {
-    /// Parses the command line and the environment, and starts logging. What is wrong is told on standard
-    /// error; the exit code is then 64, and 0 if help was all that was asked for.
+    /// Parses the command line and the environment, and starts logging. Mistakes are told on standard error; the exit
+    /// code is then 64, and 0 if help was all that was asked for.
     pub fn from_command_line() -> Result<Self, ExitCode> {
         let args = Args::try_parse().map_err(|error| {
-            // Nobody reads a standard error that can't be written.
+            // An error is left aside: nobody reads a standard error that can't be written.
             let _ = error.print();
             ExitCode::from(if error.use_stderr() { BAD_USAGE } else { 0 })
         })?;
@@ -201,7 +206,7 @@ impl Settings {
     }
 }
 
-/// The value, or `None` and a note of what is wrong with it.
+/// Gives the value, or `None` and a note of its mistake.
 fn keep<T>(value: Result<T, impl ToString>, errors: &mut Vec<String>) -> Option<T> {
     value.map_err(|error| errors.push(error.to_string())).ok()
 }
@@ -236,7 +241,7 @@ fn address(flag: &str, given: Option<&str>, default: &str) -> Result<SocketAddr,
         .map_err(|_| format!("{flag} must be IP:PORT, such as {default}, it is {given:?}"))
 }
 
-/// The name becomes part of a Redis key, whose parts are separated by colons.
+/// Refuses a name that could not be part of a Redis key, whose parts are separated by colons.
 fn check_name(name: String) -> Result<String, String> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
     if (1..=253).contains(&name.len()) && name.bytes().all(allowed) {

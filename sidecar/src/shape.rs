@@ -2,8 +2,8 @@
 
 use carpool_crds::{Dimension, TensorSpec, allows};
 
-/// The rows of a tensor of shape `given`, at least 1; otherwise what to do about it, which may be nothing but what the
-/// two shapes say.
+/// The rows of a tensor of shape `given`, at least 1; otherwise advice on what to send, which may be empty where the
+/// two shapes say enough.
 pub fn rows(spec: &TensorSpec, given: &[i64]) -> Result<u32, String> {
     match given {
         [rows, item @ ..] if spec.allows(item) => positive(*rows),
@@ -12,12 +12,12 @@ pub fn rows(spec: &TensorSpec, given: &[i64]) -> Result<u32, String> {
     .ok_or_else(|| hint(&spec.shape, given))
 }
 
-/// A number of rows that a request can have.
+/// The number of rows, where a request can have so many.
 pub fn positive(rows: i64) -> Option<u32> {
     u32::try_from(rows).ok().filter(|rows| *rows >= 1)
 }
 
-/// What to do about a tensor without rows, beside which one with a row has the shape `one`.
+/// The advice on a tensor without rows, beside which one with a row has the shape `one`.
 pub fn no_rows(one: &[i64]) -> String {
     format!("it has no rows; send at least one: {one:?}")
 }
@@ -50,7 +50,7 @@ fn hint(allowed: &[Dimension], given: &[i64]) -> String {
     }
 }
 
-/// What to do about a shape that has as many dimensions as one item.
+/// The advice on a shape that has as many dimensions as one item.
 fn without_batch(allowed: &[Dimension], given: &[i64]) -> String {
     let declared = match (allowed, given) {
         ([first, allowed @ ..], [_, given @ ..]) => may_be_batch(first) && allows(allowed, given),
@@ -130,7 +130,7 @@ mod tests {
                 &[0, 1, 2],
                 "it has no rows; send at least one: [1, 1, 2]".to_owned(),
             ),
-            // Batch dimensions in the manifest: the request has its own, and there it should stay alone.
+            // These manifests have a batch dimension: the request has its own, and there it should stay alone.
             (&[1, 8, 8], &[5, 8, 8], declared.to_owned()),
             (
                 &[-1, 8, 8],
@@ -142,7 +142,7 @@ mod tests {
                 &[1, 8, 8],
                 format!("add the batch dimension: [1, 1, 8, 8]; or, {declared}"),
             ),
-            // A number per item.
+            // The model takes one number per item.
             (&[], &[], "add the batch dimension: [1]".to_owned()),
             (
                 &[],

@@ -8,7 +8,7 @@ pub fn parent(headers: &HeaderMap) -> Option<String> {
     is_well_formed(value).then(|| value.to_owned())
 }
 
-/// Version 00: `00-TRACE-PARENT-FLAGS` in lower-case hex, neither identifier all zeros.
+/// Whether a value is of version 00: `00-TRACE-PARENT-FLAGS` in lower-case hex, neither identifier all zeros.
 fn is_well_formed(value: &str) -> bool {
     let hex = |part: &str, length: usize| {
         part.len() == length

@@ -2,7 +2,10 @@
 
 use std::collections::HashSet;
 
-use carpool_crds::{Model, TensorSpec};
+use carpool_crds::{
+    Model, TensorSpec,
+    tensor_names::{LABEL, SCORE, TEXT},
+};
 use carpool_protocol::{
     Datatype, Parameter, Parameters, RequestView, RequestedOutput, Tensor, TensorView,
     first_outside,
@@ -10,20 +13,13 @@ use carpool_protocol::{
 
 use crate::shape;
 
-/// The input that holds texts, where a model takes texts.
-pub const TEXT: &str = "text";
-/// The output that holds the best label of each text.
-pub const LABEL: &str = "label";
-/// The output that holds the best label's probability.
-pub const SCORE: &str = "score";
-
-/// Why a request is not one for this model.
+/// The reason that a request is not one for this model.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Invalid {
     /// An input that the model doesn't take.
     #[error("unknown input {given:?}; the model takes {expected}")]
     UnknownInput {
-        /// Its name.
+        /// The input's name.
         given: String,
         /// The names that the model takes.
         expected: String,
@@ -31,7 +27,7 @@ pub enum Invalid {
     /// An input that the model needs.
     #[error("input {input:?} is missing; the model takes {expected}")]
     MissingInput {
-        /// Its name.
+        /// The input's name.
         input: String,
         /// The names that the model takes.
         expected: String,
@@ -39,10 +35,10 @@ pub enum Invalid {
     /// Two inputs of one name.
     #[error("input {input:?} is given twice")]
     DuplicateInput {
-        /// Their name.
+        /// The inputs' name.
         input: String,
     },
-    /// Texts and tensors together.
+    /// A text and tensors together.
     #[error("input \"text\" takes the place of the model's own inputs; {given:?} is given too")]
     TextAndTensors {
         /// The other input.
@@ -51,38 +47,38 @@ pub enum Invalid {
     /// An input of another datatype.
     #[error("input {input:?}: expected datatype {expected}, given {given}")]
     Datatype {
-        /// Its name.
+        /// The input's name.
         input: String,
-        /// The model's.
+        /// The datatype that the model takes.
         expected: Datatype,
-        /// The request's.
+        /// The datatype that the request gives.
         given: Datatype,
     },
     /// An input of another shape.
     #[error("input {input:?}: expected shape {expected}, given {given:?}{}", after_semicolon(.hint))]
     Shape {
-        /// Its name.
+        /// The input's name.
         input: String,
-        /// The model's, -1 where it is variable.
+        /// The shape that the model takes, -1 where it is variable.
         expected: String,
-        /// The request's.
+        /// The shape that the request gives.
         given: Vec<i64>,
-        /// What to do, where the shapes alone don't say it.
+        /// The advice on what to send, where the shapes alone don't say it.
         hint: String,
     },
     /// An input with another number of rows than the first.
     #[error("input {input:?}: expected {expected} rows as in {first:?}, given {given}")]
     Rows {
-        /// Its name.
+        /// The input's name.
         input: String,
         /// The first input.
         first: String,
-        /// The rows of the first.
+        /// The rows of the first input.
         expected: u32,
-        /// The rows of this.
+        /// The rows of this input.
         given: u32,
     },
-    /// A dimension of another size than where its name stands first.
+    /// A dimension whose size differs from that in the first input that has one of its name.
     #[error(
         "input {input:?}: expected {expected} for its dimension {dimension} as in {first:?}, given {given}"
     )]
@@ -91,11 +87,11 @@ pub enum Invalid {
         input: String,
         /// The dimension's name.
         dimension: String,
-        /// Its size in the first input that has it.
+        /// The dimension's size in the first input that has it.
         expected: i64,
-        /// That input.
+        /// The first input that has the dimension.
         first: String,
-        /// Its size in this one.
+        /// The dimension's size in this input.
         given: i64,
     },
     /// An element that the model doesn't take.
@@ -103,9 +99,9 @@ pub enum Invalid {
     Element {
         /// The input's name.
         input: String,
-        /// Which element, counted from 0 in row-major order.
+        /// The element's index, counted from 0 in row-major order.
         index: usize,
-        /// Its value.
+        /// The element's value.
         given: String,
         /// The bound, and on which side of it the value is.
         bound: String,
@@ -113,7 +109,7 @@ pub enum Invalid {
     /// An output that the model doesn't give.
     #[error("unknown output {given:?}; the model gives {expected}")]
     UnknownOutput {
-        /// Its name.
+        /// The output's name.
         given: String,
         /// The names that the model gives.
         expected: String,
@@ -121,25 +117,25 @@ pub enum Invalid {
     /// Two requested outputs of one name.
     #[error("output {output:?} is requested twice")]
     DuplicateOutput {
-        /// Their name.
+        /// The outputs' name.
         output: String,
     },
     /// A parameter that asks for another answer than there would be.
     #[error("{of}: the parameter {parameter:?} is not built yet; leave it out and {instead}")]
     NotBuilt {
-        /// What it is a parameter of.
+        /// The part of the request that the parameter is of.
         of: String,
-        /// Its name.
+        /// The parameter's name.
         parameter: &'static str,
-        /// What to do without it.
+        /// The advice on what to do without the parameter.
         instead: &'static str,
     },
     /// An output that the answer can't hold.
     #[error("output {output:?}: {datatype} has no JSON form, and binary tensors are not built yet")]
     NoJsonForm {
-        /// Its name.
+        /// The output's name.
         output: String,
-        /// Its datatype.
+        /// The output's datatype.
         datatype: Datatype,
     },
 }
@@ -166,7 +162,8 @@ pub fn rows(model: &Model, request: &RequestView<'_>) -> Result<u32, Invalid> {
     Ok(rows)
 }
 
-/// Checks the elements of a request of which the rest is right. A text has no such inputs: its ids are the tokenizer's.
+/// Checks the elements of a request whose names, types and shapes are right. A text has no such inputs: its ids are the
+/// tokenizer's.
 pub fn elements(model: &Model, inputs: &[Tensor]) -> Result<(), Invalid> {
     for TensorSpec {
         name,
@@ -202,7 +199,8 @@ pub fn elements(model: &Model, inputs: &[Tensor]) -> Result<(), Invalid> {
     Ok(())
 }
 
-/// One text a row, of shape `[rows, 1]` or, as the batch dimension is easily forgotten for a text, `[rows]`.
+/// Checks an input of texts, one a row, of shape `[rows, 1]` or, as the batch dimension is easily forgotten for a text,
+/// `[rows]`; gives its rows.
 fn rows_of_text(text: &TensorView<'_>, inputs: &[TensorView<'_>]) -> Result<u32, Invalid> {
     if let Some(other) = inputs.iter().find(|input| input.name != TEXT) {
         return Err(Invalid::TextAndTensors {
@@ -225,7 +223,7 @@ fn rows_of_text(text: &TensorView<'_>, inputs: &[TensorView<'_>]) -> Result<u32,
     Err(wrong_shape(text, "[-1, 1]".to_owned(), hint))
 }
 
-/// The model's own inputs, each once, in any order.
+/// Checks the model's own inputs, each given once, in any order; gives their rows.
 fn rows_of_tensors(model: &Model, inputs: &[TensorView<'_>]) -> Result<u32, Invalid> {
     let expected = || names(model.inputs.iter().map(|spec| &*spec.name));
     for (index, input) in inputs.iter().enumerate() {
@@ -249,7 +247,7 @@ fn rows_of_tensors(model: &Model, inputs: &[TensorView<'_>]) -> Result<u32, Inva
             input: spec.name.clone(),
             expected: expected(),
         })?;
-        check_datatype(input, datatype(spec.datatype))?;
+        check_datatype(input, spec.datatype.into())?;
         let rows = shape::rows(spec, input.shape)
             .map_err(|hint| wrong_shape(input, format!("{:?}", spec.protocol_shape()), hint))?;
         let (first, rows_of_first) = *first.get_or_insert((input, rows));
@@ -279,7 +277,7 @@ fn rows_of_tensors(model: &Model, inputs: &[TensorView<'_>]) -> Result<u32, Inva
                 None => named.push((name, *size, input.name)),
             }
         }
-        // What a tokenizer makes is one value a token: ids and masks of different lengths are no text.
+        // A tokenizer makes one value a token: ids and masks of different lengths are no text.
         if model.text.is_some() && input.shape != first.shape {
             let expected = format!("{:?} as in {:?}", first.shape, first.name);
             return Err(wrong_shape(input, expected, String::new()));
@@ -326,7 +324,7 @@ const NOT_BUILT: [(&str, &str); 2] = [
 fn check_parameters(parameters: &Parameters, of: impl Fn() -> String) -> Result<(), Invalid> {
     for (parameter, instead) in NOT_BUILT {
         match parameters.get(parameter) {
-            // No classes at all is what there is without it.
+            // A number of 0 asks for no classes at all, which is what there is without the parameter.
             None | Some(Parameter::Int64(0)) => {}
             Some(_) => {
                 return Err(Invalid::NotBuilt {
@@ -340,7 +338,7 @@ fn check_parameters(parameters: &Parameters, of: impl Fn() -> String) -> Result<
     Ok(())
 }
 
-/// What is requested must exist, once, and what is to come back must fit into JSON.
+/// Checks that every requested output exists, is requested once, and fits into JSON.
 fn check_outputs(model: &Model, requested: &[RequestedOutput], text: bool) -> Result<(), Invalid> {
     let labels: &[&str] = if model.text.is_some() {
         &[LABEL, SCORE]
@@ -365,12 +363,11 @@ fn check_outputs(model: &Model, requested: &[RequestedOutput], text: bool) -> Re
     }
     let all = requested.is_empty() && !text;
     let wanted = |spec: &&TensorSpec| all || seen.contains(&spec.name);
-    let no_json_form =
-        |spec: &&TensorSpec| matches!(datatype(spec.datatype), Datatype::Fp16 | Datatype::Bf16);
+    let no_json_form = |spec: &&TensorSpec| !Datatype::from(spec.datatype).has_json_form();
     match model.outputs.iter().filter(wanted).find(no_json_form) {
         Some(spec) => Err(Invalid::NoJsonForm {
             output: spec.name.clone(),
-            datatype: datatype(spec.datatype),
+            datatype: spec.datatype.into(),
         }),
         None => Ok(()),
     }
@@ -381,23 +378,6 @@ fn names<'a>(names: impl Iterator<Item = &'a str>) -> String {
         .map(|name| format!("{name:?}"))
         .collect::<Vec<_>>()
         .join(", ")
-}
-
-/// The protocol's name for an element type.
-fn datatype(datatype: carpool_crds::Datatype) -> Datatype {
-    use carpool_crds::Datatype as Declared;
-    match datatype {
-        Declared::Bool => Datatype::Bool,
-        Declared::Uint8 => Datatype::Uint8,
-        Declared::Int8 => Datatype::Int8,
-        Declared::Int16 => Datatype::Int16,
-        Declared::Int32 => Datatype::Int32,
-        Declared::Int64 => Datatype::Int64,
-        Declared::Fp16 => Datatype::Fp16,
-        Declared::Bf16 => Datatype::Bf16,
-        Declared::Fp32 => Datatype::Fp32,
-        Declared::Fp64 => Datatype::Fp64,
-    }
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ fn rows(model: &Model, request: &InferRequest) -> Result<u32, Invalid> {
     super::rows(model, &request.view())
 }
 
-/// Two inputs, the second of variable length.
+/// A model of two inputs, the second of variable length.
 fn tensors() -> Model {
     model(json!({
         "uri": "file://m",

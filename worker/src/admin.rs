@@ -24,32 +24,32 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{net::TcpListener, sync::watch};
 
 use crate::{
-    live::Live,
+    live_settings::LiveSettings,
     metrics::Metrics,
     progress::{Hang, Progress},
 };
 
-/// What the port tells.
+/// The state that the admin port tells.
 pub struct Admin {
-    /// The worker's name, which each answer carries.
+    /// The worker's name, which each answer of the port carries.
     pub name: HeaderValue,
     /// Whether requests are served: the model is loaded and warmed up, and nothing told the process to stop.
     pub ready: AtomicBool,
-    /// What was loaded and how it is served, once it is. It may change while the worker runs.
+    /// The model that was loaded and how it is served; `None` until then. It may change while the worker runs.
     pub model: watch::Sender<Option<Loaded>>,
-    /// What the process measures of itself.
+    /// The process' metrics.
     pub metrics: Arc<Metrics>,
-    /// What the run thread is at.
+    /// The forward pass that the run thread is at.
     pub progress: Arc<Progress>,
-    /// Holds how long a forward pass may take.
-    pub live: watch::Receiver<Live>,
+    /// The settings, among them how long a forward pass may take.
+    pub live_settings: watch::Receiver<LiveSettings>,
 }
 
 impl Admin {
     /// The forward pass that has taken longer than it may.
     #[must_use]
     pub fn hang(&self) -> Option<Hang> {
-        let run_timeout = self.live.borrow().run_timeout;
+        let run_timeout = self.live_settings.borrow().run_timeout;
         self.progress.hang(run_timeout)
     }
 
@@ -95,14 +95,14 @@ fn with_type(content_type: &'static str, body: String) -> Response<Full<Bytes>> 
     response
 }
 
-/// Takes the port.
+/// Listens on the admin port.
 pub async fn bind(address: SocketAddr) -> Result<TcpListener, String> {
     TcpListener::bind(address)
         .await
         .map_err(|error| format!("failed to listen on {address}: {error}"))
 }
 
-/// Answers until it is dropped.
+/// Answers requests to the admin port until the future is dropped.
 pub async fn serve(listener: TcpListener, admin: Arc<Admin>) {
     let mut acceptor = Acceptor::new(listener);
     loop {

@@ -9,7 +9,7 @@ use std::{
 
 use sha2::{Digest, Sha256};
 
-use crate::fatal::{Fatal, Reason};
+use crate::fatal::{Fatal, TerminationReason};
 
 /// The file that holds a TorchScript model in an artifact's folder.
 pub const MODEL_FILE: &str = "model.pt";
@@ -19,16 +19,16 @@ pub const MODEL_FILE: &str = "model.pt";
 pub struct Artifact {
     /// The model itself.
     pub model: PathBuf,
-    /// The folder that holds what stands beside it.
+    /// The folder that holds the model's other files.
     pub folder: PathBuf,
     /// The SHA-256 of the file or, for a folder, of its `sha256sum` lines, in hex.
     pub sha256: String,
-    /// The model's file before it was hashed.
+    /// The properties of the model's file before it was hashed.
     state: FileState,
 }
 
-/// What differs once a file was written to or replaced: its size, its inode and when it was modified, in seconds and
-/// nanoseconds.
+/// The properties of a file of which one differs once it was written to or replaced: its size, its inode and when it
+/// was modified, in seconds and nanoseconds.
 type FileState = (u64, u64, i64, i64);
 
 fn state(file: &Path) -> io::Result<FileState> {
@@ -37,14 +37,14 @@ fn state(file: &Path) -> io::Result<FileState> {
 }
 
 impl Artifact {
-    /// Finds an artifact, a folder or a file, and checks it against what `sha256` pins.
+    /// Finds an artifact, a folder or a file, and checks it against the checksum `pinned`.
     ///
-    /// A folder that holds the model and nothing else is also known by the model's own checksum: that is how a
-    /// single file looks once it was copied to where a worker reads it.
+    /// A folder that holds the model and nothing else is also known by the model's own checksum: that is how a single
+    /// file looks once it was copied to where a worker reads it.
     pub fn open(path: &Path, pinned: Option<&str>) -> Result<Self, Fatal> {
         let missing = |error: &dyn std::fmt::Display| {
             let message = format!("failed to read the artifact {}: {error}", path.display());
-            Fatal::new(Reason::ArtifactMissing, message)
+            Fatal::new(TerminationReason::ArtifactMissing, message)
         };
         let is_folder = std::fs::metadata(path)
             .map_err(|error| missing(&error))?
@@ -81,7 +81,7 @@ impl Artifact {
                         "the artifact's sha256 is {}, but spec.model.sha256 is {pinned}",
                         found[0]
                     );
-                    Fatal::new(Reason::ChecksumMismatch, message)
+                    Fatal::new(TerminationReason::ChecksumMismatch, message)
                 })?,
         };
         Ok(Self {
@@ -92,8 +92,8 @@ impl Artifact {
         })
     }
 
-    /// Makes sure that the model is still the one that was hashed: what was loaded between the two would else be known by
-    /// another's checksum.
+    /// Makes sure that the model is still the one that was hashed: one that was replaced while it was being loaded
+    /// would else be known by another's checksum.
     pub fn check_unchanged(&self) -> Result<(), Fatal> {
         if state(&self.model).is_ok_and(|state| state == self.state) {
             return Ok(());
@@ -102,13 +102,13 @@ impl Artifact {
             "{} was written to while it was being loaded, so its sha256 is not known; publish a model in a folder of its own",
             self.model.display()
         );
-        Err(Fatal::new(Reason::ChecksumMismatch, message))
+        Err(Fatal::new(TerminationReason::ChecksumMismatch, message))
     }
 }
 
 /// The files below a folder, relative to it, sorted as the C locale sorts them. Symbolic links are followed.
 pub fn files(folder: &Path) -> io::Result<Vec<String>> {
-    // The root of an ext4 volume has it, and nobody but its root may look inside.
+    // The root of an ext4 volume has this folder, and nobody but the machine's root may look inside.
     let lost_and_found = folder.join("lost+found");
     let mut found = Vec::new();
     let mut folders = vec![folder.to_owned()];
@@ -129,7 +129,7 @@ pub fn files(folder: &Path) -> io::Result<Vec<String>> {
                 .strip_prefix(folder)
                 .ok()
                 .and_then(Path::to_str)
-                // `sha256sum` writes such names in a way of its own.
+                // Names with these characters are written by `sha256sum` in a way of its own.
                 .filter(|name| !name.contains(['\\', '\n', '\r']));
             let name = name.ok_or_else(|| {
                 io::Error::other(format!(
@@ -144,7 +144,7 @@ pub fn files(folder: &Path) -> io::Result<Vec<String>> {
     Ok(found)
 }
 
-/// What `sha256sum` prints for a file.
+/// The checksum that `sha256sum` prints for a file.
 fn file_digest(path: &Path) -> io::Result<String> {
     let mut digest = Sha256::new();
     let mut file = BufReader::with_capacity(1 << 16, File::open(path)?);
@@ -160,8 +160,8 @@ fn file_digest(path: &Path) -> io::Result<String> {
     Ok(hex::encode(digest.finalize()))
 }
 
-/// What `find -L . -type f -printf '%P\0' | LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum` prints inside a folder,
-/// but for `lost+found`.
+/// The checksum that `find -L . -type f -printf '%P\0' | LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum` prints
+/// inside a folder, but for `lost+found`.
 fn folder_digest(folder: &Path, files: &[String]) -> io::Result<String> {
     let mut digest = Sha256::new();
     for name in files {
@@ -194,12 +194,12 @@ mod tests {
         std::fs::write(&model, "one").unwrap();
         let artifact = Artifact::open(folder.path(), None).unwrap();
         artifact.check_unchanged().unwrap();
-        // Of the same size, and moved into its place as careful writers do.
+        // The new file is of the same size, and moved into place as careful writers do.
         let new = folder.path().join("new");
         std::fs::write(&new, "two").unwrap();
         std::fs::rename(&new, &model).unwrap();
         let fatal = artifact.check_unchanged().unwrap_err();
-        assert_eq!(fatal.reason, Reason::ChecksumMismatch);
+        assert_eq!(fatal.reason, TerminationReason::ChecksumMismatch);
         assert!(fatal.message.contains(MODEL_FILE), "{fatal}");
     }
 
@@ -208,7 +208,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path();
         std::fs::create_dir_all(path.join("a/b")).unwrap();
-        // Without the C locale, `a-c` and `B` sort elsewhere.
+        // The names `a-c` and `B` sort elsewhere without the C locale.
         for (name, text) in [
             (MODEL_FILE, "weights"),
             ("a/b/c", "1"),
@@ -267,7 +267,7 @@ mod tests {
         std::fs::write(folder.path().join(MODEL_FILE), "weights").unwrap();
         let pinned = "0".repeat(64);
         let fatal = Artifact::open(folder.path(), Some(&pinned)).unwrap_err();
-        assert_eq!(fatal.reason, Reason::ChecksumMismatch);
+        assert_eq!(fatal.reason, TerminationReason::ChecksumMismatch);
         assert!(fatal.message.contains(&pinned), "{fatal}");
         assert!(
             fatal
@@ -281,9 +281,9 @@ mod tests {
     fn what_is_missing_is_named() {
         let folder = tempfile::tempdir().unwrap();
         let fatal = Artifact::open(folder.path(), None).unwrap_err();
-        assert_eq!(fatal.reason, Reason::ArtifactMissing);
+        assert_eq!(fatal.reason, TerminationReason::ArtifactMissing);
         assert!(fatal.message.contains(MODEL_FILE), "{fatal}");
         let fatal = Artifact::open(&folder.path().join("none"), None).unwrap_err();
-        assert_eq!(fatal.reason, Reason::ArtifactMissing);
+        assert_eq!(fatal.reason, TerminationReason::ArtifactMissing);
     }
 }

@@ -1,20 +1,23 @@
-//! From a request's bytes to an [`Item`], and from the model's tensors to an answer's bytes.
+//! The way from a request's bytes to an [`Item`], and from the model's tensors to an answer's bytes.
 
 use std::path::Path;
 
 use bytes::Bytes;
-use carpool_crds::{Model, TensorSpec};
-use carpool_protocol::{Datatype, InferRequest, InferResponse, Tensor, first_outside};
+use carpool_crds::{
+    Model, TensorSpec,
+    tensor_names::{LABEL, SCORE, TEXT},
+};
+use carpool_protocol::{InferRequest, InferResponse, Tensor, first_outside};
 use carpool_queue::{Failure, FailureKind};
 
 use crate::{
     fatal::Fatal,
     item::{Item, tensor_rows},
     sharing::is_variable,
-    text::{LABEL, SCORE, TEXT, TextModel},
+    text::TextModel,
 };
 
-/// Knows one model: what it takes, what it gives, and what stands before and behind it.
+/// The decoder of requests and encoder of answers for one model, with what stands before and behind the model.
 pub struct Assembler {
     model: Model,
     name: String,
@@ -44,7 +47,7 @@ impl Assembler {
         self.text.is_some()
     }
 
-    /// How many tokens a text model knows.
+    /// The number of tokens that a text model knows.
     #[must_use]
     pub fn vocabulary(&self) -> Option<i64> {
         let text = self.text.as_ref()?;
@@ -95,7 +98,7 @@ impl Assembler {
         self.checked(id, inputs, outputs)
     }
 
-    /// An item of tensors that no client sent, one for each of the model's inputs in its order.
+    /// Makes an item of tensors that no client sent, one for each of the model's inputs in its order.
     pub fn made(&self, inputs: Vec<Tensor>) -> Result<Item, Failure> {
         self.checked(String::new(), inputs, Vec::new())
     }
@@ -194,18 +197,25 @@ impl Assembler {
     }
 }
 
-/// The tensor of this name, checked against what the model takes.
+/// Finds the input that `spec` declares, and checks it against that.
 fn find(spec: &TensorSpec, inputs: &[Tensor]) -> Result<Tensor, Failure> {
     let tensor = inputs
         .iter()
         .find(|input| input.name == spec.name)
         .ok_or_else(|| invalid(format!("the input {} is missing", spec.name)))?;
-    let fits = tensor.datatype == datatype(spec.datatype) && fits(spec, &tensor.shape);
+    let item = tensor.shape.get(1..);
+    let fits =
+        tensor.datatype == spec.datatype.into() && item.is_some_and(|item| spec.allows(item));
     if !fits {
         let TensorSpec { name, datatype, .. } = spec;
+        let hint = if tensor.shape.contains(&0) {
+            "; no dimension may be 0"
+        } else {
+            ""
+        };
         return Err(invalid(format!(
-            "the input {name} must be {datatype} of shape {} for each row, it is {} of shape {:?}",
-            item_shape(spec),
+            "the input {name} must be {datatype} of shape {} for each row, it is {} of shape {:?}{hint}",
+            spec.written_shape(),
             tensor.datatype,
             tensor.shape
         )));
@@ -214,7 +224,7 @@ fn find(spec: &TensorSpec, inputs: &[Tensor]) -> Result<Tensor, Failure> {
     Ok(tensor.clone())
 }
 
-/// Checks that every element lies between the bounds that the model declares.
+/// Checks that every element of an input lies between the bounds that the model declares.
 fn bounded(spec: &TensorSpec, tensor: &Tensor) -> Result<(), Failure> {
     let TensorSpec {
         name,
@@ -235,42 +245,7 @@ fn bounded(spec: &TensorSpec, tensor: &Tensor) -> Result<(), Failure> {
     )))
 }
 
-/// Whether a shape, batch dimension first, is one that a declaration allows. What a model gives may be empty where it is
-/// variable.
-#[must_use]
-pub fn fits(spec: &TensorSpec, shape: &[i64]) -> bool {
-    shape.len() == spec.shape.len() + 1
-        && spec
-            .shape
-            .iter()
-            .zip(&shape[1..])
-            .all(|(dimension, size)| dimension.fixed().is_none_or(|fixed| fixed == *size))
-}
-
-/// An item's shape as the manifest writes it.
-pub fn item_shape(spec: &TensorSpec) -> String {
-    let dimensions: Vec<String> = spec.shape.iter().map(ToString::to_string).collect();
-    format!("[{}]", dimensions.join(", "))
-}
-
-/// The protocol's name for an element type.
-#[must_use]
-pub fn datatype(datatype: carpool_crds::Datatype) -> Datatype {
-    match datatype {
-        carpool_crds::Datatype::Bool => Datatype::Bool,
-        carpool_crds::Datatype::Uint8 => Datatype::Uint8,
-        carpool_crds::Datatype::Int8 => Datatype::Int8,
-        carpool_crds::Datatype::Int16 => Datatype::Int16,
-        carpool_crds::Datatype::Int32 => Datatype::Int32,
-        carpool_crds::Datatype::Int64 => Datatype::Int64,
-        carpool_crds::Datatype::Fp16 => Datatype::Fp16,
-        carpool_crds::Datatype::Bf16 => Datatype::Bf16,
-        carpool_crds::Datatype::Fp32 => Datatype::Fp32,
-        carpool_crds::Datatype::Fp64 => Datatype::Fp64,
-    }
-}
-
-/// One element of a whole number's value, as raw little-endian bytes.
+/// Writes a whole number as one element of a datatype, in raw little-endian bytes.
 #[must_use]
 #[expect(
     clippy::cast_possible_truncation,
@@ -292,7 +267,7 @@ pub fn element(datatype: carpool_crds::Datatype, value: i64) -> Vec<u8> {
     }
 }
 
-/// The client's mistake.
+/// Makes a failure that is the client's mistake.
 fn invalid(message: impl Into<String>) -> Failure {
     Failure {
         kind: FailureKind::Invalid,
@@ -300,7 +275,7 @@ fn invalid(message: impl Into<String>) -> Failure {
     }
 }
 
-/// The model's failure on one request.
+/// Makes a failure that is the model's, on one request.
 pub fn failed(message: impl Into<String>) -> Failure {
     Failure {
         kind: FailureKind::Model,

@@ -1,13 +1,14 @@
-//! What runs a model: the one boundary behind which a machine-learning library may stand.
+//! The boundary behind which a machine-learning library runs a model.
 
 mod cuda;
 mod torch;
+mod torch_error;
 
 use carpool_protocol::Tensor;
 
 pub use torch::TorchScript;
 
-use crate::fatal::{Fatal, Reason};
+use crate::fatal::{Fatal, TerminationReason};
 
 /// A loaded model. A batch goes through it in three steps, so that what the host does for one batch can be done while the
 /// device is busy with another: [`Self::stage`] makes its inputs, [`Staged::launch`] brings them to the device and begins
@@ -18,23 +19,23 @@ pub trait Backend: Send + Sync {
     /// Makes a batch ready: the model's inputs in its order.
     fn stage(&self, inputs: Vec<Tensor>) -> Result<Box<dyn Staged>, RunError>;
 
-    /// Whether the device still works, which is found out by a tiny operation on it: what looked like its failure may have
-    /// been that of one batch.
+    /// Whether the device still works, which is found out by a tiny operation on it: what looked like its failure may
+    /// have been that of one batch.
     fn works(&self) -> bool;
 
-    /// So many threads work within a forward pass from now on, where it is this process's threads that do.
+    /// Has this many threads work within a forward pass from now on, where it is this process's threads that do.
     fn set_threads(&self, threads: usize);
 }
 
 /// A batch that is ready to run.
 pub trait Staged: Send {
-    /// Begins the forward pass. Where the device is the processor itself, this is all of it.
+    /// Begins the forward pass. Where the device is the processor itself, this is the whole pass.
     fn launch(self: Box<Self>) -> Result<Box<dyn InFlight>, RunError>;
 }
 
 /// A batch that runs.
 pub trait InFlight {
-    /// Waits for its end: its outputs in the model's order.
+    /// Waits for the end of the forward pass, and gives its outputs in the model's order.
     fn collect(self: Box<Self>) -> Result<Vec<Tensor>, RunError>;
 }
 
@@ -52,7 +53,7 @@ impl InFlight for Vec<Tensor> {
     }
 }
 
-/// Why a forward pass failed.
+/// The reason that a forward pass failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RunError {
     /// The model doesn't take this input. Others aren't affected.
@@ -67,16 +68,16 @@ pub enum RunError {
     /// The device works no longer, whatever is run next. From a [`Backend`] it only looks that way, until
     /// [`Backend::works`] has been asked.
     #[error("the device failed: {0}")]
-    Lost(String),
+    DeviceLost(String),
 }
 
-/// What it means where not even one row runs.
+/// The reason that ends the process where not even one row runs.
 impl From<RunError> for Fatal {
     fn from(error: RunError) -> Self {
         let reason = match error {
-            RunError::Model(_) | RunError::Outputs(_) => Reason::ModelInvalid,
-            RunError::OutOfMemory(_) => Reason::OutOfMemory,
-            RunError::Lost(_) => Reason::DeviceUnavailable,
+            RunError::Model(_) | RunError::Outputs(_) => TerminationReason::ModelInvalid,
+            RunError::OutOfMemory(_) => TerminationReason::OutOfMemory,
+            RunError::DeviceLost(_) => TerminationReason::DeviceUnavailable,
         };
         Self::new(reason, error.to_string())
     }

@@ -5,7 +5,7 @@ use carpool_crds::{Model, TensorSpec};
 use carpool_protocol::Tensor;
 
 use crate::{
-    assemble::{datatype, element, fits, item_shape},
+    assemble::element,
     block::{copy_common, elements, extent},
     item::{Slice, tensor_rows},
     sharing::axis,
@@ -14,28 +14,25 @@ use crate::{
 
 /// A batch as the model takes it.
 pub struct Batch {
-    /// One tensor for each of the model's inputs, in its order, of shape `[rows, …]`.
+    /// The tensors for the model's inputs, one each in its order, of shape `[rows, …]`.
     pub inputs: Vec<Tensor>,
-    /// Its size.
+    /// The size of the batch.
     pub size: Size,
 }
 
 impl Batch {
-    /// Puts slices side by side. Dimensions in which they differ are padded to the longest, where the model says with what.
+    /// Puts slices side by side. Dimensions in which they differ are padded to the longest, where the manifest says
+    /// with what.
     pub fn stack(model: &Model, slices: &[Slice], size: Size) -> Result<Self, String> {
-        let inputs = model.inputs.iter().zip(&size.row_shapes).enumerate();
-        let inputs = inputs
-            .map(|(index, (spec, longest))| {
-                let padding = model.padding(spec);
-                stack_input(spec, padding, index, size.rows, longest, slices)
-            })
+        let inputs = (0..model.inputs.len())
+            .map(|index| stack_input(model, index, &size, slices))
             .collect::<Result<Vec<_>, _>>()?;
         Ok(Self { inputs, size })
     }
 }
 
-/// Checks the model's outputs against what it declares and finds what belongs to each slice, in the slices' order. Nothing
-/// is copied yet.
+/// Checks the model's outputs against what the manifest declares and finds each slice's part of them, in the slices'
+/// order. Nothing is copied yet.
 pub fn split(
     size: &Size,
     model: &Model,
@@ -69,11 +66,11 @@ pub fn split(
 }
 
 fn check(size: &Size, spec: &TensorSpec, output: &Tensor) -> Result<(), String> {
-    let rows = output.shape.first().map(|rows| extent(*rows));
-    if output.datatype == datatype(spec.datatype)
-        && rows == Some(size.rows)
-        && fits(spec, &output.shape)
-    {
+    let fits = output
+        .shape
+        .split_first()
+        .is_some_and(|(rows, item)| extent(*rows) == size.rows && spec.allows_output(item));
+    if fits && output.datatype == spec.datatype.into() {
         return Ok(());
     }
     Err(format!(
@@ -83,7 +80,7 @@ fn check(size: &Size, spec: &TensorSpec, output: &Tensor) -> Result<(), String> 
         output.shape,
         size.rows,
         spec.datatype,
-        item_shape(spec)
+        spec.written_shape()
     ))
 }
 
@@ -130,15 +127,14 @@ fn own_shape(
 }
 
 fn stack_input(
-    spec: &TensorSpec,
-    padding: Option<i64>,
+    model: &Model,
     index: usize,
-    rows: usize,
-    longest: &[i64],
+    size: &Size,
     slices: &[Slice],
 ) -> Result<Tensor, String> {
-    let kind = datatype(spec.datatype);
-    let shape = with_rows(rows, longest)?;
+    let (spec, longest) = (&model.inputs[index], &size.row_shapes[index][..]);
+    let padding = model.padding(spec);
+    let shape = with_rows(size.rows, longest)?;
     let data = if let [slice] = slices {
         slice.data(index)
     } else {
@@ -150,17 +146,18 @@ fn stack_input(
             ));
         }
         if equal() {
-            // Side by side they are the batch: nothing is to be filled first.
+            // Rows of equal shape are the batch as they stand side by side: nothing is to be filled first.
             let mut data =
                 BytesMut::with_capacity(slices.iter().map(|slice| slice.data(index).len()).sum());
             for slice in slices {
                 data.extend_from_slice(&slice.data(index));
             }
-            return Tensor::new(&spec.name, kind, shape, data).map_err(|error| error.to_string());
+            return Tensor::new(&spec.name, spec.datatype.into(), shape, data)
+                .map_err(|error| error.to_string());
         }
         let pad = element(spec.datatype, padding.unwrap_or(0));
         let row = elements(longest) * pad.len();
-        let mut data = filled(&pad, rows * elements(longest));
+        let mut data = filled(&pad, size.rows * elements(longest));
         let mut start = 0;
         for slice in slices {
             let own = slice.shape(index);
@@ -180,19 +177,19 @@ fn stack_input(
         }
         data.freeze()
     };
-    Tensor::new(&spec.name, kind, shape, data).map_err(|error| error.to_string())
+    Tensor::new(&spec.name, spec.datatype.into(), shape, data).map_err(|error| error.to_string())
 }
 
-/// What belongs to one slice of an output, with the padding that it may have.
+/// The part of an output that belongs to one slice, with the padding that it may have.
 #[derive(Debug, Clone)]
 pub struct Part {
     tensor: Tensor,
-    /// The shape of a row of it without padding.
+    /// The shape of one of the part's rows without padding.
     row: Vec<i64>,
 }
 
 impl Part {
-    /// What it is without padding. Copies where there is some.
+    /// Cuts padding off. Copies where there is some.
     pub fn cut(self) -> Result<Tensor, String> {
         let Self { tensor, row } = self;
         if tensor.shape[1..] == row {
@@ -206,7 +203,7 @@ impl Part {
     }
 }
 
-/// One that has no padding.
+/// Makes a part that has no padding.
 impl From<Tensor> for Part {
     fn from(tensor: Tensor) -> Self {
         let row = tensor.shape.iter().skip(1).copied().collect();
@@ -214,12 +211,12 @@ impl From<Tensor> for Part {
     }
 }
 
-/// The outputs of a slice without padding.
+/// Cuts padding off a slice's outputs.
 pub fn cut(parts: Vec<Part>) -> Result<Vec<Tensor>, String> {
     parts.into_iter().map(Part::cut).collect()
 }
 
-/// The outputs of a request that ran in several slices, as if it had run in one.
+/// Joins the outputs of a request that ran in several slices, as if it had run in one.
 pub fn concatenate(mut parts: Vec<Vec<Tensor>>) -> Result<Vec<Tensor>, String> {
     if parts.len() == 1 {
         return Ok(parts.remove(0));

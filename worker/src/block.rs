@@ -25,7 +25,7 @@ pub fn copy_common(from: &[u8], from_shape: &[i64], to: &mut [u8], to_shape: &[i
     }
 }
 
-/// The elements of a block.
+/// The number of elements of a block.
 pub fn elements(shape: &[i64]) -> usize {
     shape.iter().map(|size| extent(*size)).product()
 }

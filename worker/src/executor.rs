@@ -1,4 +1,4 @@
-//! Runs a batch and sees to it that what is wrong with one request, or too large for the device, hurts nothing else.
+//! The executor of batches: what is wrong with one request, or too large for the device, hurts nothing else.
 
 use std::{ops::Range, sync::Arc, time::Instant};
 
@@ -18,34 +18,35 @@ use crate::{
     stage::{Ready, Stager},
 };
 
-/// What a slice's rows became: the model's outputs for them, or its failure.
+/// The result for a slice's rows: the model's outputs for them, or a failure.
 pub type Outputs = Result<Vec<Tensor>, Failure>;
 
-/// The same, with the padding that outputs may have: to cut it off is nothing for the device to wait for.
-pub type Uncut = Result<Vec<Part>, Failure>;
+/// The result for a slice's rows, with the padding that outputs may have: the device need not wait until that is cut
+/// off.
+pub type PaddedOutputs = Result<Vec<Part>, Failure>;
 
-/// The device works no longer. Nothing is answered: what ran may be what broke it.
+/// The error that the device works no longer. Nothing is answered: a request that ran may be what broke it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the device failed: {0}")]
-pub struct Lost(pub String);
+pub struct DeviceLost(pub String);
 
-/// A model and what was learnt about it and its device.
+/// A model, and all that was learnt about it and its device.
 pub struct Executor {
     backend: Arc<dyn Backend>,
     stager: Arc<Stager>,
     model: Model,
-    /// Which rows may share a batch.
+    /// The rows that may share a batch.
     sharing: watch::Sender<Sharing>,
-    /// Threads that may work within a forward pass.
+    /// The number of threads that may work within a forward pass.
     threads: usize,
-    /// Batches of up to this many padded elements run on one thread.
+    /// The padded elements up to which a batch runs on one thread.
     serial: usize,
     progress: Arc<Progress>,
     metrics: Arc<Metrics>,
 }
 
 impl Executor {
-    /// An executor that has learnt nothing yet and reports to nobody: warming up is nobody's request.
+    /// Makes an executor that has learnt nothing yet and reports to nobody: warming up is nobody's request.
     #[must_use]
     pub fn new(backend: Box<dyn Backend>, model: Model, threads: usize) -> Self {
         let backend: Arc<dyn Backend> = Arc::from(backend);
@@ -61,38 +62,38 @@ impl Executor {
         }
     }
 
-    /// Reports from now on. How long passes took until now is told at once.
+    /// Reports to these from now on, and at once how long passes took until now.
     pub fn report_to(&mut self, progress: Arc<Progress>, metrics: Arc<Metrics>) {
         progress.seen(self.progress.slowest());
         self.progress = progress;
         self.metrics = metrics;
     }
 
-    /// Which rows may share a batch, now and as more is learnt.
+    /// Tells which rows may share a batch, now and as more is learnt.
     #[must_use]
     pub fn sharing(&self) -> watch::Receiver<Sharing> {
         self.sharing.subscribe()
     }
 
-    /// What makes batches ready for [`Self::run_staged`].
+    /// The stager, which makes batches ready for [`Self::run_staged`].
     #[must_use]
     pub fn stager(&self) -> Arc<Stager> {
         Arc::clone(&self.stager)
     }
 
-    /// Less may be shared from now on.
+    /// Limits what may share a batch from now on.
     pub fn limit(&mut self, limit: impl FnOnce(Sharing) -> Sharing) {
         self.sharing
             .send_modify(|sharing| *sharing = limit(sharing.clone()));
     }
 
-    /// The threads that may work within a forward pass.
+    /// The number of threads that may work within a forward pass.
     #[must_use]
     pub fn threads(&self) -> usize {
         self.threads
     }
 
-    /// From now on batches of up to so many padded elements run on one thread, larger ones on all.
+    /// Runs batches of up to this many padded elements on one thread from now on, larger ones on all.
     pub fn one_thread_up_to(&mut self, elements: usize) {
         self.serial = elements;
     }
@@ -103,20 +104,20 @@ impl Executor {
     /// the device is halved too, down to one row, and later ones are kept below its size. One that runs, and then gives
     /// what can't be cut apart, is run again in parts that can. Where parts pass and the whole did not, later batches are
     /// no larger than they were.
-    pub fn run(&mut self, slices: &[Slice]) -> Result<Vec<Outputs>, Lost> {
+    pub fn run(&mut self, slices: &[Slice]) -> Result<Vec<Outputs>, DeviceLost> {
         match self.forward(slices) {
             Ok(outputs) => Ok(outputs.into_iter().map(Ok).collect()),
             Err(failure) => self.run_parts(slices, failure),
         }
     }
 
-    /// The same for slices that were made ready beside another batch. Where that failed, it is tried again: it may have been
-    /// for the other's sake.
+    /// Runs slices that were made ready beside another batch, as [`Self::run`] does. Those that could not be made ready
+    /// are tried again: the other batch may have been the cause.
     pub fn run_staged(
         &mut self,
         slices: &[Slice],
         ready: Result<Ready, RunError>,
-    ) -> Result<Vec<Uncut>, Lost> {
+    ) -> Result<Vec<PaddedOutputs>, DeviceLost> {
         let ready = ready.or_else(|_| self.stage(slices));
         match ready.and_then(|ready| self.pass(slices, ready)) {
             Ok(outputs) => Ok(outputs.into_iter().map(Ok).collect()),
@@ -129,9 +130,13 @@ impl Executor {
     }
 
     /// Runs the parts of a batch that failed as a whole.
-    fn run_parts(&mut self, slices: &[Slice], failure: RunError) -> Result<Vec<Outputs>, Lost> {
-        if let RunError::Lost(message) = failure {
-            return Err(Lost(message));
+    fn run_parts(
+        &mut self,
+        slices: &[Slice],
+        failure: RunError,
+    ) -> Result<Vec<Outputs>, DeviceLost> {
+        if let RunError::DeviceLost(message) = failure {
+            return Err(DeviceLost(message));
         }
         match (&failure, slices) {
             (RunError::Outputs(_), _) if rows(slices) > 1 => self.run_apart(slices, &failure),
@@ -153,9 +158,13 @@ impl Executor {
         }
     }
 
-    /// Runs a batch whose outputs can't be cut apart in parts whose outputs can: those of equal shape together, or every
-    /// row alone.
-    fn run_apart(&mut self, slices: &[Slice], failure: &RunError) -> Result<Vec<Outputs>, Lost> {
+    /// Runs a batch whose outputs can't be cut apart in parts whose outputs can: slices of equal shape together, or
+    /// every row alone.
+    fn run_apart(
+        &mut self,
+        slices: &[Slice],
+        failure: &RunError,
+    ) -> Result<Vec<Outputs>, DeviceLost> {
         let outputs = if are_alike(slices) {
             slices
                 .iter()
@@ -171,7 +180,7 @@ impl Executor {
     }
 
     /// Runs slices of equal shape together.
-    fn by_shape(&mut self, slices: &[Slice]) -> Result<Vec<Outputs>, Lost> {
+    fn by_shape(&mut self, slices: &[Slice]) -> Result<Vec<Outputs>, DeviceLost> {
         let lengths = |index: &usize| &slices[*index].item.lengths;
         let mut order: Vec<usize> = (0..slices.len()).collect();
         order.sort_by(|a, b| lengths(a).cmp(lengths(b)));
@@ -189,7 +198,7 @@ impl Executor {
         &mut self,
         slice: &Slice,
         ranges: impl IntoIterator<Item = Range<usize>>,
-    ) -> Result<Outputs, Lost> {
+    ) -> Result<Outputs, DeviceLost> {
         let mut parts = Vec::new();
         for rows in ranges {
             let item = Arc::clone(&slice.item);
@@ -212,7 +221,7 @@ impl Executor {
         } else {
             !sharing.padded
         };
-        // A part of the same batch has taught it already.
+        // A part of the same batch has taught the limit already.
         if is_known {
             return;
         }
@@ -239,7 +248,8 @@ impl Executor {
         self.sharing.send_replace(limited);
     }
 
-    /// One forward pass, or none for a batch that is known to be too large; the model's outputs for each slice.
+    /// Runs one forward pass, or none for a batch that is known to be too large; gives the model's outputs for each
+    /// slice.
     pub fn forward(&mut self, slices: &[Slice]) -> Result<Vec<Vec<Tensor>>, RunError> {
         let ready = self.stage(slices)?;
         let outputs = self.pass(slices, ready)?.into_iter();
@@ -251,10 +261,10 @@ impl Executor {
     /// Makes a batch ready while no other runs.
     fn stage(&self, slices: &[Slice]) -> Result<Ready, RunError> {
         let staged = self.stager.stage(slices);
-        staged.map_err(|error| self.verdict(error))
+        staged.map_err(|error| self.confirmed(error))
     }
 
-    /// One forward pass.
+    /// Runs one forward pass with a batch that is ready.
     fn pass(&mut self, slices: &[Slice], ready: Ready) -> Result<Vec<Vec<Part>>, RunError> {
         let Ready { inputs, size } = ready;
         let serial = size.elements <= self.serial;
@@ -266,20 +276,20 @@ impl Executor {
         self.progress.end();
         let outputs = outputs.map_err(|error| {
             if matches!(error, RunError::OutOfMemory(_)) {
-                self.stager.ceiling().ran_out(size.elements);
+                self.stager.memory_limit().ran_out(size.elements);
                 tracing::warn!(rows = size.rows, elements = size.elements, %error, "a batch ran out of memory");
             }
-            self.verdict(error)
+            self.confirmed(error)
         })?;
-        self.stager.ceiling().ran(size.elements);
+        self.stager.memory_limit().ran(size.elements);
         self.metrics.forward(&size, started.elapsed());
         split(&size, &self.model, slices, &outputs).map_err(RunError::Outputs)
     }
 
-    /// What an error means once the device has been asked: one that works nonetheless was failed by this batch.
-    fn verdict(&self, error: RunError) -> RunError {
+    /// Asks the device whether an error is its own: where it works nonetheless, this batch failed.
+    fn confirmed(&self, error: RunError) -> RunError {
         match error {
-            RunError::Lost(message) if self.backend.works() => {
+            RunError::DeviceLost(message) if self.backend.works() => {
                 tracing::warn!(message, "a batch failed on a device that works");
                 RunError::Model(message)
             }
@@ -288,7 +298,7 @@ impl Executor {
     }
 }
 
-/// Whether nothing is padded when these share a batch.
+/// Whether these slices can share a batch without padding.
 fn are_alike(slices: &[Slice]) -> bool {
     slices
         .windows(2)
@@ -296,100 +306,4 @@ fn are_alike(slices: &[Slice]) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Mutex;
-
-    use bytes::Bytes;
-    use carpool_protocol::Datatype;
-
-    use super::*;
-    use crate::{backend::Staged, item::Item};
-
-    /// Gives a zero for each row, and keeps how many there were.
-    struct Zeros(Arc<Mutex<Vec<i64>>>);
-
-    impl Backend for Zeros {
-        fn stage(&self, inputs: Vec<Tensor>) -> Result<Box<dyn Staged>, RunError> {
-            let (rows, runs) = (inputs[0].shape[0], Arc::clone(&self.0));
-            Ok(Box::new(move || {
-                runs.lock().unwrap().push(rows);
-                Ok(vec![zeros("y", vec![rows, 1])])
-            }))
-        }
-
-        fn works(&self) -> bool {
-            true
-        }
-
-        fn set_threads(&self, _: usize) {}
-    }
-
-    fn zeros(name: &str, shape: Vec<i64>) -> Tensor {
-        let elements: i64 = shape.iter().product();
-        let data = vec![0; usize::try_from(elements).unwrap()];
-        Tensor::new(name, Datatype::Uint8, shape, Bytes::from(data)).unwrap()
-    }
-
-    #[test]
-    fn requests_that_would_be_nearly_all_padding_run_apart() {
-        let yaml = "{uri: file://m, inputs: [{name: x, datatype: UINT8, shape: [-1, -1], pad: 0}],
-            outputs: [{name: y, datatype: UINT8, shape: [1]}]}";
-        let model = serde_yaml::from_str(yaml).unwrap();
-        let runs = Arc::<Mutex<Vec<_>>>::default();
-        let mut executor = Executor::new(Box::new(Zeros(Arc::clone(&runs))), model, 1);
-        let slices = [[1, 1, 64], [1, 1, 1 << 20], [1, 1 << 20, 1], [1, 64, 1]].map(|shape| {
-            Slice::whole(Arc::new(Item {
-                id: String::new(),
-                rows: 1,
-                inputs: vec![zeros("x", shape.to_vec())],
-                outputs: Vec::new(),
-                lengths: shape[1..].to_vec(),
-                unpadded: Vec::new(),
-            }))
-        });
-        let outputs = executor.run(&slices).unwrap();
-        assert!(outputs.iter().all(Result::is_ok));
-        assert_eq!(*runs.lock().unwrap(), [2, 2]);
-    }
-
-    /// Takes one row at a time.
-    struct Single;
-
-    impl Backend for Single {
-        fn stage(&self, inputs: Vec<Tensor>) -> Result<Box<dyn Staged>, RunError> {
-            Ok(Box::new(move || match inputs[0].shape[0] {
-                1 => Ok(vec![zeros("y", vec![1, 1])]),
-                rows => Err(RunError::Model(format!("{rows} rows"))),
-            }))
-        }
-
-        fn works(&self) -> bool {
-            true
-        }
-
-        fn set_threads(&self, _: usize) {}
-    }
-
-    #[test]
-    fn what_a_batch_and_its_halves_teach_is_told_once() {
-        let yaml = "{uri: file://m, inputs: [{name: x, datatype: UINT8, shape: [-1], pad: 0}],
-            outputs: [{name: y, datatype: UINT8, shape: [1]}]}";
-        let mut executor = Executor::new(Box::new(Single), serde_yaml::from_str(yaml).unwrap(), 1);
-        let slices = [1, 2, 3, 4].map(|length| {
-            Slice::whole(Arc::new(Item {
-                id: String::new(),
-                rows: 1,
-                inputs: vec![zeros("x", vec![1, length])],
-                outputs: Vec::new(),
-                lengths: vec![length],
-                unpadded: Vec::new(),
-            }))
-        });
-        let outputs = executor.run(&slices).unwrap();
-        assert!(outputs.iter().all(Result::is_ok));
-        let sharing = executor.sharing().borrow().clone();
-        assert!(!sharing.padded);
-        let told = sharing.message.matches("served unpadded").count();
-        assert_eq!(told, 1, "{}", sharing.message);
-    }
-}
+mod tests;

@@ -4,14 +4,14 @@ use std::{fs, io, path::Path};
 
 use crate::{
     artifact::{Artifact, MODEL_FILE, files},
-    fatal::{Fatal, Reason},
+    fatal::{Fatal, TerminationReason},
 };
 
 /// Copies a folder's files, or one file under the name that `serve` looks for, and checks the copy.
 pub fn fetch(source: &Path, to: &Path, pinned: Option<&str>) -> Result<Artifact, Fatal> {
     copy(source, to).map_err(|error| {
         let message = format!("failed to copy the artifact {}: {error}", source.display());
-        Fatal::new(Reason::ArtifactMissing, message)
+        Fatal::new(TerminationReason::ArtifactMissing, message)
     })?;
     Artifact::open(to, pinned)
 }
@@ -74,7 +74,7 @@ mod tests {
     fn nothing_there_is_named() {
         let to = tempfile::tempdir().unwrap();
         let fatal = fetch(&to.path().join("none"), to.path(), None).unwrap_err();
-        assert_eq!(fatal.reason, Reason::ArtifactMissing);
+        assert_eq!(fatal.reason, TerminationReason::ArtifactMissing);
         assert!(fatal.message.contains("/none"), "{fatal}");
     }
 }

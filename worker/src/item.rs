@@ -1,4 +1,4 @@
-//! One request, decoded and ready to share a batch.
+//! The request as it is once decoded and ready to share a batch.
 
 use std::{ops::Range, sync::Arc};
 
@@ -11,26 +11,27 @@ use crate::block::{elements, extent};
 pub struct Item {
     /// The client's identifier, given back with the answer.
     pub id: String,
-    /// The rows it holds; at least one.
+    /// The number of rows that the request holds; at least one.
     pub rows: usize,
-    /// One tensor for each of the model's inputs, in the model's order, of shape `[rows, …]`.
+    /// The tensors for the model's inputs, one each in the model's order, of shape `[rows, …]`.
     pub inputs: Vec<Tensor>,
     /// The names of the tensors that the client wants back, in its order.
     pub outputs: Vec<String>,
-    /// The sizes of all its variable dimensions, in the model's order.
+    /// The sizes of the request's variable dimensions, in the model's order.
     pub lengths: Vec<i64>,
-    /// Those of them that nothing says how to pad: only items that agree in these share a batch.
+    /// The sizes of those variable dimensions that the manifest doesn't say how to pad: only items that agree in these
+    /// share a batch.
     pub unpadded: Vec<i64>,
 }
 
 impl Item {
-    /// Its first variable size, which is what padded batches are grouped by; 0 where there is none.
+    /// The size of the first variable dimension, which is what padded batches are grouped by; 0 where there is none.
     #[must_use]
     pub fn length(&self) -> i64 {
         self.lengths.first().copied().unwrap_or(0)
     }
 
-    /// Whether it may share a batch with another.
+    /// Whether the request may share a batch with another.
     #[must_use]
     pub fn joins(&self, other: &Self, padded: bool) -> bool {
         if padded {
@@ -41,17 +42,17 @@ impl Item {
     }
 }
 
-/// Some rows of a request: its share of one batch.
+/// A slice of a request: the rows that are its share of one batch.
 #[derive(Debug, Clone)]
 pub struct Slice {
     /// The request.
     pub item: Arc<Item>,
-    /// Which of its rows.
+    /// The range of the request's rows.
     pub rows: Range<usize>,
 }
 
 impl Slice {
-    /// The whole of a request.
+    /// The slice that is the whole of a request.
     #[must_use]
     pub fn whole(item: Arc<Item>) -> Self {
         let rows = 0..item.rows;
@@ -74,14 +75,14 @@ impl Slice {
             .slice(self.rows.start * row..self.rows.end * row)
     }
 
-    /// The bytes of its inputs.
+    /// The bytes of this slice's rows of all inputs.
     #[must_use]
     pub fn bytes(&self) -> usize {
         let all: usize = self.item.inputs.iter().map(|input| input.data.len()).sum();
         all / self.item.rows * self.rows.len()
     }
 
-    /// The elements of its inputs, padding not counted.
+    /// The elements of this slice's rows of all inputs, padding not counted.
     #[must_use]
     pub fn elements(&self) -> usize {
         let of_a_row = |tensor: &Tensor| elements(&tensor.shape[1..]);
@@ -89,13 +90,13 @@ impl Slice {
     }
 }
 
-/// The rows of some slices together.
+/// The number of rows of some slices together.
 #[must_use]
 pub fn rows(slices: &[Slice]) -> usize {
     slices.iter().map(|slice| slice.rows.len()).sum()
 }
 
-/// The rows of a tensor that has the batch dimension first.
+/// The number of rows of a tensor that has the batch dimension first.
 #[must_use]
 pub fn tensor_rows(tensor: &Tensor) -> usize {
     tensor.shape.first().map_or(0, |rows| extent(*rows))

@@ -1,4 +1,4 @@
-//! `carpool-worker`.
+//! The binary `carpool-worker`.
 
 use std::process::ExitCode;
 
@@ -6,7 +6,7 @@ use carpool_worker::{settings::Cli, start};
 use clap::Parser;
 
 /// The allocator, for libtorch's own calls of malloc, too. glibc's gives back to the system much of what a forward pass
-/// frees and faults it in again in the next, up to thousands of pages; to tell it not to takes more time and no less
+/// frees and faults it in again in the next, up to thousands of pages; telling it not to takes more time and no less
 /// memory than this one.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

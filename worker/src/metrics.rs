@@ -1,4 +1,4 @@
-//! What the process measures of itself, for Prometheus.
+//! The metrics of the process, for Prometheus.
 
 use std::{sync::atomic::AtomicU64, time::Duration};
 
@@ -19,13 +19,13 @@ use crate::size::Size;
 /// A part of a request's way through the worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hop {
-    /// The write that carries answers and the next fetch, until its reply.
+    /// The part from the write that carries answers and the next fetch to its reply.
     Exchange,
-    /// Decoding and tokenizing what was fetched.
+    /// The part in which requests are decoded and tokenized.
     Assemble,
-    /// A batch on the run thread: the forward pass, again in parts where it fails.
+    /// The part on the run thread: the forward pass, again in parts where it fails.
     Run,
-    /// Cutting a batch's outputs apart and encoding its answers.
+    /// The part in which a batch's outputs are cut apart and its answers encoded.
     Encode,
 }
 
@@ -115,7 +115,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// A forward pass took this long.
+    /// Counts a forward pass that took this long.
     #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
     pub fn forward(&self, size: &Size, took: Duration) {
         self.batch_size.observe(size.rows as f64);
@@ -124,12 +124,12 @@ impl Metrics {
             .observe(size.padding as f64 / size.elements.max(1) as f64);
     }
 
-    /// A request waited this long for its first batch.
+    /// Counts the time that a request waited for its first batch.
     pub fn queue_wait(&self, waited: Duration) {
         self.queue_wait.observe(waited.as_secs_f64());
     }
 
-    /// A part of the way took this long.
+    /// Counts the time that a part of the way took.
     pub fn hop(&self, hop: Hop, took: Duration) {
         let hop = match hop {
             Hop::Exchange => "exchange",
@@ -142,13 +142,13 @@ impl Metrics {
             .observe(took.as_secs_f64());
     }
 
-    /// So many requests were fetched.
+    /// Counts requests that were fetched.
     pub fn fetched(&self, requests: usize) {
         self.in_flight
             .inc_by(i64::try_from(requests).unwrap_or(i64::MAX));
     }
 
-    /// A request is answered.
+    /// Counts a request that is answered.
     pub fn answered(&self, outcome: &Outcome) {
         self.in_flight.dec();
         let result = match outcome {
@@ -169,7 +169,7 @@ impl Metrics {
         Busy(&self.busy)
     }
 
-    /// All of them, as Prometheus reads them.
+    /// Writes all metrics as Prometheus reads them.
     pub fn encode(&self) -> Result<String, std::fmt::Error> {
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
@@ -177,7 +177,7 @@ impl Metrics {
     }
 }
 
-/// While it lives, the device counts as busy.
+/// A guard for as long as which the device counts as busy.
 pub struct Busy<'a>(&'a Gauge<f64, AtomicU64>);
 
 impl Drop for Busy<'_> {
@@ -186,7 +186,7 @@ impl Drop for Busy<'_> {
     }
 }
 
-/// 25 µs to 52 s, doubling.
+/// A histogram from 25 µs to 52 s, doubling.
 fn seconds() -> Histogram {
     Histogram::new(exponential_buckets(25e-6, 2.0, 22))
 }

@@ -1,18 +1,17 @@
-//! Items that no client sent: made up, or of the model's example. With them a model is warmed up and proved.
+//! The items that no client sent: made up, or of the model's example. With them a model is warmed up and proved.
 
 use std::{path::Path, sync::Arc};
 
 use bytes::Bytes;
-use carpool_crds::{Datatype, Example, Model};
+use carpool_crds::{Datatype, Example, Model, tensor_names::TEXT};
 use carpool_protocol::{InferRequest, Tensor, json};
 use rand::{SeedableRng, rngs::StdRng};
 
 use crate::{
-    assemble::{Assembler, datatype, element},
+    assemble::{Assembler, element},
     block::{elements, extent},
-    fatal::{Fatal, Reason},
+    fatal::{Fatal, TerminationReason},
     item::{Item, Slice},
-    text::TEXT,
     values::{Bounds, values},
 };
 
@@ -21,7 +20,7 @@ pub use crate::values::Fill;
 /// The most rows of an example that are looked at.
 const MOST_EXAMPLES: usize = 8;
 
-/// Makes items for one model.
+/// A maker of items for one model.
 pub struct Probe<'a> {
     assembler: &'a Assembler,
     model: &'a Model,
@@ -31,18 +30,18 @@ pub struct Probe<'a> {
 
 enum Source {
     Made(Fill),
-    /// Single rows of equal shape, at least one.
+    /// Rows of equal shape, each an item, at least one.
     Given(Vec<Arc<Item>>),
 }
 
 impl<'a> Probe<'a> {
-    /// Makes items up. The same ones every time, so that every worker of a model finds the same.
+    /// Makes a probe that makes items up. They are the same every time, so that every worker of a model finds the same.
     #[must_use]
     pub fn made(assembler: &'a Assembler, model: &'a Model, fill: Fill) -> Self {
         Self::new(assembler, model, Source::Made(fill))
     }
 
-    /// Gives the rows of an example that are shaped as its first; `None` where it has none.
+    /// Makes a probe that gives the rows of an example that are shaped as its first; `None` where there is none.
     #[must_use]
     pub fn given(
         assembler: &'a Assembler,
@@ -67,13 +66,13 @@ impl<'a> Probe<'a> {
         }
     }
 
-    /// Whether these are an example's rows, whose length is what it is.
+    /// Whether the items are an example's rows, whose length can't be chosen.
     #[must_use]
     pub fn is_given(&self) -> bool {
         matches!(self.source, Source::Given(_))
     }
 
-    /// So many single rows of a length, which differ as far as they can be made to.
+    /// Makes this many rows of a length, each an item, which differ as far as they can be made to.
     pub fn rows(&mut self, count: usize, length: i64) -> Result<Vec<Arc<Item>>, String> {
         match &self.source {
             Source::Made(fill) => {
@@ -91,7 +90,7 @@ impl<'a> Probe<'a> {
         }
     }
 
-    /// A batch of so many rows of a length.
+    /// Makes a batch of this many rows of a length.
     pub fn batch(&mut self, rows: i64, length: i64) -> Result<Vec<Slice>, String> {
         match &self.source {
             Source::Made(fill) => {
@@ -108,7 +107,7 @@ impl<'a> Probe<'a> {
         }
     }
 
-    /// The first half of a row, along every dimension that may be padded; `None` where there is nothing to halve.
+    /// Halves a row along every dimension that may be padded; `None` where there is nothing to halve.
     #[must_use]
     pub fn shortened(&self, row: &Item) -> Option<Result<Item, String>> {
         let mut is_shorter = false;
@@ -154,7 +153,7 @@ impl<'a> Probe<'a> {
                     self.assembler.vocabulary(),
                     &mut self.random,
                 );
-                Tensor::new(&spec.name, datatype(spec.datatype), shape, data)
+                Tensor::new(&spec.name, spec.datatype.into(), shape, data)
                     .map_err(|error| error.to_string())
             })
             .collect::<Result<Vec<_>, _>>()?;
@@ -163,7 +162,8 @@ impl<'a> Probe<'a> {
             .map_err(|failure| failure.message)
     }
 
-    /// A row that differs from another and should be as valid: floats are halved as far as bounds allow, whole numbers come in reverse order.
+    /// Makes a row that differs from another and should be as valid: floats are halved as far as bounds allow, whole
+    /// numbers come in reverse order.
     fn altered(&self, row: &Item) -> Result<Item, String> {
         let inputs = row.inputs.iter().zip(&self.model.inputs);
         let inputs = inputs
@@ -203,7 +203,7 @@ pub fn examples(
     };
     let invalid = |message: String| {
         Fatal::new(
-            Reason::ModelInvalid,
+            TerminationReason::ModelInvalid,
             format!("spec.model.example: {message}"),
         )
     };
@@ -224,20 +224,20 @@ fn read(example: &Example, folder: &Path) -> Result<Vec<u8>, Fatal> {
     match &example.file {
         Some(file) => std::fs::read(folder.join(file)).map_err(|error| {
             Fatal::new(
-                Reason::ArtifactMissing,
+                TerminationReason::ArtifactMissing,
                 format!("failed to read {file} of the artifact, which spec.model.example.file names: {error}"),
             )
         }),
         None => serde_json::to_vec(&example.request).map_err(|error| {
             Fatal::new(
-                Reason::ModelInvalid,
+                TerminationReason::ModelInvalid,
                 format!("spec.model.example.request: {error}"),
             )
         }),
     }
 }
 
-/// A request for each row of another.
+/// Makes a request of each row of another.
 fn single_rows(request: &InferRequest) -> Result<Vec<InferRequest>, String> {
     let rows = request
         .inputs
@@ -284,7 +284,7 @@ fn map<const N: usize, T>(
         .collect()
 }
 
-/// The first elements of a tensor along each dimension.
+/// Cuts a tensor to its first elements along each dimension.
 fn cut(tensor: &Tensor, shape: &[i64]) -> Result<Tensor, String> {
     let size = tensor.data.len() / elements(&tensor.shape).max(1);
     let mut data = bytes::BytesMut::zeroed(elements(shape) * size);

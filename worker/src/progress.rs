@@ -1,16 +1,16 @@
-//! What the run thread tells others without being asked: which forward pass is under way, and how long passes take.
+//! The progress of the run thread: which forward pass is under way, and how long passes take.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
-/// Where `queue.runTimeout` is not given, a pass may take so many times as long as the slowest so far,
+/// The factor on the slowest pass so far that bounds a pass where `queue.runTimeout` is not given.
 const TIMES_SLOWEST: u32 = 20;
-/// and so long in any case.
+/// The time that a pass may take in any case where `queue.runTimeout` is not given.
 const AT_LEAST: Duration = Duration::from_mins(1);
 
-/// Written by the run thread, read by whoever must know whether it hangs.
+/// The progress that the run thread writes, and others read to learn whether it hangs.
 #[derive(Debug, Default)]
 pub struct Progress(Mutex<State>);
 
@@ -25,24 +25,24 @@ struct State {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("one forward pass, of {rows} rows, has taken {took:.1?}, longer than {}: the run thread hangs. {}", .limit.told(), ADVICE)]
 pub struct Hang {
-    /// The rows of its batch.
+    /// The rows of the pass' batch.
     pub rows: usize,
-    /// How long it has taken so far.
+    /// The time that the pass has taken so far.
     pub took: Duration,
-    /// How long it may take.
+    /// The time that the pass may take.
     pub limit: Limit,
 }
 
 const ADVICE: &str = "Where a pass may well take that long, raise spec.queue.runTimeout";
 
-/// How long a forward pass may take.
+/// The time that a forward pass may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Limit {
-    /// `queue.runTimeout`.
+    /// The time that `queue.runTimeout` gives.
     Given(Duration),
-    /// Its default, which follows from the slowest pass so far.
+    /// The default of `queue.runTimeout`, which follows from the slowest pass so far.
     Default {
-        /// That pass.
+        /// The time of the slowest pass so far.
         slowest: Duration,
     },
 }
@@ -68,12 +68,12 @@ impl Limit {
 }
 
 impl Progress {
-    /// A forward pass of so many rows begins.
+    /// Notes that a forward pass of so many rows begins.
     pub fn begin(&self, rows: usize) {
         self.state().pass = Some((rows, Instant::now()));
     }
 
-    /// It has ended, well or not.
+    /// Notes that the pass has ended, well or not.
     pub fn end(&self) {
         let mut state = self.state();
         if let Some((_, begun)) = state.pass.take() {
@@ -87,7 +87,7 @@ impl Progress {
         self.state().slowest
     }
 
-    /// Passes that were seen elsewhere took up to so long.
+    /// Notes that passes which were seen elsewhere took up to this long.
     pub fn seen(&self, slowest: Duration) {
         let mut state = self.state();
         state.slowest = state.slowest.max(slowest);
@@ -132,7 +132,7 @@ mod tests {
         let none = Some(Duration::ZERO);
         assert_eq!(progress.hang(none), None);
         progress.begin(32);
-        // Its default is a minute.
+        // The default limit is a minute.
         assert_eq!(progress.hang(None), None);
         let hang = std::iter::repeat_with(|| progress.hang(none)).find_map(|hang| hang);
         let message = hang.unwrap().to_string();

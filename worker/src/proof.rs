@@ -12,34 +12,44 @@ use half::{bf16, f16};
 use crate::{
     backend::RunError,
     executor::Executor,
-    fatal::{Fatal, Reason},
+    fatal::{Fatal, TerminationReason},
     item::{Item, Slice},
     probe::Probe,
 };
 
-/// Rows that run together. More would show no more.
+/// The number of rows that run together. More would show no more.
 const ROWS: usize = 4;
 
-/// Rows that are tried to find so many: a model may not take each.
+/// The most rows that are tried to find [`ROWS`]: a model may not take each.
 const TRIED: usize = 4 * ROWS;
 
-/// What to do where made-up numbers prove nothing.
+/// The advice where made-up numbers prove nothing.
 const ADVICE: &str =
     "give spec.model.example two rows or more that differ, so that batching can be proved";
 
-/// Runs rows alone and together, and limits what is shared to what changed no answer. An error where the model can't take
-/// two rows at once and `max_batch_size` asks for them.
+/// The model that is proved, and the means.
+#[derive(Clone, Copy)]
+pub struct ProofOptions<'a> {
+    /// The model.
+    pub model: &'a Model,
+    /// The rows of the model's example.
+    pub examples: &'a [Arc<Item>],
+    /// The lengths of rows that run together: that of most of them, and a longer one that they are padded to.
+    pub lengths: (i64, i64),
+    /// The most rows that the resource asks to run together.
+    pub max_batch_size: usize,
+}
+
+/// Runs rows alone and together, and limits what is shared to what changed no answer. An error where the model can't
+/// take two rows at once and `max_batch_size` asks for them.
 pub fn prove(
     executor: &mut Executor,
     probe: &mut Probe<'_>,
-    model: &Model,
-    lengths: (i64, i64),
-    examples: &[Arc<Item>],
-    max_batch_size: usize,
+    options: ProofOptions<'_>,
 ) -> Result<(), Fatal> {
     let rows = probe
-        .rows(TRIED, lengths.0)
-        .map_err(|message| Fatal::new(Reason::ModelInvalid, message))?;
+        .rows(TRIED, options.lengths.0)
+        .map_err(|message| Fatal::new(TerminationReason::ModelInvalid, message))?;
     let rows = with_answers(executor, rows, ROWS)?;
     let Some(first) = rows.first() else {
         return Ok(());
@@ -65,9 +75,9 @@ pub fn prove(
         return Ok(());
     }
     match together(executor, &rows)? {
-        Err(Broken::Fails(error)) if max_batch_size > 1 => {
+        Err(Broken::Fails(error)) if options.max_batch_size > 1 => {
             return Err(Fatal::new(
-                Reason::ModelInvalid,
+                TerminationReason::ModelInvalid,
                 format!(
                     "the model can't take several rows at once: {error}; set spec.batching.maxBatchSize: 1, or export it with \
                      a batch dimension that varies"
@@ -88,25 +98,26 @@ pub fn prove(
         return Ok(());
     }
     if sharing.padded {
-        padded(executor, probe, model, lengths, rows, examples)?;
+        prove_padding(executor, probe, rows, options)?;
     }
     Ok(())
 }
 
-/// Rows beside longer ones.
-fn padded(
+/// Runs rows beside longer ones, and lets no row be padded where that changes an answer.
+fn prove_padding(
     executor: &mut Executor,
     probe: &mut Probe<'_>,
-    model: &Model,
-    lengths: (i64, i64),
     mut rows: Vec<Row>,
-    examples: &[Arc<Item>],
+    options: ProofOptions<'_>,
 ) -> Result<(), Fatal> {
+    let ProofOptions {
+        model, examples, ..
+    } = options;
     let others = if probe.is_given() {
         let short = rows.first().and_then(|row| probe.shortened(&row.item));
         short.into_iter().flatten().map(Arc::new).collect()
     } else {
-        probe.rows(TRIED, lengths.1).unwrap_or_default()
+        probe.rows(TRIED, options.lengths.1).unwrap_or_default()
     };
     rows.truncate(ROWS / 2);
     rows.extend(with_answers(executor, others, ROWS / 2)?);
@@ -135,14 +146,14 @@ fn padded(
     Ok(())
 }
 
-/// A row, and its answer when it runs alone.
+/// A row with the answer that it gets alone.
 struct Row {
     item: Arc<Item>,
     answer: Vec<Tensor>,
 }
 
-/// The first rows that the model takes, at most so many, with their answers. Made-up numbers may be none for it, and rows
-/// that fail prove nothing.
+/// Finds the first rows that the model takes, at most `most`, with their answers. Made-up numbers may be none for it,
+/// and rows that fail prove nothing.
 fn with_answers(
     executor: &mut Executor,
     items: Vec<Arc<Item>>,
@@ -166,12 +177,12 @@ fn alone(
 ) -> Result<Result<Vec<Tensor>, RunError>, Fatal> {
     match executor.forward(&[Slice::whole(Arc::clone(item))]) {
         Ok(mut outputs) => Ok(Ok(outputs.remove(0))),
-        Err(error @ RunError::Lost(_)) => Err(error.into()),
+        Err(error @ RunError::DeviceLost(_)) => Err(error.into()),
         Err(error) => Ok(Err(error)),
     }
 }
 
-/// What is wrong with rows in one batch.
+/// The fault of rows in one batch.
 enum Broken {
     Fails(RunError),
     Differs(Difference),
@@ -198,7 +209,7 @@ fn together(executor: &mut Executor, rows: &[Row]) -> Result<Result<(), Broken>,
         .collect();
     let outputs = match executor.forward(&slices) {
         Ok(outputs) => outputs,
-        Err(error @ RunError::Lost(_)) => return Err(error.into()),
+        Err(error @ RunError::DeviceLost(_)) => return Err(error.into()),
         // A batch beyond memory is halved later; rows that ran by themselves then keep their answers.
         Err(RunError::OutOfMemory(_)) => return Ok(Ok(())),
         Err(error) => return Ok(Err(Broken::Fails(error))),
@@ -208,23 +219,23 @@ fn together(executor: &mut Executor, rows: &[Row]) -> Result<Result<(), Broken>,
     Ok(differs.map_or(Ok(()), |difference| Err(Broken::Differs(difference))))
 }
 
-/// How two answers differ by more than what the datatype's arithmetic explains.
+/// A difference between two answers that is more than what the datatype's arithmetic explains.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Difference {
     /// An output of another shape.
     Shape {
-        /// Its name.
+        /// The output's name.
         output: String,
-        /// Its shape when the row ran alone.
+        /// The output's shape when the row ran alone.
         alone: Vec<i64>,
-        /// Its shape in company.
+        /// The output's shape in company.
         together: Vec<i64>,
     },
     /// An output of other values.
     Values {
-        /// Its name.
+        /// The output's name.
         output: String,
-        /// The element that differs most, alone and in company.
+        /// The values of the element that differs most, alone and in company.
         values: (f64, f64),
     },
 }
@@ -248,8 +259,8 @@ impl fmt::Display for Difference {
     }
 }
 
-/// The largest difference between a row's answer alone and in company, where it is more than rounding. Kernels for other
-/// numbers of rows add in another order, and a GPU's may round to fewer digits (TF32 has 10 bits): the share of an output's
+/// Finds a difference between a row's answer alone and in company that is more than rounding. Kernels for other numbers
+/// of rows add in another order, and a GPU's may round to fewer digits (TF32 has 10 bits): the share of an output's
 /// largest value that may differ follows from that.
 #[must_use]
 pub fn difference(alone: &[Tensor], together: &[Tensor]) -> Option<Difference> {

@@ -1,4 +1,4 @@
-//! The one thread that owns the model.
+//! The one thread that owns the model, and the way to it.
 
 use std::{
     sync::{Arc, mpsc},
@@ -12,27 +12,27 @@ use tokio::{
 
 use crate::{
     backend::RunError,
-    executor::{Executor, Lost, Uncut},
-    fatal::{Fatal, Reason},
+    executor::{DeviceLost, Executor, PaddedOutputs},
+    fatal::{Fatal, TerminationReason},
     item::Slice,
     sharing::Sharing,
     stage::{Ready, Stager},
 };
 
-/// Bytes of a batch that is made ready here rather than on a thread of its own: handing it over takes as long.
+/// The bytes up to which a batch is made ready here rather than on a thread of its own: handing it over takes as long.
 const INLINE: usize = 64 << 10;
 
-/// A result for each slice, in their order.
-pub type Ran = Result<Vec<Uncut>, Lost>;
+/// The results for a batch, one for each slice in their order.
+pub type RunResult = Result<Vec<PaddedOutputs>, DeviceLost>;
 
 /// A batch on its way to the run thread.
 struct Work {
     slices: Vec<Slice>,
     ready: Result<Ready, RunError>,
-    done: oneshot::Sender<Ran>,
+    done: oneshot::Sender<RunResult>,
 }
 
-/// Gives batches to the run thread.
+/// The handle of the run thread, which gives it batches.
 pub struct Runner {
     work: mpsc::Sender<Work>,
     stager: Arc<Stager>,
@@ -56,7 +56,7 @@ impl Runner {
                     serve(executor, &batches);
                 }
             }
-            // Nobody waits any more when the process is ending.
+            // The receiver is gone only when the process is ending.
             Err(fatal) => drop(loaded.send(Err(fatal))),
         };
         let thread = thread::Builder::new()
@@ -64,13 +64,13 @@ impl Runner {
             .spawn(body)
             .map_err(|error| {
                 Fatal::new(
-                    Reason::OutOfMemory,
+                    TerminationReason::OutOfMemory,
                     format!("failed to start the run thread: {error}"),
                 )
             })?;
         let (stager, sharing) = ready.await.unwrap_or_else(|_| {
             Err(Fatal::new(
-                Reason::ModelInvalid,
+                TerminationReason::ModelInvalid,
                 "the run thread ended while loading the model",
             ))
         })?;
@@ -82,7 +82,7 @@ impl Runner {
         })
     }
 
-    /// Which rows may share a batch, now and as more is learnt.
+    /// Tells which rows may share a batch, now and as more is learnt.
     #[must_use]
     pub fn sharing(&self) -> watch::Receiver<Sharing> {
         self.sharing.clone()
@@ -90,7 +90,7 @@ impl Runner {
 
     /// Makes a batch ready, which may be done while another runs, and hands it to the thread, which runs one after the
     /// other.
-    pub async fn run(&self, slices: Vec<Slice>) -> Result<oneshot::Receiver<Ran>, JoinError> {
+    pub async fn run(&self, slices: Vec<Slice>) -> Result<oneshot::Receiver<RunResult>, JoinError> {
         let bytes: usize = slices.iter().map(Slice::bytes).sum();
         let (slices, ready) = if bytes <= INLINE {
             let ready = self.stager.stage(&slices);
@@ -109,7 +109,7 @@ impl Runner {
             ready,
             done,
         };
-        // If the thread is gone, `done` is dropped with the work and the receiver says so.
+        // The receiver learns of a thread that is gone: `done` is dropped with the work.
         drop(self.work.send(work));
         Ok(result)
     }
@@ -131,9 +131,9 @@ fn serve(mut executor: Executor, batches: &mpsc::Receiver<Work>) {
     {
         let result = executor.run_staged(&slices, ready);
         let is_lost = result.is_err();
-        // Nobody waits any more when the process is ending.
+        // The receiver is gone only when the process is ending.
         drop(done.send(result));
-        // What has not begun on a device that is lost can be handed back.
+        // The loop ends where the device is lost, so that what has not begun can be handed back.
         if is_lost {
             break;
         }

@@ -9,7 +9,7 @@ mod intake;
 
 use std::{sync::Arc, time::Duration};
 
-use carpool_queue::{Consumer, JobId, Outcome};
+use carpool_queue::{Consumer, Failure, JobId, Outcome};
 use tokio::{
     sync::{oneshot, watch},
     time::Instant,
@@ -19,87 +19,106 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     assemble::{Assembler, failed},
     batch::{concatenate, cut},
-    executor::Uncut,
-    fatal::{Fatal, Reason},
+    executor::PaddedOutputs,
+    fatal::{Fatal, TerminationReason},
     item::rows,
-    line::{Line, Open},
-    live::Live,
+    live_settings::LiveSettings,
+    long_texts::{self, LongTexts},
     metrics::{Hop, Metrics},
-    pace::Pace,
-    reading::{self, Reading},
-    runner::{Ran, Runner},
+    run_timing::RunTiming,
+    runner::{RunResult, Runner},
     sharing::Sharing,
+    wait_queue::{Pending, WaitQueue},
 };
 
-/// How long an idle worker waits for a request before it looks at its settings again.
+/// The time that an idle worker waits for a request before it looks at its settings again.
 const IDLE: Duration = Duration::from_secs(1);
 
 /// A batch in the hands of the run thread.
-struct Departed {
-    riders: Vec<Open>,
-    /// How many rows of theirs it holds.
+struct Dispatched {
+    requests: Vec<Pending>,
+    /// The number of the requests' rows that the batch holds.
     rows: usize,
-    /// When the device was free for it.
+    /// The time at which the device was free for the batch.
     started: Instant,
-    done: oneshot::Receiver<Ran>,
+    done: oneshot::Receiver<RunResult>,
 }
 
-/// One worker's service.
+/// The service of one worker.
 pub struct Service {
     consumer: Consumer,
     runner: Runner,
     assembler: Arc<Assembler>,
-    live: watch::Receiver<Live>,
+    live_settings: watch::Receiver<LiveSettings>,
     sharing: watch::Receiver<Sharing>,
     metrics: Arc<Metrics>,
     stop: CancellationToken,
-    line: Line,
-    reading: Reading,
+    waiting: WaitQueue,
+    long_texts: LongTexts,
     answers: Vec<(JobId, Outcome)>,
-    pace: Pace,
-    /// What Redis' trouble is, which is told once, not at every try.
+    timing: RunTiming,
+    /// The trouble that Redis has, which is told once, not at every try.
     trouble: Option<String>,
 }
 
+/// The parts that a [`Service`] is made of.
+pub struct ServiceParts {
+    /// The queue's end that gives requests and takes answers.
+    pub consumer: Consumer,
+    /// The thread that runs the model.
+    pub runner: Runner,
+    /// Decodes requests and encodes answers.
+    pub assembler: Arc<Assembler>,
+    /// The settings that may change while the service runs.
+    pub live_settings: watch::Receiver<LiveSettings>,
+    /// The process' metrics.
+    pub metrics: Arc<Metrics>,
+    /// Ends the service after the batch that runs.
+    pub stop: CancellationToken,
+}
+
 impl Service {
-    /// Puts the parts together. `stop` ends the service after the batch that runs.
-    pub fn new(
-        consumer: Consumer,
-        runner: Runner,
-        assembler: Arc<Assembler>,
-        live: watch::Receiver<Live>,
-        metrics: Arc<Metrics>,
-        stop: CancellationToken,
-    ) -> Self {
+    /// Puts the parts together.
+    #[must_use]
+    pub fn new(parts: ServiceParts) -> Self {
+        let ServiceParts {
+            consumer,
+            runner,
+            assembler,
+            live_settings,
+            metrics,
+            stop,
+        } = parts;
         Self {
             sharing: runner.sharing(),
             consumer,
             runner,
             assembler,
-            live,
+            live_settings,
             metrics,
             stop,
-            line: Line::default(),
-            reading: Reading::default(),
+            waiting: WaitQueue::default(),
+            long_texts: LongTexts::default(),
             answers: Vec::new(),
-            pace: Pace::default(),
+            timing: RunTiming::default(),
             trouble: None,
         }
     }
 
     /// Serves until it is told to stop, then hands back what has not started and signs off.
     pub async fn serve(mut self) -> Result<(), Fatal> {
-        let ended = self.rides().await;
+        let ended = self.serve_batches().await;
         if ended.is_ok() {
-            self.exchange(0).await?;
+            self.flush_answers().await?;
         }
-        let mut waiting = self.reading.drain();
-        waiting.extend(self.line.drain().into_iter().map(|open| open.id));
-        // Where Redis doesn't learn it, others take over what is left when the lease is over.
+        let mut waiting = self.long_texts.drain();
+        waiting.extend(self.waiting.drain().into_iter().map(|pending| pending.id));
+        // Others take over what is left when the lease is over, where Redis doesn't learn of the release.
         if let Err(error) = self.consumer.release(waiting).await {
             tracing::warn!(%error, "failed to hand back what waits");
         }
-        // What ran when the device failed stays pending: it may be what broke it, and whoever takes it over runs it alone.
+        // Requests that ran when the device failed stay pending: one may be what broke it, and whoever takes them over
+        // runs them alone.
         ended?;
         if let Err(error) = self.consumer.leave().await {
             tracing::warn!(%error, "failed to sign off");
@@ -108,118 +127,119 @@ impl Service {
         Ok(())
     }
 
-    async fn rides(&mut self) -> Result<(), Fatal> {
-        let mut behind = None;
-        // What has departed is answered in any case.
-        while behind.is_some() || !self.stop.is_cancelled() {
+    async fn serve_batches(&mut self) -> Result<(), Fatal> {
+        let mut next = None;
+        // A batch that is dispatched is answered in any case.
+        while next.is_some() || !self.stop.is_cancelled() {
             self.apply_settings();
-            let departed = if let Some(departed) = behind.take() {
-                departed
+            let dispatched = if let Some(dispatched) = next.take() {
+                dispatched
             } else {
-                if self.line.is_empty() {
-                    self.first().await?;
+                if self.waiting.is_empty() {
+                    self.wait_for_request().await?;
                 }
                 self.linger().await?;
-                let Some(departed) = self.depart().await? else {
+                let Some(dispatched) = self.dispatch().await? else {
                     continue;
                 };
-                departed
+                dispatched
             };
-            let rows = departed.rows;
-            behind = self.accompany(departed).await?;
+            let rows = dispatched.rows;
+            next = self.run_to_end(dispatched).await?;
             let max = self.max_rows();
-            if behind.is_none() && self.line.rows() < max {
-                self.exchange(self.room()).await?;
+            if next.is_none() && self.waiting.rows() < max {
+                self.exchange(self.capacity()).await?;
                 self.gather(rows, max).await?;
             }
         }
         Ok(())
     }
 
-    /// Closes a batch and hands it to the run thread; none where nobody waits.
-    async fn depart(&mut self) -> Result<Option<Departed>, Fatal> {
+    /// Closes a batch and hands it to the run thread; `None` where no request waits.
+    async fn dispatch(&mut self) -> Result<Option<Dispatched>, Fatal> {
         self.drop_expired();
         let padded = self.sharing.borrow().padded;
-        let ride = self.line.ride(self.max_rows(), padded);
-        if ride.riders.is_empty() {
+        let plan = self.waiting.plan(self.max_rows(), padded);
+        if plan.requests.is_empty() {
             return Ok(None);
         }
         let started = Instant::now();
-        let rows = rows(&ride.slices);
-        let done = self.runner.run(ride.slices).await;
-        self.pace.staged(started.elapsed());
-        Ok(Some(Departed {
-            riders: ride.riders,
+        let rows = rows(&plan.slices);
+        let done = self.runner.run(plan.slices).await;
+        self.timing.staged(started.elapsed());
+        Ok(Some(Dispatched {
+            requests: plan.requests,
             rows,
             started,
-            done: done.map_err(|error| lost(&error))?,
+            done: done.map_err(|error| join_failed(&error))?,
         }))
     }
 
-    /// Closes the next batch while one still runs, if it is full. Who may end the process does so with nobody beside it.
-    async fn depart_early(&mut self, running: &[Open]) -> Result<Option<Departed>, Fatal> {
-        let is_full = self.line.rows() >= self.max_rows();
-        let is_suspect =
-            self.line.holds_suspect() || running.iter().any(|open| open.quarantine.is_some());
+    /// Closes the next batch while one still runs, if it is full. A request that may end the process runs with nothing
+    /// beside it.
+    async fn dispatch_early(&mut self, running: &[Pending]) -> Result<Option<Dispatched>, Fatal> {
+        let is_full = self.waiting.rows() >= self.max_rows();
+        let is_suspect = self.waiting.holds_suspect()
+            || running.iter().any(|pending| pending.quarantine.is_some());
         if is_full && !is_suspect && !self.stop.is_cancelled() {
-            self.depart().await
+            self.dispatch().await
         } else {
             Ok(None)
         }
     }
 
     fn apply_settings(&mut self) {
-        if self.live.has_changed().unwrap_or(false) {
-            let live = *self.live.borrow_and_update();
-            self.consumer.set_limits(live.queue);
+        if self.live_settings.has_changed().unwrap_or(false) {
+            let settings = *self.live_settings.borrow_and_update();
+            self.consumer.set_limits(settings.queue);
         }
     }
 
     /// Waits for a request while there is none. Requests that failed before they could run are answered first.
-    async fn first(&mut self) -> Result<(), Fatal> {
+    async fn wait_for_request(&mut self) -> Result<(), Fatal> {
         if !self.answers.is_empty() {
-            return self.exchange(self.room()).await;
+            return self.exchange(self.capacity()).await;
         }
-        if self.reading.is_empty() {
+        if self.long_texts.is_empty() {
             self.fetch(IDLE).await
-        } else if self.room() > 0 {
+        } else if self.capacity() > 0 {
             // Short requests may come before the long ones are read.
-            self.fetch(reading::PATIENCE).await
+            self.fetch(long_texts::LONGEST_WAIT).await
         } else {
-            self.read(false).await
+            self.collect_long_texts(false).await
         }
     }
 
     /// Gives a batch that is not full the time that the resource allows, counted from its oldest request's arrival.
     async fn linger(&mut self) -> Result<(), Fatal> {
-        let max_delay = self.live.borrow().max_delay;
-        match self.line.head().map(|head| head.arrived + max_delay) {
+        let max_delay = self.live_settings.borrow().max_delay;
+        match self.waiting.head().map(|head| head.arrived + max_delay) {
             Some(until) => self.fill(self.max_rows(), until).await,
             None => Ok(()),
         }
     }
 
-    /// Waits a little for those just answered, who may come again to share the next batch.
+    /// Waits a little for the clients just answered, who may come again to share the next batch.
     async fn gather(&mut self, answered: usize, max: usize) -> Result<(), Fatal> {
-        let before = self.line.rows();
+        let before = self.waiting.rows();
         let wanted = max.min(before + answered);
         if wanted > before
-            && self.room() > 0
-            && let Some(window) = self.pace.gather(answered)
+            && self.capacity() > 0
+            && let Some(window) = self.timing.gather(answered)
         {
             self.fill(wanted, Instant::now() + window).await?;
-            let came = self.line.rows() - before;
-            self.pace.gathered(came, wanted - before);
+            let came = self.waiting.rows() - before;
+            self.timing.gathered(came, wanted - before);
         }
         Ok(())
     }
 
     /// Takes what comes until so many rows wait, there is room for no more, or the time is up.
     async fn fill(&mut self, rows: usize, until: Instant) -> Result<(), Fatal> {
-        while self.line.rows() < rows {
+        while self.waiting.rows() < rows {
             let left = until.saturating_duration_since(Instant::now());
-            // Room is by the settings of now; `rows` may be of a larger batch.
-            if left.is_zero() || self.room() == 0 {
+            // The capacity is by the settings of now; `rows` may be of a larger batch.
+            if left.is_zero() || self.capacity() == 0 {
                 break;
             }
             self.fetch(left).await?;
@@ -227,47 +247,50 @@ impl Service {
         Ok(())
     }
 
-    /// Spends no time on requests that nobody waits for any more.
+    /// Fails the requests that nobody waits for any more, so that no time is spent on them.
     fn drop_expired(&mut self) {
-        for open in self.line.expired(Instant::now()) {
-            let failure = reading::expired();
-            self.answers.push((open.id, Outcome::Failure(failure)));
+        for pending in self.waiting.expired(Instant::now()) {
+            self.fail(pending.id, long_texts::expired());
         }
     }
 
-    /// Sees a batch to its end. Meanwhile the answers of the one before go out, and the next one is filled; if it has
-    /// departed, it is given back.
-    async fn accompany(&mut self, departed: Departed) -> Result<Option<Departed>, Fatal> {
-        let Departed {
-            riders,
+    /// Sees a batch to its end. Meanwhile the answers of the one before go out, and the next one is filled; if that is
+    /// dispatched, it is given back.
+    async fn run_to_end(&mut self, dispatched: Dispatched) -> Result<Option<Dispatched>, Fatal> {
+        let Dispatched {
+            requests,
             rows,
             started,
             mut done,
-        } = departed;
+        } = dispatched;
         let metrics = Arc::clone(&self.metrics);
         let busy = metrics.busy();
-        for open in riders.iter().filter(|open| open.done == 0) {
-            metrics.queue_wait(started.saturating_duration_since(open.arrived));
+        for pending in &requests {
+            let Pending { id, item, done, .. } = pending;
+            tracing::debug!(%id, done, of = item.rows, batch = rows, "request runs");
+            if *done == 0 {
+                metrics.queue_wait(started.saturating_duration_since(pending.arrived));
+            }
         }
-        let end = self.pace.about_to_end(rows);
-        // After a run too short for a fetch at its end there is one only if the next batch isn't full. Where a request of
-        // many rows fills them all, others come beside it or never.
-        let left: usize = riders.iter().map(Open::left).sum();
-        let is_full = self.line.rows() + left - rows >= self.max_rows();
-        let room = if end.is_none() && is_full {
-            self.room()
+        let end = self.timing.about_to_end(rows);
+        // A run too short for a fetch at its end has one at its start, unless the next batch is full without. Where a
+        // request of many rows fills all batches, others come beside it or never.
+        let left: usize = requests.iter().map(Pending::left).sum();
+        let is_full = self.waiting.rows() + left - rows >= self.max_rows();
+        let capacity = if end.is_none() && is_full {
+            self.capacity()
         } else {
             0
         };
-        self.exchange(room).await?;
-        let (mut early, mut behind) = (None, None);
+        self.exchange(capacity).await?;
+        let (mut early, mut next) = (None, None);
         if let Some(at) = end {
             tokio::select! {
                 biased;
                 result = &mut done => early = Some(result),
                 () = tokio::time::sleep_until(started + at) => {
-                    self.exchange(self.room()).await?;
-                    behind = self.depart_early(&riders).await?;
+                    self.exchange(self.capacity()).await?;
+                    next = self.dispatch_early(&requests).await?;
                 }
             }
         }
@@ -278,58 +301,73 @@ impl Service {
         drop(busy);
         let took = started.elapsed();
         metrics.hop(Hop::Run, took);
-        self.pace.ran(rows, took);
+        self.timing.ran(rows, took);
         let outcome = result
             .map_err(|_| "the run thread ended".to_owned())
             .and_then(|ran| ran.map_err(|error| error.to_string()));
         match outcome {
-            Ok(outputs) => self.settle(riders, outputs),
+            Ok(outputs) => self.complete(requests, outputs),
             Err(message) => {
-                // It has not begun, so it is handed back with those who wait.
-                for open in behind.into_iter().flat_map(|behind| behind.riders) {
-                    self.line.push(open);
+                for Pending { id, .. } in &requests {
+                    tracing::debug!(%id, error = message, "request ran when the device failed");
                 }
-                return Err(Fatal::new(Reason::DeviceUnavailable, message));
+                // The next batch has not begun, so it is handed back with the requests that wait.
+                for pending in next.into_iter().flat_map(|next| next.requests) {
+                    self.waiting.push(pending);
+                }
+                return Err(Fatal::new(TerminationReason::DeviceUnavailable, message));
             }
         }
         let free = started + took;
-        Ok(behind.map(|behind| Departed {
+        Ok(next.map(|next| Dispatched {
             started: free,
-            ..behind
+            ..next
         }))
     }
 
-    /// Makes an answer of what is complete and lets the rest go on waiting.
-    fn settle(&mut self, riders: Vec<Open>, outputs: Vec<Uncut>) {
+    /// Answers the requests that are complete and lets the others go on waiting.
+    fn complete(&mut self, requests: Vec<Pending>, outputs: Vec<PaddedOutputs>) {
         let started = Instant::now();
-        for (mut open, outputs) in riders.into_iter().zip(outputs) {
+        for (mut pending, outputs) in requests.into_iter().zip(outputs) {
             let outputs = outputs.and_then(|parts| cut(parts).map_err(failed));
-            let outcome = match outputs {
+            let answer = match outputs {
                 Ok(part) => {
-                    open.ran(part);
-                    if open.left() > 0 {
-                        self.line.push(open);
+                    pending.ran(part);
+                    if pending.left() > 0 {
+                        self.waiting.push(pending);
                         continue;
                     }
-                    concatenate(open.parts)
+                    concatenate(pending.parts)
                         .map_err(failed)
-                        .and_then(|outputs| self.assembler.answer(&open.item, outputs))
-                        .map_or_else(Outcome::Failure, Outcome::Answer)
+                        .and_then(|outputs| self.assembler.answer(&pending.item, outputs))
                 }
-                Err(failure) => Outcome::Failure(failure),
+                Err(failure) => Err(failure),
             };
-            self.answers.push((open.id, outcome));
+            match answer {
+                Ok(answer) => self.answers.push((pending.id, Outcome::Answer(answer))),
+                Err(failure) => self.fail(pending.id, failure),
+            }
         }
         self.metrics.hop(Hop::Encode, started.elapsed());
     }
 
+    /// Answers a request with its failure.
+    fn fail(&mut self, id: JobId, failure: Failure) {
+        let Failure { kind, message } = &failure;
+        tracing::debug!(%id, ?kind, error = message, "request failed");
+        self.answers.push((id, Outcome::Failure(failure)));
+    }
+
     /// The most rows of a batch: what the settings say, or less where the model's answers would depend on it.
     fn max_rows(&self) -> usize {
-        let max = self.live.borrow().max_batch_size;
+        let max = self.live_settings.borrow().max_batch_size;
         max.min(self.sharing.borrow().max_rows)
     }
 }
 
-fn lost(error: &tokio::task::JoinError) -> Fatal {
-    Fatal::new(Reason::ModelInvalid, format!("failed to assemble: {error}"))
+fn join_failed(error: &tokio::task::JoinError) -> Fatal {
+    Fatal::new(
+        TerminationReason::ModelInvalid,
+        format!("failed to assemble: {error}"),
+    )
 }

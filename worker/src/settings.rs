@@ -1,7 +1,7 @@
-//! The command line, and what becomes of it once every part is known to be good.
+//! The command line, and the settings that it makes once every part is known to be good.
 //!
-//! A command line that can't be read ends at its first mistake, which clap tells; what is wrong with the files and the
-//! URL that it names is told all at once.
+//! A command line that can't be read ends at its first mistake, which clap tells; mistakes in the files and the URL
+//! that it names are told all at once.
 
 use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf};
 
@@ -13,12 +13,12 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 #[derive(Debug, Parser)]
 #[command(name = "carpool-worker", version)]
 pub struct Cli {
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// What the process is to do.
+/// The commands of the process.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Loads the model and serves the queue until it is told to stop.
@@ -27,7 +27,7 @@ pub enum Command {
     Fetch(FetchArgs),
 }
 
-/// What both commands need.
+/// Arguments of both commands.
 #[derive(Debug, Args)]
 pub struct CommonArgs {
     /// The configuration that the operator writes, as YAML.
@@ -38,19 +38,19 @@ pub struct CommonArgs {
     #[arg(long, env = "CARPOOL_REVISION")]
     pub revision: String,
 
-    /// Where to write why the process ended. Default: /dev/termination-log, where that exists.
+    /// The file to write to why the process ended. Default: /dev/termination-log, where that exists.
     #[arg(long, env = "CARPOOL_TERMINATION_LOG")]
     pub termination_log: Option<PathBuf>,
 
-    /// How log lines are written.
+    /// The form of log lines.
     #[arg(long, env = "CARPOOL_LOG_FORMAT", value_enum, default_value_t)]
     pub log_format: LogFormat,
 }
 
-/// `carpool-worker serve`.
+/// Arguments of `carpool-worker serve`.
 #[derive(Debug, Args)]
 pub struct ServeArgs {
-    /// What both commands need.
+    /// Arguments of both commands.
     #[command(flatten)]
     pub common: CommonArgs,
 
@@ -61,6 +61,10 @@ pub struct ServeArgs {
     /// The Redis that holds the queue: redis[s]://[USER:PASSWORD@]HOST[:PORT][/DB], s for TLS; or
     /// redis[s]+sentinel://[USER:PASSWORD@]HOST[:PORT][,HOST[:PORT]...]/NAME[/DB], the primary that those sentinels know
     /// by this name; ?sentinelUsername=USER&sentinelPassword=PASSWORD at the end is for the sentinels.
+    #[allow(
+        rustdoc::broken_intra_doc_links,
+        reason = "clap shows the brackets as they are"
+    )]
     #[arg(
         long,
         env = "CARPOOL_REDIS_URL",
@@ -69,7 +73,7 @@ pub struct ServeArgs {
     )]
     pub redis_url: Option<String>,
 
-    /// A file that holds that URL.
+    /// A file that holds the URL of --redis-url.
     #[arg(long, env = "CARPOOL_REDIS_URL_FILE", conflicts_with = "redis_url")]
     pub redis_url_file: Option<PathBuf>,
 
@@ -78,15 +82,15 @@ pub struct ServeArgs {
     #[arg(long, env = "CARPOOL_REDIS_CA_FILE")]
     pub redis_ca_file: Option<PathBuf>,
 
-    /// This worker's name, unique among those alive: the pod's.
+    /// The name of this worker, unique among those alive: the pod's.
     #[arg(long, env = "CARPOOL_NAME")]
     pub name: String,
 
-    /// Where metrics and probes are served.
+    /// The address at which metrics and probes are served.
     #[arg(long, env = "CARPOOL_ADMIN_LISTEN", default_value = "0.0.0.0:9090")]
     pub admin_listen: SocketAddr,
 
-    /// Where to write this worker's name and the address of its admin port, as JSON, once it listens there. For
+    /// The file to write this worker's name and the address of its admin port to, as JSON, once it listens there. For
     /// --admin-listen with port 0.
     #[arg(long, env = "CARPOOL_ADMIN_ADDRESS_FILE")]
     pub admin_address_file: Option<PathBuf>,
@@ -95,16 +99,16 @@ pub struct ServeArgs {
     #[arg(long, env = "CARPOOL_MODEL")]
     pub model: PathBuf,
 
-    /// Threads within one forward pass. Default: the processors that this process may use, by its affinity and the limit
-    /// of its control group, rounded down but at least one.
+    /// The number of threads within one forward pass. Default: the processors that this process may use, by its
+    /// affinity and the limit of its control group, rounded down but at least one.
     #[arg(long, env = "CARPOOL_THREADS")]
     pub threads: Option<NonZeroUsize>,
 }
 
-/// `carpool-worker fetch`.
+/// Arguments of `carpool-worker fetch`.
 #[derive(Debug, Args)]
 pub struct FetchArgs {
-    /// What both commands need.
+    /// Arguments of both commands.
     #[command(flatten)]
     pub common: CommonArgs,
 
@@ -117,31 +121,31 @@ pub struct FetchArgs {
     pub to: PathBuf,
 }
 
-/// How log lines are written.
+/// The form of log lines.
 #[derive(Debug, Clone, Copy, Default, ValueEnum)]
 pub enum LogFormat {
-    /// For people.
+    /// Text for people.
     #[default]
     Text,
-    /// For machines.
+    /// JSON for machines.
     Json,
 }
 
-/// Everything that is wrong with what the command line names, a line each.
+/// The mistakes in what the command line names, a line each.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", .0.join("\n"))]
 pub struct SettingsError(pub Vec<String>);
 
-/// What `serve` works with.
+/// The settings that `serve` works with, parsed and checked.
 #[derive(Debug)]
 pub struct Settings {
     /// The whole configuration.
     pub config: Config,
-    /// Its part that this worker runs.
+    /// The model of the configuration that this worker runs.
     pub model: Model,
-    /// Where Redis is.
+    /// The address of Redis.
     pub connection: Endpoint,
-    /// Threads within one forward pass.
+    /// The number of threads within one forward pass.
     pub threads: usize,
 }
 
@@ -196,7 +200,7 @@ impl CommonArgs {
             .map_err(|error| error.to_string())
     }
 
-    /// Where to write why the process ended, if anywhere.
+    /// The file to write to why the process ended, if any.
     #[must_use]
     pub fn termination_log(&self) -> Option<PathBuf> {
         let kubernetes = PathBuf::from("/dev/termination-log");
@@ -206,7 +210,7 @@ impl CommonArgs {
     }
 }
 
-/// The processors this process may use; the standard library reads the limits of its control group.
+/// The number of processors that this process may use; the standard library reads the limits of its control group.
 fn available_threads() -> usize {
     std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
 }

@@ -1,22 +1,23 @@
-//! Which rows may share a batch, so that no answer depends on who else is in it.
+//! The rows that may share a batch, so that no answer depends on who else is in it.
 
 use carpool_crds::{Dimension, LoadedReason, Model, TensorSpec};
 
-/// What may share a batch: as much as the manifest allows and as running the model has shown to change no answer.
+/// The limits on sharing a batch: as much as the manifest allows and as running the model has shown to change no
+/// answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sharing {
-    /// Whether requests of different lengths share one, the shorter padded.
+    /// Whether requests of different lengths share a batch, the shorter padded.
     pub padded: bool,
     /// The most rows that run together, whatever `maxBatchSize` says.
     pub max_rows: usize,
     /// Whether less is shared than the manifest asks for, and of which kind that is.
     pub reason: LoadedReason,
-    /// Why, in a sentence for users; empty where nothing is to be said.
+    /// The reason in a sentence for users; empty where nothing is to be said.
     pub message: String,
 }
 
 impl Sharing {
-    /// What a model's declaration allows.
+    /// The limits that a model's declaration sets.
     #[must_use]
     pub fn declared(model: &Model) -> Self {
         let all = Self {
@@ -53,7 +54,7 @@ impl Sharing {
         }
     }
 
-    /// The same without padding, for a reason.
+    /// Limits batches to rows of equal shape, which need no padding, for a reason.
     #[must_use]
     pub fn unpadded(mut self, why: &str) -> Self {
         self.padded = false;
@@ -64,7 +65,7 @@ impl Sharing {
         self
     }
 
-    /// The same with single rows only, for a reason.
+    /// Limits batches to single rows, for a reason.
     #[must_use]
     pub fn unbatched(mut self, reason: LoadedReason, why: &str) -> Self {
         self.padded = false;
@@ -76,7 +77,7 @@ impl Sharing {
         self
     }
 
-    /// The same with something that users should know.
+    /// Adds a note for users.
     #[must_use]
     pub fn noted(mut self, reason: LoadedReason, note: &str) -> Self {
         self.say(reason, note);
@@ -100,7 +101,7 @@ pub fn is_variable(spec: &TensorSpec) -> bool {
         .any(|dimension| dimension.fixed().is_none())
 }
 
-/// The first input, and its axis without the batch dimension, whose dimension has a name.
+/// The first input with a dimension of this name, and the dimension's axis, the batch dimension not counted.
 #[must_use]
 pub fn axis(model: &Model, name: &str) -> Option<(usize, usize)> {
     model.inputs.iter().enumerate().find_map(|(index, input)| {
@@ -128,7 +129,7 @@ mod tests {
         assert!(!declared(variable, "[2]").padded);
         assert!(declared(padded, "[2]").padded);
         assert!(declared(padded, "[seq, 2]").padded);
-        // There is nothing to pad.
+        // The model has no dimension to pad.
         assert!(!declared("[{name: x, datatype: INT64, shape: [3], pad: 0}]", "[2]").padded);
         for sharing in [declared(variable, "[2]"), declared(padded, "[seq, 2]")] {
             assert_eq!(

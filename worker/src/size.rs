@@ -1,4 +1,4 @@
-//! How large a batch will be, known before any of it is made.
+//! The size of a batch, known before any of it is made.
 
 use carpool_crds::Model;
 
@@ -10,13 +10,13 @@ use crate::{
 /// The size of a batch.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Size {
-    /// The rows.
+    /// The number of rows.
     pub rows: usize,
     /// The shape of a row of each of the model's inputs: in each dimension that of the longest.
     pub row_shapes: Vec<Vec<i64>>,
-    /// The elements of all inputs, padding included.
+    /// The number of elements of all inputs, padding included.
     pub elements: usize,
-    /// The elements of all inputs that are padding.
+    /// The number of elements of all inputs that are padding.
     pub padding: usize,
 }
 

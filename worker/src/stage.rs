@@ -1,4 +1,4 @@
-//! What the host does for a batch before the device is free: its size, its padding, its tensors.
+//! The work that the host does for a batch before the device is free: its size, its padding, its tensors.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -7,38 +7,38 @@ use carpool_crds::Model;
 use crate::{
     backend::{Backend, RunError, Staged},
     batch::Batch,
-    ceiling::Ceiling,
     item::Slice,
+    memory_limit::MemoryLimit,
     size::Size,
 };
 
-/// A batch may have so many times the elements of its requests,
-const MOST_PADDING: usize = 16;
-/// and so many in any case.
-const MOST_PADDED: usize = 1 << 20;
+/// The factor on the elements of its requests that a padded batch may not exceed.
+const MAX_PADDING_FACTOR: usize = 16;
+/// The padded elements up to which batches are exempt from [`MAX_PADDING_FACTOR`].
+const PADDING_EXEMPT_ELEMENTS: usize = 1 << 20;
 
-/// Makes batches ready, on whatever thread.
+/// The maker of batches that are ready to run, on whatever thread.
 pub struct Stager {
     backend: Arc<dyn Backend>,
     model: Model,
-    ceiling: Mutex<Ceiling>,
+    memory_limit: Mutex<MemoryLimit>,
 }
 
 /// A batch that is ready to run.
 pub struct Ready {
-    /// Its inputs.
+    /// The inputs of the batch.
     pub inputs: Box<dyn Staged>,
-    /// Its size.
+    /// The size of the batch.
     pub size: Size,
 }
 
 impl Stager {
-    /// One for a model, of which nothing is known yet.
+    /// Makes a stager for a model, of which nothing is known yet.
     pub fn new(backend: Arc<dyn Backend>, model: Model) -> Self {
         Self {
             backend,
             model,
-            ceiling: Mutex::default(),
+            memory_limit: Mutex::default(),
         }
     }
 
@@ -53,15 +53,17 @@ impl Stager {
         Ok(Ready { inputs, size })
     }
 
-    /// How large a batch may be.
-    pub fn ceiling(&self) -> MutexGuard<'_, Ceiling> {
-        self.ceiling.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The limit on the size of batches.
+    pub fn memory_limit(&self) -> MutexGuard<'_, MemoryLimit> {
+        self.memory_limit
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether a batch is to be tried: it isn't known to be too large, nor nearly all padding. A single row always is.
     fn admits(&self, size: &Size) -> bool {
         let real = size.elements - size.padding;
-        let most = MOST_PADDED.max(real.saturating_mul(MOST_PADDING));
-        size.rows == 1 || (size.elements <= most && self.ceiling().admits(size.elements))
+        let most = PADDING_EXEMPT_ELEMENTS.max(real.saturating_mul(MAX_PADDING_FACTOR));
+        size.rows == 1 || (size.elements <= most && self.memory_limit().admits(size.elements))
     }
 }

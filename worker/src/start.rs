@@ -1,4 +1,4 @@
-//! From the command line to a running service, and from its end to an exit code.
+//! The start: from the command line to a running service, and from its end to an exit code.
 
 use std::{
     path::{Path, PathBuf},
@@ -26,14 +26,14 @@ use crate::{
     assemble::Assembler,
     backend::TorchScript,
     executor::Executor,
-    fatal::{Fatal, Reason},
+    fatal::{Fatal, TerminationReason},
     fetch,
-    live::{self, Live},
+    live_settings::{self, LiveSettings},
     metrics::Metrics,
     probe,
     progress::Progress,
     runner::Runner,
-    service::Service,
+    service::{Service, ServiceParts},
     settings::{
         Cli, Command, CommonArgs, FetchArgs, LogFormat, ServeArgs, Settings, SettingsError,
     },
@@ -44,10 +44,10 @@ use crate::{
 /// The exit code for settings that can't be used: `EX_USAGE`.
 pub const BAD_SETTINGS: u8 = 64;
 
-/// How often the run thread is looked after.
+/// The time between two looks at the run thread.
 const WATCH: Duration = Duration::from_millis(500);
 
-/// Why the process ends other than as it was told.
+/// The reason that the process ends other than as it was told.
 #[derive(Debug, thiserror::Error)]
 enum Error {
     #[error(transparent)]
@@ -86,7 +86,7 @@ fn run_serve(args: &ServeArgs) -> Result<(), Error> {
     log(&args.common);
     let runtime = runtime()?;
     let result = runtime.block_on(serve(args, settings));
-    // A large artifact that is still being read would be waited for.
+    // The runtime is left behind, for a large artifact that is still being read would be waited for.
     runtime.shutdown_background();
     result
 }
@@ -113,7 +113,7 @@ fn log(common: &CommonArgs) {
     }
 }
 
-/// One thread is enough beside the one that runs the model.
+/// Makes the runtime. One thread is enough beside the one that runs the model.
 fn runtime() -> Result<tokio::runtime::Runtime, Error> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -138,15 +138,15 @@ async fn serve(args: &ServeArgs, settings: Settings) -> Result<(), Error> {
             Error::System(format!("write the admin port's address to {file}: {error}"))
         })?;
     }
-    let (live_sender, live) = watch::channel(Live::from(&settings.config));
-    tokio::spawn(live::follow(args.common.config.clone(), live_sender));
+    let (sender, live_settings) = watch::channel(LiveSettings::from(&settings.config));
+    tokio::spawn(live_settings::follow(args.common.config.clone(), sender));
     let admin = Arc::new(Admin {
         name,
         ready: AtomicBool::new(false),
         model: watch::Sender::new(None),
         metrics: Arc::new(Metrics::default()),
         progress: Arc::new(Progress::default()),
-        live,
+        live_settings,
     });
     tokio::spawn(admin::serve(listener, Arc::clone(&admin)));
     tokio::select! {
@@ -184,10 +184,10 @@ async fn start(
         &artifact.folder,
     )?);
     let runner = {
-        let (admin, assembler, live) = (
+        let (admin, assembler, settings) = (
             Arc::clone(admin),
             Arc::clone(&assembler),
-            *admin.live.borrow(),
+            *admin.live_settings.borrow(),
         );
         let (file, folder, device) = (
             artifact.model.clone(),
@@ -203,7 +203,7 @@ async fn start(
                 &assembler,
                 &model,
                 &examples,
-                live.max_batch_size,
+                settings.max_batch_size,
             )?;
             executor.report_to(Arc::clone(&admin.progress), Arc::clone(&admin.metrics));
             Ok(executor)
@@ -211,15 +211,15 @@ async fn start(
         .await?
     };
     artifact.check_unchanged()?;
-    let live = *admin.live.borrow();
+    let settings = *admin.live_settings.borrow();
     let options = ConsumerOptions {
         uid: config.uid,
         revision: revision.clone(),
         name: args.name.clone(),
         artifact: Some(artifact.sha256.clone()),
-        limits: live.queue,
+        limits: settings.queue,
     };
-    // However long Redis is not there: to give up would cost a start of the process and of its model.
+    // The connection is waited for without end: to give up would cost a start of the process and of its model.
     let consumer = Consumer::connect(connection, options)
         .await
         .map_err(|error| Fatal::of_queue(&error))?;
@@ -234,16 +234,16 @@ async fn start(
     admin.ready.store(!stop.is_cancelled(), Ordering::Relaxed);
     tracing::info!(model = config.name, revision, threads, "serving");
 
-    // It ends with the consumer.
+    // The renewer ends with the consumer.
     tokio::spawn(consumer.renewer().run());
-    let service = Service::new(
+    let service = Service::new(ServiceParts {
         consumer,
         runner,
         assembler,
-        admin.live.clone(),
-        Arc::clone(&admin.metrics),
-        stop.clone(),
-    );
+        live_settings: admin.live_settings.clone(),
+        metrics: Arc::clone(&admin.metrics),
+        stop: stop.clone(),
+    });
     unready_at(stop.clone(), Arc::clone(admin));
     Ok(service)
 }
@@ -270,15 +270,20 @@ async fn digest(path: PathBuf, pinned: Option<String>) -> Result<Artifact, Fatal
     let open = move || Artifact::open(Path::new(&path), pinned.as_deref());
     tokio::task::spawn_blocking(open)
         .await
-        .unwrap_or_else(|error| Err(Fatal::new(Reason::ArtifactMissing, error.to_string())))
+        .unwrap_or_else(|error| {
+            Err(Fatal::new(
+                TerminationReason::ArtifactMissing,
+                error.to_string(),
+            ))
+        })
 }
 
-/// Ends when a forward pass hangs, and then the process must end too, so that others take its requests. The lease is
-/// another matter: it is kept for as long as the process lives, however long a pass takes.
+/// Waits until a forward pass hangs; then the process must end, so that others take its requests. Its leases would be
+/// renewed for as long as it lives, however long a pass takes.
 async fn hung(admin: &Admin) -> Fatal {
     loop {
         if let Some(hang) = admin.hang() {
-            return Fatal::new(Reason::DeviceUnavailable, hang.to_string());
+            return Fatal::new(TerminationReason::DeviceUnavailable, hang.to_string());
         }
         tokio::time::sleep(WATCH).await;
     }
@@ -292,7 +297,7 @@ fn unready_at(stop: CancellationToken, admin: Arc<Admin>) {
     });
 }
 
-/// Told to stop by SIGTERM, or by Ctrl-C.
+/// Listens for SIGTERM and Ctrl-C, which tell the process to stop.
 fn stop_on_signals() -> Result<CancellationToken, Error> {
     let listen =
         |kind| signal(kind).map_err(|error| Error::System(format!("listen for signals: {error}")));

@@ -3,29 +3,24 @@
 use std::path::Path;
 
 use bytes::{Bytes, BytesMut};
-use carpool_crds::{ATTENTION_MASK, Dimension, Model, TensorSpec, Text};
+use carpool_crds::{
+    Dimension, Model, TensorSpec, Text,
+    tensor_names::{ATTENTION_MASK, LABEL, SCORE, TOKEN_TYPE_IDS},
+};
 use carpool_protocol::{Datatype, Tensor};
 use tokenizers::{Encoding, Tokenizer};
 
 use crate::{
-    assemble::item_shape,
     block::extent,
-    fatal::{Fatal, Reason},
+    fatal::{Fatal, TerminationReason},
     tokens::Tokens,
     unreadable,
 };
 
-/// The input that holds texts.
-pub const TEXT: &str = "text";
-/// The output that holds the best label of each text.
-pub const LABEL: &str = "label";
-/// The output that holds the best label's probability.
-pub const SCORE: &str = "score";
-
 /// A tokenizer and the labels of one model.
 pub struct TextModel {
     tokens: Tokens,
-    /// Each input's name and the value that fills the rest of a shorter row.
+    /// The name of each input and the value that fills the rest of a shorter row.
     inputs: Vec<(String, i64)>,
     /// The one length that the model takes, where it takes no other.
     fixed: Option<usize>,
@@ -40,11 +35,11 @@ impl TextModel {
         let path = folder.join(&text.tokenizer);
         if !path.is_file() {
             let message = format!("the artifact holds no file {}", text.tokenizer);
-            return Err(Fatal::new(Reason::ArtifactMissing, message));
+            return Err(Fatal::new(TerminationReason::ArtifactMissing, message));
         }
-        let invalid = |message: String| Fatal::new(Reason::ModelInvalid, message);
+        let invalid = |message: String| Fatal::new(TerminationReason::ModelInvalid, message);
         let tokenizer = Tokenizer::from_file(&path).map_err(|error| {
-            let why = unreadable::no_json(&path).unwrap_or_else(|| error.to_string());
+            let why = unreadable::why_not_json(&path).unwrap_or_else(|| error.to_string());
             invalid(format!(
                 "failed to load the tokenizer {}: {why}",
                 text.tokenizer
@@ -63,13 +58,13 @@ impl TextModel {
         })
     }
 
-    /// How many tokens the tokenizer knows.
+    /// The number of tokens that the tokenizer knows.
     pub fn vocabulary(&self) -> usize {
         self.tokens.vocabulary()
     }
 
-    /// The model's inputs for some texts, one row each, padded with the input's `pad` to the length that the model takes
-    /// or, where that is variable, to the longest. The error is the client's.
+    /// Makes the model's inputs of some texts, one row each, padded with the input's `pad` to the length that the model
+    /// takes or, where that is variable, to the longest. The error is the client's.
     pub fn tokenize(&self, texts: &[&str]) -> Result<Vec<Tensor>, String> {
         let encodings = texts
             .iter()
@@ -101,8 +96,8 @@ impl TextModel {
             .collect()
     }
 
-    /// The labels and scores of some rows of logits: softmax over each row, and the name of its largest value. An error
-    /// where a row has none, as a text without tokens may do to a model.
+    /// Makes labels and scores of some rows of logits: softmax over each row, and the name of its largest value. An
+    /// error where a row has none, as a text without tokens may do to a model.
     pub fn classify(&self, logits: &Tensor) -> Result<[Tensor; 2], String> {
         let values: Vec<f32> = logits
             .data
@@ -151,9 +146,9 @@ fn fixed_length(model: &Model, text: &Text) -> Result<Option<usize>, String> {
         return Err(format!(
             "inputs: with text all have one and the same dimension, such as [-1] or [128]; {} is {}, {} is {}",
             first.name,
-            item_shape(first),
+            first.written_shape(),
             odd.name,
-            item_shape(odd)
+            odd.written_shape()
         ));
     }
     let Some(length) = first.shape[0].fixed().map(extent) else {
@@ -175,13 +170,13 @@ fn fixed_length(model: &Model, text: &Text) -> Result<Option<usize>, String> {
     Ok(Some(length))
 }
 
-/// One of the tensors that a tokenizer gives.
+/// Makes the tensor of this name of some encodings.
 fn tokens(name: &str, pad: i64, encodings: &[Encoding], length: usize) -> Result<Tensor, String> {
     let mut data = BytesMut::with_capacity(encodings.len() * length * size_of::<i64>());
     for encoding in encodings {
         let values = match name {
             ATTENTION_MASK => encoding.get_attention_mask(),
-            "token_type_ids" => encoding.get_type_ids(),
+            TOKEN_TYPE_IDS => encoding.get_type_ids(),
             _ => encoding.get_ids(),
         };
         let row = values.iter().map(|value| i64::from(*value));
@@ -220,7 +215,7 @@ mod tests {
         let (index, score) = most_probable(&[0.0, 2.0]);
         assert_eq!(index, 1);
         assert!((score - 0.880_797).abs() < 1e-6, "{score}");
-        // Without the largest subtracted this would be infinity over infinity.
+        // The largest logit is subtracted first: without that the result would be infinity over infinity.
         assert_eq!(most_probable(&[1000.0, 0.0]), (0, 1.0));
     }
 }

@@ -3,13 +3,13 @@
 use carpool_crds::Text;
 use tokenizers::{Encoding, PostProcessor, Tokenizer, TruncationParams};
 
-/// Bytes of text for each token that is wanted: the first cut. Few texts fill their tokens with more.
+/// The bytes of text for each wanted token in the first cut of a text. Few texts fill their tokens with more.
 const FIRST_CUT: usize = 16;
-/// The least of that, in bytes.
+/// The least bytes of the first cut of a text.
 const LEAST_CUT: usize = 1 << 10;
-/// A text of up to so many first cuts is tokenized whole: trying cuts would take as long.
+/// The number of first cuts up to which a text is tokenized whole: trying cuts would take as long.
 const WHOLE: usize = 4;
-/// No more than so many first cuts of a text are read.
+/// The most first cuts of a text that are read.
 const MOST: usize = 16;
 
 /// A tokenizer that cuts texts to a number of tokens.
@@ -19,8 +19,8 @@ pub struct Tokens {
 }
 
 impl Tokens {
-    /// Makes a tokenizer cut as the resource says. What the file says of cutting and padding doesn't count: it is
-    /// Carpool that does both.
+    /// Makes a tokenizer cut as the resource says. The tokenizer's own settings of cutting and padding don't count:
+    /// Carpool does both.
     pub fn new(mut tokenizer: Tokenizer, text: &Text) -> Result<Self, String> {
         let max_length = text.max_length as usize;
         let added = tokenizer
@@ -48,16 +48,16 @@ impl Tokens {
         })
     }
 
-    /// How many tokens are known.
+    /// The number of tokens that the tokenizer knows.
     pub fn vocabulary(&self) -> usize {
         self.tokenizer.get_vocab_size(true)
     }
 
-    /// The tokens of a text, cut to the length that is wanted.
+    /// Makes the tokens of a text, cut to the wanted length.
     ///
-    /// Tokenizing takes a second for some megabytes of which a few kilobytes are wanted, so only the beginning of a long
-    /// text is tokenized. How a tokenizer splits may depend on what follows, so a cut counts only if one twice as long
-    /// begins with the same tokens.
+    /// Tokenizing takes a second for some megabytes of which a few kilobytes are wanted, so only the beginning of a
+    /// long text is tokenized. A tokenizer's splits may depend on what follows, so a cut counts only if one twice as
+    /// long begins with the same tokens.
     pub fn encode(&self, text: &str) -> tokenizers::Result<Encoding> {
         let first = (self.max_length * FIRST_CUT).max(LEAST_CUT);
         if text.len() <= first * WHOLE {
@@ -152,7 +152,8 @@ mod tests {
             .collect()
     }
 
-    /// One of each kind: words of their own, bytes, whole texts, and tokens that hold or take in whitespace.
+    /// The tokenizers, one of each kind: words of their own, bytes, whole texts, and tokens that hold or take in
+    /// whitespace.
     fn tokenizers() -> Vec<(&'static str, Tokenizer)> {
         let names = ["[UNK]", "[CLS]", "[SEP]"];
         let word_piece = WordPieceTrainer::builder()
@@ -196,7 +197,7 @@ mod tests {
                 AddedToken::from("fox", false).single_word(true),
             ])
             .unwrap();
-        // Without splitting first, merges may reach over words.
+        // Merges may reach over words where nothing splits first.
         let unsplit = trained(
             BPE::default(),
             bytes(),
@@ -237,7 +238,7 @@ mod tests {
         encoding.get_ids()
     }
 
-    /// What texts are made of, much of it at odds with whitespace, bytes or words.
+    /// The pieces that texts are made of, much of it at odds with whitespace, bytes or words.
     fn pieces() -> impl Strategy<Value = String> {
         let fixed = [
             "fox",
@@ -272,7 +273,7 @@ mod tests {
         prop_oneof![
             12 => prop::sample::select(fixed.to_vec()).prop_map(str::to_owned),
             2 => "\\PC{1,20}",
-            // One word, one run of whitespace, longer than some cuts.
+            // These are one word or one run of whitespace, longer than some cuts.
             1 => (1..600usize).prop_map(|length| "ab".repeat(length)),
             1 => (1..600usize).prop_map(|length| " ".repeat(length)),
         ]
@@ -304,7 +305,7 @@ mod tests {
     fn what_fills_no_tokens_is_read_further() {
         for (name, tokenizer) in tokenizers() {
             let tokens = cutting(&tokenizer, 16);
-            // More whitespace than the first cut holds, and then words.
+            // The text has more whitespace than the first cut holds, and then words.
             let text = format!("fox{}lazy dog {}", " ".repeat(6000), "fox ".repeat(3000));
             let (given, expected) = (tokens.encode(&text).unwrap(), tokens.whole(&text).unwrap());
             assert_eq!(ids(&given), ids(&expected), "{name}");
@@ -315,7 +316,7 @@ mod tests {
     fn a_huge_text_takes_no_longer_than_its_beginning() {
         let texts = [
             CORPUS.repeat(8_000),
-            // No whitespace to cut at, and no tokens to fill.
+            // This text has no whitespace to cut at, and the next no tokens to fill.
             "a".repeat(1 << 20),
             " ".repeat(1 << 20),
             "中".repeat(1 << 18),

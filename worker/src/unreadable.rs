@@ -1,4 +1,4 @@
-//! What a file is that can't be read as what it should be, and what to do about it.
+//! The kinds of files that can't be read as what they should be, and the advice on each.
 
 use std::{
     fs::File,
@@ -8,13 +8,13 @@ use std::{
 
 use rawzip::{CompressionMethod, RECOMMENDED_BUFFER_SIZE, ZipArchive, ZipArchiveEntryWayfinder};
 
-/// How TorchScript is saved.
+/// The advice on how to save TorchScript.
 const SAVE: &str = "save it as TorchScript: torch.jit.trace(model, example).save(\"model.pt\")";
-/// The bytes of a file that tell its kind.
+/// The number of bytes of a file that tell its kind.
 const HEAD: u64 = 4096;
 
-/// What a file is that libtorch doesn't load, where that can be told from what it holds.
-pub fn no_torch_script(file: &Path) -> Option<String> {
+/// Tells why libtorch doesn't load a file, where that can be seen from its content.
+pub fn why_not_torch_script(file: &Path) -> Option<String> {
     let head = head(file)?;
     if let Some(message) = not_the_file(&head) {
         return Some(message);
@@ -22,19 +22,19 @@ pub fn no_torch_script(file: &Path) -> Option<String> {
     if head.starts_with(b"PK\x03\x04") {
         return archive(file);
     }
-    // Before PyTorch 1.6: a pickle of this number, then others.
+    // The format before PyTorch 1.6: a pickle of this number, then others.
     if head.starts_with(b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.") {
         return Some(format!(
             "it was written by torch.save, not as TorchScript; load it in Python and {SAVE}"
         ));
     }
-    // A pickle of any protocol since 2 begins with it.
+    // A pickle of any protocol since 2 begins so.
     if matches!(head[..], [0x80, 2..=5, ..]) {
         return Some(format!(
             "it is a Python pickle, not TorchScript; load it in Python and {SAVE}"
         ));
     }
-    // Eight bytes of length, then a JSON object.
+    // The head of safetensors: eight bytes of length, then a JSON object.
     if head.get(8..10) == Some(b"{\"") {
         return Some(format!(
             "it is safetensors: weights without the model's code; load them into the model in Python and {SAVE}"
@@ -43,8 +43,8 @@ pub fn no_torch_script(file: &Path) -> Option<String> {
     None
 }
 
-/// What a file is that holds no JSON, where that can be told from what it holds.
-pub fn no_json(file: &Path) -> Option<String> {
+/// Tells why a file holds no JSON, where that can be seen from its content.
+pub fn why_not_json(file: &Path) -> Option<String> {
     not_the_file(&head(file)?)
 }
 
@@ -58,7 +58,7 @@ fn head(file: &Path) -> Option<Vec<u8>> {
     Some(head)
 }
 
-/// What stands where a file should be that was never brought.
+/// Tells of a stand-in for a file that was never brought.
 fn not_the_file(head: &[u8]) -> Option<String> {
     if head.is_empty() {
         return Some("the file is empty: copy it again".to_owned());
@@ -81,7 +81,7 @@ fn not_the_file(head: &[u8]) -> Option<String> {
     None
 }
 
-/// What a zip archive is that libtorch doesn't load.
+/// Tells why libtorch doesn't load a zip archive.
 fn archive(file: &Path) -> Option<String> {
     let file = File::open(file).ok()?;
     let archive = match Archive::open(file) {
@@ -93,7 +93,7 @@ fn archive(file: &Path) -> Option<String> {
         }
     };
     if archive.holds("code/") {
-        // It is TorchScript. Libtorch knows best what is wrong with it, unless bytes have changed.
+        // The archive is TorchScript: libtorch knows best what is wrong with it, unless bytes have changed.
         return archive.damage().map(|(name, error)| {
             format!("it is TorchScript, but damaged at {name} ({error}): copy it again")
         });
@@ -136,7 +136,7 @@ fn archive(file: &Path) -> Option<String> {
 /// A zip archive as torch writes them: all parts in one folder of any name, none compressed.
 struct Archive {
     zip: ZipArchive<rawzip::FileReader>,
-    /// Each part's name within the folder.
+    /// The name of each part within the folder, how it is compressed, and where it is.
     parts: Vec<(String, CompressionMethod, ZipArchiveEntryWayfinder)>,
 }
 
@@ -163,7 +163,7 @@ impl Archive {
         self.parts.iter().any(|(name, ..)| name.starts_with(begin))
     }
 
-    /// How a part begins.
+    /// The first bytes of a part.
     fn begin(&self, part: &str) -> Option<Vec<u8>> {
         let (.., entry) = self.parts.iter().find(|(name, ..)| name == part)?;
         let mut begin = Vec::new();
@@ -189,16 +189,16 @@ impl Archive {
     }
 }
 
-/// What `torch.save` was given.
+/// The kinds of values that `torch.save` is given.
 enum Pickled {
     Dict,
     Object(String),
 }
 
-/// What a pickle of `torch.save` begins with, in the protocol that it uses unless told otherwise.
+/// Tells what a pickle of `torch.save` holds, in the protocol that it uses unless told otherwise.
 fn pickled(head: &[u8]) -> Option<Pickled> {
     let rest = head.strip_prefix(b"\x80\x02")?;
-    // EMPTY_DICT, or GLOBAL: a module's and a class's name, a line each.
+    // The pickle begins with EMPTY_DICT, or with GLOBAL: a module's and a class's name, a line each.
     if rest.starts_with(b"}") {
         return Some(Pickled::Dict);
     }

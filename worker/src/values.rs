@@ -3,14 +3,17 @@
 use std::ops::RangeInclusive;
 
 use bytes::Bytes;
-use carpool_crds::{ATTENTION_MASK, Datatype, TensorSpec};
+use carpool_crds::{
+    Datatype, TensorSpec,
+    tensor_names::{ATTENTION_MASK, INPUT_IDS, TOKEN_TYPE_IDS},
+};
 use half::{bf16, f16};
 use rand::{RngExt, rngs::StdRng};
 
 use crate::assemble::element;
 
-/// What made-up tensors hold, as far as their bounds allow. Whole numbers stay small: one that is no index of a model's
-/// table is an error, on a GPU one that costs the process.
+/// The content of made-up tensors, as far as their bounds allow. Whole numbers stay small: one that is no index of a
+/// model's table is an error, on a GPU one that costs the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fill {
     /// Floats from -1 to 1, whole numbers 0 and 1.
@@ -24,11 +27,11 @@ pub enum Fill {
 }
 
 impl Fill {
-    /// All, the most telling first.
+    /// The fills, the most telling first.
     pub const ALL: [Self; 4] = [Self::Varied, Self::Positive, Self::Ones, Self::Zeros];
 }
 
-/// What an input's elements must lie between.
+/// The bounds that an input's elements must lie between.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
     low: f64,
@@ -36,7 +39,7 @@ pub struct Bounds {
 }
 
 impl Bounds {
-    /// Those that an input declares, and those of what its datatype holds where it holds little.
+    /// The bounds that an input declares, and those of its datatype where that holds little.
     pub fn of(spec: &TensorSpec) -> Self {
         let (low, high) = match spec.datatype {
             Datatype::Uint8 => (0.0, 255.0),
@@ -51,25 +54,25 @@ impl Bounds {
         }
     }
 
-    /// What lies between them and is nearest to a value.
+    /// The value between the bounds that is nearest to another.
     pub fn nearest(self, value: f64) -> f64 {
         value.max(self.low).min(self.high)
     }
 
-    /// The same in single precision, to which bounds are rounded.
+    /// The value between the bounds that is nearest to another in single precision, to which bounds are rounded.
     #[expect(clippy::cast_possible_truncation, reason = "said above")]
     pub fn nearest32(self, value: f32) -> f32 {
         value.max(self.low as f32).min(self.high as f32)
     }
 
-    /// A range that lies between them and is nearest to a range. It is as wide, where there is room.
+    /// The range between the bounds that is nearest to another, and as wide where there is room.
     fn floats(self, range: &RangeInclusive<f64>) -> RangeInclusive<f64> {
         let width = range.end() - range.start();
         let high = self.nearest(self.nearest(*range.start()) + width);
         self.nearest(high - width)..=high
     }
 
-    /// The same for whole numbers.
+    /// The range of whole numbers between the bounds that is nearest to another, and as wide where there is room.
     #[expect(
         clippy::cast_possible_truncation,
         reason = "what is beyond 64 bits becomes the last number that is not"
@@ -83,7 +86,7 @@ impl Bounds {
     }
 }
 
-/// So many elements of an input, as raw little-endian bytes. Of text models the ids are those of a `vocabulary`.
+/// Makes this many elements of an input, as raw little-endian bytes. A text model's ids are those of a `vocabulary`.
 pub fn values(
     spec: &TensorSpec,
     fill: Fill,
@@ -93,8 +96,8 @@ pub fn values(
 ) -> Bytes {
     let known = match (spec.name.as_str(), vocabulary) {
         (ATTENTION_MASK, _) => Some(1..=1),
-        ("token_type_ids", _) => Some(0..=0),
-        ("input_ids", Some(vocabulary)) => Some(0..=vocabulary - 1),
+        (TOKEN_TYPE_IDS, _) => Some(0..=0),
+        (INPUT_IDS, Some(vocabulary)) => Some(0..=vocabulary - 1),
         _ => None,
     };
     let (floats, whole) = match fill {
@@ -133,7 +136,6 @@ mod tests {
     use rand::SeedableRng;
 
     use super::*;
-    use crate::assemble::datatype;
 
     #[test]
     fn ranges_move_between_the_bounds_and_shrink_only_where_they_must() {
@@ -172,7 +174,7 @@ mod tests {
             carpool_crds::Datatype::Fp32,
             carpool_crds::Datatype::Fp64,
         ];
-        for name in ["x", "input_ids", ATTENTION_MASK] {
+        for name in ["x", INPUT_IDS, ATTENTION_MASK] {
             for (minimum, maximum) in [
                 (None, None),
                 (Some(3.0), None),
@@ -191,7 +193,7 @@ mod tests {
                     };
                     for fill in Fill::ALL {
                         let data = values(&spec, fill, 50, Some(100), &mut random);
-                        let outside = first_outside(datatype(of), &data, minimum, maximum);
+                        let outside = first_outside(of.into(), &data, minimum, maximum);
                         assert_eq!(outside, None, "{spec:?} {fill:?}");
                     }
                 }

@@ -12,24 +12,25 @@ use crate::{
     assemble::Assembler,
     backend::RunError,
     executor::Executor,
-    fatal::{Fatal, Reason},
+    fatal::{Fatal, TerminationReason},
     item::{Item, Slice},
     probe::{Fill, Probe},
-    proof::prove,
+    proof::{ProofOptions, prove},
 };
 
 /// The most time that warming up may take once the model has proved itself.
 const BUDGET: Duration = Duration::from_secs(5);
-/// TorchScript profiles a graph on its first run and compiles it on the second.
+/// The number of single-row runs before the proof: TorchScript profiles a graph on its first run and compiles it on the
+/// second.
 const PROOF_RUNS: usize = 3;
-/// Runs of one size with one number of threads, of which the fastest counts.
+/// The number of runs of one size with one number of threads, of which the fastest counts.
 const TRIAL_RUNS: usize = 5;
-/// The time after which no further one is begun.
+/// The time after which no further trial run is begun.
 const TRIAL_BUDGET: Duration = Duration::from_millis(100);
-/// Made-up rows of one kind that are tried before another kind is: a model may not take each.
+/// The number of made-up rows of one kind that are tried before another kind is: a model may not take each.
 const TRIED: usize = 4;
-/// The lengths of made-up items where no bound is declared: the first that the model takes. What is too long for it can
-/// cost its GPU.
+/// The lengths of made-up items where no bound is declared, of which the first that the model takes counts. One too
+/// long for the model can cost its GPU.
 const UNBOUNDED: [i64; 3] = [8, 64, 512];
 
 /// Finds rows that the model takes: those of its `examples`, which must succeed, or made-up ones. With them it is proved
@@ -57,13 +58,13 @@ pub fn warm_up(
     };
     for _ in 1..PROOF_RUNS {
         match run(executor, &mut probe, 1, length) {
-            // Other made-up numbers may be none for it.
+            // A model may take other made-up numbers than these.
             Ok(()) | Err(RunError::Model(_)) => {}
             Err(error) => return Err(error.into()),
         }
     }
     let lengths = lengths(model, length);
-    // Texts of this length will come.
+    // Clients will send texts of this length.
     if let (Some(text), Some(longest)) = (&model.text, lengths.last())
         && let Err(error @ RunError::Model(_)) = run(executor, &mut probe, 1, *longest)
     {
@@ -71,23 +72,29 @@ pub fn warm_up(
             "the model fails on a text of spec.model.text.maxLength, {} tokens: {error}; lower maxLength to what it takes",
             text.max_length
         );
-        return Err(Fatal::new(Reason::ModelInvalid, message));
+        return Err(Fatal::new(TerminationReason::ModelInvalid, message));
     }
-    // Two lengths that differ, for rows beside longer ones.
+    // The pair is two lengths that differ, for rows beside longer ones.
     let pair = match lengths[..] {
         [only] if model.text.is_none() => (only, only * 2),
         [only] => ((only + 1) / 2, only),
         [first, second, ..] => (first, second),
         [] => (length, length),
     };
-    prove(executor, &mut probe, model, pair, examples, max_batch_size)?;
+    let options = ProofOptions {
+        model,
+        examples,
+        lengths: pair,
+        max_batch_size,
+    };
+    prove(executor, &mut probe, options)?;
     let proved = started.elapsed();
     prepare(executor, &mut probe, &lengths, max_batch_size)?;
     tracing::info!(?proved, took = ?started.elapsed(), "warmed up");
     Ok(())
 }
 
-/// What the model can be run with, and its length; the error that it gave where nothing is.
+/// Finds items that the model takes, and their length; the inner error is the model's where it takes none.
 fn find<'a>(
     executor: &mut Executor,
     assembler: &'a Assembler,
@@ -160,7 +167,7 @@ fn prepare(
         }
         match run(executor, probe, rows, length) {
             Ok(()) => {}
-            Err(error @ RunError::Lost(_)) => return Err(error.into()),
+            Err(error @ RunError::DeviceLost(_)) => return Err(error.into()),
             // A model may well refuse a length that nobody will send, and a batch too large for memory will be halved.
             Err(error) => tracing::info!(rows, length, %error, "skipped a size in warming up"),
         }
@@ -184,7 +191,7 @@ fn choose_threads(executor: &mut Executor, probe: &mut Probe<'_>, sizes: &[(i64,
         let one = fastest(executor, &slices);
         executor.one_thread_up_to(0);
         let all = fastest(executor, &slices);
-        // Less than a tenth may be chance.
+        // A gain of less than a tenth may be chance.
         if !matches!((one, all), (Ok(one), Ok(all)) if one * 10 < all * 9) {
             break;
         }
@@ -197,7 +204,7 @@ fn choose_threads(executor: &mut Executor, probe: &mut Probe<'_>, sizes: &[(i64,
     );
 }
 
-/// The time of the fastest of some runs: whatever else the machine does only ever slows one down.
+/// Measures the fastest of some runs: whatever else the machine does only ever slows one down.
 fn fastest(executor: &mut Executor, slices: &[Slice]) -> Result<Duration, RunError> {
     let begun = Instant::now();
     let mut fastest = Duration::MAX;
@@ -274,7 +281,7 @@ mod tests {
         assert_eq!(lengths(&model(text), 8), [8, 16, 20]);
     }
 
-    /// Alone it takes a millisecond for the square of the rows; together they take ten for any.
+    /// A model that takes a millisecond for the square of its rows on one thread, and ten for any number on several.
     struct Timed {
         threads: Arc<AtomicUsize>,
         runs: Arc<Mutex<Vec<(i64, usize)>>>,

@@ -1,4 +1,4 @@
-//! What Python saves that is no TorchScript, and what the refusal says of it.
+//! The files that Python saves and that are no TorchScript, and the refusal of each.
 
 #![allow(
     clippy::unwrap_used,
@@ -12,13 +12,13 @@ use carpool_crds::Device;
 use carpool_worker::{
     assemble::Assembler,
     backend::TorchScript,
-    fatal::{Fatal, Reason},
+    fatal::{Fatal, TerminationReason},
 };
 use common::{MLP, TEXT, declared};
 
 mod common;
 
-/// Each file as torch of this very version writes it.
+/// The script with which torch of this very version writes each file.
 const SAVE: &str = r#"
 import pickle, sys, torch
 from torch import nn
@@ -42,7 +42,7 @@ fn load(file: &Path) -> Result<(), Fatal> {
 
 fn refusal(file: &Path) -> String {
     let fatal = load(file).unwrap_err();
-    assert_eq!(fatal.reason, Reason::ModelInvalid);
+    assert_eq!(fatal.reason, TerminationReason::ModelInvalid);
     fatal.message
 }
 
@@ -64,7 +64,7 @@ fn what_is_no_torch_script_is_named() {
 
     let whole = std::fs::read(path("torch_script")).unwrap();
     std::fs::write(path("truncated"), &whole[..whole.len() / 2]).unwrap();
-    // The name of an attribute in a part that isn't compressed.
+    // The name of an attribute is changed in a part that isn't compressed.
     let mut changed = whole.clone();
     let name = b"training";
     let at = whole.windows(name.len()).position(|window| window == name);
@@ -116,7 +116,7 @@ fn what_is_no_torch_script_is_named() {
     }
 }
 
-/// What stands where a file should be that was never brought.
+/// The stand-ins for a file that was never brought.
 const NEVER_BROUGHT: [(&str, &str); 4] = [
     ("", "empty"),
     (
@@ -145,7 +145,7 @@ fn what_was_never_brought_is_named() {
         std::fs::write(&tokenizer, content).unwrap();
         let loaded = Assembler::load("m", "r", &declared(TEXT), folder.path());
         let fatal = loaded.err().unwrap();
-        assert_eq!(fatal.reason, Reason::ModelInvalid);
+        assert_eq!(fatal.reason, TerminationReason::ModelInvalid);
         assert!(fatal.message.contains("tokenizer.json"), "{fatal}");
         assert!(fatal.message.contains(says), "{fatal}");
     }

@@ -21,9 +21,9 @@ use carpool_queue::FailureKind;
 use carpool_worker::{
     admin::Admin,
     backend::{Backend, RunError, Staged, TorchScript},
-    executor::{Executor, Lost},
+    executor::{DeviceLost, Executor},
     item::Slice,
-    live::Live,
+    live_settings::LiveSettings,
     progress::Progress,
     runner::Runner,
 };
@@ -55,7 +55,7 @@ impl Backend for Small {
             let most = most.load(Ordering::Relaxed);
             if most == 0 {
                 let words = "CUDA error: device-side assert triggered";
-                return Err(RunError::Lost(words.to_owned()));
+                return Err(RunError::DeviceLost(words.to_owned()));
             }
             if rows > most {
                 return Err(RunError::OutOfMemory("CUDA out of memory".to_owned()));
@@ -114,7 +114,7 @@ fn a_lost_device_answers_nothing() {
     let lost = loaded.executor.run(&items.map(Slice::whole)).unwrap_err();
     assert_eq!(
         lost,
-        Lost("CUDA error: device-side assert triggered".to_owned())
+        DeviceLost("CUDA error: device-side assert triggered".to_owned())
     );
     assert_eq!(sizes.lock().unwrap().len(), 1);
 }
@@ -135,9 +135,9 @@ fn memory_that_others_gave_back_is_used_again() {
     rows.store(8, Ordering::Relaxed);
     let whole = (0..1000).position(|_| batch(&sizes) == [8]);
     assert!(whole.unwrap() > 1, "it is not tried each time");
-    // It lasts.
+    // The raised limit lasts.
     assert_eq!(batch(&sizes), [8]);
-    // And is given up as soon as it fails again.
+    // The size is given up as soon as it fails again.
     rows.store(4, Ordering::Relaxed);
     assert_eq!(batch(&sizes), [8, 4, 4]);
     assert_eq!(batch(&sizes), [4, 4]);
@@ -154,7 +154,7 @@ impl Backend for Doubtful {
         Ok(Box::new(move || {
             if floats(&inputs[0]).iter().any(|value| *value > 100.0) {
                 let words = "CUDA error: invalid configuration argument";
-                return Err(RunError::Lost(words.to_owned()));
+                return Err(RunError::DeviceLost(words.to_owned()));
             }
             let rows = inputs[0].shape[0];
             let zeros = vec![0; usize::try_from(rows * 12).unwrap()];
@@ -187,7 +187,7 @@ fn a_device_is_asked_before_it_is_called_lost() {
         (ran, *asked.lock().unwrap())
     };
     let (ran, asked) = run(true);
-    // The batch, its half and the request itself.
+    // The device was asked for the batch, its half and the request itself.
     assert_eq!(asked, 3);
     for (index, outputs) in ran.unwrap().into_iter().enumerate() {
         match outputs {
@@ -234,7 +234,7 @@ impl Backend for Beside {
 #[tokio::test]
 async fn a_batch_is_made_ready_while_another_runs() {
     let loaded = load(MLP, mlp);
-    // One that is staged where the runner is, and one that is not.
+    // The first batch is staged where the runner is, the second is not.
     let slices =
         [4, 4 * 10_000].map(|count| Slice::whole(loaded.item(&numbers(&vec![0.0; count]))));
     let runner = Runner::start(move || {
@@ -276,7 +276,7 @@ impl Backend for Stuck {
 async fn a_run_that_hangs_is_noticed() {
     let loaded = load(MLP, mlp);
     let slice = Slice::whole(loaded.item(&numbers(&[0.0; 4])));
-    let live = Live {
+    let settings = LiveSettings {
         max_batch_size: 1,
         max_delay: Duration::ZERO,
         queue: carpool_queue::ConsumerLimits {
@@ -293,7 +293,7 @@ async fn a_run_that_hangs_is_noticed() {
         model: tokio::sync::watch::Sender::new(None),
         metrics: Arc::default(),
         progress: Arc::clone(&progress),
-        live: tokio::sync::watch::channel(live).1,
+        live_settings: tokio::sync::watch::channel(settings).1,
     };
     let (let_go, stuck) = mpsc::channel();
     let runner = Runner::start(move || {

@@ -11,7 +11,9 @@ use std::sync::Arc;
 
 use carpool_protocol::InferResponse;
 use carpool_queue::FailureKind;
-use carpool_worker::{assemble::Assembler, fatal::Reason, item::Slice, metrics::Metrics};
+use carpool_worker::{
+    assemble::Assembler, fatal::TerminationReason, item::Slice, metrics::Metrics,
+};
 use common::{
     HIDDEN, MLP, TEXT, WORDS, assert_close, declared, floats,
     loaded::{load, mlp, torch_script},
@@ -36,7 +38,7 @@ fn together_as_alone_in_mixed_lengths() {
         for (item, together) in items.iter().zip(together) {
             let together = together.unwrap();
             let alone = loaded.alone(item);
-            // What was padded is cut back.
+            // The padding is cut back.
             assert_eq!(together[0].shape, alone[0].shape);
             assert_close(&floats(&together[0]), &floats(&alone[0]));
         }
@@ -47,7 +49,7 @@ fn together_as_alone_in_mixed_lengths() {
 fn poison_fails_alone() {
     let mut loaded = load(WORDS, common::write_words);
     let mut items: Vec<_> = (1..8).map(|id| loaded.item(&words(&[id, id]))).collect();
-    // No such row in the embedding table.
+    // The id 999 is no row of the embedding table.
     items.insert(5, loaded.item(&words(&[3, 999])));
     let metrics = Arc::new(Metrics::default());
     loaded
@@ -64,7 +66,8 @@ fn poison_fails_alone() {
             }
         }
     }
-    // Of eight: four; then two, one and one that works. More runs would be a search, not a halving.
+    // The bad one of eight is halved out: four; then two, one and one that works. More runs would be a search, not a
+    // halving.
     assert!(
         metrics
             .encode()
@@ -129,11 +132,11 @@ fn text_becomes_a_label() {
             &[1.0 / (1.0 + (-(negative - positive).abs()).exp())],
         );
     }
-    // Its tensors stay reachable: the same ids without text give the same logits.
+    // The model's own tensors stay reachable: the same ids without text give the same logits.
     let raw = loaded.item(&words(&[1, 2]));
     assert_eq!(raw.outputs, ["logits"]);
     assert_close(&floats(&loaded.alone(&raw)[0]), &logits[..2]);
-    // Longer than maxLength is cut.
+    // A text longer than maxLength is cut.
     let long = loaded.item(&texts(&["w1 w1 w1 w1 w1 w1 w1 w1"], &[]));
     assert_eq!(long.length(), 6);
 }
@@ -178,7 +181,7 @@ fn a_text_model_that_texts_do_not_fit_is_refused() {
     let refusal = |yaml: &str| {
         let fatal = Assembler::load("m", "r", &declared(yaml), folder.path());
         let fatal = fatal.err().unwrap();
-        assert_eq!(fatal.reason, Reason::ModelInvalid);
+        assert_eq!(fatal.reason, TerminationReason::ModelInvalid);
         fatal.message
     };
     let mask = "- {name: attention_mask, datatype: INT64, shape: [-1]}\n";
@@ -241,7 +244,10 @@ fn what_a_client_gets_wrong_is_named() {
         (missing, "attention_mask"),
         (output, "none"),
         (numbers(&[0.0; 4]), "input_ids"),
-        (words(&[]), "dimension"),
+        (
+            words(&[]),
+            "the input input_ids must be INT64 of shape [-1] for each row, it is INT64 of shape [1, 0]; no dimension may be 0",
+        ),
     ] {
         let failure = loaded.assembler.item(request.encode()).unwrap_err();
         assert_eq!(failure.kind, FailureKind::Invalid);
@@ -271,7 +277,7 @@ fn a_value_outside_its_bounds_is_named_and_no_warm_up_makes_one() {
         );
     }
 
-    // Without the bounds, ids of 50 and more are an error of the model; made-up ones keep to them.
+    // The model fails on ids of 50 and more; made-up ones keep to the bounds.
     let bounded = HIDDEN.replace("pad: 0", "pad: 0, minimum: 45, maximum: 49");
     let mut loaded = load(&bounded, common::write_hidden);
     loaded.warm_up(8).unwrap();
@@ -304,14 +310,14 @@ fn warming_up_proves_the_outputs() {
         ),
     ] {
         let fatal = load(&MLP.replace(from, to), mlp).warm_up(8).unwrap_err();
-        assert_eq!(fatal.reason, Reason::ModelInvalid);
+        assert_eq!(fatal.reason, TerminationReason::ModelInvalid);
         assert!(fatal.message.contains(named), "{fatal}");
     }
     std::fs::write(loaded.folder.path().join("model.pt"), "not a model").unwrap();
     let Err(fatal) = torch_script(&loaded.folder, &loaded.model) else {
         panic!("loaded nonsense");
     };
-    assert_eq!(fatal.reason, Reason::ModelInvalid);
+    assert_eq!(fatal.reason, TerminationReason::ModelInvalid);
 }
 
 #[test]
@@ -319,6 +325,6 @@ fn a_model_for_single_rows_is_refused_where_there_are_batches() {
     let mut loaded = load(MLP, common::write_single);
     loaded.warm_up(1).unwrap();
     let fatal = load(MLP, common::write_single).warm_up(8).unwrap_err();
-    assert_eq!(fatal.reason, Reason::ModelInvalid);
+    assert_eq!(fatal.reason, TerminationReason::ModelInvalid);
     assert!(fatal.message.contains("maxBatchSize: 1"), "{fatal}");
 }

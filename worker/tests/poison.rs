@@ -25,7 +25,7 @@ use tokio::{process::Command, task::JoinHandle};
 
 mod common;
 
-/// A worker that is started again whenever it ends, as a kubelet does the first time; what each ended by.
+/// A worker that is started again whenever it ends, as a kubelet does the first time, and the ends so far.
 struct Supervised {
     ends: Arc<Mutex<Vec<Option<i32>>>>,
     task: JoinHandle<()>,
@@ -64,7 +64,7 @@ fn requests(poison_at: usize) -> Vec<InferRequest> {
 
 #[tokio::test]
 async fn what_ends_the_process_fails_alone_and_all_around_it_are_answered() {
-    // The delay makes one batch of all.
+    // The delay makes one batch of all requests.
     let (redis, served) = (
         Redis::start(),
         served(
@@ -74,7 +74,7 @@ async fn what_ends_the_process_fails_alone_and_all_around_it_are_answered() {
         ),
     );
     let producer = redis.producer();
-    // One that has been started and waits, so that loading does not count.
+    // The second worker has been started and waits, so that loading does not count.
     let worker = Supervised::start(&served, &redis, "w");
     submit(&producer, &numbers(&[1.0; 4])).await.unwrap();
     let sent = Instant::now();
@@ -105,7 +105,7 @@ async fn what_ends_the_process_fails_alone_and_all_around_it_are_answered() {
     println!("the slowest neighbour was answered after {slowest:?}");
     let segv = Some(11);
     assert_eq!(ends, [segv, segv, segv], "as often as it may, no more");
-    // Who comes after finds a worker that serves.
+    // A request that comes after finds a worker that serves.
     let after = submit(&producer, &numbers(&[3.0; 4])).await.unwrap();
     assert_eq!(floats(&after.outputs[0]), [6.0; 4]);
 }

@@ -1,5 +1,5 @@
-//! What a worker under strain must not do: take a slow pass for a hung one, lose its model with its Redis, or let one large
-//! request keep all others waiting. Real processes, a real Redis and real libtorch.
+//! The worker under strain: it must not take a slow pass for a hung one, lose its model with its Redis, or let one
+//! large request keep all others waiting. Real processes, a real Redis and real libtorch.
 
 #![allow(
     clippy::unwrap_used,
@@ -30,7 +30,7 @@ async fn a_pass_longer_than_the_lease_is_answered_and_one_that_hangs_ends_the_wo
     let producer = redis.producer();
     let slow = served(MLP, &format!("{settings}}}"), common::write_heavy);
     let worker = slow.worker(&redis, "slow");
-    // Longer than the lease, on whatever machine.
+    // The run takes longer than the lease, on whatever machine.
     let mut rows = 8;
     loop {
         let begun = Instant::now();
@@ -41,13 +41,13 @@ async fn a_pass_longer_than_the_lease_is_answered_and_one_that_hangs_ends_the_wo
         }
         rows *= 2;
     }
-    // It has lived through them: another process would count anew.
+    // The same process has lived through the runs: another one would count anew.
     let runs = f64::from(u32::try_from(rows / 8).unwrap().ilog2() + 1);
     assert!((worker.metric("carpool_worker_batch_size_rows_count") - runs).abs() < 0.1);
     assert_eq!(worker.get("/livez").0, 200);
     drop(worker);
 
-    // The same model and a larger request, where such a pass is declared to hang.
+    // The request is larger than before, and such a pass is declared to hang.
     let rows = 2 * rows;
     let hangs = served(
         MLP,
@@ -68,7 +68,7 @@ async fn a_pass_longer_than_the_lease_is_answered_and_one_that_hangs_ends_the_wo
     for part in [&*format!("of {rows} rows"), "queue.runTimeout, 1s"] {
         assert!(words.contains(part), "{part}: {words}");
     }
-    // Its request is there for whoever takes it over.
+    // The request is there for whoever takes it over.
     held(&producer, 1).await;
     let _taker = slow.worker(&redis, "taker");
     assert!(open.all().await.iter().all(Result::is_ok));
@@ -94,25 +94,25 @@ async fn an_outage_of_redis_ends_no_worker_and_fails_no_start() {
     let new = Worker::launch(served.serve(&redis, "new"));
     new.logged("waiting for Redis");
     assert_eq!((new.get("/readyz").0, new.get("/livez").0), (503, 200));
-    // One that is told to stop while it waits.
+    // The worker "stopped" is told to stop while it waits.
     let mut stopped = Worker::launch(served.serve(&redis, "stopped"));
     stopped.logged("waiting for Redis");
     stopped.signal("TERM");
     assert!(stopped.wait().success());
-    // The length of the outage is what is tried.
+    // The length of the outage is what is tested.
     tokio::time::sleep(OUTAGE.saturating_sub(begun.elapsed())).await;
     redis.signal("CONT");
     assert!(open.all().await.iter().all(Result::is_ok));
     new.logged("serving");
     assert_eq!(new.get("/readyz").0, 200);
-    // Another process would count anew, or have no port.
+    // The same process serves: another one would count anew, or have no port.
     assert!(busy.metric("carpool_worker_batch_size_rows_count") >= 1.0);
     submit(&producer, &numbers(&[2.0; 4])).await.unwrap();
 }
 
 #[tokio::test]
 async fn one_request_of_many_rows_keeps_no_other_waiting() {
-    // Runs that are over before a fetch beside them would be, and longer ones.
+    // The rounds make runs that are over before a fetch beside them would be, and longer ones.
     for rounds in [0, 200] {
         let (redis, served) = (
             Redis::start(),

@@ -1,4 +1,5 @@
-//! Models as strangers bring them: what each is found to be fit for, and that no answer depends on the company in a batch.
+//! Models as strangers bring them: for each, what it is found to be fit for, and that no answer depends on the company
+//! in a batch.
 
 #![allow(
     clippy::unwrap_used,
@@ -21,18 +22,18 @@ use carpool_worker::{
     backend::TorchScript,
     batch::concatenate,
     executor::Executor,
-    fatal::{Fatal, Reason},
+    fatal::{Fatal, TerminationReason},
     item::{Item, Slice},
-    line::{Line, Open},
     probe,
     proof::difference,
     sharing::Sharing,
+    wait_queue::{Pending, WaitQueue},
     warmup::warm_up,
 };
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-/// What `tests/models/strangers.py` makes, made once.
+/// The folder of cases that `tests/models/strangers.py` makes, made once.
 fn folder() -> &'static Path {
     static FOLDER: OnceLock<tempfile::TempDir> = OnceLock::new();
     FOLDER
@@ -42,9 +43,9 @@ fn folder() -> &'static Path {
             let status = Command::new(carpool_testkit::python())
                 .arg(script)
                 .arg(folder.path())
-                // Of a kind of quantisation that models in use still have.
+                // The script uses a kind of quantisation that models in use still have, and of which torch warns.
                 .env("PYTHONWARNINGS", "ignore")
-                // This process' libtorch is the CPU half of Python's.
+                // The variable would give Python this process' libtorch, which is the CPU half of its own.
                 .env_remove("LD_LIBRARY_PATH")
                 .status();
             assert!(status.unwrap().success());
@@ -109,12 +110,12 @@ impl Case {
         Ok(self.executor.sharing().borrow().clone())
     }
 
-    /// The answers of all requests, as the service would batch them, and the sizes of its batches.
+    /// Runs all requests as the service would batch them; gives their answers, and the sizes of the batches.
     fn together(&mut self) -> (Vec<Result<Vec<Tensor>, String>>, Vec<usize>) {
-        let mut line = Line::default();
+        let mut queue = WaitQueue::default();
         for (id, item) in self.items.iter().enumerate() {
             let now = Instant::now();
-            line.push(Open {
+            queue.push(Pending {
                 id,
                 item: Arc::clone(item),
                 arrived: now,
@@ -125,23 +126,23 @@ impl Case {
             });
         }
         let (mut answers, mut sizes) = (BTreeMap::new(), Vec::new());
-        while !line.is_empty() {
+        while !queue.is_empty() {
             let sharing = self.executor.sharing().borrow().clone();
-            let ride = line.ride(sharing.max_rows.min(8), sharing.padded);
-            sizes.push(ride.slices.len());
-            let outputs = self.executor.run(&ride.slices).unwrap();
-            for (open, outputs) in ride.riders.into_iter().zip(outputs) {
+            let plan = queue.plan(sharing.max_rows.min(8), sharing.padded);
+            sizes.push(plan.slices.len());
+            let outputs = self.executor.run(&plan.slices).unwrap();
+            for (pending, outputs) in plan.requests.into_iter().zip(outputs) {
                 let answer = outputs.map_err(|failure| failure.message).map(|outputs| {
-                    let body = self.assembler.answer(&open.item, outputs).unwrap();
+                    let body = self.assembler.answer(&pending.item, outputs).unwrap();
                     InferResponse::decode(body).unwrap().outputs
                 });
-                answers.insert(open.id, answer);
+                answers.insert(pending.id, answer);
             }
         }
         (answers.into_values().collect(), sizes)
     }
 
-    /// Every answer is that of the row alone; the sizes of the batches in which they ran.
+    /// Asserts that every answer is that of the row alone; gives the sizes of the batches.
     fn assert_right(&mut self, name: &str) -> Vec<usize> {
         let (answers, sizes) = self.together();
         for (answer, expected) in answers.into_iter().zip(&self.answers) {
@@ -155,7 +156,7 @@ impl Case {
 
 #[test]
 fn each_shares_a_batch_as_far_as_no_answer_changes() {
-    // Whether rows are padded, whether they share a batch, and why not.
+    // The columns: whether rows are padded, whether they share a batch, and why not.
     for (name, padded, batched, limit) in [
         ("embedding-mean", false, true, LoadedReason::Loaded),
         ("embedding-mean-pad", false, true, LoadedReason::Unpadded),
@@ -207,7 +208,7 @@ fn each_shares_a_batch_as_far_as_no_answer_changes() {
 #[test]
 fn a_model_of_one_row_is_served_where_the_manifest_says_so() {
     let fatal = Case::load("one-row").warm_up(8).unwrap_err();
-    assert_eq!(fatal.reason, Reason::ModelInvalid);
+    assert_eq!(fatal.reason, TerminationReason::ModelInvalid);
     assert!(
         fatal.message.contains("set spec.batching.maxBatchSize: 1"),
         "{fatal}"
@@ -224,7 +225,7 @@ fn a_model_of_one_row_is_served_where_the_manifest_says_so() {
 
 #[test]
 fn a_batch_that_can_not_be_told_apart_is_not_tried_again() {
-    // Nothing warmed it up, so nothing is known of it.
+    // The model was never warmed up, so nothing is known of it.
     let mut case = Case::load("one-row");
     let sizes = case.assert_right("one-row");
     assert_eq!(sizes, [4]);
@@ -239,7 +240,7 @@ fn outputs_that_a_dictionary_lacks_are_named_with_those_it_has() {
         model["outputs"][0]["name"] = json!("logit");
     });
     let fatal = case.warm_up(8).unwrap_err();
-    assert_eq!(fatal.reason, Reason::ModelInvalid);
+    assert_eq!(fatal.reason, TerminationReason::ModelInvalid);
     for named in [r#""logit""#, r#""hidden", "logits""#] {
         assert!(fatal.message.contains(named), "{fatal}");
     }
@@ -271,17 +272,17 @@ fn an_example_that_fails_or_is_not_there_is_named() {
     for (example, reason, says) in [
         (
             json!({"request": {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}]}}),
-            Reason::ModelInvalid,
+            TerminationReason::ModelInvalid,
             "x must be at least 100",
         ),
         (
             json!({"request": {"inputs": []}}),
-            Reason::ModelInvalid,
+            TerminationReason::ModelInvalid,
             "spec.model.example",
         ),
         (
             json!({"file": "none.json"}),
-            Reason::ArtifactMissing,
+            TerminationReason::ArtifactMissing,
             "failed to read none.json",
         ),
     ] {

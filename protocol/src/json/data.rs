@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{Datatype, DecodeError, Tensor, TensorError, excerpt::Quoted, tensor::push_bytes};
 
-/// The elements in `text`, as `tensor`'s datatype and shape say. A flat array's length is not checked here.
+/// Parses the elements in `text`, as `tensor`'s datatype and shape say. A flat array's length is not checked here.
 pub(super) fn parse(tensor: &Tensor, text: &RawValue) -> Result<Vec<u8>, DecodeError> {
     let elements = tensor.elements()?;
     let text = text.get();
@@ -38,9 +38,9 @@ struct Reader<'a> {
     tensor: &'a Tensor,
     /// Whether the outermost array holds arrays.
     nested: bool,
-    /// The items so far in each array that is open.
+    /// The number of items so far in each array that is open.
     lengths: Vec<usize>,
-    /// The elements so far.
+    /// The number of elements so far.
     index: usize,
     data: Vec<u8>,
 }
@@ -76,7 +76,7 @@ impl Reader<'_> {
     /// Reads numbers, booleans and nulls from `at` on, up to the end of their array or to what is none of them, and gives
     /// the place of that.
     fn scalars(&mut self, text: &str, at: usize) -> Result<usize, DecodeError> {
-        // Most of a large message is read here, so each datatype has a loop of its own.
+        // Each datatype has a loop of its own, for most of a large message is read here.
         match self.tensor.datatype {
             Datatype::Bool => self.all(text, at, boolean),
             Datatype::Uint8 => self.all(text, at, integer(u8::to_le_bytes)),
@@ -95,7 +95,7 @@ impl Reader<'_> {
         }
     }
 
-    /// The same, where `element` reads one of them.
+    /// Reads the elements of one datatype from `at` on, each with `element`, and gives the place where they end.
     fn all<const N: usize>(
         &mut self,
         text: &str,
@@ -113,7 +113,7 @@ impl Reader<'_> {
                 b'[' | b']' | b'"' | b'{' => break,
                 _ => {
                     let rest = &bytes[at..];
-                    // A part of what stands there, such as the 1 of 1.5, is no element.
+                    // A number that is only partly an element, such as the 1 of 1.5, is none.
                     let whole = element(rest)
                         .filter(|(_, length)| rest.get(*length).is_none_or(|byte| ends(*byte)));
                     let Some((raw, length)) = whole else {

@@ -57,15 +57,15 @@ struct Described<'a> {
 /// A request whose tensors' data, most of a large one, is still text: it can be held against a model before memory
 /// and time are spent on that.
 pub struct UnreadRequest<'a> {
-    /// Its tensors have no data yet.
+    /// The request, whose tensors have no data yet.
     request: InferRequest,
-    /// The data of each.
+    /// The text of each tensor's data.
     data: Vec<&'a RawValue>,
 }
 
 impl<'a> UnreadRequest<'a> {
-    /// The request in `body`, whose syntax is checked to its end. The model's name and version are left empty: they stand
-    /// in the URL. Fields that the protocol does not have are ignored.
+    /// Reads the request in `body`, whose syntax is checked to its end. The model's name and version are left empty:
+    /// they stand in the URL. Fields that the protocol does not have are ignored.
     pub fn new(body: &'a [u8]) -> Result<Self, DecodeError> {
         let request: Request<'_> = decode_object(body)?;
         let outputs: Vec<_> = request
@@ -89,20 +89,20 @@ impl<'a> UnreadRequest<'a> {
         Ok(Self { request, data })
     }
 
-    /// All but the elements of its tensors.
+    /// A view of the request without the elements of its tensors.
     #[must_use]
     pub fn view(&self) -> RequestView<'_> {
         self.request.view()
     }
 
-    /// The whole request, its tensors' data parsed into raw bytes.
+    /// Reads the whole request, its tensors' data parsed into raw bytes.
     pub fn read(mut self) -> Result<InferRequest, DecodeError> {
         read_data(&mut self.request.inputs, &self.data)?;
         Ok(self.request)
     }
 }
 
-/// The request in `body`; the model's name and version stand in the URL and not in the JSON.
+/// Reads the request in `body`; the model's name and version stand in the URL and not in the JSON.
 pub fn decode_request(
     body: &[u8],
     model_name: &str,
@@ -115,7 +115,7 @@ pub fn decode_request(
     })
 }
 
-/// The response in `body`, read like a request.
+/// Reads the response in `body` as a request is read.
 pub fn decode_response(body: &[u8]) -> Result<InferResponse, DecodeError> {
     let response: Response<'_> = decode_object(body)?;
     let (mut outputs, data) = describe(response.outputs)?;
@@ -129,14 +129,14 @@ pub fn decode_response(body: &[u8]) -> Result<InferResponse, DecodeError> {
     })
 }
 
-/// The object in `body`, for messages that are not the protocol's, too.
+/// Reads the object in `body`, for messages that are not the protocol's, too.
 pub fn decode_object<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, DecodeError> {
-    // Some programs begin every UTF-8 text with it, and RFC 8259 lets readers skip it.
+    // A byte order mark is skipped: some programs begin every UTF-8 text with one, and RFC 8259 lets readers do so.
     let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
     serde_json::from_slice(body)
         .map(|Object(message)| message)
         .map_err(|error| {
-            // Keeping track of the path costs time, so it is done for the error alone.
+            // The path to the mistake is tracked for the error alone, for that costs time.
             let mut deserializer = serde_json::Deserializer::from_slice(body);
             let message = match serde_path_to_error::deserialize::<_, Object<T>>(&mut deserializer)
             {
@@ -147,7 +147,7 @@ pub fn decode_object<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Decode
         })
 }
 
-/// The tensors without their data, and beside each the text of it.
+/// Splits tensors into all but their data, and the text of each one's data.
 fn describe(
     described: Vec<Object<Described<'_>>>,
 ) -> Result<(Vec<Tensor>, Vec<&RawValue>), DecodeError> {

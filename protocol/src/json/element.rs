@@ -1,7 +1,7 @@
 //! One element, a JSON number, boolean or null, turned into raw bytes.
 //!
-//! Each of these functions gives the element that a text begins with and the bytes of text that it took; `None` where the
-//! datatype has none such. The text may go on: whether it may do so there is not looked at.
+//! Each of these functions gives the element that a text begins with and the bytes of text that it took; `None` where
+//! the datatype has none such. The text may go on: whether it may do so there is not looked at.
 
 use lexical_core::{FromLexical, parse_partial};
 
@@ -23,7 +23,7 @@ pub(super) fn integer<T: FromLexical, const N: usize>(
     }
 }
 
-// Each float in its own width: 7.038531e-26 read as 64 bits and then cut to 32 is another number.
+// Each float is read in its own width: 7.038531e-26 read as 64 bits and then cut to 32 is another number.
 pub(super) fn fp32(text: &[u8]) -> Option<([u8; 4], usize)> {
     let (value, length) = float(text, f32::NAN, f32::is_finite)?;
     Some((value.to_le_bytes(), length))
@@ -34,7 +34,7 @@ pub(super) fn fp64(text: &[u8]) -> Option<([u8; 8], usize)> {
     Some((value.to_le_bytes(), length))
 }
 
-/// A number beyond the type's range is read as an infinity, which JSON does not have.
+/// Reads a float. A number beyond the type's range would become an infinity, which JSON does not have, so it is none.
 fn float<T: FromLexical + Copy>(
     text: &[u8],
     nan: T,

@@ -45,7 +45,7 @@ struct Described<'a> {
     data: Data<'a>,
 }
 
-/// `request` as JSON, tensor data flat. The model's name and version are left out: they stand in the URL.
+/// Writes `request` as JSON, tensor data flat. The model's name and version are left out: they stand in the URL.
 pub fn encode_request(request: &InferRequest) -> Result<Vec<u8>, EncodeError> {
     let outputs = request
         .outputs
@@ -62,7 +62,7 @@ pub fn encode_request(request: &InferRequest) -> Result<Vec<u8>, EncodeError> {
     )
 }
 
-/// `response` as JSON, tensor data flat.
+/// Writes `response` as JSON, tensor data flat.
 pub fn encode_response(response: &InferResponse) -> Result<Vec<u8>, EncodeError> {
     write(
         &response.outputs,
@@ -101,7 +101,7 @@ fn describe(tensors: &[Tensor]) -> Result<Vec<Described<'_>>, EncodeError> {
 }
 
 fn write(tensors: &[Tensor], message: &impl Serialize) -> Result<Vec<u8>, EncodeError> {
-    // A 32-bit float takes some ten characters; a buffer that is too small grows.
+    // The buffer has room for some ten characters a 32-bit float; one that is too small grows.
     let data: usize = tensors.iter().map(|tensor| tensor.data.len()).sum();
     let mut json = Vec::with_capacity(256 + data.saturating_mul(3));
     serde_json::to_writer(&mut json, message)?;

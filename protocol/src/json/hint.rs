@@ -1,6 +1,6 @@
-//! What to do about mistakes that JSON writers often make, and of which the JSON library says only where they are.
+//! Advice about mistakes that JSON writers often make, and of which the JSON library says only where they are.
 
-/// What helps against `error`, which the JSON library found in `text`; `None` where its own words are all there is.
+/// The advice on `error`, which the JSON library found in `text`; `None` where its own words are all there is.
 pub(super) fn hint(text: &[u8], error: &serde_json::Error) -> Option<String> {
     if is_wide(text) {
         return Some("this looks like UTF-16 or UTF-32; send UTF-8".to_owned());
@@ -9,7 +9,7 @@ pub(super) fn hint(text: &[u8], error: &serde_json::Error) -> Option<String> {
     if message.starts_with("invalid unicode code point") {
         return Some("this is not UTF-8, in which JSON is sent".to_owned());
     }
-    // Of a first half without a second one, the library only says that the escape ends too soon.
+    // The library says of a first half without a second one only that the escape ends too soon.
     if ["lone leading surrogate", "unexpected end of hex escape"]
         .iter()
         .any(|said| message.starts_with(said))
@@ -31,7 +31,7 @@ pub(super) fn hint(text: &[u8], error: &serde_json::Error) -> Option<String> {
     Some(format!("`{word}` is not JSON: {says}"))
 }
 
-/// Whether characters take more than a byte each: JSON's first one is ASCII.
+/// Whether the characters of a text take more than a byte each: JSON's first one is ASCII.
 fn is_wide(text: &[u8]) -> bool {
     matches!(
         text,

@@ -7,7 +7,7 @@ use serde::{
     de::{MapAccess, Visitor, value::MapAccessDeserializer},
 };
 
-/// A `T` from an object. What `Deserialize` derives also takes an array of the fields, which the protocol has not.
+/// A `T` from an object. The derived `Deserialize` also takes an array of the fields, which the protocol has not.
 pub(super) struct Object<T>(pub(super) T);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {

@@ -9,7 +9,7 @@ use serde::{
 
 use crate::{Parameter, Parameters, excerpt::Quoted};
 
-/// Reads options; a name given twice is an error.
+/// A reader of options; a name given twice is an error.
 #[derive(Default)]
 pub(super) struct Options(pub(super) Parameters);
 

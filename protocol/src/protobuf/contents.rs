@@ -5,12 +5,10 @@ use std::fmt::Display;
 use bytes::Bytes;
 
 use crate::{
-    Datatype, DecodeError,
-    inference::InferTensorContents,
-    tensor::{TensorError, push_bytes},
+    Datatype, DecodeError, TensorError, inference::InferTensorContents, tensor::push_bytes,
 };
 
-/// The elements in `contents`, raw. Their number is not checked here.
+/// Turns the elements in `contents` into raw ones. Their number is not checked here.
 pub(super) fn to_raw(
     tensor: &str,
     datatype: Datatype,
@@ -60,7 +58,7 @@ pub(super) fn to_raw(
             .flat_map(|value| value.to_le_bytes())
             .collect(),
         Datatype::Bytes => strings(tensor, &contents.bytes_contents)?,
-        // No field holds them, so that nothing is given; the size check says so.
+        // The result is empty, for no field holds such elements; the size check says so.
         Datatype::Fp16 | Datatype::Bf16 => Vec::new(),
     };
     Ok(data.into())
@@ -81,7 +79,7 @@ const fn field(datatype: Datatype) -> &'static str {
     }
 }
 
-/// The fields that hold anything.
+/// The names of the fields that hold anything.
 fn filled(contents: &InferTensorContents) -> impl Iterator<Item = &'static str> {
     [
         ("bool_contents", contents.bool_contents.is_empty()),
@@ -97,7 +95,7 @@ fn filled(contents: &InferTensorContents) -> impl Iterator<Item = &'static str> 
     .filter_map(|(field, is_empty)| (!is_empty).then_some(field))
 }
 
-/// Elements that travel as 32 bits and are kept in the datatype's own width.
+/// Turns elements that travel as 32 bits into the datatype's own width.
 fn narrow<Wide: Copy + Display, Narrow: TryFrom<Wide>, const N: usize>(
     tensor: &str,
     datatype: Datatype,

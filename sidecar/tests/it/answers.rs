@@ -1,4 +1,4 @@
-//! What a client gets when all is well.
+//! Answers that a client gets when all is well.
 
 use bytes::Bytes;
 use carpool_protocol::{Datatype, Parameter, Tensor};
@@ -50,7 +50,7 @@ async fn every_datatype_makes_the_round_trip() {
         assert_eq!(output["datatype"], *name);
         assert_eq!(output["shape"], json!([1, 2]));
         if *name == "FP32" {
-            // JSON has no single precision: what counts is the number that comes back to the same bits.
+            // JSON has no single precision: the number must come back to the same bits.
             let numbers: Vec<f32> = serde_json::from_value(output["data"].clone()).unwrap();
             assert_eq!(numbers, [1.5, -0.1]);
         } else {
@@ -232,7 +232,7 @@ async fn server_and_model_describe_themselves() {
         "outputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 2]}],
     });
     let server = json!({"name": "carpool", "version": env!("CARGO_PKG_VERSION"), "extensions": []});
-    // No worker is there, and yet the model is ready: a request is held until one is.
+    // The model is ready though no worker is there: a request is held until one is.
     for (path, expected) in [
         ("/v2", server),
         ("/v2/health/live", json!({"live": true})),

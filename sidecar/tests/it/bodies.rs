@@ -43,7 +43,7 @@ async fn a_body_over_the_limit_is_refused_however_it_comes() {
     let rig = Rig::start(config(&pairs())).await;
     rig.echo();
     let sentence = "the body is larger than the 1048576 bytes that a request may have";
-    // The client writes it all before it reads, so that the proxy must not close on it.
+    // The client writes its whole body before it reads, so that the proxy must not close on it.
     let spaces = |bytes: usize| Bytes::from(" ".repeat(bytes));
     for bytes in [(1 << 20) + 1, 8 << 20] {
         let answer = send(request(
@@ -67,7 +67,7 @@ async fn a_body_over_the_limit_is_refused_however_it_comes() {
     rig.post(INFER, just_right).await.ok().unwrap();
 }
 
-/// Sends the head of a request and what there is of its body, and gives the first line of what comes back.
+/// Sends the head of a request and the beginning of its body, and gives the first line of the answer.
 async fn first_line(rig: &Rig, headers: &str, body: &str) -> String {
     let stream = TcpStream::connect(rig.address).await.unwrap();
     let mut stream = BufReader::new(stream);

@@ -1,4 +1,4 @@
-//! What a request may hold beside what the model takes: a number of rows, and values within bounds.
+//! The bounds of a request beside the model's shapes: its number of rows, and its elements' values.
 
 use serde_json::{Value, json};
 
@@ -6,7 +6,7 @@ use crate::rig::{INFER, Rig, config, texts};
 
 const PREDICT: &str = "/predict";
 
-/// `rows` texts.
+/// A request of `rows` texts.
 fn texts_of(rows: usize) -> Value {
     json!({"inputs": [{"name": "text", "datatype": "BYTES", "shape": [rows, 1], "data": vec!["love"; rows]}]})
 }
@@ -66,6 +66,6 @@ async fn elements_outside_of_their_bounds_never_reach_the_queue() {
     rig.echo();
     let good = ids(json!([101, 0, 30521, 102]));
     rig.post(INFER, good).await.ok().unwrap();
-    // What a tokenizer makes of a text is its own affair.
+    // The ids of a text are the tokenizer's own affair.
     rig.post(INFER, texts_of(1)).await.ok().unwrap();
 }

@@ -12,7 +12,7 @@ use hyper_util::{
 };
 use serde_json::Value;
 
-/// Longer than anything a test waits for.
+/// The time after which a test gives up, longer than anything it waits for.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 pub const JSON: Option<&str> = Some("application/json");
@@ -31,7 +31,7 @@ impl Answer {
             .unwrap_or_else(|error| panic!("{error}: {:?}", self.body))
     }
 
-    /// An `Err` is a status other than 200, with the sentence that came with it.
+    /// The answer's JSON; an `Err` is a status other than 200, with the sentence that came with it.
     pub fn ok(self) -> Result<Value, (u16, String)> {
         match self.status {
             StatusCode::OK => Ok(self.json()),
@@ -43,7 +43,7 @@ impl Answer {
         self.json()["error"].as_str().unwrap().to_owned()
     }
 
-    /// Seconds of its `Retry-After`.
+    /// The seconds of the answer's `Retry-After`.
     pub fn retry_after(&self) -> Option<u64> {
         self.headers
             .get("retry-after")?
@@ -95,7 +95,7 @@ pub fn get(address: SocketAddr, path: &str) -> Request<Full<Bytes>> {
     request(Method::GET, address, path, None, "")
 }
 
-/// A POST of JSON.
+/// A POST request of JSON.
 pub fn post(address: SocketAddr, path: &str, body: impl ToString) -> Request<Full<Bytes>> {
     let body = body.to_string();
     request(Method::POST, address, path, JSON, body)

@@ -85,7 +85,7 @@ async fn what_was_open_when_redis_went_is_answered_when_it_is_back() {
     let mut rig = Rig::start(config(&pairs())).await;
     let open = rig.post_later(INFER, pair());
     rig.length("r1", 1).await;
-    // It keeps nothing on disk, so the request is lost with it.
+    // The Redis keeps nothing on disk, so the request is lost with it.
     rig.redis = None;
     until(async || (rig.get("/v2/health/ready").await.status == 503).then_some(())).await;
     rig.redis = Some(RedisServer::start_at(rig.port));
@@ -161,7 +161,7 @@ async fn a_proxy_that_stops_waits_no_longer_than_a_request_may_take() {
     let mut config = config(&pairs());
     config["queue"]["timeout"] = json!("300ms");
     let mut rig = Rig::start(config).await;
-    // A head without an end: nothing will ever come of it.
+    // The head has no end: nothing will ever come of it.
     let mut client = TcpStream::connect(rig.address).await.unwrap();
     client.write_all(b"POST ").await.unwrap();
     rig.get("/v2").await.ok().unwrap();

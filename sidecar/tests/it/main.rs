@@ -12,6 +12,7 @@ mod answers;
 mod bodies;
 mod bounds;
 mod client;
+mod following;
 mod lifecycle;
 mod methods;
 mod process;

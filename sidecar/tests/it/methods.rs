@@ -12,7 +12,7 @@ use crate::{
 const PAGE: &str = "https://app.example.com";
 const READ: &str = "GET, HEAD, OPTIONS";
 
-/// Sends a request from a page.
+/// Sends a request as a page of another origin does.
 async fn ask(rig: &Rig, method: Method, path: &str, headers: &[(&'static str, &str)]) -> Answer {
     let body = if method == Method::POST {
         pair().to_string()

@@ -1,4 +1,4 @@
-//! The binary itself.
+//! The binary itself, as a process.
 
 use std::{
     io::{BufRead, BufReader, Read},
@@ -112,7 +112,7 @@ async fn sigterm_drains_and_ends_with_0() {
     assert_eq!(ended.await.unwrap().code(), Some(0));
 }
 
-/// A process whose limit of open files is low, and may be raised a little.
+/// The process has a low limit of open files, which may be raised a little.
 #[tokio::test]
 async fn out_of_files_it_says_so_once_and_goes_on() {
     let redis = RedisServer::start();
@@ -231,7 +231,7 @@ async fn it_takes_requests_on_the_socket_it_is_given_and_tells_where_its_admin_p
             .is_success()
     );
 
-    // While none is there, a client waits in the socket that outlives them.
+    // A client waits in the socket, which outlives the proxies, while none is there.
     first.kill().unwrap();
     first.wait().unwrap();
     let waiting = tokio::spawn(send(get(address, "/v2/health/live")));

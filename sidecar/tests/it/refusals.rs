@@ -1,4 +1,4 @@
-//! Every way to be refused, with its status and its sentence.
+//! The refusals, each with its status and its sentence.
 
 use bytes::Bytes;
 use carpool_queue::FailureKind;
@@ -14,14 +14,14 @@ use crate::{
 
 const PREDICT: &str = "/predict";
 
-/// One row for [`pairs`], with one field of its input changed.
+/// A request of one row for [`pairs`], with one field of its input changed.
 fn pair_with(field: &str, value: Value) -> String {
     let mut body = pair();
     body["inputs"][0][field] = value;
     body.to_string()
 }
 
-/// One row for [`pairs`], with this `timeout`.
+/// A request of one row for [`pairs`], with this `timeout`.
 fn pair_within(timeout: Value) -> String {
     let mut body = pair();
     body["parameters"] = json!({"timeout": timeout});
@@ -125,7 +125,7 @@ async fn what_the_model_does_not_take_never_reaches_the_queue() {
             pair_with("shape", json!([0, 2])).replace("1.5,-2.0", ""),
             r#"input "x": expected shape [-1, 2], given [0, 2]; it has no rows; send at least one: [1, 2]"#,
         ),
-        // How a tensor's data misses its shape is told by the protocol.
+        // The protocol tells how a tensor's data misses its shape.
         (
             pair_with("shape", json!([2, 2])),
             "tensor `x`: shape [2, 2] has 4 elements; 2 given: change the shape or the data",

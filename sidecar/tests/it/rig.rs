@@ -1,4 +1,4 @@
-//! One proxy under test, with its Redis.
+//! The rig: one proxy under test, with its Redis.
 
 use std::{net::SocketAddr, path::PathBuf};
 
@@ -54,12 +54,12 @@ pub fn config(model: &Value) -> Value {
     })
 }
 
-/// One row for [`pairs`].
+/// A request of one row for [`pairs`].
 pub fn pair() -> Value {
     json!({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1.5, -2.0]}]})
 }
 
-/// A proxy that serves, and its Redis.
+/// A proxy that serves, with its Redis.
 pub struct Rig {
     pub address: SocketAddr,
     pub admin: SocketAddr,
@@ -72,12 +72,12 @@ pub struct Rig {
 }
 
 impl Rig {
-    /// With a Redis that runs.
+    /// Starts a proxy with a Redis that runs.
     pub async fn start(config: Value) -> Self {
         Self::start_with(config, Args::default()).await
     }
 
-    /// With a Redis that runs and some arguments of the test's own.
+    /// Starts a proxy with a Redis that runs and some arguments of the test's own.
     pub async fn start_with(config: Value, args: Args) -> Self {
         let redis = RedisServer::start();
         let port = redis.port;
@@ -89,7 +89,7 @@ impl Rig {
         rig
     }
 
-    /// With a Redis that isn't there, or not yet.
+    /// Starts a proxy with a Redis that isn't there, or not yet.
     pub async fn without_redis(config: Value, port: u16) -> Self {
         Self::launch(config, port, Args::default()).await
     }

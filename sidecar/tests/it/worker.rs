@@ -45,7 +45,7 @@ pub async fn connect(connection: Endpoint, revision: &str) -> Consumer {
     Consumer::connect(connection, options).await.unwrap()
 }
 
-/// The inputs, as outputs; for a text its label and score.
+/// Answers with the inputs as outputs; for a text with its label and score.
 pub fn echo(_: &Job, request: InferRequest) -> Outcome {
     let outputs = if request.inputs[0].name == "text" {
         let rows = request.inputs[0].shape[0];

@@ -13,9 +13,9 @@ use carpool_crds::{Device, Model, TensorSpec};
 use carpool_protocol::{Datatype, Tensor};
 use tch::{CModule, IValue, Kind, TchError};
 
-use super::{Backend, InFlight, RunError, Staged, cuda};
+use super::{Backend, InFlight, RunError, Staged, cuda, torch_error::run_error};
 use crate::{
-    fatal::{Fatal, Reason},
+    fatal::{Fatal, TerminationReason},
     unreadable,
 };
 
@@ -26,23 +26,23 @@ pub struct TorchScript {
     threads: AtomicUsize,
 }
 
-/// What a forward pass needs.
+/// The parts of a model that a forward pass needs.
 struct Loaded {
     module: CModule,
     /// The outputs' names.
     outputs: Vec<String>,
 }
 
-/// A batch in the host's memory. To copy it to a device that is busy would only wait for it: libtorch's copies queue up
-/// behind its kernels.
+/// A batch in the host's memory. Copying it to a device that is busy would only wait for the device: libtorch's copies
+/// queue up behind its kernels.
 struct Inputs {
     model: Arc<Loaded>,
     tensors: Vec<tch::Tensor>,
     device: tch::Device,
 }
 
-/// Outputs that the device may still be computing: it works through what it was given in order, so they are there once
-/// they have been copied.
+/// The outputs of a batch, which the device may still be computing: it works through what it was given in order, so
+/// they are there once they have been copied.
 struct Running {
     model: Arc<Loaded>,
     tensors: Vec<tch::Tensor>,
@@ -60,9 +60,9 @@ impl TorchScript {
         };
         let failed = |error: TchError| match run_error(&error) {
             RunError::Model(message) => {
-                let why = unreadable::no_torch_script(file).unwrap_or(message);
+                let why = unreadable::why_not_torch_script(file).unwrap_or(message);
                 let message = format!("failed to load the model {}: {why}", file.display());
-                Fatal::new(Reason::ModelInvalid, message)
+                Fatal::new(TerminationReason::ModelInvalid, message)
             }
             other => other.into(),
         };
@@ -77,7 +77,7 @@ impl TorchScript {
         })
     }
 
-    /// Allocates, adds and copies back.
+    /// Allocates on the device, adds there and copies back; gives whether the sum is right.
     fn try_device(&self) -> Result<bool, TchError> {
         let one = tch::Tensor::f_ones([8], (Kind::Float, self.device))?;
         let sum = one.f_add(&one)?.f_to_device(tch::Device::Cpu)?;
@@ -150,8 +150,8 @@ impl InFlight for Running {
     }
 }
 
-/// The tensors that a model gives, in the order of their declared `names`: of a dictionary those of these names, else one
-/// tensor, or a tuple or a list of several, in their own order.
+/// The tensors that a model gives, in the order of their declared `names`: those of these names in a dictionary, else
+/// one tensor, or a tuple or a list of several, in their own order.
 fn tensors_of(value: IValue, names: &[String]) -> Result<Vec<tch::Tensor>, RunError> {
     match value {
         IValue::GenericDict(entries) => by_name(entries, names),
@@ -177,7 +177,7 @@ fn by_position(value: IValue) -> Result<Vec<tch::Tensor>, RunError> {
     }
 }
 
-/// What else a dictionary holds is nobody's concern.
+/// Finds the tensors of these names in a dictionary. Its other entries are nobody's concern.
 fn by_name(entries: Vec<(IValue, IValue)>, names: &[String]) -> Result<Vec<tch::Tensor>, RunError> {
     let mut tensors = Vec::new();
     for (key, value) in entries {
@@ -259,70 +259,6 @@ const KINDS: [(Kind, Datatype); 10] = [
     (Kind::Double, Datatype::Fp64),
 ];
 
-/// The device lacks memory.
-const OUT_OF_MEMORY: [&str; 4] = [
-    "out of memory",
-    "can't allocate memory",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "CUDNN_STATUS_ALLOC_FAILED",
-];
-
-/// A library for the device was given what it doesn't take, and did nothing: that belongs to one input.
-const NOT_TAKEN: [&str; 13] = [
-    "CUBLAS_STATUS_INVALID_VALUE",
-    "CUBLAS_STATUS_NOT_SUPPORTED",
-    "CUBLAS_STATUS_ARCH_MISMATCH",
-    "CUDNN_STATUS_NOT_SUPPORTED",
-    "CUDNN_STATUS_BAD_PARAM",
-    "CUDNN_STATUS_INVALID_VALUE",
-    "CUDNN_STATUS_ARCH_MISMATCH",
-    "CUSOLVER_STATUS_INVALID_VALUE",
-    "CUSOLVER_STATUS_NOT_SUPPORTED",
-    "CUSPARSE_STATUS_INVALID_VALUE",
-    "CUSPARSE_STATUS_NOT_SUPPORTED",
-    "CUFFT_INVALID_VALUE",
-    "CUFFT_INVALID_SIZE",
-];
-
-/// The device or one of its libraries failed. Whether for good, only the device can tell.
-const OF_THE_DEVICE: [&str; 8] = [
-    "CUDA error",
-    "CUDA driver error",
-    "cuDNN error",
-    "CUDNN_STATUS_",
-    "CUBLAS_STATUS_",
-    "CUSOLVER_STATUS_",
-    "CUSPARSE_STATUS_",
-    "cuFFT error",
-];
-
-/// Tells the kinds of failure apart by libtorch's own words, the only thing that its C++ exceptions leave of them.
-fn run_error(error: &TchError) -> RunError {
-    let text = error.to_string();
-    let says = |words: &[&str]| words.iter().any(|words| text.contains(words));
-    let gist = gist(&text);
-    if says(&OUT_OF_MEMORY) {
-        RunError::OutOfMemory(gist)
-    } else if says(&OF_THE_DEVICE) && !says(&NOT_TAKEN) {
-        RunError::Lost(gist)
-    } else {
-        RunError::Model(gist)
-    }
-}
-
-/// The line that says what went wrong, without the tracebacks of TorchScript and C++ around it.
-fn gist(text: &str) -> String {
-    let marked = text
-        .lines()
-        .rev()
-        .find_map(|line| line.split_once("Error: "));
-    let gist = marked.map_or_else(
-        || text.lines().find(|line| !line.trim().is_empty()),
-        |(_, gist)| Some(gist),
-    );
-    gist.unwrap_or(text).trim().to_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -363,47 +299,6 @@ mod tests {
         assert!(
             error.ends_with(r#"no tensor of the name "logit"; it gives "hidden", "logits""#),
             "{error}"
-        );
-    }
-
-    #[test]
-    fn failures_are_told_apart() {
-        let error = |text: &str| run_error(&TchError::Torch(text.to_owned()));
-        assert!(matches!(
-            error("CUDA out of memory. Tried to allocate 2.00 GiB."),
-            RunError::OutOfMemory(_)
-        ));
-        assert!(matches!(
-            error("CUDA error: device-side assert triggered"),
-            RunError::Lost(_)
-        ));
-        for words in [
-            "cuDNN error: CUDNN_STATUS_NOT_SUPPORTED. This error may appear if you passed in a non-contiguous input.",
-            "cuDNN error: CUDNN_STATUS_BAD_PARAM",
-            "CUDA error: CUBLAS_STATUS_INVALID_VALUE when calling `cublasSgemm( handle, opa, opb, m, n, k)`",
-            "CUDA error: CUBLAS_STATUS_NOT_SUPPORTED when calling `cublasGemmEx(handle)`",
-        ] {
-            assert!(matches!(error(words), RunError::Model(_)), "{words}");
-        }
-        for words in [
-            "CUDA error: an illegal memory access was encountered",
-            "CUDA error: invalid configuration argument",
-            "CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm( handle)`",
-            "cuDNN error: CUDNN_STATUS_EXECUTION_FAILED",
-        ] {
-            assert!(matches!(error(words), RunError::Lost(_)), "{words}");
-        }
-        for words in [
-            "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
-            "CUDA error: out of memory",
-        ] {
-            assert!(matches!(error(words), RunError::OutOfMemory(_)), "{words}");
-        }
-        let traceback = "The following operation failed in the TorchScript interpreter.\n\
-            Traceback of TorchScript (most recent call last):\nRuntimeError: index out of range in self\n\n";
-        assert_eq!(
-            error(traceback),
-            RunError::Model("index out of range in self".to_owned())
         );
     }
 }

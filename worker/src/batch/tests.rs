@@ -90,7 +90,7 @@ fn an_output_follows_the_input_dimension_of_its_name() {
     let requests = [[2, 5], [3, 6]];
     assert_eq!(cut_to(&requests, "a", 3).unwrap(), [[1, 2], [1, 3]]);
     assert_eq!(cut_to(&requests, "b", 6).unwrap(), [[1, 5], [1, 6]]);
-    // Their names tell apart what chance made of one length.
+    // The dimensions' names tell apart lengths that are equal by chance.
     let crossed = [[3, 10], [10, 4]];
     assert_eq!(cut_to(&crossed, "a", 10).unwrap(), [[1, 3], [1, 10]]);
     assert_eq!(cut_to(&crossed, "b", 10).unwrap(), [[1, 10], [1, 4]]);
@@ -110,7 +110,7 @@ fn an_output_must_be_as_long_as_what_it_follows() {
 #[test]
 fn an_output_of_a_length_of_its_own_is_never_cut() {
     for output in ["-1", "own"] {
-        // By chance it is as long as the second input was padded to.
+        // The output is by chance as long as the second input was padded to.
         let error = cut_to(&[[2, 5], [3, 6]], output, 6).unwrap_err();
         assert!(error.contains("padding can't be cut"), "{error}");
         assert_eq!(

@@ -1,37 +1,43 @@
-//! From the queue into the line, and answers back.
+//! The intake: from the queue in Redis into the wait queue, and answers back.
 
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use carpool_queue::{Failure, Job, Outcome, QueueError};
+use carpool_queue::{Failure, Job, QueueError};
 use tokio::time::Instant;
 
-use super::{Service, lost};
+use super::{Service, join_failed};
 use crate::{
     assemble::Assembler,
     fatal::Fatal,
     item::Item,
-    line::Open,
+    long_texts::{self, Fetched, LongTexts},
     metrics::Hop,
-    reading::{self, Fetched, Reading},
+    wait_queue::Pending,
 };
 
-/// Bytes of bodies that are assembled here rather than on a thread of their own: handing them over takes as long.
+/// The bytes of bodies up to which tensors are assembled here rather than on a thread of their own: handing them over
+/// takes as long.
 const TENSORS_INLINE: usize = 64 << 10;
-/// The same for models that take text: tokenizing takes a hundred times as long.
+/// The bytes of bodies up to which texts are assembled here: tokenizing takes a hundred times as long.
 const TEXT_INLINE: usize = 1 << 10;
 
 impl Service {
-    /// Takes requests, waiting for the first.
+    /// Takes requests, waiting for the first one.
     pub(super) async fn fetch(&mut self, wait: Duration) -> Result<(), Fatal> {
-        let room = self.room();
-        let fetched = self.consumer.fetch_within(room, wait).await;
-        self.taken(fetched, room, "failed to fetch").await
+        let capacity = self.capacity();
+        let fetched = self.consumer.fetch_within(capacity, wait).await;
+        self.take_result(fetched, capacity, "failed to fetch").await
     }
 
-    /// Answers, and takes requests that are there already.
-    pub(super) async fn exchange(&mut self, room: usize) -> Result<(), Fatal> {
-        if self.answers.is_empty() && room == 0 {
+    /// Writes the answers that are ready, and asks for no requests.
+    pub(super) async fn flush_answers(&mut self) -> Result<(), Fatal> {
+        self.exchange(0).await
+    }
+
+    /// Writes the answers that are ready, and takes up to `capacity` requests that are in the queue already.
+    pub(super) async fn exchange(&mut self, capacity: usize) -> Result<(), Fatal> {
+        if self.answers.is_empty() && capacity == 0 {
             return Ok(());
         }
         let answers = std::mem::take(&mut self.answers);
@@ -39,25 +45,26 @@ impl Service {
             self.metrics.answered(outcome);
         }
         let started = Instant::now();
-        let exchanged = self.consumer.exchange(answers, room).await;
+        let exchanged = self.consumer.exchange(answers, capacity).await;
         let took = started.elapsed();
         self.metrics.hop(Hop::Exchange, took);
         if exchanged.is_ok() {
-            self.pace.exchanged(took);
+            self.timing.exchanged(took);
         }
-        self.taken(exchanged, room, "failed to answer").await
+        self.take_result(exchanged, capacity, "failed to answer")
+            .await
     }
 
-    /// Takes in what the queue gave. The trouble that Redis has is waited out with the model loaded; only a revision that
-    /// is another model by now ends the service.
-    async fn taken(
+    /// Takes in the requests that the queue gave. Redis' trouble is waited out with the model loaded; only a revision
+    /// that is another model by now ends the service.
+    async fn take_result(
         &mut self,
         given: Result<Vec<Job>, QueueError>,
         asked: usize,
         failed: &str,
     ) -> Result<(), Fatal> {
         match given {
-            Ok(jobs) => self.take(jobs, asked).await,
+            Ok(jobs) => self.take_jobs(jobs, asked).await,
             Err(error @ QueueError::ArtifactChanged { .. }) => Err(Fatal::of_queue(&error)),
             Err(error) => {
                 let error = error.to_string();
@@ -70,40 +77,41 @@ impl Service {
         }
     }
 
-    /// Assembles requests and puts them into the line, long texts last. `asked` is how many there was room for.
-    async fn take(&mut self, jobs: Vec<Job>, asked: usize) -> Result<(), Fatal> {
+    /// Assembles requests and puts them into the wait queue, long texts last. `asked` is the number of requests asked
+    /// for.
+    async fn take_jobs(&mut self, jobs: Vec<Job>, asked: usize) -> Result<(), Fatal> {
         if self.trouble.take().is_some() {
             tracing::info!("Redis serves again");
         }
-        self.pace.fetched(jobs.len(), asked);
+        self.timing.fetched(jobs.len(), asked);
         if !jobs.is_empty() {
             self.metrics.fetched(jobs.len());
         }
         let at = Instant::now();
         let (long, short): (Vec<_>, Vec<_>) = jobs
             .into_iter()
-            .partition(|job| Reading::is_long(&self.assembler, job));
+            .partition(|job| LongTexts::is_long(&self.assembler, job));
         if !short.is_empty() {
             self.assemble(short, at).await?;
         }
         for job in long {
-            self.reading.push(Fetched { job, at });
+            self.long_texts.push(Fetched { job, at });
         }
-        self.read(true).await
+        self.collect_long_texts(true).await
     }
 
-    /// Puts into the line what is read of the long texts, or is about to be.
-    pub(super) async fn read(&mut self, others_wait: bool) -> Result<(), Fatal> {
-        let until = Instant::now() + reading::PATIENCE;
+    /// Puts the long texts that are read, or are about to be, into the wait queue.
+    pub(super) async fn collect_long_texts(&mut self, others_wait: bool) -> Result<(), Fatal> {
+        let until = Instant::now() + long_texts::LONGEST_WAIT;
         let assembler = Arc::clone(&self.assembler);
-        while let Some(read) = self
-            .reading
+        while let Some(decoded) = self
+            .long_texts
             .next(&assembler, until, others_wait)
             .await
-            .map_err(|error| lost(&error))?
+            .map_err(|error| join_failed(&error))?
         {
-            self.metrics.hop(Hop::Assemble, read.took);
-            self.enter(read.fetched, read.item);
+            self.metrics.hop(Hop::Assemble, decoded.took);
+            self.admit(decoded.fetched, decoded.item);
         }
         Ok(())
     }
@@ -122,23 +130,23 @@ impl Service {
             let assembler = Arc::clone(&self.assembler);
             tokio::task::spawn_blocking(move || assemble(&assembler, bodies))
                 .await
-                .map_err(|error| lost(&error))?
+                .map_err(|error| join_failed(&error))?
         };
         let took = at.elapsed();
         self.metrics.hop(Hop::Assemble, took);
-        self.pace.assembled(took);
+        self.timing.assembled(took);
         for (job, item) in jobs.into_iter().zip(items) {
-            self.enter(Fetched { job, at }, item);
+            self.admit(Fetched { job, at }, item);
         }
         Ok(())
     }
 
-    /// Puts a request into the line, or its failure to the answers.
-    fn enter(&mut self, Fetched { job, at }: Fetched, item: Result<Item, Failure>) {
+    /// Puts a request into the wait queue, or its failure to the answers.
+    fn admit(&mut self, Fetched { job, at }: Fetched, item: Result<Item, Failure>) {
         match item {
             Ok(item) => {
-                self.pace.came(item.rows);
-                self.line.push(Open {
+                self.timing.came(item.rows);
+                self.waiting.push(Pending {
                     id: job.id,
                     item: Arc::new(item),
                     arrived: at.checked_sub(job.age).unwrap_or(at),
@@ -148,24 +156,25 @@ impl Service {
                     done: 0,
                 });
             }
-            Err(failure) => self.answers.push((job.id, Outcome::Failure(failure))),
+            Err(failure) => self.fail(job.id, failure),
         }
     }
 
-    /// How many requests to ask for: those that fill the next batch and, where it matters who rides together, some to
-    /// choose from. None once the service is to end, or while requests wait that must run with nobody else.
-    pub(super) fn room(&self) -> usize {
-        if self.stop.is_cancelled() || self.line.holds_suspect() {
+    /// The number of requests to ask for: those that fill the next batch and, where it matters which requests share a
+    /// batch, some to choose from. None once the service is to end, or while requests wait that must run with nobody
+    /// else.
+    pub(super) fn capacity(&self) -> usize {
+        if self.stop.is_cancelled() || self.waiting.holds_suspect() {
             return 0;
         }
         let max = self.max_rows();
         let window = if self.assembler.groups() {
-            self.pace.window(max)
+            self.timing.window(max)
         } else {
             max
         };
-        let claimed = self.line.claimed(max) + self.reading.len();
-        self.pace.requests(window.saturating_sub(claimed))
+        let claimed = self.waiting.claimed(max) + self.long_texts.len();
+        self.timing.requests(window.saturating_sub(claimed))
     }
 }
 

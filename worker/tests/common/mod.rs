@@ -27,14 +27,14 @@ inputs:
 outputs: [{name: logits, datatype: FP32, shape: [2]}]
 ";
 
-/// The embeddings themselves.
+/// The token embeddings of [`WORDS`] themselves.
 pub const HIDDEN: &str = "
 uri: file://hidden
 inputs: [{name: input_ids, datatype: INT64, shape: [seq], pad: 0}]
 outputs: [{name: hidden, datatype: FP32, shape: [seq, 4]}]
 ";
 
-/// [`WORDS`] with text in front.
+/// The model of [`WORDS`] with text in front.
 pub const TEXT: &str = "
 uri: file://words
 inputs:
@@ -56,7 +56,7 @@ pub fn write_mlp(folder: &Path, rounds: usize) {
         folder,
         &[tch::Tensor::zeros([1, 4], (Kind::Float, Device::Cpu))],
         &|inputs| {
-            // It depends on the input, or libtorch would do the work once and for all.
+            // The work depends on the input, or libtorch would do it once and for all.
             let mut work = &unit + inputs[0].sum(Kind::Float).zeros_like();
             for _ in 0..rounds {
                 work = work.mm(&unit);
@@ -223,7 +223,7 @@ pub fn assert_close(given: &[f32], expected: &[f32]) {
     }
 }
 
-/// What ends the process of [`CRASHING`].
+/// The number that ends the process of [`CRASHING`].
 pub const POISON: f32 = 2e6;
 
 /// `y = 2 x` on four numbers, unless one of them is [`POISON`].

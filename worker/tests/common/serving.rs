@@ -18,7 +18,7 @@ use futures::future::join_all;
 use serde_json::Value;
 use tokio::{sync::mpsc as channel, task::JoinHandle, time::Instant};
 
-const REVISION: &str = "r1";
+pub const REVISION: &str = "r1";
 
 /// A Redis of the test's own.
 pub struct Redis(RedisServer);
@@ -28,7 +28,7 @@ impl Redis {
         Self(RedisServer::start())
     }
 
-    /// Makes it silent, connections and all, until it is told `CONT`.
+    /// Sends the process a signal: `STOP` makes it silent, connections and all, until `CONT`.
     pub fn signal(&self, signal: &str) {
         self.0.signal(signal);
     }
@@ -77,7 +77,7 @@ impl Served {
         self.folder.path().join("artifact")
     }
 
-    /// `carpool-worker COMMAND` with what both commands need.
+    /// The command `carpool-worker COMMAND` with the arguments that both commands need.
     pub fn command(&self, command: &str) -> Command {
         let mut worker = Command::new(env!("CARGO_BIN_EXE_carpool-worker"));
         worker
@@ -124,14 +124,14 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Starts it by this command and waits until it serves.
+    /// Starts a worker by this command and waits until it serves.
     pub fn start(command: Command) -> Self {
         let worker = Self::launch(command);
         worker.logged("serving");
         worker
     }
 
-    /// Starts it by this command and waits until its admin port listens.
+    /// Starts a worker by this command and waits until its admin port listens.
     pub fn launch(mut command: Command) -> Self {
         let mut process = command.stderr(Stdio::piped()).spawn().unwrap();
         let (sender, log) = mpsc::channel();
@@ -156,7 +156,7 @@ impl Worker {
         worker
     }
 
-    /// Waits for a message in its log; the message's fields.
+    /// Waits for a message in the worker's log; gives the message's fields.
     pub fn logged(&self, message: &str) -> Value {
         loop {
             let fields = self.log.recv_timeout(Duration::from_mins(1)).unwrap();
@@ -178,7 +178,7 @@ impl Worker {
         self.process.wait().unwrap()
     }
 
-    /// What its admin port says: the status and the body.
+    /// The admin port's answer to GET: the status and the body.
     pub fn get(&self, path: &str) -> (u16, String) {
         let (status, _, body) = self.ask("GET", path);
         (status, body)
@@ -193,7 +193,7 @@ impl Worker {
         name.unwrap().to_owned()
     }
 
-    /// What its admin port says: the status, the head and the body.
+    /// The admin port's answer: the status, the head and the body.
     pub fn ask(&self, method: &str, path: &str) -> (u16, String, String) {
         let mut stream = TcpStream::connect(self.admin).unwrap();
         write!(
@@ -211,7 +211,7 @@ impl Worker {
         )
     }
 
-    /// One of its metrics.
+    /// The value of one of the worker's metrics.
     pub fn metric(&self, name: &str) -> f64 {
         let (_, metrics) = self.get("/metrics");
         let line = metrics
@@ -230,7 +230,7 @@ impl Drop for Worker {
     }
 }
 
-/// Queues a request and waits for what a worker says.
+/// Queues a request and waits for a worker's answer.
 pub async fn submit(producer: &Producer, request: &InferRequest) -> Result<InferResponse, Failure> {
     let rows = u32::try_from(request.inputs[0].shape[0]).unwrap();
     let deadline = Instant::now() + Duration::from_mins(1);
@@ -296,12 +296,12 @@ impl Open {
         open
     }
 
-    /// Waits until one is answered.
+    /// Waits until one request is answered.
     pub async fn first(&mut self) {
         self.answered.recv().await.unwrap();
     }
 
-    /// Waits until all are answered.
+    /// Waits until all requests are answered.
     pub async fn all(self) -> Vec<Result<InferResponse, Failure>> {
         join_all(self.tasks)
             .await

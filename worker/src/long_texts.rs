@@ -10,27 +10,27 @@ use tokio::{
 
 use crate::{assemble::Assembler, item::Item};
 
-/// A body of text that takes longer than a few milliseconds to read.
+/// The bytes above which a body of text takes longer than a few milliseconds to read.
 const LONG: usize = 8 << 10;
 
-/// How long a batch may wait for texts that are being read. Most are read by then, which keeps batches full.
-pub const PATIENCE: Duration = Duration::from_millis(20);
+/// The longest that a batch waits for texts that are being read. Most are read by then, which keeps batches full.
+pub const LONGEST_WAIT: Duration = Duration::from_millis(20);
 
-/// A request as it came, and when.
+/// A request as it came, with the time.
 pub struct Fetched {
     /// The request.
     pub job: Job,
-    /// When it was taken from the queue.
+    /// The time at which the request was taken from the queue.
     pub at: Instant,
 }
 
-/// What became of a request, and how long that took.
-pub struct Read {
-    /// The request.
+/// A request that was read, and how long that took.
+pub struct Decoded {
+    /// The request as it came.
     pub fetched: Fetched,
-    /// What is in it.
+    /// The item that the request holds, or why it holds none.
     pub item: Result<Item, Failure>,
-    /// The time that reading took.
+    /// The time that reading the request took.
     pub took: Duration,
 }
 
@@ -43,46 +43,47 @@ struct Running {
 
 /// The requests that have yet to be read, oldest first.
 #[derive(Default)]
-pub struct Reading {
+pub struct LongTexts {
     waiting: VecDeque<Fetched>,
     running: Option<Running>,
 }
 
-impl Reading {
+impl LongTexts {
     /// Whether a request is one that others should not wait for. A suspect is not: others wait for it in any case.
     pub fn is_long(assembler: &Assembler, job: &Job) -> bool {
         assembler.takes_text() && job.body.len() > LONG && job.quarantine.is_none()
     }
 
-    /// Puts a request at the end.
+    /// Puts a request at the end of those to be read.
     pub fn push(&mut self, fetched: Fetched) {
         self.waiting.push_back(fetched);
     }
 
-    /// How many there are.
+    /// The number of requests that have yet to be read.
     pub fn len(&self) -> usize {
         self.waiting.len() + usize::from(self.running.is_some())
     }
 
-    /// Whether there is none.
+    /// Whether no request has yet to be read.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Takes out everyone.
+    /// Takes out the requests that have yet to be read.
     pub fn drain(&mut self) -> Vec<JobId> {
         let running = self.running.take().map(|running| running.fetched);
         let all = running.into_iter().chain(self.waiting.drain(..));
         all.map(|fetched| fetched.job.id).collect()
     }
 
-    /// The next one that is read by then. Where others wait, no patience is spent on one and the same twice.
+    /// Waits until the next request is read, no longer than `until`. Where others wait, [`LONGEST_WAIT`] is not spent
+    /// on the same request twice.
     pub async fn next(
         &mut self,
         assembler: &Arc<Assembler>,
         until: Instant,
         others_wait: bool,
-    ) -> Result<Option<Read>, JoinError> {
+    ) -> Result<Option<Decoded>, JoinError> {
         if self.running.is_none()
             && let Some(fetched) = self.waiting.pop_front()
         {
@@ -107,7 +108,7 @@ impl Reading {
             return Ok(None);
         };
         let until = if others_wait {
-            until.min(running.started + PATIENCE)
+            until.min(running.started + LONGEST_WAIT)
         } else {
             until
         };
@@ -116,7 +117,7 @@ impl Reading {
             return Ok(None);
         };
         let (item, took) = read?;
-        Ok(Some(Read {
+        Ok(Some(Decoded {
             fetched: running.fetched,
             item,
             took,
@@ -124,7 +125,7 @@ impl Reading {
     }
 }
 
-/// Nobody waits for it any more.
+/// Makes the failure of a request that nobody waits for any more.
 pub fn expired() -> Failure {
     Failure {
         kind: FailureKind::Expired,

@@ -7,26 +7,24 @@
     reason = "helpers belong to the tests"
 )]
 
-use std::{
-    process::{Command, Stdio},
-    sync::Arc,
-};
+use std::sync::Arc;
 
 use carpool_protocol::{InferRequest, InferResponse};
 use carpool_queue::FailureKind;
 use carpool_worker::{assemble::Assembler, backend::TorchScript, executor::Executor, item::Slice};
 use common::{
     MLP, TEXT, WORDS, assert_close, declared, floats, numbers,
-    serving::{Open, Redis, Served, Worker, held, queued, served, submit},
+    serving::{Open, Redis, Served, held, queued, served, submit},
     texts, words,
 };
-use sha2::Digest;
 
+#[path = "../common/mod.rs"]
 mod common;
+mod process;
 
 const DEFAULTS: &str = "batching: {}\nqueue: {}";
 
-/// What the model says of requests that run alone.
+/// The model's answers to requests that run alone.
 fn alone(served: &Served, model: &str, requests: &[InferRequest]) -> Vec<InferResponse> {
     let model = declared(model);
     let folder = served.artifact();
@@ -82,7 +80,7 @@ async fn what_waits_runs_in_batches_and_is_answered_as_if_alone() {
     for (answer, expected) in answers.into_iter().zip(alone(&served, WORDS, &requests)) {
         assert_same(&answer.unwrap(), &expected);
     }
-    // 32 and 8, and warming up doesn't count.
+    // The two batches are of 32 and 8 rows; warming up doesn't count.
     assert!((worker.metric("carpool_worker_batch_size_rows_sum") - 40.0).abs() < 0.1);
     assert!(worker.metric("carpool_worker_batch_size_rows_count") <= 3.0);
     assert!(
@@ -103,7 +101,7 @@ async fn a_bad_request_hurts_only_itself() {
     let (redis, served) = (Redis::start(), served(WORDS, DEFAULTS, common::write_words));
     let mut requests: Vec<_> = (0..10).map(|id| words(&[id, 1])).collect();
     requests[3] = words(&[999]);
-    // The proxy would have refused this one.
+    // The proxy would have refused this request.
     requests[7] = numbers(&[0.0; 4]);
     let producer = redis.producer();
     let open = Open::queued(&producer, &requests).await;
@@ -184,7 +182,7 @@ async fn short_texts_do_not_wait_for_long_ones() {
     queued(&producer, 11).await;
     let _worker = served.worker(&redis, "w");
     let answers = after.all().await;
-    // The long ones came first.
+    // The long texts came first.
     assert!(before.tasks.iter().all(|task| !task.is_finished()));
     let expected = alone(&served, TEXT, &short);
     for (answer, expected) in answers.iter().zip(&expected) {
@@ -229,107 +227,8 @@ async fn text_is_labelled() {
     assert_eq!((logits.shape, labels.shape), (vec![2, 2], vec![2, 1]));
 }
 
-/// One at a time and slow enough to be met at work. Who waits until the lease is over gets no answer: it is longer than
-/// the requests' deadline.
-const SLOW: &str = "batching: {maxBatchSize: 1}\nqueue: {lease: 90s, timeout: 60s}";
-
-#[tokio::test]
-async fn told_to_stop_it_answers_what_runs_and_hands_back_the_rest() {
-    let (redis, served) = (
-        Redis::start(),
-        served(MLP, SLOW, |folder| common::write_mlp(folder, 100)),
-    );
-    let requests: Vec<_> = (0..40).map(|index| numbers(&[index as f32; 4])).collect();
-    let producer = redis.producer();
-    let mut open = Open::queued(&producer, &requests).await;
-    let mut first = served.worker(&redis, "first");
-    open.first().await;
-    first.signal("TERM");
-    assert!(first.wait().success());
-    assert!(
-        open.tasks.iter().any(|task| !task.is_finished()),
-        "all was answered before it was told to stop"
-    );
-    let _second = served.worker(&redis, "second");
-    let answers = open.all().await;
-    for (answer, expected) in answers.into_iter().zip(alone(&served, MLP, &requests)) {
-        assert_same(&answer.unwrap(), &expected);
-    }
-    let backlog = producer.backlog().await.unwrap();
-    let names: Vec<_> = backlog.revisions["r1"]
-        .consumers
-        .iter()
-        .map(|consumer| consumer.name.as_str())
-        .collect();
-    assert_eq!(names, ["second"]);
-}
-
-#[tokio::test]
-async fn it_may_open_as_many_files_as_the_system_lets_it_and_takes_every_method_that_reads() {
-    let (redis, served) = (
-        Redis::start(),
-        served(MLP, DEFAULTS, |folder| common::write_mlp(folder, 1)),
-    );
-    let serve = served.serve(&redis, "w");
-    let mut low = Command::new("sh");
-    low.args(["-c", "ulimit -S -n 256; exec \"$0\" \"$@\""])
-        .arg(serve.get_program())
-        .args(serve.get_args());
-    let worker = Worker::start(low);
-    let limits = std::fs::read_to_string(format!("/proc/{}/limits", worker.id())).unwrap();
-    let files = limits
-        .lines()
-        .find_map(|line| line.strip_prefix("Max open files"))
-        .unwrap();
-    let [soft, hard, ..] = files.split_whitespace().collect::<Vec<_>>()[..] else {
-        panic!("{files}")
-    };
-    assert_eq!(soft, hard);
-    assert_ne!(soft, "256");
-
-    for path in ["/livez", "/readyz", "/model", "/nowhere"] {
-        let (status, body) = worker.get(path);
-        let (of_head, head, none) = worker.ask("HEAD", path);
-        assert_eq!((of_head, &*none), (status, ""), "{path}");
-        let length = format!("content-length: {}", body.len());
-        assert!(head.lines().any(|line| line == length), "{head}");
-    }
-    for (method, status) in [("OPTIONS", 204), ("POST", 405), ("DELETE", 405)] {
-        let (given, head, _) = worker.ask(method, "/metrics");
-        assert_eq!(given, status, "{method}");
-        let allow = "allow: GET, HEAD, OPTIONS";
-        assert!(head.lines().any(|line| line == allow), "{head}");
-    }
-}
-
-#[tokio::test]
-async fn one_of_two_is_killed_and_everything_is_answered() {
-    let lease = "batching: {maxBatchSize: 4}\nqueue: {lease: 1s, timeout: 60s}";
-    let (redis, served) = (
-        Redis::start(),
-        served(MLP, lease, |folder| common::write_mlp(folder, 40)),
-    );
-    let requests: Vec<_> = (0..200).map(|index| numbers(&[index as f32; 4])).collect();
-    let producer = redis.producer();
-    let (mut killed, _survivor) = (
-        served.worker(&redis, "killed"),
-        served.worker(&redis, "survivor"),
-    );
-    let mut open = Open::submit(&producer, &requests);
-    open.first().await;
-    killed.signal("KILL");
-    assert!(!killed.wait().success());
-    for (answer, expected) in open
-        .all()
-        .await
-        .into_iter()
-        .zip(alone(&served, MLP, &requests))
-    {
-        assert_same(&answer.unwrap(), &expected);
-    }
-}
-
-/// Who waits until the delay is over gets no answer: it is longer than the requests' deadline.
+/// Settings with which a request that waits until the delay is over gets no answer: the delay is longer than the
+/// deadline.
 const PATIENT: &str =
     "batching: {maxBatchSize: 32, maxDelay: 90s}\nqueue: {lease: 1s, timeout: 60s}";
 
@@ -366,122 +265,4 @@ async fn a_suspect_is_not_kept_waiting_for_company() {
     killed.signal("KILL");
     let _survivor = served.worker(&redis, "survivor");
     assert!(open.all().await.iter().all(Result::is_ok));
-}
-
-#[tokio::test]
-async fn a_pinned_artifact_must_be_the_one() {
-    let zeros = "0".repeat(64);
-    let served = served(&format!("{MLP}sha256: '{zeros}'\n"), DEFAULTS, |folder| {
-        common::write_mlp(folder, 0);
-    });
-    let redis = Redis::start();
-    let log = served.folder.path().join("termination");
-    let to = served.folder.path().join("to");
-    let mut fetch = served.command("fetch");
-    fetch
-        .arg("--source")
-        .arg(served.artifact())
-        .arg("--to")
-        .arg(&to);
-    for mut command in [fetch, served.serve(&redis, "w")] {
-        let output = command.arg("--termination-log").arg(&log).output().unwrap();
-        assert_eq!(output.status.code(), Some(1));
-        let message: serde_json::Value =
-            serde_json::from_slice(&std::fs::read(&log).unwrap()).unwrap();
-        assert_eq!(message["reason"], "ChecksumMismatch");
-        assert!(
-            message["message"].as_str().unwrap().contains(&zeros),
-            "{message}"
-        );
-        assert!(String::from_utf8(output.stderr).unwrap().contains(&zeros));
-        std::fs::remove_file(&log).unwrap();
-    }
-}
-
-#[tokio::test]
-async fn a_worker_that_finds_another_artifact_than_the_first_one_is_refused() {
-    let (redis, served) = (
-        Redis::start(),
-        served(MLP, DEFAULTS, |folder| common::write_mlp(folder, 0)),
-    );
-    let producer = redis.producer();
-    let first = served.worker(&redis, "first");
-    let sha256 = || {
-        let bytes = std::fs::read(served.artifact().join("model.pt")).unwrap();
-        hex::encode(sha2::Sha256::digest(bytes))
-    };
-    let (before, original) = (
-        sha256(),
-        std::fs::read(served.artifact().join("model.pt")).unwrap(),
-    );
-    // It takes the same requests and says the same, but it is another file.
-    common::write_mlp(&served.artifact(), 1);
-    let after = sha256();
-    let log = served.folder.path().join("termination");
-    let refused = served
-        .serve(&redis, "second")
-        .arg("--termination-log")
-        .arg(&log)
-        .output()
-        .unwrap();
-    assert_eq!(refused.status.code(), Some(1));
-    let message: serde_json::Value = serde_json::from_slice(&std::fs::read(&log).unwrap()).unwrap();
-    assert_eq!(message["reason"], "ArtifactChanged");
-    let words = message["message"].as_str().unwrap();
-    for part in ["r1", &before, &after, "spec.model.sha256", "another path"] {
-        assert!(words.contains(part), "{part}: {words}");
-    }
-
-    // The first one serves on, and whoever finds its artifact joins it.
-    assert_eq!(first.get("/readyz").0, 200);
-    submit(&producer, &numbers(&[1.0; 4])).await.unwrap();
-    std::fs::write(served.artifact().join("model.pt"), original).unwrap();
-    let _third = served.worker(&redis, "third");
-}
-
-#[test]
-fn every_bad_setting_is_reported_at_once() {
-    let served = served(MLP, DEFAULTS, |_| {});
-    let mut command = served.command("serve");
-    command.args([
-        "--name",
-        "w",
-        "--model",
-        "none",
-        "--redis-url",
-        "http://nowhere",
-    ]);
-    std::fs::write(&served.config, "name: m").unwrap();
-    let output = command.stdout(Stdio::null()).output().unwrap();
-    assert_eq!(output.status.code(), Some(64));
-    let stderr = String::from_utf8(output.stderr).unwrap();
-    assert!(
-        stderr.contains("config.yaml") && stderr.contains("Redis URL"),
-        "{stderr}"
-    );
-    let output = served.command("sing").output().unwrap();
-    assert_eq!(output.status.code(), Some(64));
-}
-
-#[test]
-fn libtorch_takes_its_memory_from_the_worker_s_allocator() {
-    let worker = env!("CARGO_BIN_EXE_carpool-worker");
-    // The loader tells what it binds to what.
-    let output = Command::new(worker)
-        .arg("--version")
-        .envs([("LD_DEBUG", "bindings"), ("LD_BIND_NOW", "1")])
-        .output()
-        .unwrap();
-    let told = String::from_utf8(output.stderr).unwrap();
-    for function in ["`posix_memalign'", "`malloc'", "`free'"] {
-        let of_libtorch = told
-            .lines()
-            .filter(|line| line.contains(function))
-            .filter(|line| {
-                line.contains("libc10.so [0] to") || line.contains("libtorch_cpu.so [0] to")
-            });
-        let bound: Vec<&str> = of_libtorch.collect();
-        assert!(!bound.is_empty(), "{function}: {told}");
-        assert!(bound.iter().all(|line| line.contains(worker)), "{bound:?}");
-    }
 }

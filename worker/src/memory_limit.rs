@@ -1,24 +1,24 @@
-//! How large a batch may be before it is known to run out of memory.
+//! The limit on a batch's size above which it is known to run out of memory.
 
-/// So many larger batches are kept below a ceiling before one is tried again, and twice as many after each try in vain: it
-/// costs the forward pass of that batch.
+/// The number of larger batches that are kept below the limit before one is tried again. It doubles after each try in
+/// vain, which costs the forward pass of that batch.
 const FIRST_WAIT: u32 = 32;
 const LONGEST_WAIT: u32 = 1 << 12;
 
 /// The largest batch, in padded elements, that is tried. The memory that a larger one lacked may have been somebody else's,
 /// so it doubles again after a while for as long as larger ones come.
 #[derive(Debug)]
-pub struct Ceiling {
+pub struct MemoryLimit {
     elements: usize,
-    /// Larger ones that were kept below it since it last changed.
+    /// The number of larger batches that were kept below the limit since it last changed.
     kept: u32,
-    /// How many of them are kept below it before it is raised.
+    /// The number of larger batches that are kept below the limit before it is raised.
     wait: u32,
-    /// It was raised, and no batch of such a size has run since.
+    /// Whether the limit was raised, and no batch of such a size has run since.
     is_tried: bool,
 }
 
-impl Default for Ceiling {
+impl Default for MemoryLimit {
     fn default() -> Self {
         Self {
             elements: usize::MAX,
@@ -29,7 +29,7 @@ impl Default for Ceiling {
     }
 }
 
-impl Ceiling {
+impl MemoryLimit {
     /// Whether a batch of this size is to be tried.
     pub fn admits(&mut self, elements: usize) -> bool {
         if elements > self.elements {
@@ -48,7 +48,7 @@ impl Ceiling {
         elements <= self.elements
     }
 
-    /// A batch of this size ran out of memory.
+    /// Lowers the limit, for a batch of this size ran out of memory.
     pub fn ran_out(&mut self, elements: usize) {
         self.elements = self.elements.min(elements / 2);
         self.kept = 0;
@@ -57,7 +57,7 @@ impl Ceiling {
         }
     }
 
-    /// A batch of this size ran.
+    /// Notes that a batch of this size ran.
     pub fn ran(&mut self, elements: usize) {
         if self.is_tried && elements > self.elements / 2 {
             self.is_tried = false;
@@ -70,10 +70,10 @@ impl Ceiling {
 mod tests {
     use super::*;
 
-    /// How many batches of a size are refused before one is admitted.
-    fn refused(ceiling: &mut Ceiling, elements: usize) -> u32 {
+    /// The number of batches of a size that are refused before one is admitted.
+    fn refused(memory_limit: &mut MemoryLimit, elements: usize) -> u32 {
         let mut refused = 0;
-        while !ceiling.admits(elements) {
+        while !memory_limit.admits(elements) {
             refused += 1;
         }
         refused
@@ -81,34 +81,34 @@ mod tests {
 
     #[test]
     fn a_size_that_never_fits_is_tried_ever_more_seldom() {
-        let mut ceiling = Ceiling::default();
-        assert_eq!(refused(&mut ceiling, 100), 0);
-        ceiling.ran_out(100);
+        let mut memory_limit = MemoryLimit::default();
+        assert_eq!(refused(&mut memory_limit, 100), 0);
+        memory_limit.ran_out(100);
         let waits: Vec<u32> = (0..10)
             .map(|_| {
-                let refused = refused(&mut ceiling, 100);
-                ceiling.ran_out(100);
+                let refused = refused(&mut memory_limit, 100);
+                memory_limit.ran_out(100);
                 refused
             })
             .collect();
         assert_eq!(waits[..3], [31, 63, 127]);
         assert_eq!(waits[8..], [4095, 4095]);
-        // What fits is never refused.
-        assert_eq!(refused(&mut ceiling, 50), 0);
+        // A size that fits is never refused.
+        assert_eq!(refused(&mut memory_limit, 50), 0);
     }
 
     #[test]
     fn it_recovers_once_memory_is_there_again() {
-        let mut ceiling = Ceiling::default();
+        let mut memory_limit = MemoryLimit::default();
         for elements in [800, 400, 200] {
-            ceiling.ran_out(elements);
+            memory_limit.ran_out(elements);
         }
-        // Thrice doubled, step by step.
-        assert_eq!(refused(&mut ceiling, 800), 3 * 32 - 1);
-        ceiling.ran(800);
-        assert_eq!(refused(&mut ceiling, 800), 0);
-        // The next is waited for as briefly as the first was.
-        ceiling.ran_out(800);
-        assert_eq!(refused(&mut ceiling, 800), 31);
+        // The limit doubles three times, step by step.
+        assert_eq!(refused(&mut memory_limit, 800), 3 * 32 - 1);
+        memory_limit.ran(800);
+        assert_eq!(refused(&mut memory_limit, 800), 0);
+        // The next wait is as short as the first was.
+        memory_limit.ran_out(800);
+        assert_eq!(refused(&mut memory_limit, 800), 31);
     }
 }

@@ -1,0 +1,126 @@
+//! `spec.queue`: the queue's bounds and times, and its Redis.
+
+#[cfg(feature = "kube")]
+use kube::KubeSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{Bytes, Duration, Resources, defaults};
+
+/// The queue between proxies and workers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[cfg_attr(feature = "kube", derive(KubeSchema))]
+#[cfg_attr(feature = "kube", x_kube(validation = (
+    "duration(self.lease) >= duration('1s') && duration(self.lease) + duration(self.lease) + duration(self.lease) <= duration(self.timeout)",
+    "lease must be at least 1s and at most a third of timeout, so that another worker can still answer when one dies"
+)))]
+pub struct Queue {
+    /// The most requests that wait or are in flight; one more is answered 429.
+    #[cfg_attr(feature = "kube", schemars(range(min = 1, max = 10_000_000)))]
+    #[serde(default = "defaults::max_length")]
+    pub max_length: u32,
+
+    /// The most bytes that the queue's requests hold together.
+    #[serde(default = "defaults::max_bytes")]
+    pub max_bytes: Bytes,
+
+    /// The largest request body, 256Mi at most; a larger one is answered 413. All bodies that a proxy is reading at a time
+    /// hold 16 times as much, or 64Mi if that is more; beyond it a request is answered 429.
+    #[serde(default = "defaults::max_request_bytes")]
+    pub max_request_bytes: Bytes,
+
+    /// The longest that a request may take, from its arrival to its answer; then it is answered 504.
+    #[cfg_attr(feature = "kube", x_kube(validation = (
+        "duration(self) >= duration('3s') && duration(self) <= duration('1h')",
+        "timeout: between 3s and 1h"
+    )))]
+    #[serde(default = "defaults::timeout")]
+    pub timeout: Duration,
+
+    /// The most rows that one request may hold; a larger one is answered 413. Its rows run in batches between those of
+    /// others, and it is answered when the last has run.
+    #[cfg_attr(feature = "kube", schemars(range(min = 1, max = 1_000_000)))]
+    #[serde(default = "defaults::max_rows_per_request")]
+    pub max_rows_per_request: u32,
+
+    /// The time that a worker's process may be silent before another takes its requests over. However long a batch
+    /// runs, its worker is not silent: `runTimeout` is what ends one that hangs.
+    #[serde(default = "defaults::lease")]
+    pub lease: Duration,
+
+    /// The longest that one forward pass may take before the worker is taken to hang, and ends. Default: 20 times as
+    /// long as the slowest so far, at least 1m.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "kube", x_kube(validation = (
+        "duration(self) >= duration('1s') && duration(self) <= duration('24h')",
+        "runTimeout: between 1s and 24h"
+    )))]
+    pub run_timeout: Option<Duration>,
+
+    /// The number of times that a request may be given to a worker before it is given up, the first time included.
+    #[cfg_attr(feature = "kube", schemars(range(min = 2, max = 100)))]
+    #[serde(default = "defaults::max_deliveries")]
+    pub max_deliveries: u32,
+
+    /// The Redis (7.0 or later) or Valkey that holds the queue.
+    #[serde(default)]
+    pub redis: Redis,
+}
+
+impl Default for Queue {
+    fn default() -> Self {
+        Self {
+            max_length: defaults::max_length(),
+            max_bytes: defaults::max_bytes(),
+            max_request_bytes: defaults::max_request_bytes(),
+            timeout: defaults::timeout(),
+            max_rows_per_request: defaults::max_rows_per_request(),
+            lease: defaults::lease(),
+            run_timeout: None,
+            max_deliveries: defaults::max_deliveries(),
+            redis: Redis::default(),
+        }
+    }
+}
+
+/// The Redis that holds the queue: the operator's own, or yours.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[cfg_attr(feature = "kube", derive(KubeSchema))]
+#[cfg_attr(feature = "kube", x_kube(validation = (
+    "!(has(self.managed) && has(self.external))",
+    "redis: either managed or external, not both"
+)))]
+pub struct Redis {
+    /// A Redis that the operator runs beside the model. The default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub managed: Option<ManagedRedis>,
+
+    /// A Redis of yours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub external: Option<ExternalRedis>,
+}
+
+/// A Redis that the operator runs beside the model.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[cfg_attr(feature = "kube", derive(KubeSchema))]
+pub struct ManagedRedis {
+    /// The Redis' resources. 60 % of the memory limit is what it may hold. Default limit: 1Gi.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<Resources>,
+}
+
+/// A Redis of yours.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[cfg_attr(feature = "kube", derive(KubeSchema))]
+pub struct ExternalRedis {
+    /// A Secret of this namespace whose key `url` holds `redis://[USER:PASSWORD@]HOST[:PORT][/DB]`, `rediss://` for TLS,
+    /// or `redis+sentinel://[USER:PASSWORD@]HOST[:PORT][,HOST[:PORT]...]/NAME[/DB]` for the primary that those sentinels
+    /// know by this name, `rediss+sentinel://` for TLS. Its key `ca.crt` holds the certificate authorities to trust with
+    /// TLS, as PEM; without it those of the image are, which has none unless you add them. A change of either reaches
+    /// each new connection.
+    #[cfg_attr(feature = "kube", schemars(length(min = 1, max = 253)))]
+    pub url_secret_name: String,
+}
