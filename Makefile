@@ -24,7 +24,7 @@ unit: ## One crate's tests, in seconds after a change: make unit CRATE=queue TES
 test: ## Everything, from unit tests to a real Kubernetes, closing with 'N passed, N failed'
 	@hack/test
 
-lint: ## Format, clippy, shellcheck, luacheck, dependencies' licences and sources, stale manifests, the chart
+lint: ## Format, clippy, shellcheck, luacheck, comments, rustdoc, dependencies' licences and sources, stale manifests, the chart
 	@hack/lint
 
 doc: ## The documentation of all items, private ones too, with warnings denied

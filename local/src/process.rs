@@ -1,8 +1,8 @@
 //! Child processes that never outlive this one.
 //!
-//! They share a process group that a small shell leads. It waits for the end of its standard input, which this
-//! process holds: however this one ends, SIGKILL included, the shell then ends the group. The group also keeps
-//! a terminal's Ctrl-C away from the children, so that they are stopped in order.
+//! The children share a process group that a small shell leads. The shell waits for the end of its standard input,
+//! which this process holds: however this one ends, SIGKILL included, the shell then ends the group. The group also
+//! keeps a terminal's Ctrl-C away from the children, so that they are stopped in order.
 
 use std::{
     io,
