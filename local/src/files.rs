@@ -179,28 +179,34 @@ pub fn failed_status(name: &str, revision: &str, error: &LocalError) -> Value {
 
 /// The status file: the addresses of the model, its metrics and its processes. A process that has not told its admin
 /// port yet has none.
-pub fn status<'a>(
-    name: &str,
-    url: &str,
-    revision: &str,
-    wanted: usize,
-    proxy: Option<&Running>,
-    workers: impl Iterator<Item = &'a Running>,
-) -> Value {
-    let process = |running: &Running| {
+pub struct Status<'a> {
+    pub name: &'a str,
+    pub url: &'a str,
+    pub revision: &'a str,
+    pub wanted: usize,
+    pub proxy: Option<&'a Running>,
+    pub workers: Vec<&'a Running>,
+}
+
+impl Status<'_> {
+    /// Returns the status as it is written.
+    pub fn json(&self) -> Value {
+        let process = |running: &Running| {
+            json!({
+                "name": running.name, "pid": running.handle.pid,
+                "admin": running.url(), "ready": running.ready(),
+            })
+        };
+        let workers = self.workers.iter().copied();
         json!({
-            "name": running.name, "pid": running.handle.pid,
-            "admin": running.url(), "ready": running.ready(),
+            "name": self.name,
+            "url": self.url,
+            "revision": self.revision,
+            "wanted": self.wanted,
+            "proxy": self.proxy.map(process),
+            "workers": workers.map(process).collect::<Vec<_>>(),
         })
-    };
-    json!({
-        "name": name,
-        "url": url,
-        "revision": revision,
-        "wanted": wanted,
-        "proxy": proxy.map(process),
-        "workers": workers.map(process).collect::<Vec<_>>(),
-    })
+    }
 }
 
 #[cfg(test)]

@@ -207,14 +207,15 @@ impl Served {
         });
         let workers = self.workers.values().filter_map(Supervised::running);
         let proxy = self.proxy.running();
-        self.files.write_status(&files::status(
-            &self.manifest.name,
-            &self.reporter.url,
-            &self.revision,
+        let status = files::Status {
+            name: &self.manifest.name,
+            url: &self.reporter.url,
+            revision: &self.revision,
             wanted,
             proxy,
-            workers,
-        ))
+            workers: workers.collect(),
+        };
+        self.files.write_status(&status.json())
     }
 
     /// Whether a process that runs has not been ready yet.

@@ -31,7 +31,7 @@ use kube::{
 };
 
 use self::{
-    apply::ApplyError,
+    apply::{Applier, ApplyError},
     build::{BuildError, Images, RevisionState, RolloutInputs},
     observe::Observed,
     status::Verdict,
@@ -183,15 +183,12 @@ async fn make(
 ) -> Result<(), ReconcileError> {
     let inputs = inputs(valid, plan, observed);
     let children = build::build(valid, &inputs, &context.images, &context.scrape_namespaces)?;
-    apply::apply(
-        &context.client,
+    let applier = Applier {
+        client: &context.client,
         valid,
-        &children,
-        observed,
-        &plan.delete,
         remembered,
-    )
-    .await?;
+    };
+    applier.apply(&children, observed, &plan.delete).await?;
     apply::nudge_kubelets(&context.client, valid, &children, observed).await;
     Ok(())
 }

@@ -98,54 +98,52 @@ fn in_order(children: &Children) -> Result<Vec<Child>, ApplyError> {
     all.into_iter().collect()
 }
 
-/// Makes the children so, and removes those that are no longer wanted.
-pub async fn apply(
-    client: &Client,
-    valid: &Valid,
-    children: &Children,
-    observed: &Observed,
-    delete: &[String],
-    remembered: &Mutex<Remembered>,
-) -> Result<(), ApplyError> {
-    let cluster = Applier {
-        client,
-        valid,
-        remembered,
-    };
-    let wanted = in_order(children)?;
-    let mut conflicts = Vec::new();
-    let mut planned = Vec::with_capacity(wanted.len());
-    for child in wanted {
-        let live = cluster.live(&child, observed).await?;
-        if live
-            .as_ref()
-            .is_some_and(|live| !is_controlled_by(live, &valid.uid))
-        {
-            conflicts.push(format!("{} {}", child.resource.kind, child.name));
-        }
-        planned.push((child, live));
-    }
-    if !conflicts.is_empty() {
-        return Err(ApplyError::NameConflict(conflicts));
-    }
-    // Made before its Redis and read by that once: a second one would hold another password than the server's.
-    if children.needs_secret && observed.redis.is_none() {
-        cluster.create_secret().await?;
-    }
-    for (child, live) in &planned {
-        cluster.write(child, live.as_ref()).await?;
-    }
-    let wanted: Vec<Key> = planned.iter().map(|(child, _)| child.key()).collect();
-    cluster.prune(&wanted, observed, delete).await
-}
-
-struct Applier<'a> {
-    client: &'a Client,
-    valid: &'a Valid,
-    remembered: &'a Mutex<Remembered>,
+/// The writer of one resource's children.
+pub struct Applier<'a> {
+    /// The API server.
+    pub client: &'a Client,
+    /// The resource.
+    pub valid: &'a Valid,
+    /// Children as they were last applied.
+    pub remembered: &'a Mutex<Remembered>,
 }
 
 impl Applier<'_> {
+    /// Makes the children so, and removes those that are no longer wanted, workers of the revisions in `delete` among them.
+    pub async fn apply(
+        &self,
+        children: &Children,
+        observed: &Observed,
+        delete: &[String],
+    ) -> Result<(), ApplyError> {
+        let wanted = in_order(children)?;
+        let mut conflicts = Vec::new();
+        let mut planned = Vec::with_capacity(wanted.len());
+        for child in wanted {
+            let live = self.live(&child, observed).await?;
+            if live
+                .as_ref()
+                .is_some_and(|live| !is_controlled_by(live, &self.valid.uid))
+            {
+                conflicts.push(format!("{} {}", child.resource.kind, child.name));
+            }
+            planned.push((child, live));
+        }
+        if !conflicts.is_empty() {
+            return Err(ApplyError::NameConflict(conflicts));
+        }
+        // The Secret is made before its Redis, which reads it once: a second one would hold another password than the
+        // server's.
+        if children.needs_secret && observed.redis.is_none() {
+            self.create_secret().await?;
+        }
+        for (child, live) in &planned {
+            self.write(child, live.as_ref()).await?;
+        }
+        let wanted: Vec<Key> = planned.iter().map(|(child, _)| child.key()).collect();
+        self.prune(&wanted, observed, delete).await
+    }
+
     fn api(&self, resource: &ApiResource) -> Api<DynamicObject> {
         Api::namespaced_with(self.client.clone(), &self.valid.namespace, resource)
     }

@@ -1,3 +1,6 @@
+mod rollouts;
+mod updates;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -250,100 +253,6 @@ fn a_workers_last_words_are_shown() {
 }
 
 #[test]
-fn a_changed_model_that_fails_leaves_the_old_one_ready() {
-    let mut seen = observed(loaded(1, 1));
-    let problem = Problem {
-        reason: "ModelInvalid".into(),
-        message: "three outputs".into(),
-    };
-    let workers = Workers {
-        pods: 1,
-        problem: Some(problem),
-        ..Workers::default()
-    };
-    let failed = Revision {
-        replicas: 1,
-        workers,
-        ..Revision::default()
-    };
-    let old = seen.view.revisions.insert(revision(), failed).unwrap();
-    seen.view.revisions.insert("old".into(), old);
-    seen.view.active = Some("old".into());
-    let status = status_of(&seen);
-    assert!(
-        summary(&status).starts_with(
-            "Ready=True/Serving Progressing=False/Failed ModelLoaded=False/ModelInvalid"
-        ),
-        "{}",
-        summary(&status)
-    );
-    assert_eq!(status.revision.as_deref(), Some("old"));
-}
-
-#[test]
-fn a_changed_artifact_is_told_while_the_worker_before_serves_on_and_after() {
-    let changed = Problem {
-        reason: "ArtifactChanged".into(),
-        message: "the artifact has changed".into(),
-    };
-    let mut seen = observed(loaded(2, 1));
-    report(&mut seen, LoadedReason::Loaded, "");
-    let revision_state = seen.view.revisions.get_mut(&revision()).unwrap();
-    revision_state.workers.pods = 2;
-    revision_state.workers.problem = Some(changed);
-    let plan = rollout::plan(&seen.view);
-    assert_eq!((plan.give_up, plan.delete), (None, Vec::new()));
-    assert_eq!(plan.active, revision());
-    let serves_on = status_of(&seen);
-    assert!(
-        summary(&serves_on).starts_with(
-            "Ready=True/Serving Progressing=False/Failed ModelLoaded=False/ArtifactChanged"
-        ),
-        "{}",
-        summary(&serves_on)
-    );
-    assert_eq!(
-        message(&serves_on, condition::MODEL_LOADED),
-        "the artifact has changed"
-    );
-    assert_eq!(serves_on.sha256.as_deref(), Some("abc"));
-
-    let revision_state = seen.view.revisions.get_mut(&revision()).unwrap();
-    (revision_state.workers.pods, revision_state.workers.ready) = (1, 0);
-    let none_left = status_of(&seen);
-    assert!(
-        summary(&none_left).starts_with(
-            "Ready=False/ArtifactChanged Progressing=False/Failed ModelLoaded=False/ArtifactChanged"
-        ),
-        "{}",
-        summary(&none_left)
-    );
-    assert_eq!(
-        message(&none_left, condition::READY),
-        "the artifact has changed"
-    );
-    assert_eq!(
-        none_left.sha256.as_deref(),
-        Some("abc"),
-        "the recorded one, not the new one"
-    );
-}
-
-#[test]
-fn revisions_that_take_turns_on_a_node_are_ready_all_the_while() {
-    let mut seen = observed(loaded(1, 0));
-    let active = seen.view.revisions.get_mut(&revision()).unwrap();
-    active.workers.unschedulable = Some("Insufficient nvidia.com/gpu".into());
-    assert!(summary(&status_of(&seen)).starts_with("Ready=False/Unschedulable"));
-    let mut draining = loaded(1, 1);
-    draining.length = Some(3);
-    seen.view.revisions.insert("old".into(), draining);
-    assert!(
-        summary(&status_of(&seen)).starts_with("Ready=True/MakingRoom Progressing=True/Draining")
-    );
-}
-
-#[test]
 fn a_redis_that_fits_nowhere_says_why() {
     let mut seen = observed(loaded(1, 1));
     seen.redis = None;
@@ -416,83 +325,6 @@ fn a_redis_of_the_users_is_ready_while_proxies_tell_the_queue() {
 }
 
 /// A Deployment that has been asked for three pods.
-fn updating(generation: i64, status: &serde_json::Value) -> Arc<Deployment> {
-    let object = json!({
-        "metadata": {"name": "d", "generation": generation},
-        "spec": {"selector": {}, "template": {}, "replicas": 3},
-        "status": status
-    });
-    Arc::new(serde_json::from_value(object).unwrap())
-}
-
-#[test]
-fn an_update_that_fails_says_why() {
-    let progressing = |workers: Workers, conditions: serde_json::Value| {
-        let mut seen = observed(Revision {
-            workers,
-            ..loaded(3, 2)
-        });
-        let status = json!({
-            "observedGeneration": 2, "replicas": 3, "updatedReplicas": 1, "readyReplicas": 2, "conditions": conditions
-        });
-        seen.workers.insert(revision(), updating(2, &status));
-        let status = status_of(&seen);
-        let told = message(&status, condition::PROGRESSING);
-        (summary(&status), told)
-    };
-    let pods = |problem, unschedulable| Workers {
-        pods: 3,
-        ready: 2,
-        problem,
-        unschedulable,
-    };
-    let stalled = json!([{"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded", "message": "has timed out"}]);
-    let pull = Problem {
-        reason: "ImagePullBackOff".into(),
-        message: "the image can't be pulled".into(),
-    };
-    let (failed, why) = progressing(pods(Some(pull), None), json!([]));
-    assert!(
-        failed.starts_with("Ready=True/Serving Progressing=False/Failed"),
-        "{failed}"
-    );
-    assert_eq!(why, "the image can't be pulled");
-    let (failed, why) = progressing(pods(None, None), stalled.clone());
-    assert!(failed.contains("Progressing=False/Failed"), "{failed}");
-    assert_eq!(why, "has timed out");
-
-    let room = || Some("Insufficient nvidia.com/gpu".to_owned());
-    let (waits, _) = progressing(pods(None, room()), json!([]));
-    assert!(
-        waits.contains("Progressing=True/Updating"),
-        "an older pod may leave: {waits}"
-    );
-    let (_, why) = progressing(pods(None, room()), stalled);
-    assert_eq!(why, "Insufficient nvidia.com/gpu");
-}
-
-#[test]
-fn another_number_of_workers_is_no_update() {
-    let progressing = |status: &serde_json::Value| {
-        let mut seen = observed(loaded(3, 2));
-        seen.workers.insert(revision(), updating(3, status));
-        summary(&status_of(&seen))
-    };
-    let seen = |generation: i64, replicas: i32| json!({"observedGeneration": generation, "replicas": replicas, "updatedReplicas": replicas});
-    for same in [seen(2, 2), seen(3, 2), seen(3, 3)] {
-        let told = progressing(&same);
-        assert!(
-            told.contains("Progressing=False/Complete"),
-            "{same}: {told}"
-        );
-    }
-    let told = progressing(&seen(2, 3));
-    assert!(
-        told.contains("Progressing=True/Updating"),
-        "another template, not looked at yet: {told}"
-    );
-}
-
 #[test]
 fn times_change_only_with_the_status_they_are_of() {
     let mut model = fixtures::sentiment();

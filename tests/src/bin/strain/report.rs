@@ -34,16 +34,30 @@ pub struct Row {
     pub redis_commands_ms: BTreeMap<String, u64>,
 }
 
+/// Measurements of one scenario.
+pub struct Measured<'a> {
+    /// Results of the requests.
+    pub tally: &'a Tally,
+    /// Requests that the workers ran.
+    pub runs: u64,
+    /// Time from the first request to the last answer.
+    pub took: Duration,
+    /// Usage of Redis before the first request.
+    pub before: &'a Usage,
+    /// Usage of Redis after the last answer.
+    pub after: Usage,
+}
+
 impl Row {
-    /// Makes a row from the results of the requests, the time that they took, and the usage of Redis before and after.
-    pub fn new(
-        scenario: impl Into<String>,
-        tally: &Tally,
-        runs: u64,
-        took: Duration,
-        before: &Usage,
-        after: Usage,
-    ) -> Self {
+    /// Makes a row of the table.
+    pub fn new(scenario: impl Into<String>, measured: Measured<'_>) -> Self {
+        let Measured {
+            tally,
+            runs,
+            took,
+            before,
+            after,
+        } = measured;
         let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
         let (refused, unreachable) = (count(&tally.refused), count(&tally.unreachable));
         let answered = tally.answered();

@@ -15,7 +15,7 @@ use crate::{
     Args, Error,
     load::{self, Model, Tally, Workers},
     redis::Redis,
-    report::{Row, float, mebibytes},
+    report::{Measured, Row, float, mebibytes},
 };
 
 const WARM_UP: Duration = Duration::from_secs(1);
@@ -40,11 +40,13 @@ pub async fn steady(args: &Args) -> Result<(), Error> {
     let runs = workers.runs() - runs;
     args.print(&Row::new(
         "steady",
-        &tally,
-        runs,
-        took,
-        &before,
-        redis.usage().await?,
+        Measured {
+            tally: &tally,
+            runs,
+            took,
+            before: &before,
+            after: redis.usage().await?,
+        },
     ))
 }
 
@@ -97,11 +99,13 @@ async fn restart_with(args: &Args, name: &str, open: usize, size: usize) -> Resu
     };
     let mut row = Row::new(
         name,
-        &tally,
-        workers.runs(),
-        took,
-        &before,
-        redis.usage().await?,
+        Measured {
+            tally: &tally,
+            runs: workers.runs(),
+            took,
+            before: &before,
+            after: redis.usage().await?,
+        },
     );
     if let Some((first, last)) = tally.span() {
         row.note = format!(
@@ -143,11 +147,13 @@ pub async fn overload(args: &Args) -> Result<(), Error> {
         let took = begun.elapsed();
         let mut row = Row::new(
             name,
-            &tally,
-            workers.runs(),
-            took,
-            &before,
-            redis.usage().await?,
+            Measured {
+                tally: &tally,
+                runs: workers.runs(),
+                took,
+                before: &before,
+                after: redis.usage().await?,
+            },
         );
         row.note = format!(
             "{:.0} arrivals a second; Redis used {:.0} % of a core",
@@ -187,11 +193,13 @@ pub async fn bodies(args: &Args) -> Result<(), Error> {
         let runs = workers.runs() - runs;
         args.print(&Row::new(
             name,
-            &tally,
-            runs,
-            took,
-            &before,
-            redis.usage().await?,
+            Measured {
+                tally: &tally,
+                runs,
+                took,
+                before: &before,
+                after: redis.usage().await?,
+            },
         ))?;
     }
     Ok(())
@@ -260,7 +268,16 @@ pub async fn dead_proxy(args: &Args) -> Result<(), Error> {
         Ok(Err(error)) => error.to_string(),
         Err(_) => "waits for more than 10 s".to_owned(),
     };
-    let mut row = Row::new("dead proxy", &tally, 0, begun.elapsed(), &before, usage);
+    let mut row = Row::new(
+        "dead proxy",
+        Measured {
+            tally: &tally,
+            runs: 0,
+            took: begun.elapsed(),
+            before: &before,
+            after: usage,
+        },
+    );
     row.note = format!(
         "{} of {OPEN} ran{}; Redis holds {:.0} MiB of 64; another proxy's request: {passes}",
         workers.runs(),

@@ -1,0 +1,80 @@
+//! Statuses while pods of an older template are replaced.
+
+use super::*;
+
+fn updating(generation: i64, status: &serde_json::Value) -> Arc<Deployment> {
+    let object = json!({
+        "metadata": {"name": "d", "generation": generation},
+        "spec": {"selector": {}, "template": {}, "replicas": 3},
+        "status": status
+    });
+    Arc::new(serde_json::from_value(object).unwrap())
+}
+
+#[test]
+fn an_update_that_fails_says_why() {
+    let progressing = |workers: Workers, conditions: serde_json::Value| {
+        let mut seen = observed(Revision {
+            workers,
+            ..loaded(3, 2)
+        });
+        let status = json!({
+            "observedGeneration": 2, "replicas": 3, "updatedReplicas": 1, "readyReplicas": 2, "conditions": conditions
+        });
+        seen.workers.insert(revision(), updating(2, &status));
+        let status = status_of(&seen);
+        let told = message(&status, condition::PROGRESSING);
+        (summary(&status), told)
+    };
+    let pods = |problem, unschedulable| Workers {
+        pods: 3,
+        ready: 2,
+        problem,
+        unschedulable,
+    };
+    let stalled = json!([{"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded", "message": "has timed out"}]);
+    let pull = Problem {
+        reason: "ImagePullBackOff".into(),
+        message: "the image can't be pulled".into(),
+    };
+    let (failed, why) = progressing(pods(Some(pull), None), json!([]));
+    assert!(
+        failed.starts_with("Ready=True/Serving Progressing=False/Failed"),
+        "{failed}"
+    );
+    assert_eq!(why, "the image can't be pulled");
+    let (failed, why) = progressing(pods(None, None), stalled.clone());
+    assert!(failed.contains("Progressing=False/Failed"), "{failed}");
+    assert_eq!(why, "has timed out");
+
+    let room = || Some("Insufficient nvidia.com/gpu".to_owned());
+    let (waits, _) = progressing(pods(None, room()), json!([]));
+    assert!(
+        waits.contains("Progressing=True/Updating"),
+        "an older pod may leave: {waits}"
+    );
+    let (_, why) = progressing(pods(None, room()), stalled);
+    assert_eq!(why, "Insufficient nvidia.com/gpu");
+}
+
+#[test]
+fn another_number_of_workers_is_no_update() {
+    let progressing = |status: &serde_json::Value| {
+        let mut seen = observed(loaded(3, 2));
+        seen.workers.insert(revision(), updating(3, status));
+        summary(&status_of(&seen))
+    };
+    let seen = |generation: i64, replicas: i32| json!({"observedGeneration": generation, "replicas": replicas, "updatedReplicas": replicas});
+    for same in [seen(2, 2), seen(3, 2), seen(3, 3)] {
+        let told = progressing(&same);
+        assert!(
+            told.contains("Progressing=False/Complete"),
+            "{same}: {told}"
+        );
+    }
+    let told = progressing(&seen(2, 3));
+    assert!(
+        told.contains("Progressing=True/Updating"),
+        "another template, not looked at yet: {told}"
+    );
+}
