@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use carpool_local as local;
 use carpool_operator::{
-    command_line::{Logging, parse},
+    command_line::{Logging, end, parse},
     infer, inject, run,
 };
 use clap::{Parser, Subcommand};
@@ -64,13 +64,7 @@ async fn main() -> ExitCode {
         Command::Infer(args) => infer::run(args).await.map_err(Error::from),
         Command::Crds => print_crd().map_err(Error::from),
     };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("carpool: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    end("carpool", result)
 }
 
 fn print_crd() -> Result<(), serde_yaml::SerializeError> {

@@ -59,16 +59,9 @@ pub async fn run(context: Arc<Context>, reconcile: UnboundedSender<ModelRef>) {
                     context: Arc::clone(&context),
                     asker: asker.clone(),
                     model: model.clone(),
+                    reconcile: reconcile.clone(),
                 };
-                let reconcile = reconcile.clone();
-                running.spawn(async move {
-                    let news = turn.take().await;
-                    if news.is_urgent || last.as_ref() != Some(&news) {
-                        // The send fails only where the controller has gone, and so will this task.
-                        let _ = reconcile.unbounded_send(turn.model_ref());
-                        *last = Some(news);
-                    }
-                });
+                running.spawn(async move { turn.take(&mut last).await });
             }
         }
         last_news.retain(|uid, _| present.contains(uid));
@@ -79,8 +72,6 @@ pub async fn run(context: Arc<Context>, reconcile: UnboundedSender<ModelRef>) {
 /// Everything that a turn finds out and a plan depends on: news is what differs from the turn before.
 #[derive(Debug, PartialEq, Eq)]
 struct News {
-    /// Whether a reconcile is due even where all else is as before.
-    is_urgent: bool,
     /// Whether the queue's length is known.
     known: bool,
     /// The revision that all proxies feed.
@@ -93,11 +84,36 @@ struct News {
     report: Option<Loaded>,
 }
 
+impl News {
+    fn of(remembered: &Remembered, now: Instant) -> Self {
+        let sample = remembered.fresh(now);
+        let several = remembered.decisions.len() > 1;
+        let waiting = sample.filter(|_| several).into_iter();
+        let waiting = waiting.flat_map(|sample| &sample.revisions);
+        let decisions = remembered.decisions.iter();
+        let active = remembered.active.as_ref();
+        let report = active.and_then(|(active, _)| remembered.reports.get(active));
+        Self {
+            known: sample.is_some(),
+            feeding: sample.and_then(|sample| sample.feeding.clone()),
+            waiting: waiting
+                .filter(|(_, queued)| queued.length > 0)
+                .map(|(revision, _)| revision.clone())
+                .collect(),
+            decisions: decisions
+                .map(|(revision, decision)| (revision.clone(), decision.replicas))
+                .collect(),
+            report: report.map(|report| report.model.clone()),
+        }
+    }
+}
+
 /// A resource's turn within one tick.
 struct Turn {
     context: Arc<Context>,
     asker: AdminClient,
     model: BatchedModel,
+    reconcile: UnboundedSender<ModelRef>,
 }
 
 impl Turn {
@@ -105,56 +121,74 @@ impl Turn {
         ObjectRef::new(&self.model.name_any()).within(&self.model.namespace().unwrap_or_default())
     }
 
-    async fn take(&self) -> News {
+    async fn take(&self, last: &mut Option<News>) {
         let remembered = self.context.memory.of(&self.model);
         let uid = self.model.uid().unwrap_or_default();
-        let model = self.model_ref();
-        let workloads = Workloads::of(&self.context.cluster, &model, &uid);
+        let workloads = Workloads::of(&self.context.cluster, &self.model_ref(), &uid);
+        self.sample(&workloads, &remembered).await;
+        // Workers that do not answer for their model keep no decision waiting.
+        self.tell(&remembered, last);
+        if self.report(&workloads, &remembered).await {
+            self.tell(&remembered, last);
+        }
+    }
+
+    /// Asks proxies for the queue, and decides.
+    async fn sample(&self, workloads: &Workloads, remembered: &std::sync::Mutex<Remembered>) {
         let all = workloads.workers.len() > 1;
         let heard = ask::backlog(&self.asker, &workloads.pods, all).await;
-        {
-            let mut remembered = lock(&remembered);
-            let now = Instant::now();
-            remembered.asked |= workloads.proxy.is_some();
-            if let Some((mut sample, silence)) = heard {
-                // An app's own NetworkPolicy may keep its sidecar from answering for ever.
-                if silence && remembered.active_for(now) < KUBELET_READS_AGAIN {
-                    sample.feeding = None;
-                }
-                remembered.backlog = Some(sample);
+        let mut remembered = lock(remembered);
+        let now = Instant::now();
+        remembered.asked |= workloads.proxy.is_some();
+        if let Some((mut sample, silence)) = heard {
+            // An app's own NetworkPolicy may keep its sidecar from answering for ever.
+            if silence && remembered.active_for(now) < KUBELET_READS_AGAIN {
+                sample.feeding = None;
             }
-            self.decide(&mut remembered, &workloads.workers, now);
+            remembered.backlog = Some(sample);
         }
+        self.decide(&mut remembered, &workloads.workers, now);
+    }
 
+    /// Asks the active revision's workers for their model, where that is due. Returns whether they said anything.
+    async fn report(
+        &self,
+        workloads: &Workloads,
+        remembered: &std::sync::Mutex<Remembered>,
+    ) -> bool {
         let (active, known) = {
-            let remembered = lock(&remembered);
-            let active = remembered.active.clone().map(|(revision, _)| revision);
-            let known = active
-                .as_ref()
-                .and_then(|active| remembered.reports.get(active).cloned());
+            let mut remembered = lock(remembered);
+            remembered
+                .reports
+                .retain(|revision, _| workloads.workers.contains_key(revision));
+            let Some((active, _)) = remembered.active.clone() else {
+                return false;
+            };
+            let known = remembered.reports.get(&active).cloned();
             (active, known)
         };
-        let report = match &active {
-            Some(active) => {
-                ask::report(
-                    &self.asker,
-                    &workloads.pods,
-                    active,
-                    known.as_ref(),
-                    Instant::now(),
-                )
-                .await
-            }
-            None => None,
-        };
-        let mut remembered = lock(&remembered);
-        if let Some((active, report)) = active.clone().zip(report) {
-            remembered.reports.insert(active, report);
+        let (pods, now) = (&workloads.pods, Instant::now());
+        let report = ask::report(&self.asker, pods, &active, known.as_ref(), now).await;
+        let said = report.is_some();
+        if let Some(report) = report {
+            lock(remembered).reports.insert(active, report);
         }
-        remembered
-            .reports
-            .retain(|revision, _| workloads.workers.contains_key(revision));
-        self.news(&remembered, active.as_deref(), Instant::now())
+        said
+    }
+
+    /// Asks for a reconcile where something differs from what the last one was asked for, or a write is due.
+    fn tell(&self, remembered: &std::sync::Mutex<Remembered>, last: &mut Option<News>) {
+        let now = Instant::now();
+        let (news, is_due) = {
+            let remembered = lock(remembered);
+            let is_due = remembered.scale_failed || self.length_is_due(&remembered, now);
+            (News::of(&remembered, now), is_due)
+        };
+        if is_due || last.as_ref() != Some(&news) {
+            // The send fails only where the controller has gone, and so will this task.
+            let _ = self.reconcile.unbounded_send(self.model_ref());
+            *last = Some(news);
+        }
     }
 
     /// Decides for each revision how many workers its queue needs.
@@ -187,28 +221,6 @@ impl Turn {
         }
     }
 
-    fn news(&self, remembered: &Remembered, active: Option<&str>, now: Instant) -> News {
-        let sample = remembered.fresh(now);
-        let several = remembered.decisions.len() > 1;
-        let waiting = sample.filter(|_| several).into_iter();
-        let waiting = waiting.flat_map(|sample| &sample.revisions);
-        let decisions = remembered.decisions.iter();
-        let report = active.and_then(|active| remembered.reports.get(active));
-        News {
-            is_urgent: remembered.scale_failed || self.length_is_due(remembered, now),
-            known: sample.is_some(),
-            feeding: sample.and_then(|sample| sample.feeding.clone()),
-            waiting: waiting
-                .filter(|(_, queued)| queued.length > 0)
-                .map(|(revision, _)| revision.clone())
-                .collect(),
-            decisions: decisions
-                .map(|(revision, decision)| (revision.clone(), decision.replicas))
-                .collect(),
-            report: report.map(|report| report.model.clone()),
-        }
-    }
-
     /// Whether the status shows a length that is no longer so, and may be written again.
     fn length_is_due(&self, remembered: &Remembered, now: Instant) -> bool {
         let shown = self.model.status.as_ref();
@@ -219,5 +231,48 @@ impl Turn {
         let may_be_written =
             |written: Instant| now.saturating_duration_since(written) >= LENGTH_EVERY;
         differs && remembered.length_written.is_none_or(may_be_written)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use carpool_scaling::{Decision, Reason};
+    use futures::channel::mpsc;
+
+    use super::*;
+    use crate::reconcile::{fixtures, mock};
+
+    #[tokio::test]
+    async fn a_reconcile_is_asked_for_once_for_each_change_and_at_every_tick_while_a_write_is_due()
+    {
+        let (client, _) = mock::api_server(|_| None);
+        let (reconcile, mut asked) = mpsc::unbounded();
+        let turn = Turn {
+            context: Arc::new(mock::context(client)),
+            asker: AdminClient::new(),
+            model: fixtures::sentiment(),
+            reconcile,
+        };
+        let remembered = turn.context.memory.of(&turn.model);
+        let mut last = None;
+        let mut tell = |change: fn(&mut Remembered)| {
+            change(&mut lock(&remembered));
+            turn.tell(&remembered, &mut last);
+            asked.try_recv().is_ok()
+        };
+        assert!(tell(|_| ()), "the first turn has news");
+        assert!(!tell(|_| ()));
+        let wants_three: fn(&mut Remembered) = |remembered| {
+            let decision = Decision {
+                replicas: 3,
+                reason: Reason::LongQueue,
+            };
+            remembered.decisions.insert("r".into(), decision);
+        };
+        assert!(tell(wants_three));
+        assert!(!tell(wants_three));
+        assert!(tell(|remembered| remembered.scale_failed = true));
+        assert!(tell(|_| ()), "a failed write is tried again at each tick");
+        assert!(!tell(|remembered| remembered.scale_failed = false));
     }
 }

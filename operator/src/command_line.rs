@@ -1,6 +1,6 @@
-//! The parts of a command line that all binaries of this crate's users share: exit codes and logs.
+//! The parts of a command line that the binaries `carpool` and `carpool-operator` share: exit codes and logs.
 
-use std::process::ExitCode;
+use std::{fmt::Display, process::ExitCode};
 
 use clap::{Parser, ValueEnum};
 use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitExt};
@@ -29,6 +29,17 @@ pub fn parse<T: Parser>() -> Result<T, ExitCode> {
         let _ = error.print();
         ExitCode::from(if error.use_stderr() { USAGE } else { 0 })
     })
+}
+
+/// Ends a program: prints the error that it ends with, if any, after the program's name.
+pub fn end(program: &str, result: Result<(), impl Display>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{program}: {error}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 impl Logging {

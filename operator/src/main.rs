@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use carpool_operator::{
-    command_line::{Logging, parse},
+    command_line::{Logging, end, parse},
     infer, run,
 };
 use clap::{Parser, Subcommand};
@@ -44,11 +44,5 @@ async fn main() -> ExitCode {
         None => run::run(cli.run).await.map_err(|error| error.to_string()),
         Some(Command::Infer(args)) => infer::run(args).await.map_err(|error| error.to_string()),
     };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("carpool-operator: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    end("carpool-operator", result)
 }

@@ -7,7 +7,7 @@ pub mod build;
 #[cfg(test)]
 pub mod fixtures;
 #[cfg(test)]
-mod mock;
+pub mod mock;
 pub mod observe;
 pub mod report;
 mod scale;

@@ -31,10 +31,6 @@ pub struct Args {
     /// The Redis that holds the queue: redis[s]://[USER:PASSWORD@]HOST[:PORT][/DB], s for TLS; or
     /// redis[s]+sentinel://[USER:PASSWORD@]HOST[:PORT][,HOST[:PORT]...]/NAME[/DB], the primary that those sentinels know
     /// by this name; ?sentinelUsername=USER&sentinelPassword=PASSWORD at the end is for the sentinels.
-    #[allow(
-        rustdoc::broken_intra_doc_links,
-        reason = "clap shows the brackets as they are"
-    )]
     #[arg(
         long,
         env = "CARPOOL_REDIS_URL",
