@@ -211,6 +211,15 @@ impl Turn {
                 current: u32::try_from(observe::replicas(deployment)).unwrap_or(0),
                 proven: remembered.loaded.contains(revision),
             };
+            // A queue that is not fed yet, or no more, tells nothing of the workers that it will need: a revision that
+            // becomes active keeps those that it has for a whole cooldown.
+            let is_active = remembered
+                .active
+                .as_ref()
+                .is_none_or(|(active, _)| active == revision);
+            if !is_active {
+                remembered.scalers.remove(revision);
+            }
             let scaler = remembered
                 .scalers
                 .entry(revision.clone())

@@ -15,7 +15,10 @@ pub const REVISION: &str = "carpool.dev/revision";
 pub const MODEL_SPEC: &str = "carpool.dev/model-spec";
 /// Annotation of a worker Deployment of which a worker has been Ready once.
 pub const LOADED: &str = "carpool.dev/loaded";
-/// Annotation of a worker Deployment that was given up in favour of the revision before: the problem, as JSON.
+/// Annotation of a `BatchedModel`: another value than before asks for another attempt at a revision that was given up.
+pub const RETRY: &str = "carpool.dev/retry";
+/// Annotation of a worker Deployment that was given up in favour of the revision before: the problem and the attempt, as
+/// JSON.
 pub const GIVEN_UP: &str = "carpool.dev/given-up";
 /// Annotation of the `ConfigMap`: the revision that the proxies feed.
 pub const SERVING: &str = "carpool.dev/serving";

@@ -1,7 +1,7 @@
 //! A summary of a revision's pods: how many are Ready, what keeps one from being placed, why one fails.
 
 use carpool_crds::{Termination, TerminationReason};
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod};
 use kube::ResourceExt;
 use serde::{Deserialize, Serialize};
 
@@ -43,6 +43,12 @@ pub struct Workers {
     pub pods: usize,
     /// Pods that are Ready.
     pub ready: usize,
+    /// Pods that have been told to leave.
+    pub leaving: usize,
+    /// Pods that fit nowhere before others leave a node.
+    pub waiting: usize,
+    /// The most starts of a container that failed in one pod that is not Ready.
+    pub failed_starts: u32,
     /// The scheduler's message on a pod that fits nowhere before others leave a node.
     pub unschedulable: Option<String>,
     /// The problem of a pod that does not get Ready, whoever leaves.
@@ -56,6 +62,7 @@ impl Workers {
         for pod in pods {
             workers.pods += 1;
             if pod.metadata.deletion_timestamp.is_some() {
+                workers.leaving += 1;
                 continue;
             }
             if is_ready(pod) {
@@ -63,9 +70,11 @@ impl Workers {
                 continue;
             }
             if let Some(message) = unschedulable(pod).filter(|message| room_helps(message)) {
+                workers.waiting += 1;
                 workers.unschedulable = Some(message);
                 continue;
             }
+            workers.failed_starts = workers.failed_starts.max(failed_starts(pod));
             let problem = problem(pod);
             let first = workers.problem.is_none();
             // The problem that another attempt never cures is told before any other.
@@ -129,6 +138,34 @@ fn room_helps(message: &str) -> bool {
     ]
     .iter()
     .any(|words| message.contains(words))
+}
+
+/// The most starts of one of a pod's containers that failed.
+fn failed_starts(pod: &Pod) -> u32 {
+    let failed = |status: &ContainerStatus| {
+        let ended = |state: &ContainerState| {
+            state
+                .terminated
+                .as_ref()
+                .is_some_and(|ended| ended.exit_code != 0)
+        };
+        let (state, last) = (status.state.as_ref(), status.last_state.as_ref());
+        let now = state.is_some_and(ended);
+        // The count is of restarts: the start before a wait is one that has not been made up for yet.
+        let waits = state.is_some_and(|state| state.waiting.is_some()) && last.is_some_and(ended);
+        let restarts = u32::try_from(status.restart_count).unwrap_or(0);
+        restarts + u32::from(now || waits)
+    };
+    let status = pod.status.iter();
+    let containers = status.flat_map(|status| {
+        let init = status.init_container_statuses.iter().flatten();
+        init.chain(status.container_statuses.iter().flatten())
+    });
+    containers
+        .filter(|status| !status.ready)
+        .map(failed)
+        .max()
+        .unwrap_or(0)
 }
 
 /// The problem of a pod that does not run: it has no node, its containers have ended, or something keeps the kubelet

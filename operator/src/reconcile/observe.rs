@@ -14,7 +14,7 @@ use crate::{
     index::ModelRef,
     memory::{BacklogSample, Remembered, Reported},
     names::{self, Component},
-    rollout::{Revision, View},
+    rollout::{Bounds, Revision, View},
     workers::{self, Problem, Workers},
 };
 
@@ -141,7 +141,7 @@ pub fn observe(
     observed.config_hash = annotation(names::CONFIG_HASH);
     observed.backlog = remembered.fresh(now).cloned();
     observed.view = view(
-        model.spec.model.revision(),
+        model,
         annotation(names::SERVING),
         &observed,
         remembered,
@@ -160,7 +160,7 @@ fn list<K: Resource>(live: &mut BTreeMap<Key, ObjectMeta>, kind: &str, objects: 
 }
 
 fn view(
-    latest: String,
+    model: &BatchedModel,
     active: Option<String>,
     observed: &Observed,
     remembered: &mut Remembered,
@@ -185,6 +185,7 @@ fn view(
                 .annotations()
                 .get(names::GIVEN_UP)
                 .and_then(|json| serde_json::from_str(json).ok()),
+            updating: is_updating(deployment),
             stalled: stalled(deployment),
             length: backlog.map(|backlog| backlog.length(name)),
             decision: remembered.decisions.get(name).copied(),
@@ -193,10 +194,11 @@ fn view(
     }
     let mut view = View {
         switched: active.is_some() && backlog.is_some_and(|backlog| backlog.feeding == active),
-        latest,
+        latest: model.spec.model.revision(),
         active,
         revisions,
-        settling: false,
+        bounds: Bounds::from(&model.spec.worker.rollout),
+        ..View::default()
     };
     remembered.patience.look(&mut view, now);
     view
@@ -205,6 +207,16 @@ fn view(
 /// Workers asked for.
 pub fn replicas(deployment: &Deployment) -> i32 {
     deployment.spec.replicas.unwrap_or(1)
+}
+
+/// Whether pods of an older template are left. Pods that come and go with the queue are no update.
+pub fn is_updating(deployment: &Deployment) -> bool {
+    let status = deployment.status.clone().unwrap_or_default();
+    let now = status.replicas.unwrap_or(0);
+    // A change that Kubernetes has not looked at yet is another template, unless it is another number.
+    let unseen =
+        status.observed_generation < deployment.metadata.generation && now == replicas(deployment);
+    unseen || status.updated_replicas.unwrap_or(0) < now
 }
 
 /// The problem for which a Deployment's pods won't get Ready by waiting, although none of them tells one.

@@ -6,7 +6,10 @@ use std::path::{Component as Part, Path};
 use carpool_crds::{BatchedModel, BatchedModelSpec, Bytes, ManagedRedis, Quantity, Resources};
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 
+use kube::ResourceExt;
+
 use super::strict;
+use crate::names;
 
 /// The share of a managed Redis' memory limit that data may take: the rest is for its buffers and its AOF rewrite.
 const DATA_SHARE: f64 = 0.6;
@@ -30,6 +33,8 @@ pub struct Valid {
     pub spec: BatchedModelSpec,
     /// The revision of `spec.model`.
     pub revision: String,
+    /// The annotation [`names::RETRY`].
+    pub retry: Option<String>,
     /// Place of the artifact.
     pub artifact: Artifact,
     /// Place of the queue.
@@ -107,6 +112,7 @@ pub fn validate(model: &BatchedModel) -> Result<Valid, String> {
         namespace: field("namespace", model.metadata.namespace.as_ref())?,
         uid: field("uid", model.metadata.uid.as_ref())?,
         revision: spec.model.revision(),
+        retry: model.annotations().get(names::RETRY).cloned(),
         artifact: artifact(&spec.model.uri)?,
         redis,
         proxy_overrides: overrides("spec.proxy.podOverrides", spec.proxy.pod_overrides.as_ref())?,
