@@ -9,13 +9,16 @@
 mod admin;
 mod api;
 mod autoscale;
+mod calls;
 mod cluster;
 pub mod command_line;
+mod contained;
 mod controller;
 mod index;
 pub mod infer;
 pub mod inject;
 mod lease;
+mod live;
 mod memory;
 mod metrics;
 mod names;

@@ -26,6 +26,9 @@ pub const SERVING: &str = "carpool.dev/serving";
 /// the `ConfigMap` at once instead of at its next turn.
 pub const CONFIG_HASH: &str = "carpool.dev/config-hash";
 
+/// Annotation of every child: the hash of what was applied. A part that is rendered no more leaves no other trace.
+pub const RENDERED: &str = "carpool.dev/rendered";
+
 /// The label that tells the kinds of pods apart.
 pub const COMPONENT: &str = "app.kubernetes.io/component";
 
