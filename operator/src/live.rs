@@ -126,6 +126,18 @@ impl Live {
         content.is_some_and(|live| live.is_ok_and(|live| is_contained(rendered, &live)))
     }
 
+    /// Whether its pod template has everything that the rendered one asks for.
+    #[must_use]
+    pub fn has_template(&self, rendered: &Value) -> bool {
+        let content = lock(&self.content);
+        let content = content.as_deref().map(serde_json::from_str::<Value>);
+        content.is_some_and(|live| {
+            live.is_ok_and(|live| {
+                contains(&live["spec"]["template"], &rendered["spec"]["template"])
+            })
+        })
+    }
+
     /// Forgets what can only be asked once: whoever has looked remembers `digest`.
     pub fn forget_content(&self) {
         lock(&self.content).take();
@@ -264,7 +276,9 @@ mod tests {
     fn what_was_rendered_is_found_again_and_what_was_changed_is_not() {
         let as_rendered = |change: fn(&mut Value)| live(change).is_as_rendered(&service(), "h");
         assert!(as_rendered(|_| ()));
-        assert!(as_rendered(|o| o["metadata"]["labels"]["theirs"] = json!("x")));
+        assert!(as_rendered(
+            |o| o["metadata"]["labels"]["theirs"] = json!("x")
+        ));
         let changes: [fn(&mut Value); 6] = [
             |o| o["metadata"]["labels"] = json!({}),
             |o| o["metadata"]["annotations"] = json!({}),
@@ -284,7 +298,9 @@ mod tests {
         let is_ours = |change: fn(&mut Value)| live(change).is_of("a", "u");
         assert!(is_ours(|_| ()));
         assert!(is_ours(|o| o["metadata"]["ownerReferences"] = json!(null)));
-        assert!(!is_ours(|o| o["metadata"]["ownerReferences"][0]["uid"] = json!("other")));
+        assert!(!is_ours(
+            |o| o["metadata"]["ownerReferences"][0]["uid"] = json!("other")
+        ));
         let by_hand: fn(&mut Value) = |o| {
             o["metadata"]["ownerReferences"] = json!(null);
             o["metadata"]["annotations"] = json!(null);
