@@ -12,6 +12,7 @@ mod autoscale;
 mod cluster;
 pub mod command_line;
 mod controller;
+mod defaults;
 mod index;
 pub mod infer;
 pub mod inject;

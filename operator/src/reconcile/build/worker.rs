@@ -70,6 +70,9 @@ pub fn deployment(
         }),
         spec: Some(pod_spec(valid, images, redis_secret)),
     };
+    if let Some(pod) = &mut template.spec {
+        pod::schedule(pod, &valid.spec, &images.defaults);
+    }
     if let Some(overrides) = &valid.worker_overrides {
         template.merge_from(overrides.clone());
     }
