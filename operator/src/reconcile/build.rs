@@ -30,9 +30,12 @@ pub use self::{
     worker::{RevisionState, attempt},
 };
 use super::validate::{RedisPlace, Valid};
-use crate::names::{self, Component};
+use crate::{
+    defaults::ModelDefaults,
+    names::{self, Component},
+};
 
-/// The images of the pods, and how they run.
+/// The images of the pods, and how they run where their model does not say.
 #[derive(Debug, Clone)]
 pub struct Images {
     /// `carpool-sidecar`.
@@ -45,6 +48,8 @@ pub struct Images {
     pub redis_user: Option<i64>,
     /// Pull policy of all images.
     pub pull_policy: String,
+    /// Settings of models whose own spec leaves them to the cluster.
+    pub defaults: ModelDefaults,
 }
 
 /// Parts of a plan that the children depend on, beside their resource.
@@ -65,7 +70,7 @@ pub struct Children {
     pub accounts: Vec<ServiceAccount>,
     /// The configuration that proxies, workers and injected sidecars read.
     pub config: ConfigMap,
-    /// Network policies, one per component.
+    /// Network policies, one per component, unless they are left to the user.
     pub policies: Vec<NetworkPolicy>,
     /// Disruption budgets of the proxies and of each revision's workers.
     pub budgets: Vec<PodDisruptionBudget>,
@@ -92,7 +97,8 @@ pub enum BuildError {
     Model(#[from] serde_json::Error),
 }
 
-/// The children of a resource. `scrape_namespaces` may reach the admin ports of proxies and workers.
+/// The children of a resource. `scrape_namespaces` may reach the admin ports of proxies and workers, and the first of
+/// them, the operator's own, the proxies' data port, too.
 pub fn build(
     valid: &Valid,
     inputs: &RolloutInputs,
@@ -114,12 +120,14 @@ pub fn build(
             .chain(with_redis.then_some(Component::Redis))
     };
     let revisions = inputs.models.keys();
+    let with_policies = images.defaults.manages_network_policies(&valid.spec);
     Ok(Children {
         accounts: components(false)
             .map(|component| policies::account(valid, component))
             .collect(),
         config: config::config_map(valid, &inputs.active, &inputs.models)?,
         policies: components(managed)
+            .filter(|_| with_policies)
             .map(|component| policies::policy(valid, component, scrape_namespaces))
             .collect(),
         budgets: std::iter::once(policies::proxy_budget(valid))

@@ -80,6 +80,16 @@ pub fn stateful_set(
     max_memory: u64,
 ) -> StatefulSet {
     let name = names::child(&valid.name, Component::Redis);
+    let mut template = PodTemplateSpec {
+        metadata: Some(ObjectMeta {
+            labels: Some(names::component_labels(&valid.name, Component::Redis)),
+            ..ObjectMeta::default()
+        }),
+        spec: Some(pod_spec(valid, images, resources, max_memory)),
+    };
+    if let Some(pod) = &mut template.spec {
+        pod::schedule(pod, &valid.spec, &images.defaults);
+    }
     StatefulSet {
         metadata: metadata(valid, name.clone(), Some(Component::Redis)),
         spec: StatefulSetSpec {
@@ -92,42 +102,40 @@ pub fn stateful_set(
                 match_labels: Some(names::selector(&valid.name, Component::Redis)),
                 ..LabelSelector::default()
             },
-            template: PodTemplateSpec {
-                metadata: Some(ObjectMeta {
-                    labels: Some(names::component_labels(&valid.name, Component::Redis)),
-                    ..ObjectMeta::default()
-                }),
-                spec: Some(PodSpec {
-                    automount_service_account_token: Some(false),
-                    enable_service_links: Some(false),
-                    security_context: Some(PodSecurityContext {
-                        run_as_user: images.redis_user,
-                        ..pod::pod_security()
-                    }),
-                    containers: vec![container(images, resources, max_memory)],
-                    volumes: Some(vec![
-                        pod::scratch("tmp"),
-                        pod::scratch("data"),
-                        Volume {
-                            name: "secret".to_owned(),
-                            secret: Some(SecretVolumeSource {
-                                secret_name: Some(names::redis_secret(&valid.name, &valid.uid)),
-                                items: Some(vec![KeyToPath {
-                                    key: "redis.conf".to_owned(),
-                                    path: "redis.conf".to_owned(),
-                                    ..KeyToPath::default()
-                                }]),
-                                ..SecretVolumeSource::default()
-                            }),
-                            ..Volume::default()
-                        },
-                    ]),
-                    ..PodSpec::default()
-                }),
-            },
+            template,
             ..StatefulSetSpec::default()
         },
         ..StatefulSet::default()
+    }
+}
+
+fn pod_spec(valid: &Valid, images: &Images, resources: &Resources, max_memory: u64) -> PodSpec {
+    PodSpec {
+        automount_service_account_token: Some(false),
+        enable_service_links: Some(false),
+        security_context: Some(PodSecurityContext {
+            run_as_user: images.redis_user,
+            ..pod::pod_security()
+        }),
+        containers: vec![container(images, resources, max_memory)],
+        volumes: Some(vec![
+            pod::scratch("tmp"),
+            pod::scratch("data"),
+            Volume {
+                name: "secret".to_owned(),
+                secret: Some(SecretVolumeSource {
+                    secret_name: Some(names::redis_secret(&valid.name, &valid.uid)),
+                    items: Some(vec![KeyToPath {
+                        key: "redis.conf".to_owned(),
+                        path: "redis.conf".to_owned(),
+                        ..KeyToPath::default()
+                    }]),
+                    ..SecretVolumeSource::default()
+                }),
+                ..Volume::default()
+            },
+        ]),
+        ..PodSpec::default()
     }
 }
 
