@@ -27,4 +27,5 @@ defaults! {
     proxy_replicas: u32 = 2;
     text_max_length: u32 = 128;
     max_unavailable: u32 = 1;
+    room_timeout: Duration = Duration(time::Duration::from_mins(5));
 }

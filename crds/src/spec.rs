@@ -252,7 +252,7 @@ pub struct Worker {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
 
-    /// The rules by which workers of one revision are replaced when their pod changes.
+    /// The rules by which workers are replaced when the model or their pod changes.
     #[serde(default)]
     pub rollout: Rollout,
 
@@ -295,30 +295,38 @@ pub enum Device {
     Cuda,
 }
 
-/// The rules by which workers of one revision are replaced when their pod changes.
+/// The rules by which workers are replaced when the model or their pod changes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[cfg_attr(feature = "kube", derive(KubeSchema))]
 #[cfg_attr(feature = "kube", x_kube(validation = (
-    "self.maxSurge + self.maxUnavailable > 0",
+    "!has(self.maxSurge) || self.maxSurge + self.maxUnavailable > 0",
     "maxSurge and maxUnavailable must not both be 0"
 )))]
 pub struct Rollout {
-    /// The most workers above the wanted number. 0 needs no spare GPU.
+    /// The most workers above the wanted number. 0 never takes a spare GPU: workers are replaced one for one, at once.
+    /// Default: for a new revision as many as the queue needs, for a changed pod a quarter of the workers, at least one.
     #[cfg_attr(feature = "kube", schemars(range(max = 1000)))]
-    #[serde(default)]
-    pub max_surge: u32,
-    /// The most workers below the wanted number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_surge: Option<u32>,
+    /// The most workers below the wanted number, once `roomTimeout` has passed and new ones fit nowhere. 0 waits for room
+    /// for as long as it takes.
     #[cfg_attr(feature = "kube", schemars(range(max = 1000)))]
     #[serde(default = "defaults::max_unavailable")]
     pub max_unavailable: u32,
+    /// The time for which a new worker that fits on no node waits for another node, before old workers leave to make room.
+    /// 0 suits nodes of a fixed number: a full one makes room at once.
+    #[cfg_attr(feature = "kube", x_kube(validation = ("duration(self) <= duration('24h')", "roomTimeout: at most 24h")))]
+    #[serde(default = "defaults::room_timeout")]
+    pub room_timeout: Duration,
 }
 
 impl Default for Rollout {
     fn default() -> Self {
         Self {
-            max_surge: 0,
+            max_surge: None,
             max_unavailable: defaults::max_unavailable(),
+            room_timeout: defaults::room_timeout(),
         }
     }
 }

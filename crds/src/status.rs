@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "camelCase")]
 #[cfg_attr(feature = "kube", derive(JsonSchema))]
 pub struct BatchedModelStatus {
-    /// The conditions Ready, Progressing, RedisReady, ProxyReady, ModelLoaded and ScalingActive.
+    /// The conditions Ready, Progressing, Stalled, ModelLoaded, ProxyReady, RedisReady and ScalingActive.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
     /// The generation that this status speaks of.
@@ -25,9 +25,12 @@ pub struct BatchedModelStatus {
     /// Requests waiting and in flight: written with every other change and, by itself, at most every 30 s.
     #[serde(default)]
     pub queue_length: i64,
-    /// The revision that the proxies feed.
+    /// The revision that answers: the one that the proxies feed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub revision: Option<String>,
+    pub serving: Option<String>,
+    /// The spec's revision. It is `serving` unless a rollout is under way or has failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latest: Option<String>,
     /// The SHA-256 of the artifact that the workers loaded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
@@ -41,10 +44,14 @@ pub struct BatchedModelStatus {
 
 /// The types of condition.
 pub mod condition {
-    /// The condition that the model answers, or will as soon as a request wakes it.
+    /// The condition that the latest revision serves with the wanted number of workers, or will as soon as a request wakes
+    /// it. While a rollout waits or has failed it is False, although the revision before answers.
     pub const READY: &str = "Ready";
     /// The condition that something is on its way to what the spec asks for.
     pub const PROGRESSING: &str = "Progressing";
+    /// The condition that only a change of the spec or of the cluster brings the model on. Present only while it is True,
+    /// as kstatus, the rules of Flux, has it.
+    pub const STALLED: &str = "Stalled";
     /// The condition that Redis accepts connections.
     pub const REDIS_READY: &str = "RedisReady";
     /// The condition that at least one proxy is Ready.

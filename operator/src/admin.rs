@@ -1,6 +1,6 @@
 //! The operator's own port: `/metrics`, `/livez`, `/readyz`.
 
-use std::{convert::Infallible, sync::Arc};
+use std::{convert::Infallible, sync::Arc, time::Instant};
 
 use carpool_process::{Acceptor, methods};
 use http_body_util::Full;
@@ -40,7 +40,11 @@ pub async fn serve(listener: TcpListener, metrics: Arc<Metrics>) {
 fn respond(path: &str, metrics: &Metrics) -> Response<Full<Bytes>> {
     const TEXT: &str = "text/plain; charset=utf-8";
     match path {
-        "/livez" | "/readyz" => response(StatusCode::OK, TEXT, "ok\n".to_owned()),
+        "/readyz" => response(StatusCode::OK, TEXT, "ok\n".to_owned()),
+        "/livez" => match metrics.ailing(Instant::now()) {
+            None => response(StatusCode::OK, TEXT, "ok\n".to_owned()),
+            Some(why) => response(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{why}\n")),
+        },
         "/metrics" => match metrics.encode() {
             Ok(text) => response(
                 StatusCode::OK,

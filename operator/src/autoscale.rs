@@ -4,16 +4,16 @@
 mod ask;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use carpool_crds::{BatchedModel, Loaded};
+use carpool_crds::{Loaded, Scaling};
 use carpool_scaling::{Observation, Scaler, backlog::AdminClient};
 use futures::channel::mpsc::UnboundedSender;
 use k8s_openapi::api::apps::v1::Deployment;
-use kube::{ResourceExt, runtime::reflector::ObjectRef};
+use kube::ResourceExt;
 use tokio::{
     sync::Mutex,
     task::JoinSet,
@@ -22,7 +22,7 @@ use tokio::{
 
 use crate::{
     index::ModelRef,
-    memory::{Remembered, lock},
+    memory::{Entry, Remembered, lock},
     reconcile::{
         Context,
         observe::{self, Workloads},
@@ -35,38 +35,76 @@ const TICK: Duration = Duration::from_secs(1);
 /// The time within which a kubelet has read a changed `ConfigMap` even where nothing made it look at once.
 const KUBELET_READS_AGAIN: Duration = Duration::from_mins(3);
 
+/// Ticks between two times at which what is remembered of resources that were made anew is forgotten.
+const FORGET_EVERY: u32 = 30;
+
 /// Samples every resource until dropped. Resources that need a reconcile go to `reconcile`.
 pub async fn run(context: Arc<Context>, reconcile: UnboundedSender<ModelRef>) {
     context.cluster.ready().await;
     let asker = AdminClient::new();
-    let mut last_news: HashMap<String, Arc<Mutex<Option<News>>>> = HashMap::new();
+    let mut models: HashMap<ModelRef, Sampled> = HashMap::new();
+    let mut awake: HashSet<ModelRef> = HashSet::new();
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut running = JoinSet::new();
+    let mut until_forget = FORGET_EVERY;
     loop {
         ticks.tick().await;
         while running.try_join_next().is_some() {}
-        let models = context.cluster.models.state();
-        let models = models.iter().filter_map(|stored| stored.0.as_ref().ok());
-        let mut present = BTreeSet::new();
-        for model in models.filter(|model| model.metadata.deletion_timestamp.is_none()) {
-            let Some(uid) = model.uid() else { continue };
-            let last = Arc::clone(last_news.entry(uid.clone()).or_default());
-            present.insert(uid);
-            // A resource that still waits for an answer from its last turn misses this one.
-            if let Ok(mut last) = last.try_lock_owned() {
-                let turn = Turn {
-                    context: Arc::clone(&context),
-                    asker: asker.clone(),
-                    model: model.clone(),
-                    reconcile: reconcile.clone(),
-                };
-                running.spawn(async move { turn.take(&mut last).await });
-            }
+        until_forget = until_forget.saturating_sub(1);
+        for model in context.cluster.news.take() {
+            let sampled = models.entry(model.clone()).or_default();
+            sampled.news = true;
+            awake.insert(model);
         }
-        last_news.retain(|uid, _| present.contains(uid));
-        context.memory.retain(&present);
+        awake.retain(|model| {
+            let Some(sampled) = models.get_mut(model) else {
+                return false;
+            };
+            // A resource that still waits for an answer from its last turn misses this one.
+            let Ok(mut last) = Arc::clone(&sampled.last).try_lock_owned() else {
+                return true;
+            };
+            if last.sleeps && !sampled.news {
+                return false;
+            }
+            sampled.news = false;
+            let Some(turn) = Turn::of(&context, &asker, model, &reconcile) else {
+                models.remove(model);
+                until_forget = 0;
+                return false;
+            };
+            running.spawn(async move { turn.take(&mut last).await });
+            true
+        });
+        if until_forget == 0 {
+            until_forget = FORGET_EVERY;
+            let models = context.cluster.models.state();
+            context
+                .memory
+                .retain(&models.iter().filter_map(|model| model.uid()).collect());
+        }
     }
+}
+
+/// A resource between its turns.
+#[derive(Debug, Default)]
+struct Sampled {
+    /// Whether something has happened to it since its last turn.
+    news: bool,
+    /// The end of its last turn.
+    last: Arc<Mutex<Last>>,
+}
+
+/// The end of a turn.
+#[derive(Debug, Default)]
+struct Last {
+    /// UID of the resource.
+    uid: String,
+    /// The news of which a reconcile was asked for.
+    told: Option<News>,
+    /// Whether there is nobody to ask and nothing to wait for, so that turns are spared until something happens.
+    sleeps: bool,
 }
 
 /// Everything that a turn finds out and a plan depends on: news is what differs from the turn before.
@@ -112,25 +150,60 @@ impl News {
 struct Turn {
     context: Arc<Context>,
     asker: AdminClient,
-    model: BatchedModel,
+    model: ModelRef,
+    uid: String,
+    scaling: Scaling,
+    /// The queue's length that the status shows.
+    shown: i64,
+    remembered: Entry,
     reconcile: UnboundedSender<ModelRef>,
 }
 
 impl Turn {
-    fn model_ref(&self) -> ModelRef {
-        ObjectRef::new(&self.model.name_any()).within(&self.model.namespace().unwrap_or_default())
+    /// The turn of a resource; `None` where it is gone or going.
+    fn of(
+        context: &Arc<Context>,
+        asker: &AdminClient,
+        model: &ModelRef,
+        reconcile: &UnboundedSender<ModelRef>,
+    ) -> Option<Self> {
+        let stored = context.cluster.models.get(model)?;
+        let resource = stored.0.as_ref().ok()?;
+        if resource.metadata.deletion_timestamp.is_some() {
+            return None;
+        }
+        let status = resource.status.as_ref();
+        Some(Self {
+            context: Arc::clone(context),
+            asker: asker.clone(),
+            model: model.clone(),
+            uid: resource.uid()?,
+            scaling: resource.spec.scaling.clone(),
+            shown: status.map_or(0, |status| status.queue_length),
+            remembered: context.memory.of(resource),
+            reconcile: reconcile.clone(),
+        })
     }
 
-    async fn take(&self, last: &mut Option<News>) {
-        let remembered = self.context.memory.of(&self.model);
-        let uid = self.model.uid().unwrap_or_default();
-        let workloads = Workloads::of(&self.context.cluster, &self.model_ref(), &uid);
-        self.sample(&workloads, &remembered).await;
-        // Workers that do not answer for their model keep no decision waiting.
-        self.tell(&remembered, last);
-        if self.report(&workloads, &remembered).await {
-            self.tell(&remembered, last);
+    async fn take(&self, last: &mut Last) {
+        let remembered = &self.remembered;
+        if last.uid != self.uid {
+            *last = Last {
+                uid: self.uid.clone(),
+                ..Last::default()
+            };
         }
+        let workloads = Workloads::of(&self.context.cluster, &self.model, &self.uid);
+        self.sample(&workloads, remembered).await;
+        // Workers that do not answer for their model keep no decision waiting.
+        self.tell(remembered, &mut last.told);
+        if self.report(&workloads, remembered).await {
+            self.tell(remembered, &mut last.told);
+        }
+        last.sleeps = workloads.pods.is_empty() && {
+            let remembered = lock(remembered);
+            !remembered.scale_failed && remembered.fresh(Instant::now()).is_none()
+        };
     }
 
     /// Asks proxies for the queue, and decides.
@@ -186,7 +259,7 @@ impl Turn {
         };
         if is_due || last.as_ref() != Some(&news) {
             // The send fails only where the controller has gone, and so will this task.
-            let _ = self.reconcile.unbounded_send(self.model_ref());
+            let _ = self.reconcile.unbounded_send(self.model.clone());
             *last = Some(news);
         }
     }
@@ -198,7 +271,7 @@ impl Turn {
         workers: &BTreeMap<String, Arc<Deployment>>,
         now: Instant,
     ) {
-        let scaling = &self.model.spec.scaling;
+        let scaling = &self.scaling;
         remembered
             .scalers
             .retain(|revision, _| workers.contains_key(revision));
@@ -211,6 +284,15 @@ impl Turn {
                 current: u32::try_from(observe::replicas(deployment)).unwrap_or(0),
                 proven: remembered.loaded.contains(revision),
             };
+            // A queue that is not fed yet, or no more, tells nothing of the workers that it will need: a revision that
+            // becomes active keeps those that it has for a whole cooldown.
+            let is_active = remembered
+                .active
+                .as_ref()
+                .is_none_or(|(active, _)| active == revision);
+            if !is_active {
+                remembered.scalers.remove(revision);
+            }
             let scaler = remembered
                 .scalers
                 .entry(revision.clone())
@@ -223,8 +305,7 @@ impl Turn {
 
     /// Whether the status shows a length that is no longer so, and may be written again.
     fn length_is_due(&self, remembered: &Remembered, now: Instant) -> bool {
-        let shown = self.model.status.as_ref();
-        let shown = shown.map_or(0, |status| status.queue_length);
+        let shown = self.shown;
         let differs = remembered
             .fresh(now)
             .is_some_and(|sample| i64::try_from(sample.total()) != Ok(shown));
@@ -238,6 +319,7 @@ impl Turn {
 mod tests {
     use carpool_scaling::{Decision, Reason};
     use futures::channel::mpsc;
+    use kube::runtime::reflector::ObjectRef;
 
     use super::*;
     use crate::reconcile::{fixtures, mock};
@@ -247,17 +329,23 @@ mod tests {
     {
         let (client, _) = mock::api_server(|_| None);
         let (reconcile, mut asked) = mpsc::unbounded();
+        let context = Arc::new(mock::context(client));
+        let model = fixtures::sentiment();
         let turn = Turn {
-            context: Arc::new(mock::context(client)),
             asker: AdminClient::new(),
-            model: fixtures::sentiment(),
+            model: ObjectRef::new("sentiment").within("nlp"),
+            uid: model.uid().unwrap(),
+            scaling: model.spec.scaling.clone(),
+            shown: 0,
+            remembered: context.memory.of(&model),
+            context,
             reconcile,
         };
-        let remembered = turn.context.memory.of(&turn.model);
+        let remembered = &turn.remembered;
         let mut last = None;
         let mut tell = |change: fn(&mut Remembered)| {
-            change(&mut lock(&remembered));
-            turn.tell(&remembered, &mut last);
+            change(&mut lock(remembered));
+            turn.tell(remembered, &mut last);
             asked.try_recv().is_ok()
         };
         assert!(tell(|_| ()), "the first turn has news");

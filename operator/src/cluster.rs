@@ -3,10 +3,14 @@
 //! A watch's event asks for a reconcile only once its index holds the object, so a reconcile never misses what
 //! caused it.
 
-use std::fmt::Debug;
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex},
+};
 
+use carpool_crds::BatchedModel;
 use futures::{
-    Stream, StreamExt,
+    Stream, StreamExt, TryStreamExt,
     stream::{self, BoxStream, SelectAll},
 };
 use k8s_openapi::api::{
@@ -17,45 +21,69 @@ use k8s_openapi::api::{
 };
 use kube::{
     Api, Client, Resource, ResourceExt,
-    api::ObjectMeta,
-    core::PartialObjectMeta,
+    api::{ApiResource, DynamicObject},
     runtime::{
         WatchStreamExt,
-        reflector::{self, Store},
-        watcher,
+        reflector::{self, ObjectRef, Store},
+        watcher::{self, Event, watcher},
     },
 };
-use serde::de::DeserializeOwned;
 
 use crate::{
-    index::{Index, ModelRef, Stored},
+    index::{Index, ModelRef, Object, Stored},
+    live::{Seen, Typed},
+    memory::lock,
     names,
 };
 
 /// Models that something has happened to.
 type Touched = SelectAll<BoxStream<'static, ModelRef>>;
 
-/// The objects that were last seen. Of kinds that hold nothing else of interest only the metadata is kept.
+/// Objects of one page of a list. All kinds are listed at once, and each page is parsed as a whole.
+const PAGE: u32 = 100;
+/// The annotation that `kubectl apply` writes: the whole object once more.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
+/// The objects that were last seen, each without what is of no use here.
 #[derive(Clone)]
 pub struct Cluster {
     /// Every `BatchedModel`.
     pub models: Store<Stored>,
     /// Proxies and workers.
-    pub deployments: Index<Deployment>,
+    pub deployments: Index<Seen<Deployment>>,
     /// Redis.
-    pub stateful_sets: Index<StatefulSet>,
+    pub stateful_sets: Index<Seen<StatefulSet>>,
     /// Pods of all components, and those with an injected sidecar.
     pub pods: Index<Pod>,
-    /// Metadata of the `ConfigMap`s.
-    pub config_maps: Index<PartialObjectMeta<ConfigMap>>,
-    /// Metadata of the Services.
-    pub services: Index<PartialObjectMeta<Service>>,
-    /// Metadata of the `ServiceAccount`s.
-    pub accounts: Index<PartialObjectMeta<ServiceAccount>>,
-    /// Metadata of the `PodDisruptionBudget`s.
-    pub budgets: Index<PartialObjectMeta<PodDisruptionBudget>>,
-    /// Metadata of the `NetworkPolicy`s.
-    pub policies: Index<PartialObjectMeta<NetworkPolicy>>,
+    /// The `ConfigMap`s.
+    pub config_maps: Index<Seen<()>>,
+    /// The Services.
+    pub services: Index<Seen<()>>,
+    /// The `ServiceAccount`s.
+    pub accounts: Index<Seen<()>>,
+    /// The `PodDisruptionBudget`s.
+    pub budgets: Index<Seen<()>>,
+    /// The `NetworkPolicy`s.
+    pub policies: Index<Seen<()>>,
+    /// Models that something has happened to since somebody last looked.
+    pub news: News,
+}
+
+/// Models that something has happened to since somebody last looked. Clones share them.
+#[derive(Debug, Clone, Default)]
+pub struct News(Arc<Mutex<HashSet<ModelRef>>>);
+
+impl News {
+    /// Adds models.
+    pub fn add(&self, models: impl IntoIterator<Item = ModelRef>) {
+        lock(&self.0).extend(models);
+    }
+
+    /// Takes all of them.
+    #[must_use]
+    pub fn take(&self) -> HashSet<ModelRef> {
+        std::mem::take(&mut lock(&self.0))
+    }
 }
 
 /// The streams that keep a [`Cluster`] current. They must be polled.
@@ -70,31 +98,70 @@ impl Cluster {
     /// Starts watching. Nothing is seen before the streams are polled.
     pub fn watch(client: &Client) -> (Self, Watches) {
         let (models, writer) = reflector::store();
+        let news = News::default();
+        let (seen, all) = (news.clone(), models.clone());
         let stream = watcher(
             Api::<Stored>::all(client.clone()),
-            watcher::Config::default(),
+            watcher::Config::default().page_size(PAGE),
         )
         .default_backoff()
+        .modify(|model| {
+            // Large, and of no use here.
+            model.managed_fields_mut().clear();
+            model.annotations_mut().remove(LAST_APPLIED);
+        })
         .reflect(writer)
+        .inspect_ok(move |event| match event {
+            Event::Apply(model) | Event::Delete(model) => seen.add([ObjectRef::from_obj(model)]),
+            Event::InitDone => seen.add(
+                all.state()
+                    .iter()
+                    .map(|model| ObjectRef::from_obj(&**model)),
+            ),
+            Event::Init | Event::InitApply(_) => {}
+        })
         .applied_objects()
         .boxed();
-        let mut children = SelectAll::new();
+        let mut children = Children {
+            client,
+            news: &news,
+            touched: SelectAll::new(),
+        };
         let cluster = Self {
             models,
-            deployments: watch_children(client, &mut children),
-            stateful_sets: watch_children(client, &mut children),
-            pods: watch_children(client, &mut children),
-            config_maps: watch_children(client, &mut children),
-            services: watch_children(client, &mut children),
-            accounts: watch_children(client, &mut children),
-            budgets: watch_children(client, &mut children),
-            policies: watch_children(client, &mut children),
+            deployments: children.watch::<Deployment, _>(),
+            stateful_sets: children.watch::<StatefulSet, _>(),
+            pods: children.watch_pods(),
+            config_maps: children.watch::<ConfigMap, _>(),
+            services: children.watch::<Service, _>(),
+            accounts: children.watch::<ServiceAccount, _>(),
+            budgets: children.watch::<PodDisruptionBudget, _>(),
+            policies: children.watch::<NetworkPolicy, _>(),
+            news: news.clone(),
         };
         let watches = Watches {
             models: stream,
-            children,
+            children: children.touched,
         };
         (cluster, watches)
+    }
+
+    /// The kinds that are watched, in the plural.
+    #[must_use]
+    pub fn watched() -> Vec<String> {
+        [
+            ApiResource::erase::<BatchedModel>(&()),
+            ApiResource::erase::<Deployment>(&()),
+            ApiResource::erase::<StatefulSet>(&()),
+            ApiResource::erase::<Pod>(&()),
+            ApiResource::erase::<ConfigMap>(&()),
+            ApiResource::erase::<Service>(&()),
+            ApiResource::erase::<ServiceAccount>(&()),
+            ApiResource::erase::<PodDisruptionBudget>(&()),
+            ApiResource::erase::<NetworkPolicy>(&()),
+        ]
+        .map(|resource| resource.plural)
+        .into()
     }
 
     /// Resolves once every watch of children has seen everything. For resources themselves the controller waits.
@@ -109,6 +176,7 @@ impl Cluster {
             accounts,
             budgets,
             policies,
+            news: _,
         } = self;
         deployments.ready().await;
         stateful_sets.ready().await;
@@ -121,40 +189,73 @@ impl Cluster {
     }
 }
 
-fn watch_children<K>(client: &Client, touched: &mut Touched) -> Index<K>
-where
-    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
-{
-    let index = Index::new();
-    let fed = index.clone();
-    let stream = watcher(
-        Api::<K>::all(client.clone()),
-        watcher::Config::default().labels(names::MODEL),
-    )
-    .modify(|object| {
-        // Large, and of no use here.
-        object.managed_fields_mut().clear();
-    })
-    .default_backoff()
-    .flat_map(move |event| {
-        stream::iter(match event {
-            Ok(event) => fed.feed(event),
-            Err(error) => {
-                tracing::warn!(%error, "a watch was interrupted and is taken up again");
-                Vec::new()
-            }
-        })
-    });
-    touched.push(stream.boxed());
-    index
+/// Starts the watches of children.
+struct Children<'a> {
+    client: &'a Client,
+    news: &'a News,
+    touched: Touched,
 }
 
-/// Whether an object is a child of the resource with this UID.
-pub fn is_controlled_by(meta: &ObjectMeta, uid: &str) -> bool {
-    meta.owner_references
-        .iter()
-        .flatten()
-        .any(|owner| owner.controller == Some(true) && owner.uid == uid)
+impl Children<'_> {
+    /// Watches a kind, of which [`Seen`] keeps what matters.
+    fn watch<K, T>(&mut self) -> Index<Seen<T>>
+    where
+        K: Resource<DynamicType = ()>,
+        T: Typed + Send + Sync + 'static,
+    {
+        let resource = ApiResource::erase::<K>(&());
+        let api = Api::<DynamicObject>::all_with(self.client.clone(), &resource);
+        let events = watcher(api, config()).map(|event| {
+            event.map(|event| match event {
+                Event::Apply(object) => Event::Apply(Seen::of(object)),
+                Event::Delete(object) => Event::Delete(Seen::of(object)),
+                Event::InitApply(object) => Event::InitApply(Seen::of(object)),
+                Event::Init => Event::Init,
+                Event::InitDone => Event::InitDone,
+            })
+        });
+        self.feed(events)
+    }
+
+    fn watch_pods(&mut self) -> Index<Pod> {
+        let events = watcher(Api::<Pod>::all(self.client.clone()), config()).modify(|pod| {
+            // Large, and of no use here.
+            pod.managed_fields_mut().clear();
+            if let Some(spec) = &mut pod.spec {
+                spec.containers = Vec::new();
+                spec.init_containers = None;
+                spec.volumes = None;
+            }
+        });
+        self.feed(events)
+    }
+
+    fn feed<O: Object + Send + Sync + 'static>(
+        &mut self,
+        events: impl Stream<Item = watcher::Result<Event<O>>> + Send + 'static,
+    ) -> Index<O> {
+        let (index, news) = (Index::new(), self.news.clone());
+        let fed = index.clone();
+        let stream = events.default_backoff().flat_map(move |event| {
+            let touched = match event {
+                Ok(event) => fed.feed(event),
+                Err(error) => {
+                    tracing::warn!(%error, "a watch was interrupted and is taken up again");
+                    Vec::new()
+                }
+            };
+            news.add(touched.iter().cloned());
+            stream::iter(touched)
+        });
+        self.touched.push(stream.boxed());
+        index
+    }
+}
+
+fn config() -> watcher::Config {
+    watcher::Config::default()
+        .labels(names::MODEL)
+        .page_size(PAGE)
 }
 
 /// The stream of touched resources, as a controller takes it.

@@ -24,6 +24,32 @@ pub type Stored = DeserializeGuard<BatchedModel>;
 /// The namespace and the name of a `BatchedModel`.
 pub type ModelRef = ObjectRef<Stored>;
 
+/// An object as an index needs to know it.
+pub trait Object {
+    /// The namespace and the name.
+    fn key(&self) -> (String, String);
+    /// The model whose label it carries.
+    fn model(&self) -> Option<ModelRef>;
+    /// The UID and the resource version.
+    fn version(&self) -> (Option<String>, Option<String>);
+}
+
+impl<K: Resource> Object for K {
+    fn key(&self) -> (String, String) {
+        (self.namespace().unwrap_or_default(), self.name_any())
+    }
+
+    fn model(&self) -> Option<ModelRef> {
+        let meta = self.meta();
+        let name = meta.labels.as_ref()?.get(names::MODEL)?;
+        Some(ObjectRef::new(name).within(meta.namespace.as_deref()?))
+    }
+
+    fn version(&self) -> (Option<String>, Option<String>) {
+        (self.uid(), self.resource_version())
+    }
+}
+
 /// An index that one watch feeds and everybody reads. Clones share their objects.
 #[derive(Debug)]
 pub struct Index<K> {
@@ -45,10 +71,7 @@ struct Objects<K> {
     model_of: HashMap<(String, String), ModelRef>,
 }
 
-impl<K> Index<K>
-where
-    K: Resource<DynamicType = ()>,
-{
+impl<K: Object> Index<K> {
     /// An index that holds nothing yet.
     #[must_use]
     pub fn new() -> Self {
@@ -119,13 +142,13 @@ impl<K> Default for Objects<K> {
     }
 }
 
-impl<K: Resource<DynamicType = ()>> Objects<K> {
+impl<K: Object> Objects<K> {
     fn insert(&mut self, object: K) -> Vec<ModelRef> {
-        let Some(model) = model_of(&object) else {
+        let Some(model) = object.model() else {
             return self.remove(&object);
         };
-        let name = object.name_any();
-        let key = (object.namespace().unwrap_or_default(), name.clone());
+        let key = object.key();
+        let name = key.1.clone();
         let before = self.model_of.insert(key, model.clone());
         let moved = before.filter(|before| *before != model);
         if let Some(before) = &moved {
@@ -137,8 +160,7 @@ impl<K: Resource<DynamicType = ()>> Objects<K> {
     }
 
     fn remove(&mut self, object: &K) -> Vec<ModelRef> {
-        let name = object.name_any();
-        let key = (object.namespace().unwrap_or_default(), name);
+        let key = object.key();
         let model = self.model_of.remove(&key);
         if let Some(model) = &model {
             self.take(model, &key.1);
@@ -162,20 +184,15 @@ impl<K: Resource<DynamicType = ()>> Objects<K> {
         let versions =
             |objects: &Self, model: &ModelRef| -> Vec<(String, Option<String>, Option<String>)> {
                 let objects = objects.by_model.get(model).into_iter().flatten();
-                let versions = objects
-                    .map(|(name, object)| (name.clone(), object.uid(), object.resource_version()));
+                let versions = objects.map(|(name, object)| {
+                    let (uid, version) = object.version();
+                    (name.clone(), uid, version)
+                });
                 versions.collect()
             };
         let differs = |model: &&ModelRef| versions(self, model) != versions(before, model);
         models.into_iter().filter(differs).cloned().collect()
     }
-}
-
-/// The model whose label an object carries.
-fn model_of<K: Resource>(object: &K) -> Option<ModelRef> {
-    let meta = object.meta();
-    let name = meta.labels.as_ref()?.get(names::MODEL)?;
-    Some(ObjectRef::new(name).within(meta.namespace.as_deref()?))
 }
 
 #[cfg(test)]

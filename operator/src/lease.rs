@@ -3,13 +3,15 @@
 use std::time::Duration;
 
 use k8s_openapi::{api::coordination::v1::Lease, jiff::Timestamp};
-use kube::{Api, Client, Config};
+use kube::{Api, Config, client::ClientBuilder};
 use kube_lease_manager::{LeaseManager, LeaseManagerBuilder, LeaseManagerError};
 use tokio::{
     sync::watch,
     task::JoinHandle,
     time::{Instant, sleep, sleep_until, timeout},
 };
+
+use crate::calls::Calls;
 
 /// The Lease that operators of one namespace contend for.
 pub const LEASE: &str = "carpool-operator";
@@ -48,13 +50,17 @@ pub struct Leadership {
 
 impl Leadership {
     /// Begins to contend, as `identity`, for the Lease of a namespace.
-    pub async fn contend(namespace: &str, identity: &str) -> Result<Self, LeaseError> {
+    pub async fn contend(
+        namespace: &str,
+        identity: &str,
+        calls: &Calls,
+    ) -> Result<Self, LeaseError> {
         let mut config = Config::infer().await.map_err(kube::Error::InferConfig)?;
         config.connect_timeout = Some(CALL);
         config.read_timeout = Some(CALL);
         // Tried again here, with what is known by then; the client's own tries go on for longer than the Lease.
         config.default_retry = false;
-        let client = Client::try_from(config)?;
+        let client = ClientBuilder::try_from(config)?.with_layer(calls).build();
         let manager = LeaseManagerBuilder::new(client.clone(), LEASE)
             .with_namespace(namespace)
             .with_identity(identity)

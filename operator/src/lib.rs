@@ -9,14 +9,17 @@
 mod admin;
 mod api;
 mod autoscale;
+mod calls;
 mod cluster;
 pub mod command_line;
+mod contained;
 mod controller;
 mod defaults;
 mod index;
 pub mod infer;
 pub mod inject;
 mod lease;
+mod live;
 mod memory;
 mod metrics;
 mod names;

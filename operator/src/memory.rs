@@ -26,9 +26,8 @@ pub struct Applied {
     pub hash: u64,
     /// UID of the object.
     pub uid: Option<String>,
-    /// The object's generation or, where the kind has none, its resource version. Another one means that somebody
-    /// else wrote.
-    pub version: Option<String>,
+    /// [`Live::digest`](crate::live::Live::digest) of the object. Another one means that somebody else wrote.
+    pub digest: u64,
 }
 
 /// The queue of a model, as its proxies and injected sidecars told it at one moment.
@@ -145,7 +144,8 @@ impl Remembered {
     }
 }
 
-type Entry = Arc<Mutex<Remembered>>;
+/// The memory of one resource, shared.
+pub type Entry = Arc<Mutex<Remembered>>;
 
 /// The memory of all resources, by UID.
 #[derive(Debug, Default)]

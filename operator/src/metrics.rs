@@ -19,7 +19,10 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::memory::{Memory, lock};
+use crate::{
+    calls::Calls,
+    memory::{Memory, lock},
+};
 
 /// The outcome of a reconcile: `ok`, or an error's category.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -38,12 +41,14 @@ pub struct Metrics {
     pub reconcile_duration: Histogram,
     /// Whether this process leads.
     pub leading: Gauge<u64, AtomicU64>,
+    /// Calls to the API server.
+    pub calls: Calls,
 }
 
 impl Metrics {
     /// Registers everything. What is measured of resources is read from `memory`.
     #[must_use]
-    pub fn new(memory: Arc<Memory>) -> Self {
+    pub fn new(memory: Arc<Memory>, calls: Calls) -> Self {
         let mut registry = Registry::with_prefix("carpool_operator");
         let reconciles = Family::default();
         registry.register("reconciles", "Reconciles, by outcome", reconciles.clone());
@@ -53,6 +58,11 @@ impl Metrics {
             "How long a reconcile took",
             reconcile_duration.clone(),
         );
+        registry.register(
+            "api_calls",
+            "Calls to the API server, by verb and kind",
+            calls.counts.clone(),
+        );
         registry.register_collector(Box::new(Models(memory)));
         let leading = Gauge::default();
         registry.register("leading", "1 where this process leads", leading.clone());
@@ -61,7 +71,20 @@ impl Metrics {
             reconciles,
             reconcile_duration,
             leading,
+            calls,
         }
+    }
+
+    /// The reason why this process does nothing any more and should be started anew, if there is one.
+    #[must_use]
+    pub fn ailing(&self, now: Instant) -> Option<String> {
+        let dead = self.calls.dead(now);
+        (!dead.is_empty()).then(|| {
+            format!(
+                "watches of {} could not be taken up for minutes; the log says why",
+                dead.join(", ")
+            )
+        })
     }
 
     /// Everything in Prometheus' text format.
@@ -119,7 +142,7 @@ mod tests {
     #[test]
     fn a_resource_that_is_gone_leaves_no_metrics() {
         let memory = Arc::new(Memory::default());
-        let metrics = Metrics::new(Arc::clone(&memory));
+        let metrics = Metrics::new(Arc::clone(&memory), Calls::default());
         let remembered = memory.of(&fixtures::sentiment());
         lock(&remembered).workers = Some(WorkerCounts {
             wanted: 3,

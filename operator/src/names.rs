@@ -15,13 +15,19 @@ pub const REVISION: &str = "carpool.dev/revision";
 pub const MODEL_SPEC: &str = "carpool.dev/model-spec";
 /// Annotation of a worker Deployment of which a worker has been Ready once.
 pub const LOADED: &str = "carpool.dev/loaded";
-/// Annotation of a worker Deployment that was given up in favour of the revision before: the problem, as JSON.
+/// Annotation of a `BatchedModel`: another value than before asks for another attempt at a revision that was given up.
+pub const RETRY: &str = "carpool.dev/retry";
+/// Annotation of a worker Deployment that was given up in favour of the revision before: the problem and the attempt, as
+/// JSON.
 pub const GIVEN_UP: &str = "carpool.dev/given-up";
 /// Annotation of the `ConfigMap`: the revision that the proxies feed.
 pub const SERVING: &str = "carpool.dev/serving";
 /// Annotation of the `ConfigMap` and of pods: the hash of the configuration. Writing it on a pod makes its kubelet read
 /// the `ConfigMap` at once instead of at its next turn.
 pub const CONFIG_HASH: &str = "carpool.dev/config-hash";
+
+/// Annotation of every child: the hash of what was applied. A part that is rendered no more leaves no other trace.
+pub const RENDERED: &str = "carpool.dev/rendered";
 
 /// The label that tells the kinds of pods apart.
 pub const COMPONENT: &str = "app.kubernetes.io/component";

@@ -44,7 +44,7 @@ use crate::{
     index::Stored,
     memory::{Memory, Remembered, WorkerCounts, lock},
     metrics::Metrics,
-    rollout::{self, Plan, Revision},
+    rollout::{self, Plan},
 };
 
 /// A child that somebody changed is noticed by its watch; this is for what a watch may have missed.
@@ -53,8 +53,6 @@ const AGAIN: Duration = Duration::from_mins(5);
 const TELL_AFTER: u32 = 2;
 /// An object that is in the way carries no label, so no watch tells when it goes.
 const AGAIN_AFTER_CONFLICT: Duration = Duration::from_secs(5);
-/// A rollout that waits for room goes on by the clocks of [`rollout::Patience`], which no watch rings.
-const AGAIN_FOR_ROOM: Duration = Duration::from_secs(1);
 
 /// Everything that a reconcile needs beside its resource.
 pub struct Context {
@@ -128,13 +126,18 @@ pub async fn reconcile(
         return Ok(Action::await_change());
     }
     let remembered = context.memory.of(model);
-    let observed = observe::observe(
+    let mut observed = observe::observe(
         &context.cluster,
         model,
         &mut lock(&remembered),
         Instant::now(),
     );
     let valid = validate::validate(model);
+    if let Ok(valid) = &valid {
+        let secret = build::url_secret(valid);
+        let attempt = build::attempt(valid, &context.images, &secret).map_err(BuildError::from)?;
+        observed.view.attempt(attempt);
+    }
     let plan = rollout::plan(&observed.view);
     let made = match &valid {
         Ok(valid) => make(&context, valid, &plan, &observed, &remembered).await,
@@ -165,13 +168,9 @@ pub async fn reconcile(
         Err(error) => return Err(error),
     };
     lock(&remembered).failures = 0;
-    let mut revisions = observed.view.revisions.values();
-    let again = if revisions.any(Revision::needs_room) {
-        AGAIN_FOR_ROOM
-    } else {
-        again
-    };
-    Ok(Action::requeue(again))
+    // A rollout that waits for room goes on by the clocks of `rollout::Patience`, which no watch rings.
+    let rollout = observed.view.look_again.unwrap_or(again);
+    Ok(Action::requeue(again.min(rollout)))
 }
 
 /// Makes the children of a resource that is valid.
@@ -250,6 +249,7 @@ fn inputs(valid: &Valid, plan: &Plan, observed: &Observed) -> RolloutInputs {
         worker: plan.start.then(|| RevisionState {
             loaded: latest.is_some_and(|latest| latest.loaded),
             given_up: plan.give_up.clone(),
+            trade: plan.trade,
         }),
     }
 }

@@ -1,11 +1,16 @@
 //! `carpool run`: the operator.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use clap::Args as ClapArgs;
 use futures::channel::mpsc;
 use kube::{
-    Client,
+    Config,
+    client::ClientBuilder,
     runtime::events::{Recorder, Reporter},
 };
 use tokio::{
@@ -17,6 +22,7 @@ use uuid::Uuid;
 
 use crate::{
     admin, autoscale,
+    calls::Calls,
     cluster::Cluster,
     controller,
     defaults::ModelDefaults,
@@ -129,18 +135,20 @@ pub enum RunError {
 /// Runs the operator until SIGTERM or SIGINT.
 pub async fn run(args: Args) -> Result<(), RunError> {
     let stop = stop_on_signal()?;
-    let client = Client::try_default().await?;
+    let calls = Calls::default();
+    let config = Config::infer().await.map_err(kube::Error::InferConfig)?;
+    let client = ClientBuilder::try_from(config)?.with_layer(&calls).build();
     let listener = TcpListener::bind(args.admin_listen)
         .await
         .map_err(|error| RunError::Listen(args.admin_listen, error))?;
     let memory = Arc::new(Memory::default());
-    let metrics = Arc::new(Metrics::new(Arc::clone(&memory)));
+    let metrics = Arc::new(Metrics::new(Arc::clone(&memory), calls.clone()));
     tokio::spawn(admin::serve(listener, Arc::clone(&metrics)));
 
     let identity = args
         .name
         .unwrap_or_else(|| format!("carpool-{}", Uuid::new_v4()));
-    let mut leadership = Leadership::contend(&args.namespace, &identity).await?;
+    let mut leadership = Leadership::contend(&args.namespace, &identity, &calls).await?;
     tracing::info!(identity, namespace = args.namespace, "waiting to lead");
     tokio::select! {
         gained = leadership.gained() => gained?,
@@ -153,6 +161,7 @@ pub async fn run(args: Args) -> Result<(), RunError> {
     metrics.leading.set(1);
 
     let (cluster, watches) = Cluster::watch(&client);
+    calls.expect(Cluster::watched(), Instant::now());
     let context = Arc::new(Context {
         recorder: Recorder::new(
             client.clone(),

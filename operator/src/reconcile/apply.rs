@@ -2,15 +2,14 @@
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
-    sync::Mutex,
+    sync::{Arc, Mutex},
 };
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, Client, Resource, ResourceExt,
     api::{
-        ApiResource, DeleteParams, DynamicObject, ObjectMeta, Patch, PatchParams, PostParams,
-        Preconditions,
+        ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions,
     },
 };
 use rand::distr::{Alphanumeric, SampleString};
@@ -24,7 +23,7 @@ use super::{
 };
 use crate::{
     api::{CallError, call, patch_params},
-    cluster::is_controlled_by,
+    live::Live,
     memory::{Applied, Remembered, lock},
     names::{self, Component},
     workers,
@@ -51,19 +50,26 @@ struct Child {
     resource: ApiResource,
     name: String,
     json: Value,
+    /// Hash of what it was rendered as, which it carries as an annotation.
+    rendered: String,
     hash: u64,
 }
 
 impl Child {
     fn of<K: Resource<DynamicType = ()> + Serialize>(object: &K) -> Result<Self, ApplyError> {
-        let json = serde_json::to_value(object)?;
+        let mut json = serde_json::to_value(object)?;
+        // Another version's hash of the same child costs one more call to the API server.
         let mut hasher = DefaultHasher::new();
         json.to_string().hash(&mut hasher);
+        let hash = hasher.finish();
+        let rendered = format!("{hash:016x}");
+        json["metadata"]["annotations"][names::RENDERED] = json!(rendered);
         Ok(Self {
             resource: ApiResource::erase::<K>(&()),
             name: object.meta().name.clone().unwrap_or_default(),
             json,
-            hash: hasher.finish(),
+            rendered,
+            hash,
         })
     }
 
@@ -121,10 +127,7 @@ impl Applier<'_> {
         let mut planned = Vec::with_capacity(wanted.len());
         for child in wanted {
             let live = self.live(&child, observed).await?;
-            if live
-                .as_ref()
-                .is_some_and(|live| !is_controlled_by(live, &self.valid.uid))
-            {
+            if live.as_ref().is_some_and(|live| !self.is_ours(live)) {
                 conflicts.push(format!("{} {}", child.resource.kind, child.name));
             }
             planned.push((child, live));
@@ -138,7 +141,7 @@ impl Applier<'_> {
             self.create_secret().await?;
         }
         for (child, live) in &planned {
-            self.write(child, live.as_ref()).await?;
+            self.write(child, live.as_deref()).await?;
         }
         let wanted: Vec<Key> = planned.iter().map(|(child, _)| child.key()).collect();
         self.prune(&wanted, observed, delete).await
@@ -148,31 +151,47 @@ impl Applier<'_> {
         Api::namespaced_with(self.client.clone(), &self.valid.namespace, resource)
     }
 
+    fn is_ours(&self, live: &Live) -> bool {
+        live.is_of(&self.valid.name, &self.valid.uid)
+    }
+
     /// The object of a child's name. What the watches do not show may be somebody else's, without our label.
     async fn live(
         &self,
         child: &Child,
         observed: &Observed,
-    ) -> Result<Option<ObjectMeta>, ApplyError> {
+    ) -> Result<Option<Arc<Live>>, ApplyError> {
         if let Some(live) = observed.live.get(&child.key()) {
-            return Ok(Some(live.clone()));
+            return Ok(Some(Arc::clone(live)));
         }
-        // A child that has lost the label looks as it was applied, for labels count in no generation.
-        lock(self.remembered).applied.remove(&child.key());
         let api = self.api(&child.resource);
         let found = call(
             "get",
             &child.resource.kind,
             &child.name,
-            api.get_metadata_opt(&child.name),
+            api.get_opt(&child.name),
         )
         .await?;
-        Ok(found.map(|object| object.metadata))
+        Ok(found.map(|object| Arc::new(Live::of(object))))
     }
 
-    async fn write(&self, child: &Child, live: Option<&ObjectMeta>) -> Result<(), ApplyError> {
+    /// Whether an object is as its child asks for: as it was left by the last look, or by what stands in it.
+    fn is_in_force(&self, child: &Child, live: &Live) -> bool {
+        let now = applied(child.hash, live);
         let known = lock(self.remembered).applied.get(&child.key()).cloned();
-        if live.is_some_and(|live| known == Some(applied(child.hash, live))) {
+        if known.as_ref() == Some(&now) {
+            return true;
+        }
+        if !live.is_as_rendered(&child.json, &child.rendered) {
+            return false;
+        }
+        live.forget_content();
+        lock(self.remembered).applied.insert(child.key(), now);
+        true
+    }
+
+    async fn write(&self, child: &Child, live: Option<&Live>) -> Result<(), ApplyError> {
+        if live.is_some_and(|live| self.is_in_force(child, live)) {
             return Ok(());
         }
         // Forced: a field that somebody else wrote and the resource determines is the resource's.
@@ -186,11 +205,12 @@ impl Applier<'_> {
             api.patch(&child.name, &params, &patch),
         )
         .await?;
-        let before = live.and_then(|live| live.resource_version.as_ref());
-        if before != written.metadata.resource_version.as_ref() {
+        let written = Live::of(written);
+        if live.and_then(|live| live.version.as_ref()) != written.version.as_ref() {
             tracing::info!(kind = child.resource.kind, name = child.name, "applied");
         }
-        let applied = applied(child.hash, &written.metadata);
+        // A field that an admission webhook keeps from being as it should stays so: it was asked for once.
+        let applied = applied(child.hash, &written);
         lock(self.remembered).applied.insert(child.key(), applied);
         Ok(())
     }
@@ -220,16 +240,11 @@ impl Applier<'_> {
     ) -> Result<(), ApplyError> {
         for (key, live) in &observed.live {
             let (kind, name) = key;
-            let revision = live
-                .labels
-                .as_ref()
-                .and_then(|labels| labels.get(names::REVISION));
-            let keep = match revision {
+            let keep = match &live.revision {
                 Some(revision) => stays(revision, observed, delete),
                 None => wanted.contains(key),
             };
-            if keep || !is_controlled_by(live, &self.valid.uid) || live.deletion_timestamp.is_some()
-            {
+            if keep || !self.is_ours(live) || live.is_going {
                 continue;
             }
             let Some(resource) = resource_of(kind) else {
@@ -328,18 +343,17 @@ fn resource_of(kind: &str) -> Option<ApiResource> {
     }
 }
 
-fn applied(hash: u64, live: &ObjectMeta) -> Applied {
-    let generation = live.generation.map(|generation| generation.to_string());
+fn applied(hash: u64, live: &Live) -> Applied {
     Applied {
         hash,
         uid: live.uid.clone(),
-        version: generation.or_else(|| live.resource_version.clone()),
+        digest: live.digest,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeMap, sync::Arc};
+    use std::collections::BTreeMap;
 
     use super::*;
     use crate::rollout::{Revision, View};

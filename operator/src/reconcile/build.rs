@@ -25,7 +25,10 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
 };
 
-pub use self::{redis::secret as redis_secret, worker::RevisionState};
+pub use self::{
+    redis::secret as redis_secret,
+    worker::{RevisionState, attempt},
+};
 use super::validate::{RedisPlace, Valid};
 use crate::{
     defaults::ModelDefaults,
@@ -102,15 +105,13 @@ pub fn build(
     images: &Images,
     scrape_namespaces: &[String],
 ) -> Result<Children, BuildError> {
-    let (secret, redis) = match &valid.redis {
+    let secret = url_secret(valid);
+    let redis = match &valid.redis {
         RedisPlace::Managed {
             resources,
             max_memory,
-        } => (
-            names::redis_secret(&valid.name, &valid.uid),
-            Some(redis::stateful_set(valid, images, resources, *max_memory)),
-        ),
-        RedisPlace::External { secret } => (secret.clone(), None),
+        } => Some(redis::stateful_set(valid, images, resources, *max_memory)),
+        RedisPlace::External { .. } => None,
     };
     let managed = redis.is_some();
     let components = |with_redis: bool| {
@@ -144,6 +145,14 @@ pub fn build(
             .transpose()?,
         needs_secret: managed,
     })
+}
+
+/// The Secret that holds the URL of the queue's Redis.
+pub fn url_secret(valid: &Valid) -> String {
+    match &valid.redis {
+        RedisPlace::Managed { .. } => names::redis_secret(&valid.name, &valid.uid),
+        RedisPlace::External { secret } => secret.clone(),
+    }
 }
 
 /// A child's metadata: owned by the resource, so that it goes with it.

@@ -4,7 +4,6 @@ use std::sync::{Arc, Mutex};
 
 use http_body_util::BodyExt;
 use hyper::{Request, Response, StatusCode};
-use k8s_openapi::api::apps::v1::Deployment;
 use kube::{
     Client,
     client::Body,
@@ -17,7 +16,9 @@ use serde_json::{Value, json};
 
 use super::{Context, build::Images, fixtures};
 use crate::{
+    calls,
     cluster::Cluster,
+    live::Seen,
     memory::{Memory, lock},
     metrics::Metrics,
     names,
@@ -133,13 +134,13 @@ pub fn context(client: Client) -> Context {
             defaults: crate::defaults::ModelDefaults::default(),
         },
         scrape_namespaces: vec!["carpool".into()],
-        metrics: Arc::new(Metrics::new(Arc::clone(&memory))),
+        metrics: Arc::new(Metrics::new(Arc::clone(&memory), calls::Calls::default())),
         memory,
     }
 }
 
 /// Has the watches see a Deployment.
 pub fn see(context: &Context, deployment: Value) {
-    let deployment: Deployment = serde_json::from_value(deployment).unwrap();
+    let deployment = Seen::of(serde_json::from_value(deployment).unwrap());
     context.cluster.deployments.feed(Event::Apply(deployment));
 }

@@ -7,14 +7,15 @@ use k8s_openapi::api::{
     apps::v1::{Deployment, StatefulSet},
     core::v1::Pod,
 };
-use kube::{Resource, ResourceExt, api::ObjectMeta};
+use kube::ResourceExt;
 
 use crate::{
-    cluster::{Cluster, is_controlled_by},
+    cluster::Cluster,
     index::ModelRef,
+    live::{Live, Seen},
     memory::{BacklogSample, Remembered, Reported},
     names::{self, Component},
-    rollout::{Revision, View},
+    rollout::{Bounds, Revision, View},
     workers::{self, Problem, Workers},
 };
 
@@ -24,8 +25,8 @@ pub type Key = (String, String);
 /// Everything that there is of one resource.
 #[derive(Debug, Clone, Default)]
 pub struct Observed {
-    /// Metadata of all objects that carry the model's label, ours or not.
-    pub live: BTreeMap<Key, ObjectMeta>,
+    /// All objects that carry the model's label, ours or not.
+    pub live: BTreeMap<Key, Arc<Live>>,
     /// The proxies.
     pub proxy: Option<Arc<Deployment>>,
     /// A managed Redis.
@@ -71,10 +72,11 @@ impl Workloads {
     /// Looks up what belongs to the resource with this UID.
     pub fn of(cluster: &Cluster, model: &ModelRef, uid: &str) -> Self {
         let (mut proxy, mut workers) = (None, BTreeMap::new());
-        for deployment in cluster.deployments.of(model) {
-            if !is_controlled_by(&deployment.metadata, uid) {
+        for seen in cluster.deployments.of(model) {
+            if !seen.live.is_of(&model.name, uid) {
                 continue;
             }
+            let deployment = Arc::clone(&seen.typed);
             match deployment.labels().get(names::REVISION).cloned() {
                 Some(revision) => {
                     workers.insert(revision, deployment);
@@ -133,15 +135,16 @@ pub fn observe(
 
     observed.redis = stateful_sets
         .into_iter()
-        .find(|set| is_controlled_by(&set.metadata, &uid));
+        .find(|set| set.live.is_of(&model_ref.name, &uid))
+        .map(|set| Arc::clone(&set.typed));
     let config = config_maps
         .iter()
-        .find(|config| is_controlled_by(&config.metadata, &uid));
-    let annotation = |key: &str| config.and_then(|config| config.annotations().get(key).cloned());
+        .find(|config| config.live.is_of(&model_ref.name, &uid));
+    let annotation = |key: &str| config?.live.annotation(key).map(str::to_owned);
     observed.config_hash = annotation(names::CONFIG_HASH);
     observed.backlog = remembered.fresh(now).cloned();
     observed.view = view(
-        model.spec.model.revision(),
+        model,
         annotation(names::SERVING),
         &observed,
         remembered,
@@ -152,15 +155,15 @@ pub fn observe(
     observed
 }
 
-fn list<K: Resource>(live: &mut BTreeMap<Key, ObjectMeta>, kind: &str, objects: &[Arc<K>]) {
+fn list<T>(live: &mut BTreeMap<Key, Arc<Live>>, kind: &str, objects: &[Arc<Seen<T>>]) {
     live.extend(objects.iter().map(|object| {
-        let key = (kind.to_owned(), object.name_any());
-        (key, object.meta().clone())
+        let key = (kind.to_owned(), object.live.name.clone());
+        (key, Arc::clone(&object.live))
     }));
 }
 
 fn view(
-    latest: String,
+    model: &BatchedModel,
     active: Option<String>,
     observed: &Observed,
     remembered: &mut Remembered,
@@ -185,6 +188,7 @@ fn view(
                 .annotations()
                 .get(names::GIVEN_UP)
                 .and_then(|json| serde_json::from_str(json).ok()),
+            updating: is_updating(deployment),
             stalled: stalled(deployment),
             length: backlog.map(|backlog| backlog.length(name)),
             decision: remembered.decisions.get(name).copied(),
@@ -193,10 +197,11 @@ fn view(
     }
     let mut view = View {
         switched: active.is_some() && backlog.is_some_and(|backlog| backlog.feeding == active),
-        latest,
+        latest: model.spec.model.revision(),
         active,
         revisions,
-        settling: false,
+        bounds: Bounds::from(&model.spec.worker.rollout),
+        ..View::default()
     };
     remembered.patience.look(&mut view, now);
     view
@@ -205,6 +210,16 @@ fn view(
 /// Workers asked for.
 pub fn replicas(deployment: &Deployment) -> i32 {
     deployment.spec.replicas.unwrap_or(1)
+}
+
+/// Whether pods of an older template are left. Pods that come and go with the queue are no update.
+pub fn is_updating(deployment: &Deployment) -> bool {
+    let status = deployment.status.clone().unwrap_or_default();
+    let now = status.replicas.unwrap_or(0);
+    // A change that Kubernetes has not looked at yet is another template, unless it is another number.
+    let unseen =
+        status.observed_generation < deployment.metadata.generation && now == replicas(deployment);
+    unseen || status.updated_replicas.unwrap_or(0) < now
 }
 
 /// The problem for which a Deployment's pods won't get Ready by waiting, although none of them tells one.

@@ -93,7 +93,7 @@ fn events(before: &BatchedModelStatus, after: &BatchedModelStatus) -> Vec<Event>
             secondary: None,
         })
         .collect();
-    if let (Some(old), Some(new)) = (&before.revision, &after.revision)
+    if let (Some(old), Some(new)) = (&before.serving, &after.serving)
         && old != new
     {
         events.push(Event {

@@ -1,6 +1,7 @@
 //! The last step: what to tell the user. Pure, from the objects as they were last seen; writing it is `report`'s work.
 
 mod findings;
+mod ready;
 #[cfg(test)]
 mod tests;
 
@@ -47,7 +48,7 @@ pub fn status(
     let before = model.status.clone().unwrap_or_default();
     let generation = model.metadata.generation;
     let findings = match verdict {
-        Verdict::Applied { valid, plan } => findings(valid, plan, observed, &before.conditions),
+        Verdict::Applied { valid, plan } => findings(valid, plan, observed, &before),
         Verdict::Rejected { reason, message } => rejected(observed, reason, message),
     };
     let mut status = BatchedModelStatus {
@@ -55,6 +56,7 @@ pub fn status(
         conditions: before
             .conditions
             .iter()
+            .filter(|old| old.type_ != condition::STALLED)
             .filter(|old| !findings.iter().any(|new| new.type_ == old.type_))
             .cloned()
             .collect(),
@@ -74,6 +76,7 @@ pub fn status(
         [
             condition::READY,
             condition::PROGRESSING,
+            condition::STALLED,
             condition::MODEL_LOADED,
             condition::PROXY_READY,
             condition::REDIS_READY,
@@ -89,6 +92,7 @@ pub fn status(
             .filter_map(|deployment| counts(deployment))
             .sum()
     };
+    status.latest = Some(observed.view.latest.clone());
     status.replicas = count(|deployment| deployment.status.as_ref()?.replicas);
     status.ready_replicas = count(|deployment| deployment.status.as_ref()?.ready_replicas);
     if let Verdict::Applied { valid, plan } = verdict {
@@ -99,9 +103,9 @@ pub fn status(
                 // A report from before the operator started still holds for the same revision.
                 before
                     .sha256
-                    .filter(|_| before.revision.as_ref() == Some(&plan.active))
+                    .filter(|_| before.serving.as_ref() == Some(&plan.active))
             });
-        status.revision = Some(plan.active.clone());
+        status.serving = Some(plan.active.clone());
         status.url = Some(format!("http://{}.{}", valid.name, valid.namespace));
         status.selector = Some(names::selector_text(&valid.name, Component::Worker));
     }

@@ -7,8 +7,10 @@ use carpool_crds::{
     BatchedModel, BatchedModelSpec, Bytes, IpBlock, ManagedRedis, Peer, Quantity, Resources,
 };
 use k8s_openapi::api::core::v1::PodTemplateSpec;
+use kube::ResourceExt;
 
 use super::{cidr::Cidr, strict};
+use crate::names;
 
 /// The share of a managed Redis' memory limit that data may take: the rest is for its buffers and its AOF rewrite.
 const DATA_SHARE: f64 = 0.6;
@@ -32,6 +34,8 @@ pub struct Valid {
     pub spec: BatchedModelSpec,
     /// The revision of `spec.model`.
     pub revision: String,
+    /// The annotation [`names::RETRY`].
+    pub retry: Option<String>,
     /// Place of the artifact.
     pub artifact: Artifact,
     /// Place of the queue.
@@ -110,6 +114,7 @@ pub fn validate(model: &BatchedModel) -> Result<Valid, String> {
         namespace: field("namespace", model.metadata.namespace.as_ref())?,
         uid: field("uid", model.metadata.uid.as_ref())?,
         revision: spec.model.revision(),
+        retry: model.annotations().get(names::RETRY).cloned(),
         artifact: artifact(&spec.model.uri)?,
         redis,
         proxy_overrides: overrides("spec.proxy.podOverrides", spec.proxy.pod_overrides.as_ref())?,

@@ -1,3 +1,4 @@
+mod capacity;
 mod world;
 
 use std::time::{Duration, Instant};
@@ -57,10 +58,11 @@ fn with_room_for_one_a_broken_model_gives_way_to_the_old_one() {
     assert_eq!(world.answered["a"], 8);
     assert_eq!(world.revision("b").replicas, 0);
     assert_eq!(
-        world.revision("b").given_up,
+        world.revision("b").failing(),
         Some(broken()),
         "it stays away, for the reason that it gave"
     );
+    assert!(world.revision("b").given_up.is_some());
 
     world.view.latest = "c".into();
     world.run(40);
@@ -136,7 +138,7 @@ fn a_model_that_is_too_large_gives_way_to_requests_for_the_old_one() {
     assert_eq!(world.revision("a").workers.ready, 1);
     let b = world.revision("b");
     assert_eq!(b.replicas, 0);
-    assert_eq!(b.given_up.as_ref().unwrap().reason, "Unschedulable");
+    assert_eq!(b.given_up.as_ref().unwrap().problem.reason, "Unschedulable");
 }
 
 #[test]
@@ -148,22 +150,10 @@ fn a_broken_model_gives_the_one_workers_room_back() {
     assert_eq!(world.view.active.as_deref(), Some("a"));
     assert_eq!(world.revision("a").workers.ready, 4);
     let b = world.revision("b");
-    assert_eq!((b.replicas, &b.given_up), (0, &Some(broken())));
-}
-
-#[test]
-fn room_for_one_costs_one_worker() {
-    let mut world = World::with(4, 4);
-    world.view.latest = "b".into();
-    for _ in 0..30 {
-        world.step();
-        let active = world.view.active.clone().unwrap();
-        let others = world.view.revisions.values();
-        let ready: usize = others.map(|revision| revision.workers.ready).sum();
-        assert!(ready >= 3 && world.revision(&active).workers.ready > 0);
-    }
-    assert_eq!(world.view.revisions.keys().collect::<Vec<_>>(), ["b"]);
-    assert_eq!(world.revision("b").workers.ready, 4);
+    assert_eq!(
+        (b.replicas, &b.given_up.as_ref().unwrap().problem),
+        (0, &broken())
+    );
 }
 
 #[test]
@@ -272,12 +262,19 @@ fn a_third_revision_waits_for_the_first_to_leave() {
 fn the_next_worker_leaves_only_once_the_scheduler_had_the_room_of_the_one_before() {
     let workers = |pods, unschedulable: Option<&str>| Workers {
         pods,
+        ready: if unschedulable.is_some() { 0 } else { pods },
+        waiting: usize::from(unschedulable.is_some()),
         unschedulable: unschedulable.map(str::to_owned),
         ..Workers::default()
     };
     let mut view = View {
         latest: "b".into(),
         active: Some("a".into()),
+        bounds: Bounds {
+            room_timeout: Duration::ZERO,
+            max_unavailable: 2,
+            ..Bounds::default()
+        },
         revisions: [
             (
                 "a".to_owned(),
@@ -302,7 +299,7 @@ fn the_next_worker_leaves_only_once_the_scheduler_had_the_room_of_the_one_before
     };
     let (mut patience, begin) = (Patience::default(), Instant::now());
     let mut asked = |pods, milliseconds| {
-        view.revisions.get_mut("a").unwrap().workers.pods = pods;
+        view.revisions.get_mut("a").unwrap().workers = workers(pods, None);
         patience.look(&mut view, begin + Duration::from_millis(milliseconds));
         plan(&view).replicas["a"]
     };

@@ -93,7 +93,7 @@ pub fn one_slot() {
     });
     namespace.apply(&Affine::manifest(MODEL, &first, &spec).to_string());
     namespace.wait("bm/affine", "condition=Ready", "120s");
-    let revision = || namespace.kubectl(&["get", "bm", MODEL, "-o", "jsonpath={.status.revision}"]);
+    let revision = || namespace.kubectl(&["get", "bm", MODEL, "-o", "jsonpath={.status.serving}"]);
     let old = revision();
 
     let load = Load::numbered(&namespace, MODEL, 8);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use carpool_crds::Model;
+use carpool_crds::{Model, Rollout};
 use k8s_openapi::{
     DeepMerge,
     api::{
@@ -19,15 +19,19 @@ use k8s_openapi::{
     },
 };
 
+use sha2::{Digest, Sha256};
+
 use super::{Images, metadata, pod};
 use crate::{
     names::{self, Component},
     reconcile::validate::Valid,
-    workers::Problem,
+    rollout::GivenUp,
 };
 
 /// Seconds that a worker may need beyond a last batch, which is over within the requests' timeout.
 const SPARE_SECONDS: i64 = 10;
+/// Seconds in which a Deployment's pods must make progress, once they have room.
+const PROGRESS_SECONDS: i64 = 600;
 const CLAIM_DIRECTORY: &str = "/mnt/claim";
 const MODEL_DIRECTORY: &str = "/model";
 const CONTAINER: &str = "worker";
@@ -39,8 +43,10 @@ const THREADS: &str = "CARPOOL_THREADS";
 pub struct RevisionState {
     /// A worker has been Ready.
     pub loaded: bool,
-    /// The problem for which it was given up in favour of the revision before.
-    pub given_up: Option<Problem>,
+    /// The attempt that was given up in favour of the revision before.
+    pub given_up: Option<GivenUp>,
+    /// Whether pods that are replaced leave before their successors have come, which fit nowhere beside them.
+    pub trade: bool,
 }
 
 /// The workers of the latest revision, without their number: only `scale.rs` writes that. A Deployment that is new
@@ -61,11 +67,63 @@ pub fn deployment(
         names::worker(&valid.name, revision),
         Some(Component::Worker),
     );
-    metadata.labels = Some(labels.clone());
+    metadata.labels = Some(labels);
     metadata.annotations = Some(annotations(&valid.spec.model, state)?);
+    let room_timeout = super::whole_seconds(valid.spec.worker.rollout.room_timeout);
+    Ok(Deployment {
+        metadata,
+        spec: DeploymentSpec {
+            replicas: None,
+            selector: LabelSelector {
+                match_labels: Some(selector),
+                ..LabelSelector::default()
+            },
+            strategy: Some(strategy(&valid.spec.worker.rollout, state.trade)),
+            // Pods that wait for room make no progress, and are none the worse for it.
+            progress_deadline_seconds: i32::try_from(PROGRESS_SECONDS + room_timeout).ok(),
+            template: template(valid, images, redis_secret),
+            ..DeploymentSpec::default()
+        },
+        ..Deployment::default()
+    })
+}
+
+/// The way in which pods of an older template are replaced: where there is room, each leaves once its successor is Ready.
+fn strategy(rollout: &Rollout, trade: bool) -> DeploymentStrategy {
+    let count = |number: u32| i32::try_from(number).ok().map(IntOrString::Int);
+    let (max_surge, max_unavailable) = if trade {
+        (count(0), count(rollout.max_unavailable))
+    } else {
+        let quarter = || Some(IntOrString::String("25%".to_owned()));
+        (rollout.max_surge.map_or_else(quarter, count), count(0))
+    };
+    DeploymentStrategy {
+        type_: Some("RollingUpdate".to_owned()),
+        rolling_update: Some(RollingUpdateDeployment {
+            max_surge,
+            max_unavailable,
+        }),
+    }
+}
+
+/// The attempt at the latest revision: a hash of its pods' template and of the annotation that asks for another attempt.
+pub fn attempt(
+    valid: &Valid,
+    images: &Images,
+    redis_secret: &str,
+) -> Result<String, serde_json::Error> {
+    let template = serde_json::to_vec(&template(valid, images, redis_secret))?;
+    let digest = Sha256::new()
+        .chain_update(template)
+        .chain_update(valid.retry.as_deref().unwrap_or_default());
+    Ok(hex::encode(&digest.finalize()[..5]))
+}
+
+fn template(valid: &Valid, images: &Images, redis_secret: &str) -> PodTemplateSpec {
+    let labels = names::component_labels(&valid.name, Component::Worker);
     let mut template = PodTemplateSpec {
         metadata: Some(ObjectMeta {
-            labels: Some(labels),
+            labels: Some(names::of_revision(labels, &valid.revision)),
             ..ObjectMeta::default()
         }),
         spec: Some(pod_spec(valid, images, redis_secret)),
@@ -79,28 +137,7 @@ pub fn deployment(
     if let Some(pod) = &mut template.spec {
         pod.containers.iter_mut().for_each(limit_threads);
     }
-    let rollout = &valid.spec.worker.rollout;
-    let count = |number: u32| i32::try_from(number).ok().map(IntOrString::Int);
-    Ok(Deployment {
-        metadata,
-        spec: DeploymentSpec {
-            replicas: None,
-            selector: LabelSelector {
-                match_labels: Some(selector),
-                ..LabelSelector::default()
-            },
-            strategy: Some(DeploymentStrategy {
-                type_: Some("RollingUpdate".to_owned()),
-                rolling_update: Some(RollingUpdateDeployment {
-                    max_surge: count(rollout.max_surge),
-                    max_unavailable: count(rollout.max_unavailable),
-                }),
-            }),
-            template,
-            ..DeploymentSpec::default()
-        },
-        ..Deployment::default()
-    })
+    template
 }
 
 fn annotations(

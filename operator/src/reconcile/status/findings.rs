@@ -1,15 +1,16 @@
 //! The conditions, one function each.
 
-use carpool_crds::condition;
+use carpool_crds::{BatchedModelStatus, condition};
 use k8s_openapi::{api::apps::v1::Deployment, apimachinery::pkg::apis::meta::v1::Condition};
 
+use super::ready::{self, Latest};
 use crate::{
-    names::{self, Component},
+    names::Component,
     reconcile::{
         observe::{self, Observed},
         validate::{RedisPlace, Valid},
     },
-    rollout::{Plan, Replicas, Revision},
+    rollout::Plan,
     workers::{self, Problem, Workers},
 };
 
@@ -41,7 +42,8 @@ impl Finding {
         }
     }
 
-    fn holds(&self) -> bool {
+    /// Whether its status is True.
+    pub fn holds(&self) -> bool {
         self.status == Some(true)
     }
 }
@@ -51,14 +53,23 @@ pub fn findings(
     valid: &Valid,
     plan: &Plan,
     observed: &Observed,
-    before: &[Condition],
+    before: &BatchedModelStatus,
 ) -> Vec<Finding> {
     let proxy = proxy_ready(observed);
     let redis = redis_ready(Some(&valid.redis), observed, &proxy);
-    let loaded = model_loaded(valid, observed, before);
-    let ready = ready(plan, observed, [&redis, &proxy]);
+    let loaded = model_loaded(valid, observed, &before.conditions);
     let progressing = progressing(valid, plan, observed, &loaded);
+    let latest = Latest {
+        valid,
+        plan,
+        observed,
+        before,
+        progressing: &progressing,
+    };
+    let ready = latest.ready([&redis, &proxy]);
+    let stalled = latest.stalled(&ready);
     let mut findings = vec![ready, progressing, loaded, proxy, redis];
+    findings.extend(stalled);
     findings.extend(scaling_active(observed));
     findings
 }
@@ -67,9 +78,11 @@ pub fn findings(
 pub fn rejected(observed: &Observed, reason: &str, message: &str) -> Vec<Finding> {
     let proxy = proxy_ready(observed);
     let redis = redis_ready(None, observed, &proxy);
+    let ready = format!("{message}{}", ready::still_answers(observed));
     let mut findings = vec![
-        Finding::new(condition::READY, false, reason, message),
+        Finding::new(condition::READY, false, reason, ready),
         Finding::new(condition::PROGRESSING, false, reason, message),
+        Finding::new(condition::STALLED, true, reason, message),
         proxy,
         redis,
     ];
@@ -185,10 +198,7 @@ fn model_loaded(valid: &Valid, observed: &Observed, before: &[Condition]) -> Fin
     };
     if let Some(Problem { reason, message }) = revision.failing().filter(|_| !revision.loaded) {
         let message = match &revision.given_up {
-            Some(_) => format!(
-                "{message}; given up so that the revision before can run: change the model, or delete Deployment {} to try again",
-                names::worker(&valid.name, latest)
-            ),
+            Some(_) => ready::given_up(&valid.name, &message),
             None => message,
         };
         return Finding::new(condition::MODEL_LOADED, false, reason, message);
@@ -236,66 +246,6 @@ fn served_as(latest: &str, observed: &Observed, before: &[Condition]) -> Finding
     Finding::new(condition::MODEL_LOADED, true, reason, message)
 }
 
-/// Whether the model answers, or will as soon as a request wakes it.
-fn ready(plan: &Plan, observed: &Observed, needed: [&Finding; 2]) -> Finding {
-    if let Some(missing) = needed.into_iter().find(|finding| !finding.holds()) {
-        let reason = match missing.type_ {
-            condition::REDIS_READY => "RedisNotReady",
-            _ => "ProxyNotReady",
-        };
-        return Finding::new(condition::READY, false, reason, &missing.message);
-    }
-    let Some(active) = observed
-        .view
-        .revisions
-        .get(&plan.active)
-        .filter(|active| active.loaded)
-    else {
-        let problem = observed
-            .view
-            .revisions
-            .get(&plan.active)
-            .and_then(Revision::failing);
-        return match problem {
-            Some(problem) => Finding::new(condition::READY, false, problem.reason, problem.message),
-            None => Finding::new(
-                condition::READY,
-                false,
-                "ModelLoading",
-                "no worker has loaded the model yet",
-            ),
-        };
-    };
-    let ready = active.workers.ready;
-    if ready > 0 {
-        let message = format!("revision {} is served", plan.active);
-        return Finding::new(condition::READY, true, "Serving", message);
-    }
-    let mut others = observed.view.revisions.iter();
-    let others_have_workers =
-        others.any(|(name, other)| *name != plan.active && other.workers.pods > 0);
-    let steps_aside = plan.replicas.get(&plan.active) == Some(&Replicas::Exactly(0));
-    if steps_aside || (active.workers.unschedulable.is_some() && others_have_workers) {
-        let message = "workers of one revision make room for another's; the queue holds requests";
-        return Finding::new(condition::READY, true, "MakingRoom", message);
-    }
-    if active.replicas == 0 {
-        let message = "no worker runs; the next request wakes one";
-        return Finding::new(condition::READY, true, "ScaledToZero", message);
-    }
-    let unschedulable = active.workers.unschedulable.clone();
-    let unschedulable = unschedulable.map(Problem::unschedulable);
-    match active.failing().or(unschedulable) {
-        Some(problem) => Finding::new(condition::READY, false, problem.reason, problem.message),
-        None => Finding::new(
-            condition::READY,
-            true,
-            "WorkersStarting",
-            "workers are starting; the queue holds requests",
-        ),
-    }
-}
-
 /// Whether something is on its way to what the spec asks for.
 fn progressing(valid: &Valid, plan: &Plan, observed: &Observed, loaded: &Finding) -> Finding {
     let latest = &valid.revision;
@@ -328,7 +278,7 @@ fn progressing(valid: &Valid, plan: &Plan, observed: &Observed, loaded: &Finding
     let updating: Vec<_> = [of_workers, of_proxies]
         .into_iter()
         .flatten()
-        .filter(|(deployment, _)| is_updating(deployment))
+        .filter(|(deployment, _)| observe::is_updating(deployment))
         .collect();
     let failure = updating
         .iter()
@@ -350,16 +300,6 @@ fn progressing(valid: &Valid, plan: &Plan, observed: &Observed, loaded: &Finding
         "Complete",
         "everything is as the spec asks for",
     )
-}
-
-/// Whether pods of an older template are left. Pods that come and go with the queue are no update.
-fn is_updating(deployment: &Deployment) -> bool {
-    let status = deployment.status.clone().unwrap_or_default();
-    let replicas = status.replicas.unwrap_or(0);
-    // A change that Kubernetes has not looked at yet is another template, unless it is another number.
-    let unseen = status.observed_generation < deployment.metadata.generation
-        && replicas == observe::replicas(deployment);
-    unseen || status.updated_replicas.unwrap_or(0) < replicas
 }
 
 /// The problem that keeps an update from going on. One whose pod fits nowhere goes on once an older pod has left, until

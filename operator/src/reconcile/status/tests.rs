@@ -48,7 +48,7 @@ fn observed(revision_state: Revision) -> Observed {
             active: Some(revision()),
             revisions: BTreeMap::from([(revision(), revision_state)]),
             switched: true,
-            settling: false,
+            ..View::default()
         },
         backlog: Some(backlog(0)),
         asked: true,
@@ -151,7 +151,10 @@ fn a_served_model() {
     assert_eq!((status.replicas, status.ready_replicas), (1, 1));
     assert_eq!(status.url.as_deref(), Some("http://sentiment.nlp"));
     assert_eq!(status.sha256.as_deref(), Some("abc"));
-    assert_eq!(status.revision, Some(revision()));
+    assert_eq!(
+        (status.serving, status.latest),
+        (Some(revision()), Some(revision()))
+    );
     assert_eq!(
         status.selector.as_deref(),
         Some(
@@ -207,7 +210,47 @@ fn the_way_a_model_is_served_is_told_and_outlives_the_operator() {
 #[test]
 fn zero_workers_after_the_proof_is_ready() {
     assert!(summary(&status_of(&observed(loaded(0, 0)))).starts_with("Ready=True/ScaledToZero"));
-    assert!(summary(&status_of(&observed(loaded(2, 0)))).starts_with("Ready=True/WorkersStarting"));
+}
+
+#[test]
+fn workers_that_the_queue_asks_for_leave_a_model_ready_and_lost_ones_do_not() {
+    let mut model = fixtures::sentiment();
+    let mut next = |revision: Revision| {
+        let seen = observed(revision);
+        let (valid, plan) = (fixtures::valid("{}"), rollout::plan(&seen.view));
+        let verdict = Verdict::Applied {
+            valid: &valid,
+            plan: &plan,
+        };
+        let status = status(&model, &seen, &verdict, Timestamp::UNIX_EPOCH);
+        let ready = summary(&status).split(' ').next().unwrap().to_owned();
+        model.status = Some(status);
+        ready
+    };
+    assert_eq!(
+        next(loaded(2, 0)),
+        "Ready=False/WorkersStarting",
+        "never Ready so far"
+    );
+    assert_eq!(next(loaded(0, 0)), "Ready=True/ScaledToZero");
+    assert_eq!(
+        next(loaded(1, 0)),
+        "Ready=True/WorkersStarting",
+        "a request woke it"
+    );
+    assert_eq!(next(loaded(1, 1)), "Ready=True/Serving");
+    assert_eq!(next(loaded(3, 1)), "Ready=True/WorkersStarting");
+    assert_eq!(next(loaded(3, 3)), "Ready=True/Serving");
+    assert_eq!(
+        next(loaded(3, 2)),
+        "Ready=False/WorkersStarting",
+        "one was lost"
+    );
+    assert_eq!(next(loaded(3, 2)), "Ready=False/WorkersStarting");
+    assert_eq!(next(loaded(3, 3)), "Ready=True/Serving");
+    let mut full = loaded(4, 3);
+    full.workers.unschedulable = Some("Insufficient nvidia.com/gpu".into());
+    assert_eq!(next(full), "Ready=False/Unschedulable");
 }
 
 #[test]
@@ -281,7 +324,7 @@ fn a_rejected_resource_tells_what_is_seen_and_keeps_the_rest() {
     let rejected = status(&model, &seen, &verdict, Timestamp::UNIX_EPOCH);
     assert_eq!(
         summary(&rejected),
-        "Ready=False/InvalidSpec Progressing=False/InvalidSpec ModelLoaded=True/Loaded ProxyReady=True/Ready RedisReady=True/Ready ScalingActive=True/FollowsQueue"
+        "Ready=False/InvalidSpec Progressing=False/InvalidSpec Stalled=True/InvalidSpec ModelLoaded=True/Loaded ProxyReady=True/Ready RedisReady=True/Ready ScalingActive=True/FollowsQueue"
     );
     assert_eq!(rejected.observed_generation, Some(2));
     assert_eq!(
@@ -289,7 +332,7 @@ fn a_rejected_resource_tells_what_is_seen_and_keeps_the_rest() {
         "shown late, it is asked for again each second"
     );
     assert_eq!((rejected.replicas, rejected.ready_replicas), (3, 3));
-    assert_eq!(rejected.revision, Some(revision()));
+    assert_eq!(rejected.serving, Some(revision()));
 
     (seen.proxy, seen.backlog) = (None, None);
     let without_proxies = status(&model, &seen, &verdict, Timestamp::UNIX_EPOCH);

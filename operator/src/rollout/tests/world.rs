@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use carpool_scaling::Reason;
+
 use super::super::*;
 
 /// A cluster whose nodes hold `room` workers, and a queue per revision. A step takes a second.
@@ -22,6 +24,8 @@ pub struct World {
     leaving: BTreeMap<String, usize>,
     /// Steps from being placed to being Ready or failing, left per revision.
     loading: BTreeMap<String, u32>,
+    /// Starts that failed, per revision.
+    failed: BTreeMap<String, u32>,
     pub answered: BTreeMap<String, u64>,
     patience: Patience,
     now: Instant,
@@ -34,11 +38,15 @@ impl World {
         Self::with(room, 1)
     }
 
-    /// A first revision that has `scaled` workers.
+    /// A first revision that has `scaled` workers. Its nodes are fixed, so nobody waits for another.
     pub fn with(room: usize, scaled: i32) -> Self {
         let view = View {
             latest: "a".into(),
             switched: true,
+            bounds: Bounds {
+                room_timeout: Duration::ZERO,
+                ..Bounds::default()
+            },
             ..View::default()
         };
         let mut world = Self {
@@ -51,6 +59,7 @@ impl World {
             placed: BTreeMap::new(),
             leaving: BTreeMap::new(),
             loading: BTreeMap::new(),
+            failed: BTreeMap::new(),
             answered: BTreeMap::new(),
             patience: Patience::default(),
             now: Instant::now(),
@@ -66,6 +75,36 @@ impl World {
 
     pub fn revision(&self, name: &str) -> &Revision {
         &self.view.revisions[name]
+    }
+
+    /// Nodes that hold one more worker come.
+    pub fn grow(&mut self, room: usize) {
+        self.room += room;
+    }
+
+    /// Ready workers of the revision that proxies feed, and of all.
+    pub fn ready(&self) -> (usize, usize) {
+        let ready = |revision: &Revision| revision.workers.ready;
+        let active = self
+            .view
+            .active
+            .as_ref()
+            .and_then(|active| self.view.revisions.get(active));
+        (
+            active.map_or(0, ready),
+            self.view.revisions.values().map(ready).sum(),
+        )
+    }
+
+    /// The fewest Ready workers, of the revision that proxies feed and of all, in so many steps.
+    pub fn fewest(&mut self, steps: u32) -> (usize, usize) {
+        let mut fewest = self.ready();
+        for _ in 0..steps {
+            self.step();
+            let (serving, all) = self.ready();
+            fewest = (fewest.0.min(serving), fewest.1.min(all));
+        }
+        fewest
     }
 
     pub fn queue(&mut self, name: &str, requests: u64) {
@@ -117,6 +156,10 @@ impl World {
                     revision.length.replace(0).unwrap_or(0);
             }
             revision.stalled = None;
+            revision.decision = revision.loaded.then_some(Decision {
+                replicas: u32::try_from(self.scaled).unwrap(),
+                reason: Reason::Steady,
+            });
         }
         self.now += Duration::from_secs(1);
         self.patience.look(&mut self.view, self.now);
@@ -144,14 +187,17 @@ impl World {
             };
             if fit > 0 && staying == 0 {
                 self.loading.insert(name.clone(), LOADING + 1);
+                self.failed.remove(name);
             }
             free -= fit;
             *placed += fit;
             let mut workers = Workers {
                 pods: *placed + missing - fit,
+                leaving: self.leaving[name],
                 ..Workers::default()
             };
             if missing > fit {
+                workers.waiting = missing - fit;
                 workers.problem = self.refused.get(name).cloned();
                 workers.unschedulable = workers
                     .problem
@@ -159,17 +205,20 @@ impl World {
                     .then(|| "Insufficient nvidia.com/gpu".into());
             }
             if staying + fit > 0 {
+                let failed = self.failed.entry(name.clone()).or_default();
                 let left = self.loading.entry(name.clone()).or_default();
                 *left = left.saturating_sub(1);
-                if *left == 0 {
-                    workers.problem = self.broken.get(name).cloned();
-                    workers.ready = if workers.problem.is_none() {
-                        staying + fit
-                    } else {
-                        0
-                    };
-                    revision.loaded |= workers.ready > 0;
+                let broken = self.broken.get(name);
+                if *left == 0 && broken.is_some() {
+                    *failed += 1;
+                    *left = LOADING;
                 }
+                if *left == 0 {
+                    workers.ready = staying + fit;
+                    revision.loaded = true;
+                }
+                workers.problem = broken.filter(|_| *failed > 0).cloned();
+                workers.failed_starts = *failed;
             }
             revision.workers = workers;
         }

@@ -16,6 +16,7 @@ fn an_update_that_fails_says_why() {
     let progressing = |workers: Workers, conditions: serde_json::Value| {
         let mut seen = observed(Revision {
             workers,
+            updating: true,
             ..loaded(3, 2)
         });
         let status = json!({
@@ -26,11 +27,13 @@ fn an_update_that_fails_says_why() {
         let told = message(&status, condition::PROGRESSING);
         (summary(&status), told)
     };
-    let pods = |problem, unschedulable| Workers {
+    let pods = |problem, unschedulable: Option<String>| Workers {
         pods: 3,
         ready: 2,
+        waiting: usize::from(unschedulable.is_some()),
         problem,
         unschedulable,
+        ..Workers::default()
     };
     let stalled = json!([{"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded", "message": "has timed out"}]);
     let pull = Problem {
@@ -39,7 +42,9 @@ fn an_update_that_fails_says_why() {
     };
     let (failed, why) = progressing(pods(Some(pull), None), json!([]));
     assert!(
-        failed.starts_with("Ready=True/Serving Progressing=False/Failed"),
+        failed.starts_with(
+            "Ready=False/UpdateFailed Progressing=False/Failed Stalled=True/UpdateFailed"
+        ),
         "{failed}"
     );
     assert_eq!(why, "the image can't be pulled");
