@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 /// Whoever applies the children and the status.
 pub const MANAGER: &str = "carpool";
+/// The owner of a number of proxies that an apply has set, until somebody scales them.
+pub const SCALE_MANAGER: &str = "carpool-scale";
 
 /// The label that says whose an object is. Pods with an injected sidecar carry it too.
 pub const MODEL: &str = "carpool.dev/model";

@@ -10,6 +10,7 @@ pub mod fixtures;
 #[cfg(test)]
 pub mod mock;
 pub mod observe;
+mod proxies;
 pub mod report;
 mod scale;
 pub mod status;
@@ -146,7 +147,11 @@ pub async fn reconcile(
     // Workers follow their queue whatever keeps a child from being made.
     let scaled = scale::scale(&context.client, &observed, &plan).await;
     count(&plan, &observed, &mut lock(&remembered), scaled.is_err());
-    let done = made.and(scaled.map_err(ReconcileError::from));
+    let proxies = match &valid {
+        Ok(valid) => proxies::scale(&context.client, valid, &observed).await,
+        Err(_) => Ok(()),
+    };
+    let done = made.and(scaled.and(proxies).map_err(ReconcileError::from));
 
     let verdict = match (&valid, &done) {
         (Err(message), _) => Some(Verdict::Rejected {

@@ -1,6 +1,7 @@
 //! The fourth step: make the children so. Only what differs from what was applied last is sent.
 
 use std::{
+    borrow::Cow,
     hash::{DefaultHasher, Hash, Hasher},
     sync::{Arc, Mutex},
 };
@@ -19,6 +20,7 @@ use serde_json::{Value, json};
 use super::{
     build::{self, Children},
     observe::{Key, Observed},
+    proxies,
     validate::Valid,
 };
 use crate::{
@@ -53,6 +55,8 @@ struct Child {
     /// Hash of what it was rendered as, which it carries as an annotation.
     rendered: String,
     hash: u64,
+    /// The number of pods that it starts with, where others scale it later.
+    first_replicas: Option<i32>,
 }
 
 impl Child {
@@ -70,7 +74,15 @@ impl Child {
             json,
             rendered,
             hash,
+            first_replicas: None,
         })
+    }
+
+    fn starting_with(self, replicas: i32) -> Self {
+        Self {
+            first_replicas: Some(replicas),
+            ..self
+        }
     }
 
     fn key(&self) -> Key {
@@ -89,6 +101,7 @@ fn in_order(children: &Children) -> Result<Vec<Child>, ApplyError> {
         services,
         redis,
         proxy,
+        proxies,
         worker,
         needs_secret: _,
     } = children;
@@ -99,7 +112,7 @@ fn in_order(children: &Children) -> Result<Vec<Child>, ApplyError> {
     all.extend(budgets.iter().map(Child::of));
     all.extend(services.iter().map(Child::of));
     all.extend(redis.iter().map(Child::of));
-    all.push(Child::of(proxy));
+    all.push(Child::of(proxy).map(|child| child.starting_with(*proxies)));
     all.extend(worker.iter().map(Child::of));
     all.into_iter().collect()
 }
@@ -197,7 +210,16 @@ impl Applier<'_> {
         // Forced: a field that somebody else wrote and the resource determines is the resource's.
         let params = PatchParams::apply(names::MANAGER).force();
         let api = self.api(&child.resource);
-        let patch = Patch::Apply(&child.json);
+        let mut sent = Cow::Borrowed(&child.json);
+        if let Some(replicas) = child.first_replicas {
+            let namespace = &self.valid.namespace;
+            let is_there =
+                live.is_some() && proxies::release(self.client, namespace, &child.name).await?;
+            if !is_there {
+                sent.to_mut()["spec"]["replicas"] = json!(replicas);
+            }
+        }
+        let patch = Patch::Apply(&*sent);
         let written = call(
             "apply",
             &child.resource.kind,

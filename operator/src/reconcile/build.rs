@@ -29,7 +29,10 @@ pub use self::{
     redis::secret as redis_secret,
     worker::{RevisionState, attempt},
 };
-use super::validate::{RedisPlace, Valid};
+use super::{
+    proxies,
+    validate::{RedisPlace, Valid},
+};
 use crate::{
     defaults::ModelDefaults,
     names::{self, Component},
@@ -78,8 +81,10 @@ pub struct Children {
     pub services: Vec<Service>,
     /// Redis, where it is managed.
     pub redis: Option<StatefulSet>,
-    /// Proxies.
+    /// Proxies, without their number.
     pub proxy: Deployment,
+    /// The number of proxies that a new Deployment starts with.
+    pub proxies: i32,
     /// Workers of the latest revision, where it is their turn.
     pub worker: Option<Deployment>,
     /// Whether a Secret with a password must be there.
@@ -138,6 +143,7 @@ pub fn build(
             .collect(),
         redis,
         proxy: proxy::deployment(valid, images, &secret),
+        proxies: proxies::first(valid),
         worker: inputs
             .worker
             .as_ref()
