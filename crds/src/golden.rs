@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, fs};
 
-use crate::Model;
+use crate::{BatchedModelSpec, Model};
 
 const MODELS: [&str; 4] = [
     "{uri: pvc://models/sentiment, inputs: [{name: x, datatype: FP32, shape: [4]}], outputs: [{name: y, datatype: FP32, shape: [2]}]}",
@@ -14,6 +14,9 @@ const MODELS: [&str; 4] = [
     "{uri: pvc://models/sentiment, inputs: [{name: ids, datatype: INT64, shape: [-1], minimum: 0, maximum: 30521}],
       outputs: [{name: y, datatype: FP32, shape: []}], example: {file: example.json}}",
 ];
+
+/// The first model with its queue in the Redis of the Secret `mine`.
+const EXTERNAL: &str = "PIN";
 
 #[test]
 fn a_models_revision_is_what_it_was() {
@@ -33,4 +36,18 @@ fn a_models_revision_is_what_it_was() {
         fs::read_to_string(path).unwrap_or_default() == rendered,
         "{path} is not what models hash to: this change rolls all workers; `make manifests` writes it anew"
     );
+}
+
+#[test]
+fn a_queue_that_moves_is_a_revision_and_a_managed_one_is_the_models() {
+    let revision = |redis: &str| {
+        let spec = format!("{{model: {}, queue: {{redis: {redis}}}}}", MODELS[0]);
+        serde_yaml::from_str::<BatchedModelSpec>(&spec).unwrap().revision()
+    };
+    for managed in ["{}", "{managed: {}}", "{managed: {resources: {limits: {memory: 2Gi}}}}"] {
+        assert_eq!(revision(managed), "e7d02d29f3", "{managed}");
+    }
+    let external = |secret: &str| revision(&format!("{{external: {{urlSecretName: {secret}}}}}"));
+    assert_eq!(external("mine"), EXTERNAL);
+    assert_ne!(external("mine"), external("yours"));
 }
