@@ -80,7 +80,9 @@ pub async fn run(context: Arc<Context>, reconcile: UnboundedSender<ModelRef>) {
         if until_forget == 0 {
             until_forget = FORGET_EVERY;
             let models = context.cluster.models.state();
-            context.memory.retain(&models.iter().filter_map(|model| model.uid()).collect());
+            context
+                .memory
+                .retain(&models.iter().filter_map(|model| model.uid()).collect());
         }
     }
 }

@@ -102,7 +102,10 @@ where
         let answer = self.inner.call(request);
         async move {
             let answer = answer.await;
-            if answer.as_ref().is_ok_and(|answer| answer.status().is_success()) {
+            if answer
+                .as_ref()
+                .is_ok_and(|answer| answer.status().is_success())
+            {
                 calls.saw(&call, Instant::now());
             }
             answer
@@ -160,14 +163,48 @@ mod tests {
         let apply = "application/apply-patch+yaml";
         for (method, uri, content, verb, resource) in [
             (Method::GET, "/api/v1/pods?&watch=true", "", "watch", "pods"),
-            (Method::GET, "/apis/apps/v1/deployments?&limit=1", "", "list", "deployments"),
-            (Method::GET, "/api/v1/namespaces/n/services/s", "", "get", "services"),
-            (Method::PATCH, "/apis/apps/v1/namespaces/n/deployments/d", apply, "apply", "deployments"),
-            (Method::PATCH, "/apis/apps/v1/namespaces/n/deployments/d/scale", "", "patch", "deployments/scale"),
-            (Method::POST, "/api/v1/namespaces/n/secrets", "", "create", "secrets"),
+            (
+                Method::GET,
+                "/apis/apps/v1/deployments?&limit=1",
+                "",
+                "list",
+                "deployments",
+            ),
+            (
+                Method::GET,
+                "/api/v1/namespaces/n/services/s",
+                "",
+                "get",
+                "services",
+            ),
+            (
+                Method::PATCH,
+                "/apis/apps/v1/namespaces/n/deployments/d",
+                apply,
+                "apply",
+                "deployments",
+            ),
+            (
+                Method::PATCH,
+                "/apis/apps/v1/namespaces/n/deployments/d/scale",
+                "",
+                "patch",
+                "deployments/scale",
+            ),
+            (
+                Method::POST,
+                "/api/v1/namespaces/n/secrets",
+                "",
+                "create",
+                "secrets",
+            ),
         ] {
             let call = kind_of(&request(method, uri, content));
-            assert_eq!((call.verb, call.resource.as_str()), (verb, resource), "{uri}");
+            assert_eq!(
+                (call.verb, call.resource.as_str()),
+                (verb, resource),
+                "{uri}"
+            );
         }
     }
 

@@ -113,7 +113,11 @@ impl Cluster {
         .reflect(writer)
         .inspect_ok(move |event| match event {
             Event::Apply(model) | Event::Delete(model) => seen.add([ObjectRef::from_obj(model)]),
-            Event::InitDone => seen.add(all.state().iter().map(|model| ObjectRef::from_obj(&**model))),
+            Event::InitDone => seen.add(
+                all.state()
+                    .iter()
+                    .map(|model| ObjectRef::from_obj(&**model)),
+            ),
             Event::Init | Event::InitApply(_) => {}
         })
         .applied_objects()
@@ -249,7 +253,9 @@ impl Children<'_> {
 }
 
 fn config() -> watcher::Config {
-    watcher::Config::default().labels(names::MODEL).page_size(PAGE)
+    watcher::Config::default()
+        .labels(names::MODEL)
+        .page_size(PAGE)
 }
 
 /// The stream of touched resources, as a controller takes it.

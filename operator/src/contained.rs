@@ -30,7 +30,8 @@ fn contains_within(live: &Value, asked: &Value, quantities: bool) -> bool {
             .all(|asked| live.iter().any(|live| contains(live, asked))),
         (Value::Array(live), Value::Array(asked)) => {
             let pairs = live.iter().zip(asked);
-            live.len() == asked.len() && pairs.into_iter().all(|(live, asked)| contains(live, asked))
+            live.len() == asked.len()
+                && pairs.into_iter().all(|(live, asked)| contains(live, asked))
         }
         (live, asked) if quantities => match (quantity(live), quantity(asked)) {
             (Some(live), Some(asked)) => (live - asked).abs() <= asked.abs() * 1e-9,
@@ -80,9 +81,15 @@ mod tests {
             ("[{name: a, x: 1}, {name: injected}]", "[{name: a}]"),
             ("[{name: b}, {name: a}]", "[{name: a}, {name: b}]"),
             ("[{port: 1, protocol: TCP}]", "[{port: 1}]"),
-            ("{limits: {cpu: '1', memory: 1Gi}}", "{limits: {cpu: 1000m, memory: 1024Mi}}"),
+            (
+                "{limits: {cpu: '1', memory: 1Gi}}",
+                "{limits: {cpu: 1000m, memory: 1024Mi}}",
+            ),
             ("{limits: {cpu: 500m}}", "{limits: {cpu: 0.5}}"),
-            ("[{name: v, mountPath: /a}, {name: v, mountPath: /b}]", "[{name: v, mountPath: /b}]"),
+            (
+                "[{name: v, mountPath: /a}, {name: v, mountPath: /b}]",
+                "[{name: v, mountPath: /b}]",
+            ),
         ] {
             assert!(check(live, asked), "{live} has {asked}");
         }

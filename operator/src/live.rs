@@ -264,7 +264,9 @@ mod tests {
     fn what_was_rendered_is_found_again_and_what_was_changed_is_not() {
         let as_rendered = |change: fn(&mut Value)| live(change).is_as_rendered(&service(), "h");
         assert!(as_rendered(|_| ()));
-        assert!(as_rendered(|o| o["metadata"]["labels"]["theirs"] = json!("x")));
+        assert!(as_rendered(
+            |o| o["metadata"]["labels"]["theirs"] = json!("x")
+        ));
         let changes: [fn(&mut Value); 6] = [
             |o| o["metadata"]["labels"] = json!({}),
             |o| o["metadata"]["annotations"] = json!({}),
@@ -284,7 +286,9 @@ mod tests {
         let is_ours = |change: fn(&mut Value)| live(change).is_of("a", "u");
         assert!(is_ours(|_| ()));
         assert!(is_ours(|o| o["metadata"]["ownerReferences"] = json!(null)));
-        assert!(!is_ours(|o| o["metadata"]["ownerReferences"][0]["uid"] = json!("other")));
+        assert!(!is_ours(
+            |o| o["metadata"]["ownerReferences"][0]["uid"] = json!("other")
+        ));
         let by_hand: fn(&mut Value) = |o| {
             o["metadata"]["ownerReferences"] = json!(null);
             o["metadata"]["annotations"] = json!(null);

@@ -133,10 +133,7 @@ pub fn context(client: Client) -> Context {
             pull_policy: "IfNotPresent".into(),
         },
         scrape_namespaces: vec!["carpool".into()],
-        metrics: Arc::new(Metrics::new(
-            Arc::clone(&memory),
-            calls::Calls::default(),
-        )),
+        metrics: Arc::new(Metrics::new(Arc::clone(&memory), calls::Calls::default())),
         memory,
     }
 }

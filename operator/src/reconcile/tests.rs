@@ -325,9 +325,15 @@ impl Made {
         let valid = validate::validate(&self.model).unwrap();
         let plan = rollout::plan(&self.observed.view);
         let remembered = self.context.memory.of(&self.model);
-        Box::pin(make(&self.context, &valid, &plan, &self.observed, &remembered))
-            .await
-            .unwrap();
+        Box::pin(make(
+            &self.context,
+            &valid,
+            &plan,
+            &self.observed,
+            &remembered,
+        ))
+        .await
+        .unwrap();
         self.calls.take()
     }
 
@@ -357,7 +363,10 @@ async fn children_that_are_as_they_should_be_are_not_applied_again_also_by_a_new
     let mut made = Made::new().await;
     assert!(made.again().await.is_empty());
     made.forget();
-    assert!(made.again().await.is_empty(), "a new leader has only what stands on the cluster");
+    assert!(
+        made.again().await.is_empty(),
+        "a new leader has only what stands on the cluster"
+    );
 
     // Defaults, a status and what others add are no difference.
     for mut child in Made::rendered().await {
@@ -384,7 +393,10 @@ async fn what_is_missing_of_a_child_is_applied_again_once() {
     for (index, change) in changes.into_iter().enumerate() {
         for child in Made::rendered().await {
             let mut made = Made::new().await;
-            let name = format!("{} {}, change {index}", child["kind"], child["metadata"]["name"]);
+            let name = format!(
+                "{} {}, change {index}",
+                child["kind"], child["metadata"]["name"]
+            );
             let mut changed = child.clone();
             change(&mut changed);
             let annotated = changed["metadata"]["annotations"][names::RENDERED].is_string();
@@ -433,7 +445,8 @@ async fn a_field_that_somebody_changed_is_applied_again_and_asked_for_once_where
         let mut object = call.body.clone();
         object["metadata"]["uid"] = json!("made");
         object["spec"]["ports"][0]["port"] = json!(81);
-        call.is("PATCH", "/services/sentiment").then_some((200, object))
+        call.is("PATCH", "/services/sentiment")
+            .then_some((200, object))
     };
     let (client, calls) = api_server(mutated);
     made.context = Arc::new(context(client));

@@ -192,3 +192,48 @@ fn an_image_that_cannot_be_pulled_is_no_start_and_gives_way_after_a_while() {
     assert_eq!(given_up(29), None);
     assert_eq!(given_up(30), Some(pull));
 }
+
+#[test]
+fn pods_of_the_same_revision_are_replaced_without_a_gap_unless_there_is_no_room() {
+    let mut view = View {
+        latest: "a".into(),
+        active: Some("a".into()),
+        revisions: BTreeMap::from([(
+            "a".to_owned(),
+            Revision {
+                replicas: 1,
+                loaded: true,
+                updating: true,
+                workers: Workers {
+                    pods: 2,
+                    ready: 1,
+                    waiting: 1,
+                    unschedulable: Some("Insufficient nvidia.com/gpu".into()),
+                    ..Workers::default()
+                },
+                ..Revision::default()
+            },
+        )]),
+        ..View::default()
+    };
+    let (mut patience, begin) = (Patience::default(), Instant::now());
+    let mut trades = |view: &mut View, seconds| {
+        patience.look(view, begin + Duration::from_secs(seconds));
+        (plan(view).trade, view.look_again)
+    };
+    assert_eq!(trades(&mut view, 0), (false, Some(Duration::from_mins(5))));
+    assert_eq!(trades(&mut view, 299).1, Some(Duration::from_secs(1)));
+    assert_eq!(trades(&mut view, 300), (true, None));
+    view.revisions.get_mut("a").unwrap().workers.unschedulable = None;
+    assert!(trades(&mut view, 301).0, "until the last pod is replaced");
+    view.revisions.get_mut("a").unwrap().updating = false;
+    assert!(!trades(&mut view, 302).0);
+
+    let revision = view.revisions.get_mut("a").unwrap();
+    revision.workers.unschedulable = Some("Insufficient nvidia.com/gpu".into());
+    assert_eq!(
+        trades(&mut view, 900),
+        (false, None),
+        "more for the queue is no update"
+    );
+}
