@@ -223,7 +223,10 @@ mod tests {
         let mut written = config();
         let fed_at = |written: &Value, place| {
             let config = Config::parse(&written.to_string()).unwrap();
-            config.fed_at(place).map(str::to_owned).map_err(|error| error.to_string())
+            config
+                .fed_at(place)
+                .map(str::to_owned)
+                .map_err(|error| error.to_string())
         };
         let serving = || Ok("12e4567890".to_owned());
         assert_eq!(fed_at(&written, Some("old")), serving());
@@ -232,7 +235,12 @@ mod tests {
         assert_eq!(fed_at(&written, Some("new")), serving());
         assert_eq!(fed_at(&written, None), serving());
         let error = fed_at(&written, Some("gone")).unwrap_err();
-        assert!(error.starts_with("no workers read the Redis of the Secret gone; they read that of new, old"), "{error}");
+        assert!(
+            error.starts_with(
+                "no workers read the Redis of the Secret gone; they read that of new, old"
+            ),
+            "{error}"
+        );
     }
 
     #[test]

@@ -16,7 +16,7 @@ const MODELS: [&str; 4] = [
 ];
 
 /// The first model with its queue in the Redis of the Secret `mine`.
-const EXTERNAL: &str = "PIN";
+const EXTERNAL: &str = "0f9c334df3";
 
 #[test]
 fn a_models_revision_is_what_it_was() {
@@ -42,9 +42,15 @@ fn a_models_revision_is_what_it_was() {
 fn a_queue_that_moves_is_a_revision_and_a_managed_one_is_the_models() {
     let revision = |redis: &str| {
         let spec = format!("{{model: {}, queue: {{redis: {redis}}}}}", MODELS[0]);
-        serde_yaml::from_str::<BatchedModelSpec>(&spec).unwrap().revision()
+        serde_yaml::from_str::<BatchedModelSpec>(&spec)
+            .unwrap()
+            .revision()
     };
-    for managed in ["{}", "{managed: {}}", "{managed: {resources: {limits: {memory: 2Gi}}}}"] {
+    for managed in [
+        "{}",
+        "{managed: {}}",
+        "{managed: {resources: {limits: {memory: 2Gi}}}}",
+    ] {
         assert_eq!(revision(managed), "e7d02d29f3", "{managed}");
     }
     let external = |secret: &str| revision(&format!("{{external: {{urlSecretName: {secret}}}}}"));

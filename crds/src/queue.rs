@@ -115,7 +115,10 @@ pub struct ManagedRedis {
 
     /// Parts of a PodTemplateSpec, merged over the operator's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(feature = "kube", schemars(schema_with = "crate::spec::preserve_unknown"))]
+    #[cfg_attr(
+        feature = "kube",
+        schemars(schema_with = "crate::spec::preserve_unknown")
+    )]
     pub pod_overrides: Option<BTreeMap<String, Value>>,
 }
 

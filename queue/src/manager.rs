@@ -72,7 +72,11 @@ impl ConnectionManager {
     /// Opens a connection to a Redis that serves, and returns it with the URL that it is of.
     async fn open(&self) -> Result<(Connection, Option<String>), QueueError> {
         let url = self.inner.endpoint.url_in_file();
-        let redis = self.inner.endpoint.open(self.inner.response_timeout).await?;
+        let redis = self
+            .inner
+            .endpoint
+            .open(self.inner.response_timeout)
+            .await?;
         let connection = self.with(|state| {
             state.generation += 1;
             Connection {
@@ -127,7 +131,10 @@ impl ConnectionManager {
             Err(error) => {
                 let known = self.with(|state| {
                     state.moving = false;
-                    state.refused.replace(wanted.clone()).is_some_and(|known| known == wanted)
+                    state
+                        .refused
+                        .replace(wanted.clone())
+                        .is_some_and(|known| known == wanted)
                 });
                 if !known {
                     tracing::warn!(%error, "the Redis URL has changed and does not work; the connection before stays");
@@ -182,6 +189,12 @@ impl ConnectionManager {
     }
 
     fn with<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
-        change(&mut self.inner.state.lock().unwrap_or_else(PoisonError::into_inner))
+        change(
+            &mut self
+                .inner
+                .state
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        )
     }
 }

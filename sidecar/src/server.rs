@@ -205,7 +205,10 @@ impl Server {
             }
         });
         if closed.await.is_err() {
-            tracing::warn!(open = proxy.producer().in_flight(), "requests are still open");
+            tracing::warn!(
+                open = proxy.producer().in_flight(),
+                "requests are still open"
+            );
         }
         let left = deadline.saturating_duration_since(Instant::now());
         proxy.producer().shutdown(left.max(SIGN_OFF_TIME)).await;

@@ -8,17 +8,15 @@ use std::{
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, Client, Resource, ResourceExt,
-    api::{
-        ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions,
-    },
+    api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions},
 };
-use rand::distr::{Alphanumeric, SampleString};
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{
-    build::{self, Children},
+    build::Children,
     observe::{Key, Observed},
+    secret::Secret,
     validate::Valid,
 };
 use crate::{
@@ -29,14 +27,17 @@ use crate::{
     workers,
 };
 
-const PASSWORD_LENGTH: usize = 32;
-
 /// Reasons for which the children are not as they should be.
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
     /// Objects that are not ours have our children's names.
     #[error("already there and not of this BatchedModel, so left alone: {}; delete what is in the way, or choose another name", .0.join(", "))]
     NameConflict(Vec<String>),
+    /// The Secret of Redis is there already and may be that of a resource of the same name that is gone.
+    #[error(
+        "already there: Secret {0}; if it is that of a BatchedModel that was deleted, Kubernetes is about to delete it, too; in a minute it is used as it is"
+    )]
+    SecretConflict(String),
     /// The API server did not do what it was asked.
     #[error(transparent)]
     Call(#[from] CallError),
@@ -112,6 +113,10 @@ pub struct Applier<'a> {
     pub valid: &'a Valid,
     /// Children as they were last applied.
     pub remembered: &'a Mutex<Remembered>,
+    /// The maker of the Secret of a managed Redis.
+    pub secret: &'a Secret<'a>,
+    /// The Secret that is to be made in place of one that was lost, once its Redis is told to read it.
+    pub lost_secret: Option<&'a str>,
 }
 
 impl Applier<'_> {
@@ -138,10 +143,15 @@ impl Applier<'_> {
         // The Secret is made before its Redis, which reads it once: a second one would hold another password than the
         // server's.
         if children.needs_secret && observed.redis.is_none() {
-            self.create_secret().await?;
+            self.secret.create(observed).await?;
         }
         for (child, live) in &planned {
             self.write(child, live.as_deref()).await?;
+            if let Some(lost) = self.lost_secret
+                && child.resource.kind == "StatefulSet"
+            {
+                self.secret.restore(lost).await?;
+            }
         }
         let wanted: Vec<Key> = planned.iter().map(|(child, _)| child.key()).collect();
         self.prune(&wanted, observed, delete).await
@@ -215,22 +225,6 @@ impl Applier<'_> {
         Ok(())
     }
 
-    /// Creates the Secret with a password of its own. One that is there keeps its password, which is never read.
-    async fn create_secret(&self) -> Result<(), ApplyError> {
-        let password = Alphanumeric.sample_string(&mut rand::rng(), PASSWORD_LENGTH);
-        let secret = build::redis_secret(self.valid, &password);
-        let name = names::redis_secret(&self.valid.name, &self.valid.uid);
-        let api = Api::namespaced(self.client.clone(), &self.valid.namespace);
-        let params = PostParams {
-            field_manager: Some(names::MANAGER.to_owned()),
-            ..PostParams::default()
-        };
-        match call("create", "Secret", &name, api.create(&params, &secret)).await {
-            Err(error) if error.is_conflict() => Ok(()),
-            created => Ok(created.map(drop)?),
-        }
-    }
-
     /// Removes children that the spec no longer asks for, and what belongs to revisions that are done.
     async fn prune(
         &self,
@@ -238,11 +232,12 @@ impl Applier<'_> {
         observed: &Observed,
         delete: &[String],
     ) -> Result<(), ApplyError> {
+        let redis = names::child(&self.valid.name, Component::Redis);
         for (key, live) in &observed.live {
             let (kind, name) = key;
             let keep = match &live.revision {
                 Some(revision) => stays(revision, observed, delete),
-                None => wanted.contains(key),
+                None => wanted.contains(key) || (*name == redis && observed.places.uses_managed()),
             };
             if keep || !self.is_ours(live) || live.is_going {
                 continue;
@@ -336,6 +331,7 @@ fn resource_of(kind: &str) -> Option<ApiResource> {
     match kind {
         "Deployment" => Some(ApiResource::erase::<apps::Deployment>(&())),
         "StatefulSet" => Some(ApiResource::erase::<apps::StatefulSet>(&())),
+        "ServiceAccount" => Some(ApiResource::erase::<core::ServiceAccount>(&())),
         "Service" => Some(ApiResource::erase::<core::Service>(&())),
         "NetworkPolicy" => Some(ApiResource::erase::<networking::NetworkPolicy>(&())),
         "PodDisruptionBudget" => Some(ApiResource::erase::<policy::PodDisruptionBudget>(&())),

@@ -53,9 +53,13 @@ impl Places {
     /// Adds what pods show.
     pub fn look_at<'a>(&mut self, pods: impl IntoIterator<Item = &'a Pod>) {
         for pod in pods {
-            let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+            let phase = pod
+                .status
+                .as_ref()
+                .and_then(|status| status.phase.as_deref());
             let Some(place) = of(pod).filter(|_| {
-                !workers::is(pod, Component::Redis) && !matches!(phase, Some("Succeeded" | "Failed"))
+                !workers::is(pod, Component::Redis)
+                    && !matches!(phase, Some("Succeeded" | "Failed"))
             }) else {
                 continue;
             };
@@ -79,7 +83,7 @@ impl Places {
         place.unwrap_or_else(|| self.wanted(valid.external_secret()))
     }
 
-    /// The revision to feed at each place where one of `revisions` has workers: at the active one's place `active`, at
+    /// The revision to feed at each place where one of `revisions` has workers: at the active one's place that one, at
     /// any other the one that was fed there before.
     #[must_use]
     pub fn to_feed<'a>(
@@ -93,16 +97,9 @@ impl Places {
             let Some(place) = self.revisions.get(revision) else {
                 continue;
             };
-            let was_fed = self.before.get(place) == Some(revision);
-            if was_fed || !fed.contains_key(place) {
+            if self.before.get(place) == Some(revision) || !fed.contains_key(place) {
                 fed.insert(place.clone(), revision.clone());
             }
-        }
-        // Workers of the spec's place that proxies are not to feed yet are no place of proxies.
-        let (wanted, latest) = (self.wanted(valid.external_secret()), &valid.revision);
-        let is_new = |revision: &String| revision == latest && self.before.get(&wanted) != Some(latest);
-        if fed.get(&wanted).is_some_and(is_new) && !self.fed.contains(&wanted) {
-            fed.remove(&wanted);
         }
         fed.insert(self.of_proxies(active, valid), active.to_owned());
         fed
@@ -111,6 +108,7 @@ impl Places {
     /// Whether something still uses the managed Redis, which the spec may no longer ask for.
     #[must_use]
     pub fn uses_managed(&self) -> bool {
-        self.used.contains(&self.managed) || self.revisions.values().any(|place| *place == self.managed)
+        self.used.contains(&self.managed)
+            || self.revisions.values().any(|place| *place == self.managed)
     }
 }

@@ -1,5 +1,8 @@
 //! Reconciles on an API server that refuses, conflicts and goes away.
 
+mod places;
+mod secret;
+
 use std::{sync::Arc, time::Instant};
 
 use carpool_crds::BatchedModel;

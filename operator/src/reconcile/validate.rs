@@ -3,7 +3,7 @@
 
 use std::path::{Component as Part, Path};
 
-use carpool_crds::{BatchedModel, BatchedModelSpec, Bytes, ManagedRedis, Quantity, Resources};
+use carpool_crds::{BatchedModel, BatchedModelSpec, Bytes, Quantity, Resources};
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 
 use kube::ResourceExt;
@@ -31,7 +31,7 @@ pub struct Valid {
     pub uid: String,
     /// The spec.
     pub spec: BatchedModelSpec,
-    /// The revision of `spec.model`.
+    /// The revision of the spec.
     pub revision: String,
     /// The annotation [`names::RETRY`].
     pub retry: Option<String>,
@@ -43,6 +43,8 @@ pub struct Valid {
     pub proxy_overrides: Option<PodTemplateSpec>,
     /// `spec.worker.podOverrides`.
     pub worker_overrides: Option<PodTemplateSpec>,
+    /// `spec.queue.redis.managed.podOverrides`.
+    pub redis_overrides: Option<PodTemplateSpec>,
 }
 
 /// An artifact on a `PersistentVolumeClaim` of the same namespace.
@@ -69,6 +71,17 @@ pub enum RedisPlace {
         /// The Secret's name.
         secret: String,
     },
+}
+
+impl Valid {
+    /// The Secret with the URL of the Redis that the spec names, if it does not leave Redis to the operator.
+    #[must_use]
+    pub fn external_secret(&self) -> Option<&str> {
+        match &self.redis {
+            RedisPlace::Managed { .. } => None,
+            RedisPlace::External { secret } => Some(secret),
+        }
+    }
 }
 
 /// Checks a resource.
@@ -111,7 +124,7 @@ pub fn validate(model: &BatchedModel) -> Result<Valid, String> {
         name: field("name", model.metadata.name.as_ref())?,
         namespace: field("namespace", model.metadata.namespace.as_ref())?,
         uid: field("uid", model.metadata.uid.as_ref())?,
-        revision: spec.model.revision(),
+        revision: spec.revision(),
         retry: model.annotations().get(names::RETRY).cloned(),
         artifact: artifact(&spec.model.uri)?,
         redis,
@@ -119,6 +132,14 @@ pub fn validate(model: &BatchedModel) -> Result<Valid, String> {
         worker_overrides: overrides(
             "spec.worker.podOverrides",
             spec.worker.pod_overrides.as_ref(),
+        )?,
+        redis_overrides: overrides(
+            "spec.queue.redis.managed.podOverrides",
+            queue
+                .redis
+                .managed
+                .as_ref()
+                .and_then(|managed| managed.pod_overrides.as_ref()),
         )?,
         spec: spec.clone(),
     })
@@ -155,7 +176,7 @@ fn redis(spec: &BatchedModelSpec) -> Result<RedisPlace, String> {
         .redis
         .managed
         .as_ref()
-        .and_then(|ManagedRedis { resources }| resources.clone());
+        .and_then(|managed| managed.resources.clone());
     let mut resources = given.unwrap_or_default();
     let quantity = |text: &str| Quantity(text.to_owned());
     let limit = resources
@@ -243,6 +264,14 @@ mod tests {
             (
                 "proxy: {podOverrides: {spec: {replicas: 3}}}",
                 "spec.proxy.podOverrides.spec.replicas",
+            ),
+            (
+                "queue: {redis: {managed: {podOverrides: {spec: {nodeName: 3}}}}}",
+                "spec.queue.redis.managed.podOverrides",
+            ),
+            (
+                "queue: {redis: {managed: {podOverrides: {spec: {tolerates: []}}}}}",
+                "spec.queue.redis.managed.podOverrides.spec.tolerates",
             ),
         ] {
             let error = validate(&fixtures::with(over)).unwrap_err();
