@@ -27,8 +27,17 @@ fn children_of(over: &str, others: &[&str]) -> Children {
 fn children_with(over: &str, others: &[&str], defaults: &str) -> Children {
     let valid = fixtures::valid(over);
     let revisions = others.iter().copied().chain([valid.revision.as_str()]);
+    let secret = valid
+        .external_secret()
+        .unwrap_or("sentiment-redis")
+        .to_owned();
     let inputs = RolloutInputs {
         active: valid.revision.clone(),
+        secret: secret.clone(),
+        proxy_secret: secret.clone(),
+        places: [(secret, valid.revision.clone())].into(),
+        password: None,
+        made_secret: None,
         models: revisions
             .map(|revision| (revision.to_owned(), valid.spec.model.clone()))
             .collect(),
@@ -97,6 +106,7 @@ fn the_smallest_resource_has_these_children() {
         [
             "ServiceAccount/sentiment-proxy",
             "ServiceAccount/sentiment-worker",
+            "ServiceAccount/sentiment-redis",
             "ConfigMap/sentiment-config",
             "NetworkPolicy/sentiment-proxy",
             "NetworkPolicy/sentiment-worker",
@@ -448,9 +458,13 @@ fn redis_holds_what_its_memory_allows_and_refuses_more() {
     );
     let set = &children.redis.as_ref().unwrap().spec;
     assert_eq!(set.pod_management_policy.as_deref(), Some("Parallel"));
-    let secret = redis_secret(&fixtures::valid("{}"), "pass");
+    let secret = redis_secret(&fixtures::valid("{}"), "sentiment-redis", "pass");
     let data = secret.string_data.unwrap();
-    assert_eq!(secret.metadata.name.unwrap(), "sentiment-redis-0c5b5a3e");
+    assert_eq!(secret.metadata.name.unwrap(), "sentiment-redis");
+    assert_eq!(
+        secret.immutable, None,
+        "kubelets look at an immutable one once"
+    );
     assert_eq!(data["redis.conf"], "requirepass pass\n");
     assert_eq!(data["url"], "redis://:pass@sentiment-redis.nlp:6379");
 }
