@@ -9,7 +9,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{Duration, Model, Queue, Resources, defaults};
+use crate::{
+    Duration, ImagePullSecret, Model, NetworkPolicyMode, Peer, Queue, Resources, Toleration,
+    defaults,
+};
 
 /// A model served in batches: Redis, proxies and workers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -76,6 +79,44 @@ pub struct BatchedModelSpec {
     /// The workers, which run the model.
     #[serde(default)]
     pub worker: Worker,
+
+    /// The labels of nodes that may run the model's pods: proxies, workers and a managed Redis. Default: the chart's
+    /// `models.nodeSelector`, which counts no more where one is given, be it `{}`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_selector: Option<BTreeMap<String, String>>,
+
+    /// The taints of nodes that may run the model's pods nevertheless. Default: the chart's `models.tolerations`, which
+    /// count no more where any are given, be it `[]`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "kube", schemars(length(max = 32)))]
+    pub tolerations: Option<Vec<Toleration>>,
+
+    /// Secrets of this namespace with which the images of the model's pods are pulled. Default: the chart's
+    /// `models.imagePullSecrets`, which count no more where any are given, be it `[]`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "kube", schemars(length(max = 16)))]
+    pub image_pull_secrets: Option<Vec<ImagePullSecret>>,
+
+    /// The priority class of the model's pods. Default: the chart's `models.priorityClassName`, which counts no more
+    /// where one is given, be it empty: then it is the cluster's default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "kube", schemars(length(max = 253)))]
+    pub priority_class_name: Option<String>,
+
+    /// The writer of the model's NetworkPolicies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network_policies: Option<NetworkPolicyMode>,
+}
+
+impl BatchedModelSpec {
+    /// The revision: the model and the place of its queue, as ten hex digits of their hash. Its workers read one Redis,
+    /// so a queue that moves is a revision of its own; all that the operator runs for a model are one place.
+    #[must_use]
+    pub fn revision(&self) -> String {
+        let external = self.queue.redis.external.as_ref();
+        self.model
+            .revision_at(external.map(|external| external.url_secret_name.as_str()))
+    }
 }
 
 /// The rules by which the number of workers follows the queue.
@@ -160,14 +201,15 @@ impl Default for Batching {
 }
 
 /// The proxies, which take requests over HTTP.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[cfg_attr(feature = "kube", derive(KubeSchema))]
 pub struct Proxy {
-    /// The number of proxies behind the Service.
+    /// The number of proxies behind the Service. Left out, there are 2 at first, and then as many as whoever scales the
+    /// Deployment NAME-proxy wants, such as an HPA or `kubectl scale`.
     #[cfg_attr(feature = "kube", schemars(range(min = 1, max = 100)))]
-    #[serde(default = "defaults::proxy_replicas")]
-    pub replicas: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replicas: Option<u32>,
 
     /// The web pages that may read answers (CORS): their origins, such as `https://app.example.com`, as browsers send
     /// them, or `*` for all. Default: none. A change needs no restart.
@@ -179,6 +221,12 @@ pub struct Proxy {
     )))]
     pub cors_allow_origins: Vec<String>,
 
+    /// The pods and addresses that may reach the proxies, beside the pods of this namespace and of the operator's, where
+    /// a network plugin enforces NetworkPolicies.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "kube", schemars(length(max = 32)))]
+    pub allow_from: Vec<Peer>,
+
     /// The proxies' resources.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
@@ -187,17 +235,6 @@ pub struct Proxy {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "kube", schemars(schema_with = "preserve_unknown"))]
     pub pod_overrides: Option<BTreeMap<String, Value>>,
-}
-
-impl Default for Proxy {
-    fn default() -> Self {
-        Self {
-            replicas: defaults::proxy_replicas(),
-            cors_allow_origins: Vec::new(),
-            resources: None,
-            pod_overrides: None,
-        }
-    }
 }
 
 /// The workers, which run the model.

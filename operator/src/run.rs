@@ -25,6 +25,7 @@ use crate::{
     calls::Calls,
     cluster::Cluster,
     controller,
+    defaults::ModelDefaults,
     lease::{Leadership, LeaseError},
     memory::Memory,
     metrics::Metrics,
@@ -83,6 +84,15 @@ pub struct Args {
     )]
     metrics_namespaces: Vec<String>,
 
+    /// Settings of models whose own spec leaves them out, as JSON: nodeSelector, tolerations, imagePullSecrets,
+    /// priorityClassName, and networkPolicies, which is Managed or None.
+    #[arg(
+        long,
+        env = "CARPOOL_MODEL_DEFAULTS",
+        default_value = "{}",
+        value_name = "JSON"
+    )]
+    model_defaults: ModelDefaults,
     /// The number of models whose pods may be replaced at a time because this operator's version, or its images, make
     /// them differ. Each waits until the one before is Ready again. What a user changes waits for nobody.
     #[arg(
@@ -188,6 +198,7 @@ pub async fn run(args: Args) -> Result<(), RunError> {
             redis: args.redis_image,
             redis_user: args.redis_user,
             pull_policy: args.image_pull_policy,
+            defaults: args.model_defaults,
         },
         scrape_namespaces: std::iter::once(args.namespace)
             .chain(args.metrics_namespaces)

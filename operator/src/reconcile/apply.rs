@@ -1,6 +1,7 @@
 //! The fourth step: make the children so. Only what differs from what was applied last is sent.
 
 use std::{
+    borrow::Cow,
     hash::{DefaultHasher, Hash, Hasher},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
@@ -10,18 +11,17 @@ use carpool_crds::BatchedModelSpec;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, Client, Resource, ResourceExt,
-    api::{
-        ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions,
-    },
+    api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions},
 };
-use rand::distr::{Alphanumeric, SampleString};
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{
     Context,
-    build::{self, Children},
+    build::Children,
     observe::{Key, Observed},
+    proxies,
+    secret::Secret,
     turn::{self, Marks},
     validate::Valid,
 };
@@ -33,7 +33,6 @@ use crate::{
     workers,
 };
 
-const PASSWORD_LENGTH: usize = 32;
 /// The kind without which a model works all the same.
 const POLICY: &str = "NetworkPolicy";
 /// The time after which something that the cluster refused is tried again.
@@ -45,6 +44,11 @@ pub enum ApplyError {
     /// Objects that are not ours have our children's names.
     #[error("already there and not of this BatchedModel, so left alone: {}; delete what is in the way, or choose another name", .0.join(", "))]
     NameConflict(Vec<String>),
+    /// The Secret of Redis is there already and may be that of a resource of the same name that is gone.
+    #[error(
+        "already there: Secret {0}; if it is that of a BatchedModel that was deleted, Kubernetes is about to delete it, too; in a minute it is used as it is"
+    )]
+    SecretConflict(String),
     /// The API server did not do what it was asked.
     #[error(transparent)]
     Call(#[from] CallError),
@@ -61,6 +65,8 @@ struct Child {
     /// Hash of what it was rendered as, which it carries as an annotation.
     rendered: String,
     hash: u64,
+    /// The number of pods that it starts with, where others scale it later.
+    first_replicas: Option<i32>,
     /// The marks of a child with pods.
     marks: Option<Marks>,
     /// Whether it is left as it is for now.
@@ -90,9 +96,17 @@ impl Child {
             json,
             rendered,
             hash,
+            first_replicas: None,
             marks,
             waits: false,
         })
+    }
+
+    fn starting_with(self, replicas: i32) -> Self {
+        Self {
+            first_replicas: Some(replicas),
+            ..self
+        }
     }
 
     fn key(&self) -> Key {
@@ -128,6 +142,7 @@ fn in_order(children: &Children, spec: &BatchedModelSpec) -> Result<Vec<Child>, 
         services,
         redis,
         proxy,
+        proxies,
         worker,
         needs_secret: _,
     } = children;
@@ -138,7 +153,7 @@ fn in_order(children: &Children, spec: &BatchedModelSpec) -> Result<Vec<Child>, 
     all.extend(budgets.iter().map(|child| Child::of(child, spec)));
     all.extend(services.iter().map(|child| Child::of(child, spec)));
     all.extend(redis.iter().map(|child| Child::of(child, spec)));
-    all.push(Child::of(proxy, spec));
+    all.push(Child::of(proxy, spec).map(|child| child.starting_with(*proxies)));
     all.extend(worker.iter().map(|child| Child::of(child, spec)));
     all.into_iter().collect()
 }
@@ -151,6 +166,10 @@ pub struct Applier<'a> {
     pub valid: &'a Valid,
     /// Children as they were last applied.
     pub remembered: &'a Mutex<Remembered>,
+    /// The maker of the Secret of a managed Redis.
+    pub secret: &'a Secret<'a>,
+    /// The Secret that is to be made in place of one that was lost, once its Redis is told to read it.
+    pub lost_secret: Option<&'a str>,
 }
 
 /// Children as they are, beside those that could be made.
@@ -193,7 +212,7 @@ impl Applier<'_> {
         // The Secret is made before its Redis, which reads it once: a second one would hold another password than the
         // server's.
         if children.needs_secret && observed.redis.is_none() {
-            self.create_secret().await?;
+            self.secret.create(observed).await?;
         }
         let waits = self.take_turn(&mut planned, observed);
         for (child, live) in planned.iter().filter(|(child, _)| !child.waits) {
@@ -205,6 +224,11 @@ impl Applier<'_> {
                 let why = child.refused(error)?.to_string();
                 self.remember_refusal(child, &why);
                 refusals.push(why);
+            }
+            if let Some(lost) = self.lost_secret
+                && child.resource.kind == "StatefulSet"
+            {
+                self.secret.restore(lost).await?;
             }
         }
         let wanted: Vec<Key> = planned.iter().map(|(child, _)| child.key()).collect();
@@ -298,7 +322,16 @@ impl Applier<'_> {
         // Forced: a field that somebody else wrote and the resource determines is the resource's.
         let params = PatchParams::apply(names::MANAGER).force();
         let api = self.api(&child.resource);
-        let patch = Patch::Apply(&child.json);
+        let mut sent = Cow::Borrowed(&child.json);
+        if let Some(replicas) = child.first_replicas {
+            let namespace = &self.valid.namespace;
+            let is_there = live.is_some()
+                && proxies::release(&self.context.client, namespace, &child.name).await?;
+            if !is_there {
+                sent.to_mut()["spec"]["replicas"] = json!(replicas);
+            }
+        }
+        let patch = Patch::Apply(&*sent);
         let written = call(
             "apply",
             &child.resource.kind,
@@ -334,22 +367,6 @@ impl Applier<'_> {
         lock(self.remembered).refused.insert(child.key(), refused);
     }
 
-    /// Creates the Secret with a password of its own. One that is there keeps its password, which is never read.
-    async fn create_secret(&self) -> Result<(), ApplyError> {
-        let password = Alphanumeric.sample_string(&mut rand::rng(), PASSWORD_LENGTH);
-        let secret = build::redis_secret(self.valid, &password);
-        let name = names::redis_secret(&self.valid.name, &self.valid.uid);
-        let api = Api::namespaced(self.context.client.clone(), &self.valid.namespace);
-        let params = PostParams {
-            field_manager: Some(names::MANAGER.to_owned()),
-            ..PostParams::default()
-        };
-        match call("create", "Secret", &name, api.create(&params, &secret)).await {
-            Err(error) if error.is_conflict() => Ok(()),
-            created => Ok(created.map(drop)?),
-        }
-    }
-
     /// Removes children that the spec no longer asks for, and what belongs to revisions that are done.
     async fn prune(
         &self,
@@ -357,11 +374,12 @@ impl Applier<'_> {
         observed: &Observed,
         delete: &[String],
     ) -> Result<(), ApplyError> {
+        let redis = names::child(&self.valid.name, Component::Redis);
         for (key, live) in &observed.live {
             let (kind, name) = key;
             let keep = match &live.revision {
                 Some(revision) => stays(revision, observed, delete),
-                None => wanted.contains(key),
+                None => wanted.contains(key) || (*name == redis && observed.places.uses_managed()),
             };
             if keep || !self.is_ours(live) || live.is_going {
                 continue;
@@ -455,6 +473,7 @@ fn resource_of(kind: &str) -> Option<ApiResource> {
     match kind {
         "Deployment" => Some(ApiResource::erase::<apps::Deployment>(&())),
         "StatefulSet" => Some(ApiResource::erase::<apps::StatefulSet>(&())),
+        "ServiceAccount" => Some(ApiResource::erase::<core::ServiceAccount>(&())),
         "Service" => Some(ApiResource::erase::<core::Service>(&())),
         "NetworkPolicy" => Some(ApiResource::erase::<networking::NetworkPolicy>(&())),
         "PodDisruptionBudget" => Some(ApiResource::erase::<policy::PodDisruptionBudget>(&())),

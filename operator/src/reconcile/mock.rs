@@ -144,6 +144,7 @@ pub fn context(client: Client) -> Context {
             redis: "redis".into(),
             redis_user: None,
             pull_policy: "IfNotPresent".into(),
+            defaults: crate::defaults::ModelDefaults::default(),
         },
         scrape_namespaces: vec!["carpool".into()],
         metrics: Arc::new(Metrics::new(Arc::clone(&memory), calls::Calls::default())),
@@ -151,6 +152,28 @@ pub fn context(client: Client) -> Context {
         turns: Mutex::new(Turns::new(1)),
         asks: mpsc::unbounded().0,
     }
+}
+
+/// Has the watches see a managed Redis.
+pub fn see_redis(context: &Context, set: Value) {
+    let set = Seen::of(serde_json::from_value(set).unwrap());
+    context.cluster.stateful_sets.feed(Event::Apply(set));
+}
+
+/// Has the watches see a configuration.
+pub fn see_config(context: &Context, config: Value) {
+    let config = Seen::of(serde_json::from_value(config).unwrap());
+    context.cluster.config_maps.feed(Event::Apply(config));
+}
+
+/// Has the watches see a pod, or that it is gone.
+pub fn see_pod(context: &Context, pod: Value, gone: bool) {
+    let pod = serde_json::from_value(pod).unwrap();
+    context.cluster.pods.feed(if gone {
+        Event::Delete(pod)
+    } else {
+        Event::Apply(pod)
+    });
 }
 
 /// Has the watches see a Deployment.

@@ -3,12 +3,11 @@
 
 use std::path::{Component as Part, Path};
 
-use carpool_crds::{BatchedModel, BatchedModelSpec, Bytes, ManagedRedis, Quantity, Resources};
+use carpool_crds::{BatchedModel, BatchedModelSpec, Bytes, IpBlock, Peer, Quantity, Resources};
 use k8s_openapi::api::core::v1::PodTemplateSpec;
-
 use kube::ResourceExt;
 
-use super::strict;
+use super::{cidr::Cidr, strict};
 use crate::names;
 
 /// The share of a managed Redis' memory limit that data may take: the rest is for its buffers and its AOF rewrite.
@@ -31,7 +30,7 @@ pub struct Valid {
     pub uid: String,
     /// The spec.
     pub spec: BatchedModelSpec,
-    /// The revision of `spec.model`.
+    /// The revision of the spec.
     pub revision: String,
     /// The annotation [`names::RETRY`].
     pub retry: Option<String>,
@@ -43,6 +42,8 @@ pub struct Valid {
     pub proxy_overrides: Option<PodTemplateSpec>,
     /// `spec.worker.podOverrides`.
     pub worker_overrides: Option<PodTemplateSpec>,
+    /// `spec.queue.redis.managed.podOverrides`.
+    pub redis_overrides: Option<PodTemplateSpec>,
 }
 
 /// An artifact on a `PersistentVolumeClaim` of the same namespace.
@@ -69,6 +70,17 @@ pub enum RedisPlace {
         /// The Secret's name.
         secret: String,
     },
+}
+
+impl Valid {
+    /// The Secret with the URL of the Redis that the spec names, if it does not leave Redis to the operator.
+    #[must_use]
+    pub fn external_secret(&self) -> Option<&str> {
+        match &self.redis {
+            RedisPlace::Managed { .. } => None,
+            RedisPlace::External { secret } => Some(secret),
+        }
+    }
 }
 
 /// Checks a resource.
@@ -102,6 +114,7 @@ pub fn validate(model: &BatchedModel) -> Result<Valid, String> {
             DATA_SHARE * 100.0
         ));
     }
+    allow_from(&spec.proxy.allow_from)?;
     let overrides = |path: &str, overrides: Option<&_>| {
         overrides
             .map(|overrides| strict::pod_template(path, overrides))
@@ -111,7 +124,7 @@ pub fn validate(model: &BatchedModel) -> Result<Valid, String> {
         name: field("name", model.metadata.name.as_ref())?,
         namespace: field("namespace", model.metadata.namespace.as_ref())?,
         uid: field("uid", model.metadata.uid.as_ref())?,
-        revision: spec.model.revision(),
+        revision: spec.revision(),
         retry: model.annotations().get(names::RETRY).cloned(),
         artifact: artifact(&spec.model.uri)?,
         redis,
@@ -120,8 +133,38 @@ pub fn validate(model: &BatchedModel) -> Result<Valid, String> {
             "spec.worker.podOverrides",
             spec.worker.pod_overrides.as_ref(),
         )?,
+        redis_overrides: overrides(
+            "spec.queue.redis.managed.podOverrides",
+            queue
+                .redis
+                .managed
+                .as_ref()
+                .and_then(|managed| managed.pod_overrides.as_ref()),
+        )?,
         spec: spec.clone(),
     })
+}
+
+/// Checks blocks of addresses: a NetworkPolicy with one that is none would be refused as a whole.
+fn allow_from(peers: &[Peer]) -> Result<(), String> {
+    for (index, peer) in peers.iter().enumerate() {
+        let Some(IpBlock { cidr, except }) = &peer.ip_block else {
+            continue;
+        };
+        let field = format!("spec.proxy.allowFrom[{index}].ipBlock");
+        let parse = |field: &str, text: &str| {
+            let parsed = text.parse::<Cidr>();
+            parsed.map_err(|error| format!("{field}: {error}"))
+        };
+        let block = parse(&format!("{field}.cidr"), cidr)?;
+        for (index, left_out) in except.iter().flatten().enumerate() {
+            let field = format!("{field}.except[{index}]");
+            if !block.is_wider_than(&parse(&field, left_out)?) {
+                return Err(format!("{field}: {left_out} is no smaller part of {cidr}"));
+            }
+        }
+    }
+    Ok(())
 }
 
 fn artifact(uri: &str) -> Result<Artifact, String> {
@@ -155,7 +198,7 @@ fn redis(spec: &BatchedModelSpec) -> Result<RedisPlace, String> {
         .redis
         .managed
         .as_ref()
-        .and_then(|ManagedRedis { resources }| resources.clone());
+        .and_then(|managed| managed.resources.clone());
     let mut resources = given.unwrap_or_default();
     let quantity = |text: &str| Quantity(text.to_owned());
     let limit = resources
@@ -243,6 +286,22 @@ mod tests {
             (
                 "proxy: {podOverrides: {spec: {replicas: 3}}}",
                 "spec.proxy.podOverrides.spec.replicas",
+            ),
+            (
+                "proxy: {allowFrom: [{podSelector: {}}, {ipBlock: {cidr: 10.0.0.0}}]}",
+                "spec.proxy.allowFrom[1].ipBlock.cidr: \"10.0.0.0\" has no length; allowed is ADDRESS/LENGTH",
+            ),
+            (
+                "proxy: {allowFrom: [{ipBlock: {cidr: 10.0.0.0/8, except: [10.1.0.0/16, 11.0.0.0/16]}}]}",
+                "spec.proxy.allowFrom[0].ipBlock.except[1]: 11.0.0.0/16 is no smaller part of 10.0.0.0/8",
+            ),
+            (
+                "queue: {redis: {managed: {podOverrides: {spec: {nodeName: 3}}}}}",
+                "spec.queue.redis.managed.podOverrides",
+            ),
+            (
+                "queue: {redis: {managed: {podOverrides: {spec: {tolerates: []}}}}}",
+                "spec.queue.redis.managed.podOverrides.spec.tolerates",
             ),
         ] {
             let error = validate(&fixtures::with(over)).unwrap_err();

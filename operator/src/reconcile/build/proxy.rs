@@ -46,7 +46,7 @@ pub fn service(valid: &Valid) -> Service {
     }
 }
 
-/// The proxies. Their number is the spec's, and nobody else writes it.
+/// The proxies, without their number, which `proxies.rs` writes.
 pub fn deployment(valid: &Valid, images: &Images, redis_secret: &str) -> Deployment {
     let name = names::child(&valid.name, Component::Proxy);
     let labels = names::component_labels(&valid.name, Component::Proxy);
@@ -64,7 +64,7 @@ pub fn deployment(valid: &Valid, images: &Images, redis_secret: &str) -> Deploym
             automount_service_account_token: Some(false),
             enable_service_links: Some(false),
             security_context: Some(pod::pod_security()),
-            containers: vec![container(valid, images)],
+            containers: vec![container(valid, images, redis_secret)],
             volumes: Some(vec![
                 pod::scratch("tmp"),
                 pod::config_volume(&valid.name, redis_secret),
@@ -82,13 +82,16 @@ pub fn deployment(valid: &Valid, images: &Images, redis_secret: &str) -> Deploym
             ..PodSpec::default()
         }),
     };
+    if let Some(pod) = &mut template.spec {
+        pod::schedule(pod, &valid.spec, &images.defaults);
+    }
     if let Some(overrides) = &valid.proxy_overrides {
         template.merge_from(overrides.clone());
     }
     Deployment {
         metadata: metadata(valid, name, Some(Component::Proxy)),
         spec: DeploymentSpec {
-            replicas: i32::try_from(valid.spec.proxy.replicas).ok(),
+            replicas: None,
             selector,
             strategy: Some(DeploymentStrategy {
                 type_: Some("RollingUpdate".to_owned()),
@@ -104,9 +107,10 @@ pub fn deployment(valid: &Valid, images: &Images, redis_secret: &str) -> Deploym
     }
 }
 
-fn container(valid: &Valid, images: &Images) -> Container {
+fn container(valid: &Valid, images: &Images, redis_secret: &str) -> Container {
     let mut container = pod::container("proxy", &images.sidecar, &images.pull_policy);
     let mut args = pod::config_args();
+    args.push(pod::place_arg(redis_secret));
     args.push(format!("--listen=0.0.0.0:{}", names::DATA_PORT));
     args.push(format!("--admin-listen=0.0.0.0:{}", names::ADMIN_PORT));
     args.push(format!("--lame-duck={LAME_DUCK_SECONDS}s"));

@@ -4,14 +4,17 @@ use std::collections::BTreeMap;
 
 use carpool_crds::Resources;
 use k8s_openapi::{
+    DeepMerge,
     api::{
         apps::v1::{StatefulSet, StatefulSetSpec},
         core::v1::{
-            Container, KeyToPath, PodSecurityContext, PodSpec, PodTemplateSpec, Probe, Secret,
-            SecretVolumeSource, Service, ServicePort, ServiceSpec, TCPSocketAction, Volume,
+            Container, EmptyDirVolumeSource, KeyToPath, PodSecurityContext, PodSpec,
+            PodTemplateSpec, Probe, Secret, SecretVolumeSource, Service, ServicePort, ServiceSpec,
+            TCPSocketAction, Volume,
         },
     },
     apimachinery::pkg::{
+        api::resource::Quantity,
         apis::meta::v1::{LabelSelector, ObjectMeta},
         util::intstr::IntOrString,
     },
@@ -27,16 +30,36 @@ const PORT: u16 = names::REDIS_PORT;
 const SECRET_DIRECTORY: &str = "/etc/redis";
 const DATA_DIRECTORY: &str = "/data";
 
-/// The password, for the server in its own words and for clients as a URL. It is created and never changed, so
-/// nothing else is in it.
-pub fn secret(valid: &Valid, password: &str) -> Secret {
+/// Bytes from which on the log of a managed Redis is rewritten, in its own words and as a number.
+const REWRITE_MIN: (&str, u64) = ("1gb", 1 << 30);
+
+/// The memory of a managed Redis.
+pub struct Memory<'a> {
+    /// The container's resources.
+    pub resources: &'a Resources,
+    /// Bytes that data may take.
+    pub max: u64,
+}
+
+/// Times the size of the data that may be written while Redis rewrites its log, which takes as long as writing the data
+/// once: clients together write faster than the one process that rewrites, but not much.
+const WRITTEN_MEANWHILE: u64 = 2;
+
+/// The most bytes that a managed Redis keeps on disk. After a rewrite, its log is a base as large as the data and what was
+/// written meanwhile; the next rewrite comes when it is twice that, and at least [`REWRITE_MIN`]. During that one there
+/// is, beside the log, a new base and again what is written meanwhile.
+fn disk(max_memory: u64) -> u64 {
+    let rewritten = max_memory.saturating_mul(1 + WRITTEN_MEANWHILE);
+    let log = rewritten.saturating_mul(2).max(REWRITE_MIN.1);
+    log.saturating_add(rewritten)
+}
+
+/// The password, for the server in its own words and for clients as a URL. Nothing else is in it. It is not immutable:
+/// kubelets would never look at one of the same name again, and a lost one is made anew.
+pub fn secret(valid: &Valid, name: &str, password: &str) -> Secret {
     let host = names::child(&valid.name, Component::Redis);
     Secret {
-        metadata: metadata(
-            valid,
-            names::redis_secret(&valid.name, &valid.uid),
-            Some(Component::Redis),
-        ),
+        metadata: metadata(valid, name.to_owned(), Some(Component::Redis)),
         string_data: Some(BTreeMap::from([
             ("redis.conf".to_owned(), format!("requirepass {password}\n")),
             (
@@ -44,7 +67,6 @@ pub fn secret(valid: &Valid, password: &str) -> Secret {
                 format!("redis://:{password}@{host}.{}:{PORT}", valid.namespace),
             ),
         ])),
-        immutable: Some(true),
         ..Secret::default()
     }
 }
@@ -73,15 +95,35 @@ pub fn service(valid: &Valid) -> Service {
 }
 
 /// The server. Its data outlives a crash of the process but not the pod: what a proxy holds open it queues again.
+/// Another `password` than before makes a pod that reads the Secret again.
 pub fn stateful_set(
     valid: &Valid,
     images: &Images,
-    resources: &Resources,
-    max_memory: u64,
+    memory: &Memory<'_>,
+    secret: &str,
+    password: Option<&str>,
 ) -> StatefulSet {
     let name = names::child(&valid.name, Component::Redis);
+    let annotations = password
+        .map(|password| BTreeMap::from([(names::REDIS_PASSWORD.to_owned(), password.to_owned())]));
+    let mut metadata = metadata(valid, name.clone(), Some(Component::Redis));
+    metadata.annotations.clone_from(&annotations);
+    let mut template = PodTemplateSpec {
+        metadata: Some(ObjectMeta {
+            labels: Some(names::component_labels(&valid.name, Component::Redis)),
+            annotations,
+            ..ObjectMeta::default()
+        }),
+        spec: Some(pod_spec(images, memory, &name, secret)),
+    };
+    if let Some(pod) = &mut template.spec {
+        pod::schedule(pod, &valid.spec, &images.defaults);
+    }
+    if let Some(overrides) = &valid.redis_overrides {
+        template.merge_from(overrides.clone());
+    }
     StatefulSet {
-        metadata: metadata(valid, name.clone(), Some(Component::Redis)),
+        metadata,
         spec: StatefulSetSpec {
             replicas: Some(1),
             // `OrderedReady` would have a pod that never gets Ready keep the one with a corrected spec from replacing
@@ -92,58 +134,63 @@ pub fn stateful_set(
                 match_labels: Some(names::selector(&valid.name, Component::Redis)),
                 ..LabelSelector::default()
             },
-            template: PodTemplateSpec {
-                metadata: Some(ObjectMeta {
-                    labels: Some(names::component_labels(&valid.name, Component::Redis)),
-                    ..ObjectMeta::default()
-                }),
-                spec: Some(PodSpec {
-                    automount_service_account_token: Some(false),
-                    enable_service_links: Some(false),
-                    security_context: Some(PodSecurityContext {
-                        run_as_user: images.redis_user,
-                        ..pod::pod_security()
-                    }),
-                    containers: vec![container(images, resources, max_memory)],
-                    volumes: Some(vec![
-                        pod::scratch("tmp"),
-                        pod::scratch("data"),
-                        Volume {
-                            name: "secret".to_owned(),
-                            secret: Some(SecretVolumeSource {
-                                secret_name: Some(names::redis_secret(&valid.name, &valid.uid)),
-                                items: Some(vec![KeyToPath {
-                                    key: "redis.conf".to_owned(),
-                                    path: "redis.conf".to_owned(),
-                                    ..KeyToPath::default()
-                                }]),
-                                ..SecretVolumeSource::default()
-                            }),
-                            ..Volume::default()
-                        },
-                    ]),
-                    ..PodSpec::default()
-                }),
-            },
+            template,
             ..StatefulSetSpec::default()
         },
         ..StatefulSet::default()
     }
 }
 
-fn container(images: &Images, resources: &Resources, max_memory: u64) -> Container {
+fn pod_spec(images: &Images, memory: &Memory<'_>, account: &str, secret: &str) -> PodSpec {
+    PodSpec {
+        service_account_name: Some(account.to_owned()),
+        automount_service_account_token: Some(false),
+        enable_service_links: Some(false),
+        security_context: Some(PodSecurityContext {
+            run_as_user: images.redis_user,
+            ..pod::pod_security()
+        }),
+        containers: vec![container(images, memory)],
+        volumes: Some(vec![
+            pod::scratch("tmp"),
+            Volume {
+                empty_dir: Some(EmptyDirVolumeSource {
+                    size_limit: Some(Quantity(disk(memory.max).to_string())),
+                    ..EmptyDirVolumeSource::default()
+                }),
+                ..pod::scratch("data")
+            },
+            Volume {
+                name: pod::PASSWORD_VOLUME.to_owned(),
+                secret: Some(SecretVolumeSource {
+                    secret_name: Some(secret.to_owned()),
+                    items: Some(vec![KeyToPath {
+                        key: "redis.conf".to_owned(),
+                        path: "redis.conf".to_owned(),
+                        ..KeyToPath::default()
+                    }]),
+                    ..SecretVolumeSource::default()
+                }),
+                ..Volume::default()
+            },
+        ]),
+        ..PodSpec::default()
+    }
+}
+
+fn container(images: &Images, memory: &Memory<'_>) -> Container {
     let mut container = pod::container("redis", &images.redis, &images.pull_policy);
     container.command = Some(vec!["redis-server".to_owned()]);
     let settings: [(&str, &str); 7] = [
         ("port", &PORT.to_string()),
         ("dir", DATA_DIRECTORY),
-        ("maxmemory", &max_memory.to_string()),
+        ("maxmemory", &memory.max.to_string()),
         // A queue that forgets is none: a full Redis refuses, and the proxies say 429.
         ("maxmemory-policy", "noeviction"),
         ("appendonly", "yes"),
         // The log grows by two bytes for each byte queued, whatever the queue holds: rewritten at the default of 64mb,
         // Redis would fork every few seconds under load.
-        ("auto-aof-rewrite-min-size", "1gb"),
+        ("auto-aof-rewrite-min-size", REWRITE_MIN.0),
         ("save", ""),
     ];
     let mut args = vec![format!("{SECRET_DIRECTORY}/redis.conf")];
@@ -165,13 +212,30 @@ fn container(images: &Images, resources: &Resources, max_memory: u64) -> Contain
     };
     container.readiness_probe = Some(probe(2));
     container.liveness_probe = Some(probe(15));
-    container.resources = Some(pod::resources(Some(resources), &[("cpu", "50m")]));
+    container.resources = Some(pod::resources(Some(memory.resources), &[("cpu", "50m")]));
     if let Some(mounts) = &mut container.volume_mounts {
         mounts.push(pod::mount("data", DATA_DIRECTORY));
         mounts.push(k8s_openapi::api::core::v1::VolumeMount {
             read_only: Some(true),
-            ..pod::mount("secret", SECRET_DIRECTORY)
+            ..pod::mount(pod::PASSWORD_VOLUME, SECRET_DIRECTORY)
         });
     }
     container
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Measured at 74 MB/s of writes on two busy processors, where the rewrite came to 25 MB/s: 6.1 times `maxmemory`.
+    #[test]
+    fn the_disk_of_redis_holds_its_log_and_the_next_one() {
+        const GI: u64 = 1 << 30;
+        assert_eq!(disk(GI), 9 * GI);
+        assert_eq!(
+            disk(GI / 8),
+            GI + 3 * GI / 8,
+            "a short log is not rewritten"
+        );
+    }
 }
