@@ -6,7 +6,7 @@ use std::{
 };
 
 use carpool_crds::{AdminAddress, ConfigError};
-use carpool_process::Acceptor;
+use carpool_process::{Acceptor, ListenAddress};
 use carpool_queue::{Producer, QueueError};
 use http::{HeaderValue, Request, Response, header::InvalidHeaderValue};
 use hyper::{body::Incoming, service::service_fn};
@@ -57,7 +57,7 @@ pub enum RunError {
     #[error("failed to listen on {address}: {source}")]
     Listen {
         /// The address.
-        address: SocketAddr,
+        address: ListenAddress,
         /// The system's error.
         source: io::Error,
     },
@@ -217,8 +217,9 @@ impl Server {
     }
 }
 
-async fn listen(address: SocketAddr) -> Result<TcpListener, RunError> {
-    TcpListener::bind(address)
+async fn listen(address: ListenAddress) -> Result<TcpListener, RunError> {
+    address
+        .listen()
         .await
         .map_err(|source| RunError::Listen { address, source })
 }

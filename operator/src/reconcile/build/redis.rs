@@ -7,14 +7,11 @@ use k8s_openapi::{
     api::{
         apps::v1::{StatefulSet, StatefulSetSpec},
         core::v1::{
-            Container, KeyToPath, PodSecurityContext, PodSpec, PodTemplateSpec, Probe, Secret,
-            SecretVolumeSource, Service, ServicePort, ServiceSpec, TCPSocketAction, Volume,
+            Container, KeyToPath, PodSecurityContext, PodSpec, Probe, Secret, SecretVolumeSource,
+            Service, ServicePort, ServiceSpec, TCPSocketAction, Volume,
         },
     },
-    apimachinery::pkg::{
-        apis::meta::v1::{LabelSelector, ObjectMeta},
-        util::intstr::IntOrString,
-    },
+    apimachinery::pkg::{apis::meta::v1::LabelSelector, util::intstr::IntOrString},
 };
 
 use super::{Images, metadata, pod};
@@ -58,6 +55,7 @@ pub fn service(valid: &Valid) -> Service {
             Some(Component::Redis),
         ),
         spec: Some(ServiceSpec {
+            ip_family_policy: Some(pod::IP_FAMILY_POLICY.to_owned()),
             selector: Some(names::selector(&valid.name, Component::Redis)),
             ports: Some(vec![ServicePort {
                 name: Some("redis".to_owned()),
@@ -72,7 +70,8 @@ pub fn service(valid: &Valid) -> Service {
     }
 }
 
-/// The server. Its data outlives a crash of the process but not the pod: what a proxy holds open it queues again.
+/// The server, which listens on every address of both families, as Redis and Valkey do unless told otherwise. Its data
+/// outlives a crash of the process but not the pod: what a proxy holds open it queues again.
 pub fn stateful_set(
     valid: &Valid,
     images: &Images,
@@ -80,16 +79,12 @@ pub fn stateful_set(
     max_memory: u64,
 ) -> StatefulSet {
     let name = names::child(&valid.name, Component::Redis);
-    let mut template = PodTemplateSpec {
-        metadata: Some(ObjectMeta {
-            labels: Some(names::component_labels(&valid.name, Component::Redis)),
-            ..ObjectMeta::default()
-        }),
-        spec: Some(pod_spec(valid, images, resources, max_memory)),
-    };
-    if let Some(pod) = &mut template.spec {
-        pod::schedule(pod, &valid.spec, &images.defaults);
-    }
+    let template = pod::template(
+        names::component_labels(&valid.name, Component::Redis),
+        pod_spec(valid, images, resources, max_memory),
+        &valid.spec,
+        &images.defaults,
+    );
     StatefulSet {
         metadata: metadata(valid, name.clone(), Some(Component::Redis)),
         spec: StatefulSetSpec {
