@@ -4,6 +4,7 @@
 //! writes, so there is no second vocabulary and nothing to translate. The `kube` feature adds the
 //! resource itself, its schema and its CEL rules.
 
+mod access;
 mod admin;
 #[cfg(feature = "kube")]
 mod admission;
@@ -21,6 +22,7 @@ mod resources;
 #[cfg(test)]
 #[cfg(feature = "kube")]
 mod rules;
+mod scheduling;
 #[cfg(feature = "kube")]
 mod schema;
 mod shape;
@@ -31,6 +33,7 @@ mod termination;
 #[cfg(feature = "kube")]
 pub mod yaml;
 
+pub use access::{IpBlock, NetworkPolicyMode, Peer, Requirement, RequirementOperator, Selector};
 pub use admin::{AdminAddress, NAME_HEADER};
 #[cfg(feature = "kube")]
 pub use admission::violations;
@@ -42,6 +45,7 @@ pub use model::{Datatype, Example, Format, Model, TensorSpec, Text};
 pub use quantity::{Bytes, Duration, ParseError};
 pub use queue::{ExternalRedis, ManagedRedis, Queue, Redis};
 pub use resources::{Quantity, Resources};
+pub use scheduling::{ImagePullSecret, TaintEffect, Toleration, TolerationOperator};
 pub use shape::{Dimension, allows};
 #[cfg(feature = "kube")]
 pub use spec::BatchedModel;

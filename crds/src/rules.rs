@@ -67,6 +67,12 @@ fn good_ones_are_accepted() {
         json!({"model": {"inputs": [{"name": "x", "datatype": "FP32", "shape": [-1], "minimum": -0.5, "maximum": 1}]}}),
         json!({"queue": {"runTimeout": "10m", "maxRowsPerRequest": 5}}),
         json!({"model": {"example": {"request": {"inputs": []}}}}),
+        json!({"nodeSelector": {"pool": "gpu"}, "imagePullSecrets": [{"name": "pull"}], "priorityClassName": "high"}),
+        json!({"nodeSelector": {}, "tolerations": [], "imagePullSecrets": [], "priorityClassName": ""}),
+        json!({"tolerations": [{"operator": "Exists"}, {"key": "gpu", "value": "a100", "effect": "NoSchedule"},
+            {"key": "gpu", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 60}]}),
+        json!({"networkPolicies": "None", "proxy": {"allowFrom": [{"podSelector": {}, "namespaceSelector": {}},
+            {"ipBlock": {"cidr": "::/0"}}, {"podSelector": {"matchExpressions": [{"key": "a", "operator": "Exists"}, {"key": "b", "operator": "In", "values": ["c"]}]}}]}}),
     ] {
         assert_eq!(refusal("sentiment", &spec), None, "{spec}");
     }
@@ -200,6 +206,34 @@ fn bad_settings_are_refused_by_the_fields_name() {
         (
             json!({"worker": {"rollout": {"maxSurge": 0, "maxUnavailable": 0}}}),
             "maxSurge and maxUnavailable must not both be 0",
+        ),
+        (
+            json!({"tolerations": [{"effect": "NoSchedule"}]}),
+            "tolerations: without a key",
+        ),
+        (
+            json!({"tolerations": [{"key": "gpu", "operator": "Exists", "value": "x"}]}),
+            "tolerations: with the operator Exists there must be no value",
+        ),
+        (
+            json!({"tolerations": [{"key": "gpu", "tolerationSeconds": 5}]}),
+            "tolerations: tolerationSeconds is for the effect NoExecute",
+        ),
+        (
+            json!({"proxy": {"allowFrom": [{"podSelector": {}, "ipBlock": {"cidr": "::/0"}}]}}),
+            "allowFrom: either ipBlock, or podSelector",
+        ),
+        (
+            json!({"proxy": {"allowFrom": [{}]}}),
+            "allowFrom: either ipBlock, or podSelector",
+        ),
+        (
+            json!({"proxy": {"allowFrom": [{"podSelector": {"matchExpressions": [{"key": "a", "operator": "In"}]}}]}}),
+            "matchExpressions: In and NotIn need values",
+        ),
+        (
+            json!({"proxy": {"allowFrom": [{"podSelector": {"matchExpressions": [{"key": "a", "operator": "Exists", "values": ["b"]}]}}]}}),
+            "matchExpressions: In and NotIn need values",
         ),
     ] {
         assert_refused(&spec, says);

@@ -9,7 +9,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{Duration, Model, Queue, Resources, defaults};
+use crate::{
+    Duration, ImagePullSecret, Model, NetworkPolicyMode, Peer, Queue, Resources, Toleration,
+    defaults,
+};
 
 /// A model served in batches: Redis, proxies and workers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -76,6 +79,33 @@ pub struct BatchedModelSpec {
     /// The workers, which run the model.
     #[serde(default)]
     pub worker: Worker,
+
+    /// The labels of nodes that may run the model's pods: proxies, workers and a managed Redis. Default: the chart's
+    /// `models.nodeSelector`, which counts no more where one is given, be it `{}`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_selector: Option<BTreeMap<String, String>>,
+
+    /// The taints of nodes that may run the model's pods nevertheless. Default: the chart's `models.tolerations`, which
+    /// count no more where any are given, be it `[]`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "kube", schemars(length(max = 32)))]
+    pub tolerations: Option<Vec<Toleration>>,
+
+    /// Secrets of this namespace with which the images of the model's pods are pulled. Default: the chart's
+    /// `models.imagePullSecrets`, which count no more where any are given, be it `[]`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "kube", schemars(length(max = 16)))]
+    pub image_pull_secrets: Option<Vec<ImagePullSecret>>,
+
+    /// The priority class of the model's pods. Default: the chart's `models.priorityClassName`, which counts no more
+    /// where one is given, be it empty: then it is the cluster's default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "kube", schemars(length(max = 253)))]
+    pub priority_class_name: Option<String>,
+
+    /// The writer of the model's NetworkPolicies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network_policies: Option<NetworkPolicyMode>,
 }
 
 impl BatchedModelSpec {
@@ -190,6 +220,12 @@ pub struct Proxy {
     )))]
     pub cors_allow_origins: Vec<String>,
 
+    /// The pods and addresses that may reach the proxies, beside the pods of this namespace and of the operator's, where
+    /// a network plugin enforces NetworkPolicies.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "kube", schemars(length(max = 32)))]
+    pub allow_from: Vec<Peer>,
+
     /// The proxies' resources.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
@@ -205,6 +241,7 @@ impl Default for Proxy {
         Self {
             replicas: defaults::proxy_replicas(),
             cors_allow_origins: Vec::new(),
+            allow_from: Vec::new(),
             resources: None,
             pod_overrides: None,
         }

@@ -14,6 +14,7 @@ mod cluster;
 pub mod command_line;
 mod contained;
 mod controller;
+mod defaults;
 mod index;
 pub mod infer;
 pub mod inject;

@@ -4,6 +4,7 @@
 
 pub mod apply;
 pub mod build;
+mod cidr;
 #[cfg(test)]
 pub mod fixtures;
 #[cfg(test)]

@@ -25,6 +25,7 @@ use crate::{
     calls::Calls,
     cluster::Cluster,
     controller,
+    defaults::ModelDefaults,
     lease::{Leadership, LeaseError},
     memory::Memory,
     metrics::Metrics,
@@ -81,6 +82,16 @@ pub struct Args {
         value_name = "NAMESPACE"
     )]
     metrics_namespaces: Vec<String>,
+
+    /// Settings of models whose own spec leaves them out, as JSON: nodeSelector, tolerations, imagePullSecrets,
+    /// priorityClassName, and networkPolicies, which is Managed or None.
+    #[arg(
+        long,
+        env = "CARPOOL_MODEL_DEFAULTS",
+        default_value = "{}",
+        value_name = "JSON"
+    )]
+    model_defaults: ModelDefaults,
 
     /// The operator's own namespace: where its Lease is, and from where proxies and workers may be asked.
     #[arg(
@@ -168,6 +179,7 @@ pub async fn run(args: Args) -> Result<(), RunError> {
             redis: args.redis_image,
             redis_user: args.redis_user,
             pull_policy: args.image_pull_policy,
+            defaults: args.model_defaults,
         },
         scrape_namespaces: std::iter::once(args.namespace)
             .chain(args.metrics_namespaces)

@@ -35,12 +35,15 @@ use super::{
     observe::Observed,
     validate::{RedisPlace, Valid},
 };
-use crate::names::{self, Component};
+use crate::{
+    defaults::ModelDefaults,
+    names::{self, Component},
+};
 
 /// Letters and digits of the mark of a password, which says nothing of the password.
 const MARK_LENGTH: usize = 8;
 
-/// The images of the pods, and how they run.
+/// The images of the pods, and how they run where their model does not say.
 #[derive(Debug, Clone)]
 pub struct Images {
     /// `carpool-sidecar`.
@@ -53,6 +56,8 @@ pub struct Images {
     pub redis_user: Option<i64>,
     /// Pull policy of all images.
     pub pull_policy: String,
+    /// Settings of models whose own spec leaves them to the cluster.
+    pub defaults: ModelDefaults,
 }
 
 /// Parts of a plan that the children depend on, beside their resource.
@@ -100,7 +105,7 @@ pub struct Children {
     pub accounts: Vec<ServiceAccount>,
     /// The configuration that proxies, workers and injected sidecars read.
     pub config: ConfigMap,
-    /// Network policies, one per component.
+    /// Network policies, one per component, unless they are left to the user.
     pub policies: Vec<NetworkPolicy>,
     /// Disruption budgets of the proxies and of each revision's workers.
     pub budgets: Vec<PodDisruptionBudget>,
@@ -127,7 +132,8 @@ pub enum BuildError {
     Model(#[from] serde_json::Error),
 }
 
-/// The children of a resource. `scrape_namespaces` may reach the admin ports of proxies and workers.
+/// The children of a resource. `scrape_namespaces` may reach the admin ports of proxies and workers, and the first of
+/// them, the operator's own, the proxies' data port, too.
 pub fn build(
     valid: &Valid,
     inputs: &RolloutInputs,
@@ -161,12 +167,14 @@ pub fn build(
             .chain(with_redis.then_some(Component::Redis))
     };
     let revisions = inputs.models.keys();
+    let with_policies = images.defaults.manages_network_policies(&valid.spec);
     Ok(Children {
         accounts: components(managed)
             .map(|component| policies::account(valid, component))
             .collect(),
         config: config::config_map(valid, inputs)?,
         policies: components(managed)
+            .filter(|_| with_policies)
             .map(|component| policies::policy(valid, component, scrape_namespaces))
             .collect(),
         budgets: std::iter::once(policies::proxy_budget(valid))

@@ -131,6 +131,7 @@ pub fn context(client: Client) -> Context {
             redis: "redis".into(),
             redis_user: None,
             pull_policy: "IfNotPresent".into(),
+            defaults: crate::defaults::ModelDefaults::default(),
         },
         scrape_namespaces: vec!["carpool".into()],
         metrics: Arc::new(Metrics::new(Arc::clone(&memory), calls::Calls::default())),

@@ -3,12 +3,11 @@
 
 use std::path::{Component as Part, Path};
 
-use carpool_crds::{BatchedModel, BatchedModelSpec, Bytes, Quantity, Resources};
+use carpool_crds::{BatchedModel, BatchedModelSpec, Bytes, IpBlock, Peer, Quantity, Resources};
 use k8s_openapi::api::core::v1::PodTemplateSpec;
-
 use kube::ResourceExt;
 
-use super::strict;
+use super::{cidr::Cidr, strict};
 use crate::names;
 
 /// The share of a managed Redis' memory limit that data may take: the rest is for its buffers and its AOF rewrite.
@@ -115,6 +114,7 @@ pub fn validate(model: &BatchedModel) -> Result<Valid, String> {
             DATA_SHARE * 100.0
         ));
     }
+    allow_from(&spec.proxy.allow_from)?;
     let overrides = |path: &str, overrides: Option<&_>| {
         overrides
             .map(|overrides| strict::pod_template(path, overrides))
@@ -143,6 +143,28 @@ pub fn validate(model: &BatchedModel) -> Result<Valid, String> {
         )?,
         spec: spec.clone(),
     })
+}
+
+/// Checks blocks of addresses: a NetworkPolicy with one that is none would be refused as a whole.
+fn allow_from(peers: &[Peer]) -> Result<(), String> {
+    for (index, peer) in peers.iter().enumerate() {
+        let Some(IpBlock { cidr, except }) = &peer.ip_block else {
+            continue;
+        };
+        let field = format!("spec.proxy.allowFrom[{index}].ipBlock");
+        let parse = |field: &str, text: &str| {
+            let parsed = text.parse::<Cidr>();
+            parsed.map_err(|error| format!("{field}: {error}"))
+        };
+        let block = parse(&format!("{field}.cidr"), cidr)?;
+        for (index, left_out) in except.iter().flatten().enumerate() {
+            let field = format!("{field}.except[{index}]");
+            if !block.is_wider_than(&parse(&field, left_out)?) {
+                return Err(format!("{field}: {left_out} is no smaller part of {cidr}"));
+            }
+        }
+    }
+    Ok(())
 }
 
 fn artifact(uri: &str) -> Result<Artifact, String> {
@@ -272,6 +294,14 @@ mod tests {
             (
                 "queue: {redis: {managed: {podOverrides: {spec: {tolerates: []}}}}}",
                 "spec.queue.redis.managed.podOverrides.spec.tolerates",
+            ),
+            (
+                "proxy: {allowFrom: [{podSelector: {}}, {ipBlock: {cidr: 10.0.0.0}}]}",
+                "spec.proxy.allowFrom[1].ipBlock.cidr: \"10.0.0.0\" has no length; allowed is ADDRESS/LENGTH",
+            ),
+            (
+                "proxy: {allowFrom: [{ipBlock: {cidr: 10.0.0.0/8, except: [10.1.0.0/16, 11.0.0.0/16]}}]}",
+                "spec.proxy.allowFrom[0].ipBlock.except[1]: 11.0.0.0/16 is no smaller part of 10.0.0.0/8",
             ),
         ] {
             let error = validate(&fixtures::with(over)).unwrap_err();

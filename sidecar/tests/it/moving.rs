@@ -10,6 +10,7 @@ use carpool_queue::Endpoint;
 use carpool_sidecar::{Args, Settings};
 use carpool_testkit::{RedisServer, free_port};
 use serde_json::{Value, json};
+use tokio::net::TcpStream;
 
 use crate::{
     client::{get, post, send, until},
@@ -118,6 +119,7 @@ impl Sidecar {
     }
 
     async fn backlog(&self) -> Option<Value> {
+        TcpStream::connect(self.admin).await.ok()?;
         send(get(self.admin, "/backlog")).await.ok().ok()
     }
 }
@@ -149,7 +151,7 @@ async fn a_sidecar_follows_its_model_that_is_made_anew() {
     config["places"] = json!({"m-redis": "r1"});
     let sidecar = Sidecar::start(&config, &url("one", &first));
     let open = || tokio::spawn(send(post(sidecar.address, INFER, pair())));
-    until(async || sidecar.backlog().await).await;
+    until(async || sidecar.backlog().await.map(drop)).await;
     let lost = open();
     until(async || (sidecar.backlog().await?["open"] == 1).then_some(())).await;
 
@@ -163,7 +165,7 @@ async fn a_sidecar_follows_its_model_that_is_made_anew() {
     assert_eq!(answer.retry_after(), Some(1));
     assert_eq!(answer.ok(), Err((503, sentence.to_owned())));
 
-    until(async || sidecar.backlog().await).await;
+    until(async || sidecar.backlog().await.map(drop)).await;
     let endpoint = Endpoint::from_url(&url("two", &second)).unwrap();
     let consumer = worker::connect_to(endpoint, "another", "r1").await;
     tokio::spawn(worker::serve(consumer, worker::echo));

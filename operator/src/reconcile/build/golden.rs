@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::{Children, tests::children};
 
 /// Resources that together have every kind of child, and every part that a field adds to one.
-const CASES: [(&str, &str); 4] = [
+const CASES: [(&str, &str); 5] = [
     ("smallest", "{}"),
     (
         "gpu",
@@ -23,6 +23,12 @@ const CASES: [(&str, &str); 4] = [
         "{proxy: {replicas: 3, corsAllowOrigins: ['*'], resources: {requests: {cpu: 500m}}, podOverrides: {spec: {priorityClassName: high}}},
           worker: {serviceAccountName: reader, podOverrides: {metadata: {annotations: {team: nlp}}}},
           queue: {redis: {managed: {resources: {limits: {memory: 2Gi}}}}}}",
+    ),
+    (
+        "scheduling",
+        "{nodeSelector: {pool: gpu}, tolerations: [{key: gpu, operator: Exists, effect: NoSchedule}],
+          imagePullSecrets: [{name: pull}], priorityClassName: high,
+          proxy: {allowFrom: [{namespaceSelector: {matchLabels: {team: web}}}, {ipBlock: {cidr: '::/0'}}]}}",
     ),
 ];
 

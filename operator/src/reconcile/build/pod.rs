@@ -2,18 +2,19 @@
 
 use std::collections::BTreeMap;
 
-use carpool_crds::{Quantity, Resources};
+use carpool_crds::{BatchedModelSpec, Quantity, Resources, TaintEffect, TolerationOperator};
 use k8s_openapi::{
     api::core::v1::{
         Capabilities, ConfigMapProjection, Container, ContainerPort, EmptyDirVolumeSource, EnvVar,
-        EnvVarSource, HTTPGetAction, KeyToPath, ObjectFieldSelector, PodSecurityContext, Probe,
-        ProjectedVolumeSource, ResourceRequirements, SeccompProfile, SecretProjection,
-        SecurityContext, Volume, VolumeMount, VolumeProjection,
+        EnvVarSource, HTTPGetAction, KeyToPath, LocalObjectReference, ObjectFieldSelector,
+        PodSecurityContext, PodSpec, Probe, ProjectedVolumeSource, ResourceRequirements,
+        SeccompProfile, SecretProjection, SecurityContext, Toleration, Volume, VolumeMount,
+        VolumeProjection,
     },
     apimachinery::pkg::{api::resource, util::intstr::IntOrString},
 };
 
-use crate::names;
+use crate::{defaults::ModelDefaults, names};
 
 /// The volume of the configuration and the Redis URL.
 pub const CONFIG_VOLUME: &str = "carpool-config";
@@ -43,6 +44,56 @@ pub fn container_security() -> SecurityContext {
         }),
         read_only_root_filesystem: Some(true),
         ..SecurityContext::default()
+    }
+}
+
+/// Says where a pod may run, and with what it gets there: as its model asks or, for what that leaves out, by default.
+pub fn schedule(pod: &mut PodSpec, spec: &BatchedModelSpec, defaults: &ModelDefaults) {
+    let nodes = spec
+        .node_selector
+        .as_ref()
+        .unwrap_or(&defaults.node_selector);
+    pod.node_selector = Some(nodes.clone()).filter(|nodes| !nodes.is_empty());
+
+    let tolerations = spec.tolerations.as_ref().unwrap_or(&defaults.tolerations);
+    let tolerations: Vec<_> = tolerations.iter().map(toleration).collect();
+    pod.tolerations = Some(tolerations).filter(|tolerations| !tolerations.is_empty());
+
+    let secrets = spec
+        .image_pull_secrets
+        .as_ref()
+        .unwrap_or(&defaults.image_pull_secrets);
+    let secrets: Vec<_> = secrets
+        .iter()
+        .map(|secret| LocalObjectReference {
+            name: secret.name.clone(),
+        })
+        .collect();
+    pod.image_pull_secrets = Some(secrets).filter(|secrets| !secrets.is_empty());
+
+    let class = spec
+        .priority_class_name
+        .as_ref()
+        .unwrap_or(&defaults.priority_class_name);
+    pod.priority_class_name = Some(class.clone()).filter(|class| !class.is_empty());
+}
+
+fn toleration(given: &carpool_crds::Toleration) -> Toleration {
+    let operator = given.operator.map(|operator| match operator {
+        TolerationOperator::Equal => "Equal",
+        TolerationOperator::Exists => "Exists",
+    });
+    let effect = given.effect.map(|effect| match effect {
+        TaintEffect::NoSchedule => "NoSchedule",
+        TaintEffect::PreferNoSchedule => "PreferNoSchedule",
+        TaintEffect::NoExecute => "NoExecute",
+    });
+    Toleration {
+        key: given.key.clone(),
+        operator: operator.map(ToOwned::to_owned),
+        value: given.value.clone(),
+        effect: effect.map(ToOwned::to_owned),
+        toleration_seconds: given.toleration_seconds,
     }
 }
 

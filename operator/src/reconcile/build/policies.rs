@@ -2,17 +2,18 @@
 
 use std::collections::BTreeMap;
 
+use carpool_crds::{Peer, RequirementOperator, Selector};
 use k8s_openapi::{
     api::{
         core::v1::ServiceAccount,
         networking::v1::{
-            NetworkPolicy, NetworkPolicyIngressRule, NetworkPolicyPeer, NetworkPolicyPort,
+            IPBlock, NetworkPolicy, NetworkPolicyIngressRule, NetworkPolicyPeer, NetworkPolicyPort,
             NetworkPolicySpec,
         },
         policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec},
     },
     apimachinery::pkg::{
-        apis::meta::v1::{LabelSelector, ObjectMeta},
+        apis::meta::v1::{LabelSelector, LabelSelectorRequirement, ObjectMeta},
         util::intstr::IntOrString,
     },
 };
@@ -65,7 +66,8 @@ fn budget(metadata: ObjectMeta, pods: BTreeMap<String, String>) -> PodDisruption
     }
 }
 
-/// The network policy of a component, which says who may reach it. Admin ports are for `scrape_namespaces`.
+/// The network policy of a component, which says who may reach it. Admin ports are for `scrape_namespaces`, of which the
+/// first is the operator's own.
 pub fn policy(valid: &Valid, component: Component, scrape_namespaces: &[String]) -> NetworkPolicy {
     let namespace = |name: &String| NetworkPolicyPeer {
         namespace_selector: Some(selector(BTreeMap::from([(
@@ -79,10 +81,9 @@ pub fn policy(valid: &Valid, component: Component, scrape_namespaces: &[String])
         ports: Some(vec![tcp(names::ADMIN_PORT)]),
     };
     let ingress = match component {
-        // Whoever may reach the Service.
         Component::Proxy => vec![
             NetworkPolicyIngressRule {
-                from: None,
+                from: Some(clients(valid, scrape_namespaces.first().map(namespace))),
                 ports: Some(vec![tcp(names::DATA_PORT)]),
             },
             admin,
@@ -108,6 +109,49 @@ pub fn policy(valid: &Valid, component: Component, scrape_namespaces: &[String])
             ingress: Some(ingress),
             egress: None,
         }),
+    }
+}
+
+/// The clients of proxies: the pods of their own namespace, those of the operator's, from where `helm test` and `carpool
+/// infer` ask, and those that the resource names.
+fn clients(valid: &Valid, operator: Option<NetworkPolicyPeer>) -> Vec<NetworkPolicyPeer> {
+    let own = NetworkPolicyPeer {
+        pod_selector: Some(LabelSelector::default()),
+        ..NetworkPolicyPeer::default()
+    };
+    let named = valid.spec.proxy.allow_from.iter().map(peer);
+    std::iter::once(own).chain(operator).chain(named).collect()
+}
+
+fn peer(given: &Peer) -> NetworkPolicyPeer {
+    NetworkPolicyPeer {
+        pod_selector: given.pod_selector.as_ref().map(given_selector),
+        namespace_selector: given.namespace_selector.as_ref().map(given_selector),
+        ip_block: given.ip_block.as_ref().map(|block| IPBlock {
+            cidr: block.cidr.clone(),
+            except: block.except.clone(),
+        }),
+    }
+}
+
+fn given_selector(given: &Selector) -> LabelSelector {
+    let expressions = given.match_expressions.as_ref().map(|expressions| {
+        let requirement = |expression: &carpool_crds::Requirement| LabelSelectorRequirement {
+            key: expression.key.clone(),
+            operator: match expression.operator {
+                RequirementOperator::In => "In",
+                RequirementOperator::NotIn => "NotIn",
+                RequirementOperator::Exists => "Exists",
+                RequirementOperator::DoesNotExist => "DoesNotExist",
+            }
+            .to_owned(),
+            values: expression.values.clone(),
+        };
+        expressions.iter().map(requirement).collect()
+    });
+    LabelSelector {
+        match_labels: given.match_labels.clone(),
+        match_expressions: expressions,
     }
 }
 

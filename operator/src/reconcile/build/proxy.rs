@@ -82,6 +82,9 @@ pub fn deployment(valid: &Valid, images: &Images, redis_secret: &str) -> Deploym
             ..PodSpec::default()
         }),
     };
+    if let Some(pod) = &mut template.spec {
+        pod::schedule(pod, &valid.spec, &images.defaults);
+    }
     if let Some(overrides) = &valid.proxy_overrides {
         template.merge_from(overrides.clone());
     }

@@ -116,6 +116,9 @@ pub fn stateful_set(
         }),
         spec: Some(pod_spec(images, memory, &name, secret)),
     };
+    if let Some(pod) = &mut template.spec {
+        pod::schedule(pod, &valid.spec, &images.defaults);
+    }
     if let Some(overrides) = &valid.redis_overrides {
         template.merge_from(overrides.clone());
     }

@@ -10,6 +10,7 @@ fn images() -> Images {
         redis: "redis:7.2".into(),
         redis_user: None,
         pull_policy: "IfNotPresent".into(),
+        defaults: ModelDefaults::default(),
     }
 }
 
@@ -19,6 +20,11 @@ pub(super) fn children(over: &str) -> Children {
 
 /// The same where workers of other revisions are left.
 fn children_of(over: &str, others: &[&str]) -> Children {
+    children_with(over, others, "{}")
+}
+
+/// The same with defaults of the cluster.
+fn children_with(over: &str, others: &[&str], defaults: &str) -> Children {
     let valid = fixtures::valid(over);
     let revisions = others.iter().copied().chain([valid.revision.as_str()]);
     let secret = valid
@@ -40,7 +46,10 @@ fn children_of(over: &str, others: &[&str]) -> Children {
     build(
         &valid,
         &inputs,
-        &images(),
+        &Images {
+            defaults: serde_yaml::from_str(defaults).unwrap(),
+            ..images()
+        },
         &["carpool-system".into(), "monitoring".into()],
     )
     .unwrap()
@@ -310,8 +319,86 @@ fn a_redis_of_the_users_has_no_children() {
     }
 }
 
+const SCHEDULED: &str = "{nodeSelector: {pool: gpu}, tolerations: [{key: gpu, operator: Exists, effect: NoSchedule}], \
+    imagePullSecrets: [{name: pull}], priorityClassName: high}";
+
+fn scheduled(pod: &PodSpec) -> serde_json::Value {
+    serde_json::json!([
+        pod.node_selector,
+        pod.tolerations,
+        pod.image_pull_secrets,
+        pod.priority_class_name
+    ])
+}
+
 #[test]
-fn admin_ports_are_open_to_whoever_may_ask_and_data_ports_to_all() {
+fn all_pods_of_a_model_run_where_it_says_or_else_the_cluster() {
+    let expected = serde_json::json!([
+        {"pool": "gpu"}, [{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}], [{"name": "pull"}], "high"
+    ]);
+    let other = "{nodeSelector: {pool: other, zone: a}, tolerations: [{operator: Exists}], \
+        imagePullSecrets: [{name: other}], priorityClassName: low}";
+    let none = "{nodeSelector: {}, tolerations: [], imagePullSecrets: [], priorityClassName: ''}";
+    for (spec, defaults, expected) in [
+        (SCHEDULED, "{}", &expected),
+        ("{}", SCHEDULED, &expected),
+        (SCHEDULED, other, &expected),
+        (none, other, &serde_json::json!([null, null, null, null])),
+        ("{}", "{}", &serde_json::json!([null, null, null, null])),
+    ] {
+        let children = children_with(spec, &[], defaults);
+        let proxy = template(&children.proxy).spec.as_ref().unwrap();
+        for pod in [proxy, worker(&children), redis(&children)] {
+            assert_eq!(&scheduled(pod), expected, "{spec} over {defaults}");
+        }
+    }
+}
+
+#[test]
+fn overrides_go_before_what_all_pods_have() {
+    let children = children(&format!(
+        "{{worker: {{podOverrides: {{spec: {{priorityClassName: low, nodeSelector: {{zone: a}}}}}}}}, {}",
+        SCHEDULED.strip_prefix('{').unwrap()
+    ));
+    let pod = worker(&children);
+    assert_eq!(pod.priority_class_name.as_deref(), Some("low"));
+    let nodes = pod.node_selector.as_ref().unwrap();
+    assert_eq!((nodes.len(), nodes["zone"].as_str()), (1, "a"));
+}
+
+#[test]
+fn network_policies_may_be_left_to_the_user() {
+    for (spec, defaults, policies) in [
+        ("{}", "{}", 3),
+        ("networkPolicies: None", "{}", 0),
+        ("{}", "networkPolicies: None", 0),
+        ("networkPolicies: Managed", "networkPolicies: None", 3),
+    ] {
+        let children = children_with(spec, &[], defaults);
+        assert_eq!(children.policies.len(), policies, "{spec} over {defaults}");
+    }
+}
+
+#[test]
+fn proxies_are_reached_from_their_namespace_and_from_where_the_resource_says() {
+    let clients = |over: &str| {
+        let policy = serde_json::to_value(&children(over).policies[0]).unwrap();
+        policy["spec"]["ingress"][0]["from"].clone()
+    };
+    let own = serde_json::json!({"podSelector": {}});
+    let operator = serde_json::json!({"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "carpool-system"}}});
+    assert_eq!(clients("{}"), serde_json::json!([own, operator]));
+    let peers = "[{namespaceSelector: {}, podSelector: {matchExpressions: [{key: app, operator: NotIn, values: [x]}]}}, \
+        {ipBlock: {cidr: 0.0.0.0/0, except: [10.0.0.0/8]}}]";
+    let given: serde_json::Value = serde_yaml::from_str(peers).unwrap();
+    assert_eq!(
+        clients(&format!("proxy: {{allowFrom: {peers}}}")),
+        serde_json::json!([own, operator, given[0], given[1]])
+    );
+}
+
+#[test]
+fn admin_ports_are_open_to_whoever_may_ask() {
     let children = children("{}");
     for (policy, rules) in children.policies.iter().zip([2, 1]) {
         let ingress = policy.spec.as_ref().unwrap().ingress.as_ref().unwrap();

@@ -128,6 +128,9 @@ fn template(valid: &Valid, images: &Images, redis_secret: &str) -> PodTemplateSp
         }),
         spec: Some(pod_spec(valid, images, redis_secret)),
     };
+    if let Some(pod) = &mut template.spec {
+        pod::schedule(pod, &valid.spec, &images.defaults);
+    }
     if let Some(overrides) = &valid.worker_overrides {
         template.merge_from(overrides.clone());
     }
