@@ -24,7 +24,6 @@ defaults! {
     timeout: Duration = Duration(time::Duration::from_secs(30));
     lease: Duration = Duration(time::Duration::from_secs(5));
     max_deliveries: u32 = 3;
-    proxy_replicas: u32 = 2;
     text_max_length: u32 = 128;
     max_unavailable: u32 = 1;
     room_timeout: Duration = Duration(time::Duration::from_mins(5));

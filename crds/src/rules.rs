@@ -71,6 +71,7 @@ fn good_ones_are_accepted() {
         json!({"nodeSelector": {}, "tolerations": [], "imagePullSecrets": [], "priorityClassName": ""}),
         json!({"tolerations": [{"operator": "Exists"}, {"key": "gpu", "value": "a100", "effect": "NoSchedule"},
             {"key": "gpu", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 60}]}),
+        json!({"proxy": {"replicas": 3}}),
         json!({"networkPolicies": "None", "proxy": {"allowFrom": [{"podSelector": {}, "namespaceSelector": {}},
             {"ipBlock": {"cidr": "::/0"}}, {"podSelector": {"matchExpressions": [{"key": "a", "operator": "Exists"}, {"key": "b", "operator": "In", "values": ["c"]}]}}]}}),
     ] {

@@ -201,14 +201,15 @@ impl Default for Batching {
 }
 
 /// The proxies, which take requests over HTTP.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[cfg_attr(feature = "kube", derive(KubeSchema))]
 pub struct Proxy {
-    /// The number of proxies behind the Service.
+    /// The number of proxies behind the Service. Left out, there are 2 at first, and then as many as whoever scales the
+    /// Deployment NAME-proxy wants, such as an HPA or `kubectl scale`.
     #[cfg_attr(feature = "kube", schemars(range(min = 1, max = 100)))]
-    #[serde(default = "defaults::proxy_replicas")]
-    pub replicas: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replicas: Option<u32>,
 
     /// The web pages that may read answers (CORS): their origins, such as `https://app.example.com`, as browsers send
     /// them, or `*` for all. Default: none. A change needs no restart.
@@ -234,18 +235,6 @@ pub struct Proxy {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "kube", schemars(schema_with = "preserve_unknown"))]
     pub pod_overrides: Option<BTreeMap<String, Value>>,
-}
-
-impl Default for Proxy {
-    fn default() -> Self {
-        Self {
-            replicas: defaults::proxy_replicas(),
-            cors_allow_origins: Vec::new(),
-            allow_from: Vec::new(),
-            resources: None,
-            pod_overrides: None,
-        }
-    }
 }
 
 /// The workers, which run the model.

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 /// Whoever applies the children and the status.
 pub const MANAGER: &str = "carpool";
+/// The owner of a number of proxies that an apply has set, until somebody scales them.
+pub const SCALE_MANAGER: &str = "carpool-scale";
 
 /// The label that says whose an object is. Pods with an injected sidecar carry it too.
 pub const MODEL: &str = "carpool.dev/model";
@@ -35,6 +37,14 @@ pub const CONFIG_HASH: &str = "carpool.dev/config-hash";
 
 /// Annotation of every child: the hash of what was applied. A part that is rendered no more leaves no other trace.
 pub const RENDERED: &str = "carpool.dev/rendered";
+
+/// Annotation of a workload: the hash of its pod template.
+pub const TEMPLATE: &str = "carpool.dev/template";
+/// Annotation of a workload: the hash of those parts of the spec that its pods depend on. Another template of the same
+/// inputs is another operator's.
+pub const INPUTS: &str = "carpool.dev/inputs";
+/// Annotation of a workload: the hash of the pod template that it got in its model's turn of an upgrade.
+pub const TURN: &str = "carpool.dev/turn";
 
 /// The label that tells the kinds of pods apart.
 pub const COMPONENT: &str = "app.kubernetes.io/component";

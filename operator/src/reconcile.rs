@@ -11,6 +11,7 @@ pub mod fixtures;
 pub mod mock;
 pub mod observe;
 pub mod place;
+mod proxies;
 pub mod report;
 mod scale;
 pub mod secret;
@@ -18,6 +19,8 @@ pub mod status;
 mod strict;
 #[cfg(test)]
 mod tests;
+mod turn;
+mod unparsable;
 pub mod validate;
 
 use std::{
@@ -27,14 +30,15 @@ use std::{
 };
 
 use carpool_crds::{BatchedModel, Model};
+use futures::channel::mpsc::UnboundedSender;
 use k8s_openapi::jiff::Timestamp;
 use kube::{
-    Client, ResourceExt,
+    Client, Resource, ResourceExt,
     runtime::{controller::Action, events::Recorder},
 };
 
 use self::{
-    apply::{Applier, ApplyError},
+    apply::{Applier, ApplyError, Made},
     build::{BuildError, Images, RevisionState, RolloutInputs},
     observe::Observed,
     secret::Secret,
@@ -44,11 +48,12 @@ use self::{
 use crate::{
     api::CallError,
     cluster::Cluster,
-    index::Stored,
+    index::{ModelRef, Stored},
     memory::{Memory, Remembered, WorkerCounts, lock},
     metrics::Metrics,
     names,
     rollout::{self, Plan},
+    turns::{self, Stand, Turns},
 };
 
 /// A child that somebody changed is noticed by its watch; this is for what a watch may have missed.
@@ -74,6 +79,76 @@ pub struct Context {
     pub recorder: Recorder,
     /// Counts.
     pub metrics: Arc<Metrics>,
+    /// The turns of an upgrade.
+    pub turns: Mutex<Turns>,
+    /// Asks for a reconcile.
+    pub asks: UnboundedSender<ModelRef>,
+}
+
+impl Context {
+    /// Writes down what a resource's update is at and, where it `wants` one, asks for its turn. Returns how many models
+    /// are before it, where it has to wait.
+    fn turn(&self, valid: &Valid, wants: bool, is_updating: bool) -> Option<usize> {
+        let model = (valid.namespace.clone(), valid.name.clone());
+        let mut turns = lock(&self.turns);
+        let before = if wants {
+            let all_seen = self.all_seen(&turns, Some(&model));
+            turns.ask(&model, all_seen)
+        } else {
+            turns.settle(&model, is_updating);
+            None
+        };
+        self.next(&turns);
+        before
+    }
+
+    /// Writes down that a resource has no part in an upgrade: its spec is refused, or it is on its way out.
+    fn no_turn(&self, stored: &Stored) {
+        let model = (stored.namespace().unwrap_or_default(), stored.name_any());
+        let mut turns = lock(&self.turns);
+        // A model that waits, or is in its turn, keeps it while something else is wrong.
+        if !turns.has(&model) {
+            turns.settle(&model, false);
+            self.next(&turns);
+        }
+    }
+
+    /// Forgets a resource that is gone.
+    pub fn forget(&self, model: &ModelRef) {
+        let key = (
+            model.namespace.clone().unwrap_or_default(),
+            model.name.clone(),
+        );
+        let mut turns = lock(&self.turns);
+        turns.forget(&key);
+        self.next(&turns);
+    }
+
+    /// Whether every resource but `asking` has been seen since this operator leads.
+    fn all_seen(&self, turns: &Turns, asking: Option<&turns::Key>) -> bool {
+        self.cluster.models.state().iter().all(|stored| {
+            let has_part = stored.0.is_ok() && stored.meta().deletion_timestamp.is_none();
+            let key = (stored.namespace().unwrap_or_default(), stored.name_any());
+            !has_part || turns.has(&key) || asking == Some(&key)
+        })
+    }
+
+    /// Asks for a reconcile of the models whose turn has come.
+    fn next(&self, turns: &Turns) {
+        let waiting = turns.count(Stand::Waiting);
+        self.metrics
+            .updates_waiting
+            .set(waiting.try_into().unwrap_or(u64::MAX));
+        if waiting == 0 {
+            return;
+        }
+        for (namespace, name) in turns.next(self.all_seen(turns, None)) {
+            // The send fails only where the controller has gone.
+            let _ = self
+                .asks
+                .unbounded_send(ModelRef::new(&name).within(&namespace));
+        }
+    }
 }
 
 /// Reasons for which a reconcile failed; it is tried again.
@@ -122,6 +197,7 @@ pub async fn reconcile(
                 name = stored.name_any(),
                 "skipped a BatchedModel that does not parse"
             );
+            unparsable::tell(&context.client, &stored).await?;
             return Ok(Action::await_change());
         }
     };
@@ -145,12 +221,18 @@ pub async fn reconcile(
     let plan = rollout::plan(&observed.view);
     let made = match &valid {
         Ok(valid) => make(&context, valid, &plan, &observed, &remembered).await,
-        Err(_) => Ok(()),
+        Err(_) => Ok(Made::default()),
     };
+    context.no_turn(&stored);
+    let made = made.map(|made| observed.made = made);
     // Workers follow their queue whatever keeps a child from being made.
     let scaled = scale::scale(&context.client, &observed, &plan).await;
     count(&plan, &observed, &mut lock(&remembered), scaled.is_err());
-    let done = made.and(scaled.map_err(ReconcileError::from));
+    let proxies = match &valid {
+        Ok(valid) => proxies::scale(&context.client, valid, &observed).await,
+        Err(_) => Ok(()),
+    };
+    let done = made.and(scaled.and(proxies).map_err(ReconcileError::from));
 
     let verdict = match (&valid, &done) {
         (Err(message), _) => Some(Verdict::Rejected {
@@ -187,7 +269,7 @@ async fn make(
     plan: &Plan,
     observed: &Observed,
     remembered: &Mutex<Remembered>,
-) -> Result<(), ReconcileError> {
+) -> Result<Made, ReconcileError> {
     let mut inputs = inputs(valid, plan, observed);
     let secret = Secret {
         client: &context.client,
@@ -200,15 +282,15 @@ async fn make(
     }
     let children = build::build(valid, &inputs, &context.images, &context.scrape_namespaces)?;
     let applier = Applier {
-        client: &context.client,
+        context,
         valid,
         remembered,
         secret: &secret,
         lost_secret: is_lost.then_some(inputs.secret.as_str()),
     };
-    applier.apply(&children, observed, &plan.delete).await?;
+    let made = applier.apply(&children, observed, &plan.delete).await?;
     apply::nudge_kubelets(&context.client, valid, &children, observed).await;
-    Ok(())
+    Ok(made)
 }
 
 /// Writes down what metrics show, and whether the number of workers is to be written again at the next tick.

@@ -33,6 +33,7 @@ use rand::distr::{Alphanumeric, SampleString};
 
 use super::{
     observe::Observed,
+    proxies,
     validate::{RedisPlace, Valid},
 };
 use crate::{
@@ -113,8 +114,10 @@ pub struct Children {
     pub services: Vec<Service>,
     /// Redis, where it is managed.
     pub redis: Option<StatefulSet>,
-    /// Proxies.
+    /// Proxies, without their number.
     pub proxy: Deployment,
+    /// The number of proxies that a new Deployment starts with.
+    pub proxies: i32,
     /// Workers of the latest revision, where it is their turn.
     pub worker: Option<Deployment>,
     /// Whether a Secret with a password must be there.
@@ -185,6 +188,7 @@ pub fn build(
             .collect(),
         redis,
         proxy: proxy::deployment(valid, images, &inputs.proxy_secret),
+        proxies: proxies::first(valid),
         worker: inputs
             .worker
             .as_ref()

@@ -9,7 +9,10 @@ use k8s_openapi::api::{
 };
 use kube::ResourceExt;
 
-use super::place::{self, Places};
+use super::{
+    apply::Made,
+    place::{self, Places},
+};
 use crate::{
     cluster::Cluster,
     index::ModelRef,
@@ -52,6 +55,8 @@ pub struct Observed {
     pub asked: bool,
     /// Workers' last reports of their models, by revision.
     pub reports: BTreeMap<String, Reported>,
+    /// The children as this reconcile has left them.
+    pub made: Made,
 }
 
 impl Observed {

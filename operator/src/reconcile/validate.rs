@@ -288,20 +288,20 @@ mod tests {
                 "spec.proxy.podOverrides.spec.replicas",
             ),
             (
-                "queue: {redis: {managed: {podOverrides: {spec: {nodeName: 3}}}}}",
-                "spec.queue.redis.managed.podOverrides",
-            ),
-            (
-                "queue: {redis: {managed: {podOverrides: {spec: {tolerates: []}}}}}",
-                "spec.queue.redis.managed.podOverrides.spec.tolerates",
-            ),
-            (
                 "proxy: {allowFrom: [{podSelector: {}}, {ipBlock: {cidr: 10.0.0.0}}]}",
                 "spec.proxy.allowFrom[1].ipBlock.cidr: \"10.0.0.0\" has no length; allowed is ADDRESS/LENGTH",
             ),
             (
                 "proxy: {allowFrom: [{ipBlock: {cidr: 10.0.0.0/8, except: [10.1.0.0/16, 11.0.0.0/16]}}]}",
                 "spec.proxy.allowFrom[0].ipBlock.except[1]: 11.0.0.0/16 is no smaller part of 10.0.0.0/8",
+            ),
+            (
+                "queue: {redis: {managed: {podOverrides: {spec: {nodeName: 3}}}}}",
+                "spec.queue.redis.managed.podOverrides",
+            ),
+            (
+                "queue: {redis: {managed: {podOverrides: {spec: {tolerates: []}}}}}",
+                "spec.queue.redis.managed.podOverrides.spec.tolerates",
             ),
         ] {
             let error = validate(&fixtures::with(over)).unwrap_err();

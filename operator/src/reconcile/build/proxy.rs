@@ -46,7 +46,7 @@ pub fn service(valid: &Valid) -> Service {
     }
 }
 
-/// The proxies. Their number is the spec's, and nobody else writes it.
+/// The proxies, without their number, which `proxies.rs` writes.
 pub fn deployment(valid: &Valid, images: &Images, redis_secret: &str) -> Deployment {
     let name = names::child(&valid.name, Component::Proxy);
     let labels = names::component_labels(&valid.name, Component::Proxy);
@@ -91,7 +91,7 @@ pub fn deployment(valid: &Valid, images: &Images, redis_secret: &str) -> Deploym
     Deployment {
         metadata: metadata(valid, name, Some(Component::Proxy)),
         spec: DeploymentSpec {
-            replicas: i32::try_from(valid.spec.proxy.replicas).ok(),
+            replicas: None,
             selector,
             strategy: Some(DeploymentStrategy {
                 type_: Some("RollingUpdate".to_owned()),
