@@ -14,12 +14,15 @@ mod cluster;
 mod load;
 mod model;
 mod operator;
+mod recorder;
+mod slots;
 
 mod cases {
     pub mod batching;
     pub mod kills;
     pub mod manifests;
     pub mod revisions;
+    pub mod rollouts;
     pub mod scaling;
     pub mod serving;
 }
@@ -42,6 +45,18 @@ fn main() {
         (
             "revisions::a_changed_model_where_one_worker_fits",
             cases::revisions::one_slot,
+        ),
+        (
+            "rollouts::three_workers_with_room",
+            cases::rollouts::with_room,
+        ),
+        (
+            "rollouts::three_workers_with_room_for_one_more",
+            cases::rollouts::room_for_one_more,
+        ),
+        (
+            "rollouts::one_worker_and_a_node_that_comes_late",
+            cases::rollouts::late_node,
         ),
         (
             "scaling::zero_to_many_and_back",
