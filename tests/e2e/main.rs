@@ -47,6 +47,14 @@ fn main() {
             cases::revisions::one_slot,
         ),
         (
+            "rollouts::a_broken_model_where_one_worker_fits",
+            cases::rollouts::broken_on_one_slot,
+        ),
+        (
+            "rollouts::a_broken_model_with_room",
+            cases::rollouts::broken_with_room,
+        ),
+        (
             "rollouts::three_workers_with_room",
             cases::rollouts::with_room,
         ),

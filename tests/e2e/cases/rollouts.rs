@@ -206,3 +206,147 @@ pub fn late_node() {
     println!("it waited for the node from {:?} on", waited.first());
     assert_eq!(least(&states, State::serving_ready), 1, "there was a gap");
 }
+
+/// A revision whose model has no such output, so that none of its workers starts.
+fn broken() -> Value {
+    json!({"model": {"outputs": [{"name": "missing", "datatype": "FP32", "shape": [1]}]}})
+}
+
+impl Rollout {
+    /// Waits until the latest revision is one that has failed for good, and returns its name.
+    fn stalled(&self) -> String {
+        self.namespace
+            .wait("bm/affine", "condition=Stalled", "120s");
+        self.status("latest")
+    }
+}
+
+/// With room beside it, a revision that does not start costs the one before no worker, and goes on trying.
+pub fn broken_with_room() {
+    let rollout = Rollout::start("broken", 2, &json!({}));
+    let second = Affine::SECOND.publish(&rollout.namespace);
+    let old = rollout.status("serving");
+    let recorder = Recorder::start(&rollout.namespace);
+    let load = Load::numbered(&rollout.namespace, MODEL, 8);
+    load.answered(50);
+    rollout.apply(&second, &broken());
+    let broken = rollout.stalled();
+    // One more start, and nothing is different after it.
+    let pods = || {
+        rollout
+            .namespace
+            .list("pods", &format!("carpool.dev/revision={broken}"))
+    };
+    let starts = |pods: &[Value]| {
+        let counts = pods
+            .iter()
+            .flat_map(|pod| pod["status"]["containerStatuses"].as_array());
+        counts
+            .flatten()
+            .filter_map(|status| status["restartCount"].as_u64())
+            .max()
+    };
+    let before = starts(&pods());
+    eventually(Duration::from_mins(2), || match starts(&pods()) {
+        now if now > before => Ok(()),
+        now => Err(format!("restarts: {now:?}")),
+    });
+    let answers = load.stop();
+    let states = recorder.finish("broken-with-room", &answers);
+    nothing_lost(&answers, &old);
+    assert_eq!(least(&states[states.len() / 4..], State::serving_ready), 2);
+    let last = states.last().expect("states");
+    assert_eq!((&last.serving, &last.latest), (&old, &broken));
+    names_both(&states, &old, &broken);
+    for condition in ["Ready", "Stalled"] {
+        let message = last.message(condition);
+        assert!(
+            message.contains(&old) && message.contains(&broken),
+            "{condition}: {message}"
+        );
+        println!("{condition}, {}: {message}", last.reason(condition));
+    }
+    ready_tells_the_truth(&states, 2);
+
+    // What was served before is Ready again as soon as it is applied again.
+    rollout.apply(&Affine::FIRST.publish(&rollout.namespace), &json!({}));
+    rollout.wait();
+    assert_eq!(rollout.status("serving"), old);
+    rollout.gone(&broken);
+}
+
+/// Where one worker fits, a revision that does not start is given up, the one before comes back, and an annotation has
+/// it tried again.
+pub fn broken_on_one_slot() {
+    let slots = Slots::create("rollout-broken", 1);
+    let spec = json!({"worker": {"resources": slots.one(), "rollout": {"roomTimeout": "0s"}}});
+    let rollout = Rollout::start("broken-slot", 1, &spec);
+    let second = Affine::SECOND.publish(&rollout.namespace);
+    let old = rollout.status("serving");
+    let recorder = Recorder::start(&rollout.namespace);
+    let load = Load::numbered(&rollout.namespace, MODEL, 4);
+    load.answered(50);
+    for attempt in ["first", "second"] {
+        if attempt == "first" {
+            rollout.apply(&second, &broken());
+        } else {
+            let retry = "carpool.dev/retry=again";
+            rollout
+                .namespace
+                .kubectl(&["annotate", "--overwrite", "bm", MODEL, retry]);
+        }
+        let begin = recorder.now();
+        // It takes the room, fails more than once, and gives the room back.
+        let pods = |revision: &str| {
+            rollout
+                .namespace
+                .list("pods", &format!("carpool.dev/revision={revision}"))
+        };
+        let latest = eventually(Duration::from_mins(1), || match rollout.status("latest") {
+            latest if latest != old => Ok(latest),
+            latest => Err(latest),
+        });
+        let mut starts = 0;
+        eventually(Duration::from_mins(2), || {
+            for pod in pods(&latest) {
+                let count = &pod["status"]["containerStatuses"][0]["restartCount"];
+                starts = starts.max(count.as_u64().unwrap_or(0) + 1);
+            }
+            let states = recorder.states();
+            let so_far = since(&states, begin);
+            let gave_way = so_far.iter().any(|state| state.all_ready() == 0);
+            let now = so_far.last().expect("states");
+            if gave_way
+                && now.serving == old
+                && now.serving_ready() == 1
+                && pods(&latest).is_empty()
+            {
+                Ok(())
+            } else {
+                Err(format!(
+                    "the {attempt} attempt, gave way: {gave_way}, Ready: {}",
+                    now.message("Ready")
+                ))
+            }
+        });
+        println!(
+            "the {attempt} attempt: {starts} starts, {:?}",
+            recorder.now().saturating_sub(begin)
+        );
+        assert!(starts >= 2, "given up after {starts} starts");
+        assert_eq!(rollout.stalled(), latest);
+    }
+    load.answered(load.so_far() + 50);
+    let answers = load.stop();
+    let states = recorder.finish("broken-on-one-slot", &answers);
+    nothing_lost(&answers, &old);
+    let last = states.last().expect("states");
+    println!("{}: {}", last.reason("Ready"), last.message("Ready"));
+    assert!(
+        last.message("Ready").contains("carpool.dev/retry"),
+        "{}",
+        last.message("Ready")
+    );
+    assert!(!last.holds("Ready"));
+    ready_tells_the_truth(&states, 1);
+}
