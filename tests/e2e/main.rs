@@ -16,9 +16,11 @@ mod model;
 mod operator;
 mod recorder;
 mod slots;
+mod verdicts;
 
 mod cases {
     pub mod batching;
+    pub mod health;
     pub mod kills;
     pub mod manifests;
     pub mod revisions;
@@ -45,6 +47,10 @@ fn main() {
         (
             "revisions::a_changed_model_where_one_worker_fits",
             cases::revisions::one_slot,
+        ),
+        (
+            "health::tools_judge_every_state_of_a_rollout",
+            cases::health::every_state,
         ),
         (
             "rollouts::a_broken_model_where_one_worker_fits",

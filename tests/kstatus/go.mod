@@ -1,6 +1,6 @@
-module carpool.dev/tests/kstatus
+module carpool-tests/kstatus
 
-go 1.24
+go 1.26.0
 
 require (
 	k8s.io/apimachinery v0.30.1
