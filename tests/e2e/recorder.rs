@@ -177,27 +177,27 @@ impl Recorder {
             "s\tserving\tlatest\tready\tof all\tanswers\tslowest ms\tReady\tProgressing\tStalled\n"
                 .to_owned();
         let begin = self.clock.duration_since(UNIX_EPOCH).unwrap();
-        let mut answered = BTreeMap::<u64, (usize, f64)>::new();
-        for answer in answers {
-            let second = answer.at.saturating_sub(begin).as_secs();
-            let (count, slowest) = answered.entry(second).or_default();
+        let mut seconds = BTreeMap::<u64, (usize, f64)>::new();
+        for one in answers {
+            let second = one.at.saturating_sub(begin).as_secs();
+            let (count, slowest) = seconds.entry(second).or_default();
             *count += 1;
-            *slowest = slowest.max(answer.millis);
+            *slowest = slowest.max(one.millis);
         }
         let end = states.last().map_or(0, |state| state.at.as_secs());
         for second in 0..=end {
             // The least of a second shows, so that no gap falls between two lines.
             let within = |state: &&State| state.at.as_secs() == second;
-            let before = states
+            let earlier = states
                 .iter()
                 .rev()
                 .find(|state| state.at.as_secs() < second);
-            let seen = || before.into_iter().chain(states.iter().filter(within));
-            let Some(last) = seen().last() else {
+            let moments = || earlier.into_iter().chain(states.iter().filter(within));
+            let Some(last) = moments().last() else {
                 continue;
             };
-            let least = |count: fn(&State) -> usize| seen().map(count).min().unwrap_or(0);
-            let (count, slowest) = answered.get(&second).copied().unwrap_or_default();
+            let least = |count: fn(&State) -> usize| moments().map(count).min().unwrap_or(0);
+            let (count, slowest) = seconds.get(&second).copied().unwrap_or_default();
             writeln!(
                 table,
                 "{second}\t{}\t{}\t{}\t{}\t{count}\t{slowest:.0}\t{}\t{}\t{}",

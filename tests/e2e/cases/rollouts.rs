@@ -240,7 +240,7 @@ pub fn broken_with_room() {
     let starts = |pods: &[Value]| {
         let counts = pods
             .iter()
-            .flat_map(|pod| pod["status"]["containerStatuses"].as_array());
+            .filter_map(|pod| pod["status"]["containerStatuses"].as_array());
         counts
             .flatten()
             .filter_map(|status| status["restartCount"].as_u64())
