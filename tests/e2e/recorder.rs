@@ -196,15 +196,15 @@ impl Recorder {
             let Some(last) = moments().last() else {
                 continue;
             };
-            let least = |count: fn(&State) -> usize| moments().map(count).min().unwrap_or(0);
+            let lowest = |count: fn(&State) -> usize| moments().map(count).min().unwrap_or(0);
             let (count, slowest) = seconds.get(&second).copied().unwrap_or_default();
             writeln!(
                 table,
                 "{second}\t{}\t{}\t{}\t{}\t{count}\t{slowest:.0}\t{}\t{}\t{}",
                 last.serving,
                 last.latest,
-                least(State::serving_ready),
-                least(State::all_ready),
+                lowest(State::serving_ready),
+                lowest(State::all_ready),
                 last.cell("Ready"),
                 last.cell("Progressing"),
                 last.cell("Stalled"),
