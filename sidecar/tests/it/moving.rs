@@ -10,6 +10,7 @@ use carpool_queue::Endpoint;
 use carpool_sidecar::{Args, Settings};
 use carpool_testkit::{RedisServer, free_port};
 use serde_json::{Value, json};
+use tokio::net::TcpStream;
 
 use crate::{
     client::{get, post, send, until},
@@ -118,6 +119,7 @@ impl Sidecar {
     }
 
     async fn backlog(&self) -> Option<Value> {
+        TcpStream::connect(self.admin).await.ok()?;
         send(get(self.admin, "/backlog")).await.ok().ok()
     }
 }
