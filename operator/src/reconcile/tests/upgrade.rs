@@ -263,6 +263,6 @@ async fn a_field_with_a_default_that_a_newer_version_knows_is_no_change_of_the_u
         }
         leader.see_all(model, &children);
     }
-    assert_eq!(workloads(&leader.run(&a).await).len(), 2);
-    assert!(workloads(&leader.run(&b).await).is_empty());
+    assert_eq!(deployments(&leader.run(&a).await).len(), 2);
+    assert!(deployments(&leader.run(&b).await).is_empty());
 }
