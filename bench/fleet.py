@@ -202,6 +202,8 @@ def settle(operator, quiet, limit):
     """Waits until nothing was reconciled for a while. Returns the second of the last reconcile."""
     end, last, since = time.time() + limit, -1, time.time()
     while time.time() < end:
+        if operator.process.poll() is not None:
+            raise RuntimeError(f"the operator ended with {operator.process.returncode}; {operator.log.name} says why")
         try:
             now = operator.reconciles()
         except OSError:

@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "camelCase")]
 #[cfg_attr(feature = "kube", derive(JsonSchema))]
 pub struct BatchedModelStatus {
-    /// The conditions Ready, Progressing, Stalled, ModelLoaded, ProxyReady, RedisReady and ScalingActive.
+    /// The conditions Ready, Progressing, Stalled, ModelLoaded, ProxyReady, RedisReady,
+    /// ScalingActive and NetworkPoliciesReady.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
     /// The generation that this status speaks of.
@@ -61,4 +62,6 @@ pub mod condition {
     pub const MODEL_LOADED: &str = "ModelLoaded";
     /// The condition that the number of workers follows the queue.
     pub const SCALING_ACTIVE: &str = "ScalingActive";
+    /// The condition that the cluster has the network policies that the spec asks for. Absent where it asks for none.
+    pub const NETWORK_POLICIES_READY: &str = "NetworkPoliciesReady";
 }

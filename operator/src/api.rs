@@ -64,6 +64,12 @@ impl CallError {
         self.has_code(404)
     }
 
+    /// Whether the API server refuses the object, this kind, or us.
+    #[must_use]
+    pub fn is_refused(&self) -> bool {
+        matches!(self, Self::Refused { .. }) || self.has_code(403) || self.has_code(404)
+    }
+
     fn has_code(&self, code: u16) -> bool {
         matches!(self, Self::Api { source, .. } if matches!(&**source, kube::Error::Api(status) if status.code == code))
     }

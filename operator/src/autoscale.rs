@@ -11,7 +11,6 @@ use std::{
 
 use carpool_crds::{Loaded, Scaling};
 use carpool_scaling::{Observation, Scaler, backlog::AdminClient};
-use futures::channel::mpsc::UnboundedSender;
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::ResourceExt;
 use tokio::{
@@ -38,8 +37,8 @@ const KUBELET_READS_AGAIN: Duration = Duration::from_mins(3);
 /// Ticks between two times at which what is remembered of resources that were made anew is forgotten.
 const FORGET_EVERY: u32 = 30;
 
-/// Samples every resource until dropped. Resources that need a reconcile go to `reconcile`.
-pub async fn run(context: Arc<Context>, reconcile: UnboundedSender<ModelRef>) {
+/// Samples every resource until dropped, and asks for a reconcile of those that need one.
+pub async fn run(context: Arc<Context>) {
     context.cluster.ready().await;
     let asker = AdminClient::new();
     let mut models: HashMap<ModelRef, Sampled> = HashMap::new();
@@ -69,8 +68,9 @@ pub async fn run(context: Arc<Context>, reconcile: UnboundedSender<ModelRef>) {
                 return false;
             }
             sampled.news = false;
-            let Some(turn) = Turn::of(&context, &asker, model, &reconcile) else {
+            let Some(turn) = Turn::of(&context, &asker, model) else {
                 models.remove(model);
+                context.forget(model);
                 until_forget = 0;
                 return false;
             };
@@ -156,17 +156,11 @@ struct Turn {
     /// The queue's length that the status shows.
     shown: i64,
     remembered: Entry,
-    reconcile: UnboundedSender<ModelRef>,
 }
 
 impl Turn {
     /// The turn of a resource; `None` where it is gone or going.
-    fn of(
-        context: &Arc<Context>,
-        asker: &AdminClient,
-        model: &ModelRef,
-        reconcile: &UnboundedSender<ModelRef>,
-    ) -> Option<Self> {
+    fn of(context: &Arc<Context>, asker: &AdminClient, model: &ModelRef) -> Option<Self> {
         let stored = context.cluster.models.get(model)?;
         let resource = stored.0.as_ref().ok()?;
         if resource.metadata.deletion_timestamp.is_some() {
@@ -181,7 +175,6 @@ impl Turn {
             scaling: resource.spec.scaling.clone(),
             shown: status.map_or(0, |status| status.queue_length),
             remembered: context.memory.of(resource),
-            reconcile: reconcile.clone(),
         })
     }
 
@@ -259,7 +252,7 @@ impl Turn {
         };
         if is_due || last.as_ref() != Some(&news) {
             // The send fails only where the controller has gone, and so will this task.
-            let _ = self.reconcile.unbounded_send(self.model.clone());
+            let _ = self.context.asks.unbounded_send(self.model.clone());
             *last = Some(news);
         }
     }
@@ -329,7 +322,9 @@ mod tests {
     {
         let (client, _) = mock::api_server(|_| None);
         let (reconcile, mut asked) = mpsc::unbounded();
-        let context = Arc::new(mock::context(client));
+        let mut context = mock::context(client);
+        context.asks = reconcile;
+        let context = Arc::new(context);
         let model = fixtures::sentiment();
         let turn = Turn {
             asker: AdminClient::new(),
@@ -339,7 +334,6 @@ mod tests {
             shown: 0,
             remembered: context.memory.of(&model),
             context,
-            reconcile,
         };
         let remembered = &turn.remembered;
         let mut last = None;

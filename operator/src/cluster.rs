@@ -6,6 +6,7 @@
 use std::{
     collections::HashSet,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use carpool_crds::BatchedModel;
@@ -29,6 +30,8 @@ use kube::{
     },
 };
 
+use tokio::time::{Instant, timeout_at};
+
 use crate::{
     index::{Index, ModelRef, Object, Stored},
     live::{Seen, Typed},
@@ -41,6 +44,8 @@ type Touched = SelectAll<BoxStream<'static, ModelRef>>;
 
 /// Objects of one page of a list. All kinds are listed at once, and each page is parsed as a whole.
 const PAGE: u32 = 100;
+/// The time within which network policies are listed, where the cluster has them.
+const POLICIES_WITHIN: Duration = Duration::from_secs(20);
 /// The annotation that `kubectl apply` writes: the whole object once more.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
@@ -67,6 +72,8 @@ pub struct Cluster {
     pub policies: Index<Seen<()>>,
     /// Models that something has happened to since somebody last looked.
     pub news: News,
+    /// The time until which network policies are waited for.
+    until: Instant,
 }
 
 /// Models that something has happened to since somebody last looked. Clones share them.
@@ -138,6 +145,7 @@ impl Cluster {
             budgets: children.watch::<PodDisruptionBudget, _>(),
             policies: children.watch::<NetworkPolicy, _>(),
             news: news.clone(),
+            until: Instant::now() + POLICIES_WITHIN,
         };
         let watches = Watches {
             models: stream,
@@ -146,7 +154,7 @@ impl Cluster {
         (cluster, watches)
     }
 
-    /// The kinds that are watched, in the plural.
+    /// The kinds that are watched, in the plural, network policies apart: a cluster may refuse them.
     #[must_use]
     pub fn watched() -> Vec<String> {
         [
@@ -158,7 +166,6 @@ impl Cluster {
             ApiResource::erase::<Service>(&()),
             ApiResource::erase::<ServiceAccount>(&()),
             ApiResource::erase::<PodDisruptionBudget>(&()),
-            ApiResource::erase::<NetworkPolicy>(&()),
         ]
         .map(|resource| resource.plural)
         .into()
@@ -177,6 +184,7 @@ impl Cluster {
             budgets,
             policies,
             news: _,
+            until: _,
         } = self;
         deployments.ready().await;
         stateful_sets.ready().await;
@@ -185,7 +193,8 @@ impl Cluster {
         services.ready().await;
         accounts.ready().await;
         budgets.ready().await;
-        policies.ready().await;
+        // A cluster may refuse them, or know none.
+        let _ = timeout_at(self.until, policies.ready()).await;
     }
 }
 

@@ -26,4 +26,5 @@ mod names;
 mod reconcile;
 mod rollout;
 pub mod run;
+mod turns;
 mod workers;

@@ -126,6 +126,18 @@ impl Live {
         content.is_some_and(|live| live.is_ok_and(|live| is_contained(rendered, &live)))
     }
 
+    /// Whether its pod template has everything that the rendered one asks for.
+    #[must_use]
+    pub fn has_template(&self, rendered: &Value) -> bool {
+        let content = lock(&self.content);
+        let content = content.as_deref().map(serde_json::from_str::<Value>);
+        content.is_some_and(|live| {
+            live.is_ok_and(|live| {
+                contains(&live["spec"]["template"], &rendered["spec"]["template"])
+            })
+        })
+    }
+
     /// Forgets what can only be asked once: whoever has looked remembers `digest`.
     pub fn forget_content(&self) {
         lock(&self.content).take();

@@ -30,6 +30,17 @@ pub struct Applied {
     pub digest: u64,
 }
 
+/// A child that the cluster refused.
+#[derive(Debug, Clone)]
+pub struct Refused {
+    /// Hash of the rendered child.
+    pub hash: u64,
+    /// The time of the refusal.
+    pub at: Instant,
+    /// The API server's message.
+    pub why: String,
+}
+
 /// The queue of a model, as its proxies and injected sidecars told it at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BacklogSample {
@@ -100,6 +111,8 @@ pub struct WorkerCounts {
 pub struct Remembered {
     /// Children as they were last applied, by kind and name.
     pub applied: HashMap<(String, String), Applied>,
+    /// Children that the cluster refused, by kind and name.
+    pub refused: HashMap<(String, String), Refused>,
     /// The last answer of the proxies about the queue.
     pub backlog: Option<BacklogSample>,
     /// Whether proxies have been asked about the queue.

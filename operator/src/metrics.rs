@@ -41,6 +41,8 @@ pub struct Metrics {
     pub reconcile_duration: Histogram,
     /// Whether this process leads.
     pub leading: Gauge<u64, AtomicU64>,
+    /// Models whose pods wait for their turn of an upgrade.
+    pub updates_waiting: Gauge<u64, AtomicU64>,
     /// Calls to the API server.
     pub calls: Calls,
 }
@@ -66,8 +68,15 @@ impl Metrics {
         registry.register_collector(Box::new(Models(memory)));
         let leading = Gauge::default();
         registry.register("leading", "1 where this process leads", leading.clone());
+        let updates_waiting = Gauge::default();
+        registry.register(
+            "updates_waiting",
+            "Models whose pods wait for their turn of an upgrade",
+            updates_waiting.clone(),
+        );
         Self {
             registry,
+            updates_waiting,
             reconciles,
             reconcile_duration,
             leading,

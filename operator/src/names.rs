@@ -31,6 +31,14 @@ pub const CONFIG_HASH: &str = "carpool.dev/config-hash";
 /// Annotation of every child: the hash of what was applied. A part that is rendered no more leaves no other trace.
 pub const RENDERED: &str = "carpool.dev/rendered";
 
+/// Annotation of a workload: the hash of its pod template.
+pub const TEMPLATE: &str = "carpool.dev/template";
+/// Annotation of a workload: the hash of those parts of the spec that its pods depend on. Another template of the same
+/// inputs is another operator's.
+pub const INPUTS: &str = "carpool.dev/inputs";
+/// Annotation of a workload: the hash of the pod template that it got in its model's turn of an upgrade.
+pub const TURN: &str = "carpool.dev/turn";
+
 /// The label that tells the kinds of pods apart.
 pub const COMPONENT: &str = "app.kubernetes.io/component";
 

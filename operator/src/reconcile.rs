@@ -17,6 +17,8 @@ pub mod status;
 mod strict;
 #[cfg(test)]
 mod tests;
+mod turn;
+mod unparsable;
 pub mod validate;
 
 use std::{
@@ -26,14 +28,15 @@ use std::{
 };
 
 use carpool_crds::{BatchedModel, Model};
+use futures::channel::mpsc::UnboundedSender;
 use k8s_openapi::jiff::Timestamp;
 use kube::{
-    Client, ResourceExt,
+    Client, Resource, ResourceExt,
     runtime::{controller::Action, events::Recorder},
 };
 
 use self::{
-    apply::{Applier, ApplyError},
+    apply::{Applier, ApplyError, Made},
     build::{BuildError, Images, RevisionState, RolloutInputs},
     observe::Observed,
     status::Verdict,
@@ -42,10 +45,11 @@ use self::{
 use crate::{
     api::CallError,
     cluster::Cluster,
-    index::Stored,
+    index::{ModelRef, Stored},
     memory::{Memory, Remembered, WorkerCounts, lock},
     metrics::Metrics,
     rollout::{self, Plan},
+    turns::{self, Stand, Turns},
 };
 
 /// A child that somebody changed is noticed by its watch; this is for what a watch may have missed.
@@ -71,6 +75,76 @@ pub struct Context {
     pub recorder: Recorder,
     /// Counts.
     pub metrics: Arc<Metrics>,
+    /// The turns of an upgrade.
+    pub turns: Mutex<Turns>,
+    /// Asks for a reconcile.
+    pub asks: UnboundedSender<ModelRef>,
+}
+
+impl Context {
+    /// Writes down what a resource's update is at and, where it `wants` one, asks for its turn. Returns how many models
+    /// are before it, where it has to wait.
+    fn turn(&self, valid: &Valid, wants: bool, is_updating: bool) -> Option<usize> {
+        let model = (valid.namespace.clone(), valid.name.clone());
+        let mut turns = lock(&self.turns);
+        let before = if wants {
+            let all_seen = self.all_seen(&turns, Some(&model));
+            turns.ask(&model, all_seen)
+        } else {
+            turns.settle(&model, is_updating);
+            None
+        };
+        self.next(&turns);
+        before
+    }
+
+    /// Writes down that a resource has no part in an upgrade: its spec is refused, or it is on its way out.
+    fn no_turn(&self, stored: &Stored) {
+        let model = (stored.namespace().unwrap_or_default(), stored.name_any());
+        let mut turns = lock(&self.turns);
+        // A model that waits, or is in its turn, keeps it while something else is wrong.
+        if !turns.has(&model) {
+            turns.settle(&model, false);
+            self.next(&turns);
+        }
+    }
+
+    /// Forgets a resource that is gone.
+    pub fn forget(&self, model: &ModelRef) {
+        let key = (
+            model.namespace.clone().unwrap_or_default(),
+            model.name.clone(),
+        );
+        let mut turns = lock(&self.turns);
+        turns.forget(&key);
+        self.next(&turns);
+    }
+
+    /// Whether every resource but `asking` has been seen since this operator leads.
+    fn all_seen(&self, turns: &Turns, asking: Option<&turns::Key>) -> bool {
+        self.cluster.models.state().iter().all(|stored| {
+            let has_part = stored.0.is_ok() && stored.meta().deletion_timestamp.is_none();
+            let key = (stored.namespace().unwrap_or_default(), stored.name_any());
+            !has_part || turns.has(&key) || asking == Some(&key)
+        })
+    }
+
+    /// Asks for a reconcile of the models whose turn has come.
+    fn next(&self, turns: &Turns) {
+        let waiting = turns.count(Stand::Waiting);
+        self.metrics
+            .updates_waiting
+            .set(waiting.try_into().unwrap_or(u64::MAX));
+        if waiting == 0 {
+            return;
+        }
+        for (namespace, name) in turns.next(self.all_seen(turns, None)) {
+            // The send fails only where the controller has gone.
+            let _ = self
+                .asks
+                .unbounded_send(ModelRef::new(&name).within(&namespace));
+        }
+    }
 }
 
 /// Reasons for which a reconcile failed; it is tried again.
@@ -119,6 +193,7 @@ pub async fn reconcile(
                 name = stored.name_any(),
                 "skipped a BatchedModel that does not parse"
             );
+            unparsable::tell(&context.client, &stored).await?;
             return Ok(Action::await_change());
         }
     };
@@ -141,9 +216,11 @@ pub async fn reconcile(
     }
     let plan = rollout::plan(&observed.view);
     let made = match &valid {
-        Ok(valid) => make(&context, valid, &plan, &observed, &remembered).await,
-        Err(_) => Ok(()),
+        Ok(valid) => Box::pin(make(&context, valid, &plan, &observed, &remembered)).await,
+        Err(_) => Ok(Made::default()),
     };
+    context.no_turn(&stored);
+    let made = made.map(|made| observed.made = made);
     // Workers follow their queue whatever keeps a child from being made.
     let scaled = scale::scale(&context.client, &observed, &plan).await;
     count(&plan, &observed, &mut lock(&remembered), scaled.is_err());
@@ -185,17 +262,17 @@ async fn make(
     plan: &Plan,
     observed: &Observed,
     remembered: &Mutex<Remembered>,
-) -> Result<(), ReconcileError> {
+) -> Result<Made, ReconcileError> {
     let inputs = inputs(valid, plan, observed);
     let children = build::build(valid, &inputs, &context.images, &context.scrape_namespaces)?;
     let applier = Applier {
-        client: &context.client,
+        context,
         valid,
         remembered,
     };
-    applier.apply(&children, observed, &plan.delete).await?;
+    let made = applier.apply(&children, observed, &plan.delete).await?;
     apply::nudge_kubelets(&context.client, valid, &children, observed).await;
-    Ok(())
+    Ok(made)
 }
 
 /// Writes down what metrics show, and whether the number of workers is to be written again at the next tick.

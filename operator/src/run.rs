@@ -1,7 +1,7 @@
 //! `carpool run`: the operator.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -28,6 +28,7 @@ use crate::{
     metrics::Metrics,
     names,
     reconcile::{Context, build::Images},
+    turns::Turns,
 };
 
 /// The time within which reconciles that were begun must be over.
@@ -89,6 +90,16 @@ pub struct Args {
         value_name = "JSON"
     )]
     model_defaults: ModelDefaults,
+    /// The number of models whose pods may be replaced at a time because this operator's version, or its images, make
+    /// them differ. Each waits until the one before is Ready again. What a user changes waits for nobody.
+    #[arg(
+        long,
+        env = "CARPOOL_MAX_UPDATES",
+        default_value = "1",
+        value_name = "MODELS",
+        value_parser = at_least_one
+    )]
+    max_updates: usize,
 
     /// The operator's own namespace: where its Lease is, and from where proxies and workers may be asked.
     #[arg(
@@ -107,6 +118,13 @@ pub struct Args {
 /// The image of one of our programs, of this very version.
 pub(crate) fn image(program: &str) -> String {
     format!("docker.io/carpool/{program}:{}", env!("CARGO_PKG_VERSION"))
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("a number of models from 1 on".to_owned()),
+        Ok(number) => Ok(number),
+    }
 }
 
 /// Reasons for which the operator ends badly.
@@ -161,6 +179,7 @@ pub async fn run(args: Args) -> Result<(), RunError> {
 
     let (cluster, watches) = Cluster::watch(&client);
     calls.expect(Cluster::watched(), Instant::now());
+    let (asks, asked) = mpsc::unbounded();
     let context = Arc::new(Context {
         recorder: Recorder::new(
             client.clone(),
@@ -184,9 +203,10 @@ pub async fn run(args: Args) -> Result<(), RunError> {
             .chain(args.metrics_namespaces)
             .collect(),
         metrics,
+        turns: Mutex::new(Turns::new(args.max_updates)),
+        asks,
     });
-    let (ask, asked) = mpsc::unbounded();
-    let mut scaler = tokio::spawn(autoscale::run(Arc::clone(&context), ask));
+    let mut scaler = tokio::spawn(autoscale::run(Arc::clone(&context)));
     let controller = controller::run(context, watches, asked, stop.clone().cancelled_owned());
     let result = tokio::select! {
         () = controller => Ok(()),

@@ -4,8 +4,10 @@ use std::{
     borrow::Cow,
     hash::{DefaultHasher, Hash, Hasher},
     sync::{Arc, Mutex},
+    time::{Duration, Instant},
 };
 
+use carpool_crds::BatchedModelSpec;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, Client, Resource, ResourceExt,
@@ -18,20 +20,26 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{
+    Context,
     build::{self, Children},
     observe::{Key, Observed},
     proxies,
+    turn::{self, Marks},
     validate::Valid,
 };
 use crate::{
     api::{CallError, call, patch_params},
     live::Live,
-    memory::{Applied, Remembered, lock},
+    memory::{Applied, Refused, Remembered, lock},
     names::{self, Component},
     workers,
 };
 
 const PASSWORD_LENGTH: usize = 32;
+/// The kind without which a model works all the same.
+const POLICY: &str = "NetworkPolicy";
+/// The time after which something that the cluster refused is tried again.
+const REFUSED_FOR: Duration = Duration::from_mins(1);
 
 /// Reasons for which the children are not as they should be.
 #[derive(Debug, thiserror::Error)]
@@ -57,11 +65,23 @@ struct Child {
     hash: u64,
     /// The number of pods that it starts with, where others scale it later.
     first_replicas: Option<i32>,
+    /// The marks of a child with pods.
+    marks: Option<Marks>,
+    /// Whether it is left as it is for now.
+    waits: bool,
 }
 
 impl Child {
-    fn of<K: Resource<DynamicType = ()> + Serialize>(object: &K) -> Result<Self, ApplyError> {
+    fn of<K: Resource<DynamicType = ()> + Serialize>(
+        object: &K,
+        spec: &BatchedModelSpec,
+    ) -> Result<Self, ApplyError> {
         let mut json = serde_json::to_value(object)?;
+        let marks = Marks::of(&json, spec);
+        if let Some(Marks { template, inputs }) = &marks {
+            json["metadata"]["annotations"][names::TEMPLATE] = json!(template);
+            json["metadata"]["annotations"][names::INPUTS] = json!(inputs);
+        }
         // Another version's hash of the same child costs one more call to the API server.
         let mut hasher = DefaultHasher::new();
         json.to_string().hash(&mut hasher);
@@ -75,6 +95,8 @@ impl Child {
             rendered,
             hash,
             first_replicas: None,
+            marks,
+            waits: false,
         })
     }
 
@@ -88,10 +110,27 @@ impl Child {
     fn key(&self) -> Key {
         (self.resource.kind.clone(), self.name.clone())
     }
+
+    /// Writes down that its pods are replaced in the model's turn.
+    fn mark_turn(&mut self) {
+        if let Some(marks) = &self.marks {
+            self.json["metadata"]["annotations"][names::TURN] = json!(marks.template);
+        }
+    }
+
+    /// The error of a child without which the others are made all the same: a network policy that the cluster refuses.
+    fn refused(&self, error: ApplyError) -> Result<ApplyError, ApplyError> {
+        let is_refused = matches!(&error, ApplyError::Call(call) if call.is_refused());
+        if is_refused && self.resource.kind == POLICY {
+            Ok(error)
+        } else {
+            Err(error)
+        }
+    }
 }
 
 /// The children in the order in which they need each other.
-fn in_order(children: &Children) -> Result<Vec<Child>, ApplyError> {
+fn in_order(children: &Children, spec: &BatchedModelSpec) -> Result<Vec<Child>, ApplyError> {
     // The pattern has no `..`, so a field that is added and forgotten here fails to compile.
     let Children {
         accounts,
@@ -106,25 +145,34 @@ fn in_order(children: &Children) -> Result<Vec<Child>, ApplyError> {
         needs_secret: _,
     } = children;
     let mut all = Vec::new();
-    all.extend(accounts.iter().map(Child::of));
-    all.push(Child::of(config));
-    all.extend(policies.iter().map(Child::of));
-    all.extend(budgets.iter().map(Child::of));
-    all.extend(services.iter().map(Child::of));
-    all.extend(redis.iter().map(Child::of));
-    all.push(Child::of(proxy).map(|child| child.starting_with(*proxies)));
-    all.extend(worker.iter().map(Child::of));
+    all.extend(accounts.iter().map(|child| Child::of(child, spec)));
+    all.push(Child::of(config, spec));
+    all.extend(policies.iter().map(|child| Child::of(child, spec)));
+    all.extend(budgets.iter().map(|child| Child::of(child, spec)));
+    all.extend(services.iter().map(|child| Child::of(child, spec)));
+    all.extend(redis.iter().map(|child| Child::of(child, spec)));
+    all.push(Child::of(proxy, spec).map(|child| child.starting_with(*proxies)));
+    all.extend(worker.iter().map(|child| Child::of(child, spec)));
     all.into_iter().collect()
 }
 
 /// The writer of one resource's children.
 pub struct Applier<'a> {
-    /// The API server.
-    pub client: &'a Client,
+    /// The API server, and the turns.
+    pub context: &'a Context,
     /// The resource.
     pub valid: &'a Valid,
     /// Children as they were last applied.
     pub remembered: &'a Mutex<Remembered>,
+}
+
+/// Children as they are, beside those that could be made.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Made {
+    /// The number of models before this one, whose pods wait for its turn of an upgrade.
+    pub waits: Option<usize>,
+    /// Whether network policies are in force, or the cluster's reason why not; `None` where none are asked for.
+    pub policies: Option<Result<(), String>>,
 }
 
 impl Applier<'_> {
@@ -134,12 +182,19 @@ impl Applier<'_> {
         children: &Children,
         observed: &Observed,
         delete: &[String],
-    ) -> Result<(), ApplyError> {
-        let wanted = in_order(children)?;
+    ) -> Result<Made, ApplyError> {
+        let wanted = in_order(children, &self.valid.spec)?;
+        let mut refusals = Vec::new();
         let mut conflicts = Vec::new();
         let mut planned = Vec::with_capacity(wanted.len());
         for child in wanted {
-            let live = self.live(&child, observed).await?;
+            let live = match self.live(&child, observed).await {
+                Err(error) => {
+                    refusals.push(child.refused(error)?.to_string());
+                    continue;
+                }
+                Ok(live) => live,
+            };
             if live.as_ref().is_some_and(|live| !self.is_ours(live)) {
                 conflicts.push(format!("{} {}", child.resource.kind, child.name));
             }
@@ -153,15 +208,61 @@ impl Applier<'_> {
         if children.needs_secret && observed.redis.is_none() {
             self.create_secret().await?;
         }
-        for (child, live) in &planned {
-            self.write(child, live.as_deref()).await?;
+        let waits = self.take_turn(&mut planned, observed);
+        for (child, live) in planned.iter().filter(|(child, _)| !child.waits) {
+            if let Some(why) = self.still_refused(child) {
+                refusals.push(why);
+                continue;
+            }
+            if let Err(error) = self.write(child, live.as_deref()).await {
+                let why = child.refused(error)?.to_string();
+                self.remember_refusal(child, &why);
+                refusals.push(why);
+            }
         }
         let wanted: Vec<Key> = planned.iter().map(|(child, _)| child.key()).collect();
-        self.prune(&wanted, observed, delete).await
+        self.prune(&wanted, observed, delete).await?;
+        let policies = match refusals.into_iter().next() {
+            Some(why) => Some(Err(why)),
+            None => (!children.policies.is_empty()).then_some(Ok(())),
+        };
+        Ok(Made { waits, policies })
+    }
+
+    /// Has the pods that a newer operator alone renders otherwise wait for the resource's turn. Returns how many models
+    /// are before it, where they wait.
+    fn take_turn(
+        &self,
+        planned: &mut [(Child, Option<Arc<Live>>)],
+        observed: &Observed,
+    ) -> Option<usize> {
+        let works = turn::works(observed);
+        let (mut is_updating, mut wants) = (false, false);
+        for (child, live) in planned.iter_mut() {
+            let (Some(marks), Some(live)) = (&child.marks, live) else {
+                continue;
+            };
+            if marks.were_in_turn(live) {
+                is_updating |= turn::is_updating(observed, &child.name);
+                child.mark_turn();
+            } else if works
+                && turn::pods(observed, &child.name) > 0
+                && marks.differ_by_operator(live, &child.json)
+            {
+                child.waits = true;
+                wants = true;
+            }
+        }
+        let before = self.context.turn(self.valid, wants, is_updating);
+        for (child, _) in planned.iter_mut().filter(|(child, _)| child.waits) {
+            child.waits = before.is_some();
+            child.mark_turn();
+        }
+        before
     }
 
     fn api(&self, resource: &ApiResource) -> Api<DynamicObject> {
-        Api::namespaced_with(self.client.clone(), &self.valid.namespace, resource)
+        Api::namespaced_with(self.context.client.clone(), &self.valid.namespace, resource)
     }
 
     fn is_ours(&self, live: &Live) -> bool {
@@ -213,8 +314,8 @@ impl Applier<'_> {
         let mut sent = Cow::Borrowed(&child.json);
         if let Some(replicas) = child.first_replicas {
             let namespace = &self.valid.namespace;
-            let is_there =
-                live.is_some() && proxies::release(self.client, namespace, &child.name).await?;
+            let is_there = live.is_some()
+                && proxies::release(&self.context.client, namespace, &child.name).await?;
             if !is_there {
                 sent.to_mut()["spec"]["replicas"] = json!(replicas);
             }
@@ -237,12 +338,30 @@ impl Applier<'_> {
         Ok(())
     }
 
+    /// The reason why the cluster has just refused this very child, which is not tried again at once.
+    fn still_refused(&self, child: &Child) -> Option<String> {
+        let remembered = lock(self.remembered);
+        let refused = remembered.refused.get(&child.key())?;
+        let is_same = refused.hash == child.hash && refused.at.elapsed() < REFUSED_FOR;
+        is_same.then(|| refused.why.clone())
+    }
+
+    fn remember_refusal(&self, child: &Child, why: &str) {
+        tracing::warn!(why, "made a model without a network policy");
+        let refused = Refused {
+            hash: child.hash,
+            at: Instant::now(),
+            why: why.to_owned(),
+        };
+        lock(self.remembered).refused.insert(child.key(), refused);
+    }
+
     /// Creates the Secret with a password of its own. One that is there keeps its password, which is never read.
     async fn create_secret(&self) -> Result<(), ApplyError> {
         let password = Alphanumeric.sample_string(&mut rand::rng(), PASSWORD_LENGTH);
         let secret = build::redis_secret(self.valid, &password);
         let name = names::redis_secret(&self.valid.name, &self.valid.uid);
-        let api = Api::namespaced(self.client.clone(), &self.valid.namespace);
+        let api = Api::namespaced(self.context.client.clone(), &self.valid.namespace);
         let params = PostParams {
             field_manager: Some(names::MANAGER.to_owned()),
             ..PostParams::default()

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
+use futures::channel::mpsc;
 use http_body_util::BodyExt;
 use hyper::{Request, Response, StatusCode};
 use kube::{
@@ -22,6 +23,7 @@ use crate::{
     memory::{Memory, lock},
     metrics::Metrics,
     names,
+    turns::Turns,
 };
 
 /// A call that the server got.
@@ -136,6 +138,8 @@ pub fn context(client: Client) -> Context {
         scrape_namespaces: vec!["carpool".into()],
         metrics: Arc::new(Metrics::new(Arc::clone(&memory), calls::Calls::default())),
         memory,
+        turns: Mutex::new(Turns::new(1)),
+        asks: mpsc::unbounded().0,
     }
 }
 

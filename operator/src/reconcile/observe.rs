@@ -9,6 +9,7 @@ use k8s_openapi::api::{
 };
 use kube::ResourceExt;
 
+use super::apply::Made;
 use crate::{
     cluster::Cluster,
     index::ModelRef,
@@ -47,6 +48,8 @@ pub struct Observed {
     pub asked: bool,
     /// Workers' last reports of their models, by revision.
     pub reports: BTreeMap<String, Reported>,
+    /// The children as this reconcile has left them.
+    pub made: Made,
 }
 
 impl Observed {

@@ -1,5 +1,6 @@
 //! The last step: what to tell the user. Pure, from the objects as they were last seen; writing it is `report`'s work.
 
+mod children;
 mod findings;
 mod ready;
 #[cfg(test)]
@@ -57,6 +58,11 @@ pub fn status(
             .conditions
             .iter()
             .filter(|old| old.type_ != condition::STALLED)
+            .filter(|old| {
+                // Absent where the spec leaves the policies to the user.
+                old.type_ != condition::NETWORK_POLICIES_READY
+                    || matches!(verdict, Verdict::Rejected { .. })
+            })
             .filter(|old| !findings.iter().any(|new| new.type_ == old.type_))
             .cloned()
             .collect(),
@@ -81,6 +87,7 @@ pub fn status(
             condition::PROXY_READY,
             condition::REDIS_READY,
             condition::SCALING_ACTIVE,
+            condition::NETWORK_POLICIES_READY,
         ]
         .iter()
         .position(|type_| *type_ == condition.type_)

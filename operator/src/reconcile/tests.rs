@@ -1,5 +1,8 @@
 //! Reconciles on an API server that refuses, conflicts and goes away.
 
+mod drift;
+mod upgrade;
+
 use std::{sync::Arc, time::Instant};
 
 use carpool_crds::BatchedModel;
@@ -9,10 +12,10 @@ use serde_json::{Value, json};
 
 use super::{
     fixtures,
-    mock::{Call, Calls, api_server, context, failure, see},
+    mock::{Call, api_server, context, failure, see},
     *,
 };
-use crate::{live::Live, memory::lock, names, reconcile::observe::Key};
+use crate::{memory::lock, names};
 
 async fn run(context: &Arc<Context>, model: &BatchedModel) -> Result<Action, ReconcileError> {
     let stored = Arc::new(DeserializeGuard(Ok(model.clone())));
@@ -144,19 +147,80 @@ async fn an_object_that_is_not_ours_is_left_alone_and_the_status_names_it() {
 async fn workers_follow_their_queue_though_a_child_is_forbidden() {
     let (client, calls) = api_server(|call| {
         let denied = || failure(403, "Forbidden", "policy says no");
-        call.target.contains("/networkpolicies/").then(denied)
+        call.target.contains("/services/").then(denied)
     });
     let context = Arc::new(context(client));
     let model = fixtures::sentiment();
     let scale = wants_three(&context, &model);
     let error = run(&context, &model).await.unwrap_err().to_string();
     assert!(
-        error.contains("NetworkPolicy") && error.contains("policy says no"),
+        error.contains("Service") && error.contains("policy says no"),
         "{error}"
     );
     let calls = calls.take();
     let scaled = calls.iter().find(|call| call.is("PATCH", &scale)).unwrap();
     assert_eq!(scaled.body["spec"]["replicas"], 3);
+}
+
+#[tokio::test]
+async fn a_cluster_that_refuses_network_policies_gets_the_rest_and_the_status_says_so() {
+    for (code, reason) in [(403, "Forbidden"), (404, "NotFound"), (422, "Invalid")] {
+        let (client, calls) = api_server(move |call| {
+            let denied = || failure(code, reason, "says no");
+            call.target.contains("/networkpolicies/").then(denied)
+        });
+        let context = Arc::new(context(client));
+        let model = fixtures::sentiment();
+        run(&context, &model).await.unwrap();
+        let first = calls.take();
+        let of = |calls: &[Call], kind: &str| {
+            let patches = patches(calls).into_iter();
+            patches.filter(|call| call.target.contains(kind)).count()
+        };
+        assert_eq!(of(&first, "/deployments/"), 2, "{code}");
+        assert_eq!(of(&first, "/statefulsets/"), 1, "{code}");
+        let told = condition(&first, "NetworkPoliciesReady");
+        assert_eq!(told["status"], "False");
+        let message = told["message"].as_str().unwrap();
+        assert!(message.contains("says no"), "{message}");
+        let ready = condition(&first, "Ready");
+        assert_ne!(ready["reason"], "Refused");
+        run(&context, &model).await.unwrap();
+        assert_eq!(
+            of(&calls.take(), "/networkpolicies/"),
+            0,
+            "it was just tried"
+        );
+    }
+    let (client, calls) = api_server(|_| None);
+    let context = Arc::new(context(client));
+    run(&context, &fixtures::sentiment()).await.unwrap();
+    let told = condition(&calls.take(), "NetworkPoliciesReady").clone();
+    assert_eq!(told["status"], "True");
+}
+
+#[tokio::test]
+async fn a_resource_that_does_not_parse_is_told_so_and_keeps_its_children() {
+    let mut newer = serde_json::to_value(fixtures::sentiment()).unwrap();
+    newer["spec"]["worker"]["device"] = json!("of-a-newer-version");
+    let listed = newer.clone();
+    let (client, calls) = api_server(move |call| {
+        let list = json!({"apiVersion": "carpool.dev/v1alpha1", "kind": "BatchedModelList", "metadata": {}, "items": [listed]});
+        call.is("GET", "/batchedmodels").then_some((200, list))
+    });
+    let context = Arc::new(context(client));
+    let stored: Stored = serde_json::from_value(newer).unwrap();
+    assert!(stored.0.is_err());
+    let action = Box::pin(reconcile(Arc::new(stored), Arc::clone(&context))).await;
+    assert_eq!(action.unwrap(), Action::await_change());
+    let calls = calls.take();
+    assert_eq!(patches(&calls).len(), 1, "only the status is written");
+    let ready = condition(&calls, "Ready");
+    assert_eq!(
+        (&ready["status"], &ready["reason"]),
+        (&json!("False"), &json!("Unparsable"))
+    );
+    assert!(!calls.iter().any(|call| call.target.starts_with("DELETE")));
 }
 
 #[tokio::test]
@@ -270,197 +334,6 @@ async fn a_status_is_written_when_it_says_something_new_and_so_are_its_events() 
             .any(|call| call.is("PATCH", "/status") || call.is("POST", "/events")),
         "{second:?}"
     );
-}
-
-/// A resource whose children have been made on a cluster that took them as they were sent.
-struct Made {
-    context: Arc<Context>,
-    calls: Calls,
-    model: BatchedModel,
-    observed: Observed,
-    seen: BTreeMap<Key, Value>,
-}
-
-impl Made {
-    async fn new() -> Self {
-        let (client, calls) = api_server(|_| None);
-        let context = Arc::new(context(client));
-        let model = fixtures::sentiment();
-        let mut made = Self {
-            observed: Observed::default(),
-            seen: BTreeMap::new(),
-            context,
-            calls,
-            model,
-        };
-        made.observed = observe::observe(
-            &made.context.cluster,
-            &made.model,
-            &mut lock(&made.context.memory.of(&made.model)),
-            Instant::now(),
-        );
-        for call in made.again().await {
-            if call.target.starts_with("PATCH") {
-                made.see(call.body);
-            }
-        }
-        made.observed.redis = Some(Arc::default());
-        made
-    }
-
-    /// Has the watches see a child.
-    fn see(&mut self, mut child: Value) {
-        let key = |field: &Value| field.as_str().unwrap().to_owned();
-        let key = (key(&child["kind"]), key(&child["metadata"]["name"]));
-        child["metadata"]["uid"] = json!("made");
-        child["metadata"]["resourceVersion"] = json!("1");
-        child["metadata"]["generation"] = json!(1);
-        let live = Live::of(serde_json::from_value(child.clone()).unwrap());
-        self.observed.live.insert(key.clone(), Arc::new(live));
-        self.seen.insert(key, child);
-    }
-
-    /// Makes the children again. Returns the calls that it took.
-    async fn again(&self) -> Vec<Call> {
-        let valid = validate::validate(&self.model).unwrap();
-        let plan = rollout::plan(&self.observed.view);
-        let remembered = self.context.memory.of(&self.model);
-        Box::pin(make(
-            &self.context,
-            &valid,
-            &plan,
-            &self.observed,
-            &remembered,
-        ))
-        .await
-        .unwrap();
-        self.calls.take()
-    }
-
-    /// Leaves the operator with what stands on the cluster, as a new leader has it.
-    fn forget(&mut self) {
-        *lock(&self.context.memory.of(&self.model)) = Remembered::default();
-        for (_, child) in std::mem::take(&mut self.seen) {
-            self.see(child);
-        }
-    }
-
-    /// The children as they are rendered.
-    async fn rendered() -> Vec<Value> {
-        let (client, calls) = api_server(|_| None);
-        let context = Arc::new(context(client));
-        run(&context, &fixtures::sentiment()).await.unwrap();
-        let calls = calls.take().into_iter();
-        calls
-            .filter(|call| call.target.starts_with("PATCH") && !call.target.ends_with("/status"))
-            .map(|call| call.body)
-            .collect()
-    }
-}
-
-#[tokio::test]
-async fn children_that_are_as_they_should_be_are_not_applied_again_also_by_a_new_leader() {
-    let mut made = Made::new().await;
-    assert!(made.again().await.is_empty());
-    made.forget();
-    assert!(
-        made.again().await.is_empty(),
-        "a new leader has only what stands on the cluster"
-    );
-
-    // Defaults, a status and what others add are no difference.
-    for mut child in Made::rendered().await {
-        child["metadata"]["labels"]["theirs"] = json!("x");
-        child["metadata"]["annotations"]["deployment.kubernetes.io/revision"] = json!("1");
-        child["spec"]["theirs"] = json!("x");
-        child["status"] = json!({"theirs": 1});
-        made.see(child);
-    }
-    made.forget();
-    assert!(made.again().await.is_empty());
-}
-
-#[tokio::test]
-async fn what_is_missing_of_a_child_is_applied_again_once() {
-    let changes: [fn(&mut Value); 6] = [
-        |child| child["metadata"]["labels"] = json!({(names::MODEL): "sentiment"}),
-        |child| child["metadata"]["annotations"] = json!({}),
-        |child| child["metadata"]["annotations"][names::RENDERED] = json!("of another version"),
-        |child| child["metadata"]["ownerReferences"] = json!(null),
-        |child| child["metadata"]["ownerReferences"][0]["controller"] = json!(null),
-        |child| child["metadata"]["ownerReferences"][0]["blockOwnerDeletion"] = json!(false),
-    ];
-    for (index, change) in changes.into_iter().enumerate() {
-        for child in Made::rendered().await {
-            let mut made = Made::new().await;
-            let name = format!(
-                "{} {}, change {index}",
-                child["kind"], child["metadata"]["name"]
-            );
-            let mut changed = child.clone();
-            change(&mut changed);
-            let annotated = changed["metadata"]["annotations"][names::RENDERED].is_string();
-            let owned = changed["metadata"]["ownerReferences"][0]["controller"] == true;
-            made.see(changed);
-            if !annotated && !owned {
-                continue;
-            }
-            for told in ["by the operator that made it", "by a new leader"] {
-                let calls = made.again().await;
-                let calls = patches(&calls);
-                assert_eq!(calls.len(), 1, "{name}, {told}");
-                assert_eq!(calls[0].body["metadata"], child["metadata"]);
-                made.forget();
-            }
-        }
-    }
-}
-
-#[tokio::test]
-async fn a_field_that_somebody_changed_is_applied_again_and_asked_for_once_where_it_stays() {
-    let mut made = Made::new().await;
-    for child in Made::rendered().await {
-        let field = match child["kind"].as_str().unwrap() {
-            "Deployment" | "StatefulSet" => "/spec/template/spec/containers/0/image",
-            "Service" => "/spec/ports/0/port",
-            "PodDisruptionBudget" => "/spec/maxUnavailable",
-            "NetworkPolicy" => "/spec/policyTypes",
-            "ConfigMap" => "/data/config.yaml",
-            _ => "/automountServiceAccountToken",
-        };
-        let mut changed = child.clone();
-        *changed.pointer_mut(field).unwrap() = json!("other");
-        made.see(changed.clone());
-        for told in ["by the operator that made it", "by a new leader"] {
-            let calls = made.again().await;
-            let calls = patches(&calls);
-            assert_eq!(calls.len(), 1, "{field} {told}");
-            assert_eq!(calls[0].body, child);
-            made.forget();
-        }
-        made.see(child);
-        made.again().await;
-    }
-
-    // An admission webhook changes what is applied.
-    let mutated = |call: &Call| {
-        let mut object = call.body.clone();
-        object["metadata"]["uid"] = json!("made");
-        object["spec"]["ports"][0]["port"] = json!(81);
-        call.is("PATCH", "/services/sentiment")
-            .then_some((200, object))
-    };
-    let (client, calls) = api_server(mutated);
-    made.context = Arc::new(context(client));
-    made.calls = calls;
-    for mut child in Made::rendered().await {
-        if child["kind"] == "Service" && child["metadata"]["name"] == "sentiment" {
-            child["spec"]["ports"][0]["port"] = json!(81);
-        }
-        made.see(child);
-    }
-    assert_eq!(made.again().await.len(), 1);
-    assert!(made.again().await.is_empty(), "it was asked for");
 }
 
 #[test]

@@ -3,7 +3,10 @@
 use carpool_crds::{BatchedModelStatus, condition};
 use k8s_openapi::{api::apps::v1::Deployment, apimachinery::pkg::apis::meta::v1::Condition};
 
-use super::ready::{self, Latest};
+use super::{
+    children,
+    ready::{self, Latest},
+};
 use crate::{
     names::Component,
     reconcile::{
@@ -71,6 +74,7 @@ pub fn findings(
     let mut findings = vec![ready, progressing, loaded, proxy, redis];
     findings.extend(stalled);
     findings.extend(scaling_active(observed));
+    findings.extend(children::network_policies(observed));
     findings
 }
 
@@ -293,6 +297,9 @@ fn progressing(valid: &Valid, plan: &Plan, observed: &Observed, loaded: &Finding
             "Updating",
             "pods are being replaced by newer ones",
         );
+    }
+    if let Some(queued) = children::queued(observed) {
+        return queued;
     }
     Finding::new(
         condition::PROGRESSING,

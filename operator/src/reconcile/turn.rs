@@ -1,0 +1,142 @@
+//! Which of a resource's pods wait for its turn: those of a model that works, that a newer operator alone renders
+//! otherwise. What the user changed is applied at once, and so is everything of a model that does not work.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use carpool_crds::BatchedModelSpec;
+use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
+use serde_json::Value;
+
+use super::observe::{self, Observed};
+use crate::{
+    live::Live,
+    names::{self, Component},
+};
+
+/// The annotations by which a workload's next look tells who changed it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Marks {
+    /// Hash of its pod template.
+    pub template: String,
+    /// Hash of those parts of the spec that its pods may depend on.
+    pub inputs: String,
+}
+
+impl Marks {
+    /// The marks of a rendered workload; `None` for a child without pods.
+    pub fn of(rendered: &Value, spec: &BatchedModelSpec) -> Option<Self> {
+        let template = rendered.pointer("/spec/template")?;
+        let component = &rendered["metadata"]["labels"][names::COMPONENT];
+        // The number of pods is none of what they are.
+        let others: &[&str] = if *component == Component::Proxy.as_str() {
+            &["scaling", "worker", "model"]
+        } else if *component == Component::Worker.as_str() {
+            &["scaling", "proxy"]
+        } else {
+            &["scaling", "proxy", "worker", "model"]
+        };
+        let mut inputs = serde_json::to_value(spec).ok()?;
+        if let Some(fields) = inputs.as_object_mut() {
+            fields.retain(|field, _| !others.contains(&field.as_str()));
+            if let Some(proxy) = fields.get_mut("proxy").and_then(Value::as_object_mut) {
+                proxy.remove("replicas");
+            }
+        }
+        Some(Self {
+            template: hash(template),
+            inputs: hash(&inputs),
+        })
+    }
+
+    /// Whether the operator alone changed the pods of a workload.
+    pub fn differ_by_operator(&self, live: &Live, rendered: &Value) -> bool {
+        let template = live.annotation(names::TEMPLATE);
+        let is_other = match template {
+            Some(template) => template != self.template,
+            None => !live.has_template(rendered),
+        };
+        let inputs = live.annotation(names::INPUTS);
+        // An operator that knew no turns left no marks.
+        is_other && inputs.is_none_or(|inputs| inputs == self.inputs)
+    }
+
+    /// Whether a workload has got its pod template in a turn.
+    pub fn were_in_turn(&self, live: &Live) -> bool {
+        live.annotation(names::TURN) == Some(&self.template)
+    }
+}
+
+fn hash(value: &Value) -> String {
+    let mut hasher = DefaultHasher::new();
+    value.to_string().hash(&mut hasher);
+    format!("{:016x}", hasher.finish())
+}
+
+/// Whether a resource serves, so that there is something to lose.
+pub fn works(observed: &Observed) -> bool {
+    let proxy = observed.proxy.as_deref();
+    let redis = observed.redis.as_deref();
+    let view = &observed.view;
+    let active = view.active.as_ref();
+    let active = active.and_then(|active| view.revisions.get(active));
+    proxy.is_some_and(|proxy| ready_pods(proxy) > 0)
+        && redis.is_none_or(|redis| ready_replicas(redis) > 0)
+        && active.is_some_and(|active| active.replicas == 0 || active.workers.ready > 0)
+}
+
+/// Pods of a workload of this name that would be replaced.
+pub fn pods(observed: &Observed, name: &str) -> i32 {
+    match find(observed, name) {
+        Some(Workload::Deployment(deployment)) => ready_pods(deployment),
+        Some(Workload::StatefulSet(set)) => ready_replicas(set),
+        None => 0,
+    }
+}
+
+/// Whether a workload of this name has pods of an older template, or too few that are Ready.
+pub fn is_updating(observed: &Observed, name: &str) -> bool {
+    match find(observed, name) {
+        Some(Workload::Deployment(deployment)) => {
+            observe::is_updating(deployment)
+                || deployment
+                    .status
+                    .as_ref()
+                    .and_then(|status| status.observed_generation)
+                    < deployment.metadata.generation
+                || ready_pods(deployment) < observe::replicas(deployment)
+        }
+        Some(Workload::StatefulSet(set)) => {
+            let status = set.status.clone().unwrap_or_default();
+            status.observed_generation < set.metadata.generation
+                || status.current_revision != status.update_revision
+                || ready_replicas(set) < set.spec.replicas.unwrap_or(1)
+        }
+        None => false,
+    }
+}
+
+enum Workload<'a> {
+    Deployment(&'a Deployment),
+    StatefulSet(&'a StatefulSet),
+}
+
+fn find<'a>(observed: &'a Observed, name: &str) -> Option<Workload<'a>> {
+    let is_it = |meta: &kube::api::ObjectMeta| meta.name.as_deref() == Some(name);
+    let deployments = observed.workers.values().chain(&observed.proxy);
+    let mut deployments = deployments.filter(|deployment| is_it(&deployment.metadata));
+    if let Some(deployment) = deployments.next() {
+        return Some(Workload::Deployment(deployment));
+    }
+    let redis = observed.redis.as_deref().filter(|set| is_it(&set.metadata));
+    redis.map(Workload::StatefulSet)
+}
+
+fn ready_pods(deployment: &Deployment) -> i32 {
+    let status = deployment.status.as_ref();
+    status.and_then(|status| status.ready_replicas).unwrap_or(0)
+}
+
+fn ready_replicas(set: &StatefulSet) -> i32 {
+    let status = set.status.as_ref();
+    status.and_then(|status| status.ready_replicas).unwrap_or(0)
+}

@@ -1,0 +1,172 @@
+//! Turns of models whose pods a newer operator renders otherwise: at most so many models are updated at a time, each after
+//! the one before has all its pods Ready again. Pure: what stands on the cluster comes in with each reconcile, so an
+//! operator that starts anew counts whoever is being updated and lets nobody begin before it has seen all models.
+
+use std::collections::BTreeMap;
+
+/// A model's namespace and name. Models take turns in this order.
+pub type Key = (String, String);
+
+/// What an update of a model's pods is at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stand {
+    /// Its pods are as this operator renders them.
+    Settled,
+    /// Its pods are being replaced in its turn.
+    Updating,
+    /// Its pods are to be replaced once it is its turn.
+    Waiting,
+}
+
+/// The turns of all models.
+#[derive(Debug)]
+pub struct Turns {
+    at_once: usize,
+    stands: BTreeMap<Key, Stand>,
+}
+
+impl Turns {
+    /// Turns of which so many may be under way at a time.
+    #[must_use]
+    pub fn new(at_once: usize) -> Self {
+        Self {
+            at_once,
+            stands: BTreeMap::new(),
+        }
+    }
+
+    /// Writes down that a model has nothing to be replaced. One in its turn stays in it while `is_updating`; one whose
+    /// turn is over, or was none, has none for pods that come and go later.
+    pub fn settle(&mut self, model: &Key, is_updating: bool) {
+        let before = self.stands.get(model);
+        let in_turn = before.is_none_or(|before| *before == Stand::Updating);
+        let now = if is_updating && in_turn {
+            Stand::Updating
+        } else {
+            Stand::Settled
+        };
+        self.stands.insert(model.clone(), now);
+    }
+
+    /// Asks for a model's turn: `None` is that it has come, else the number of models before it. `all_seen` is whether
+    /// every other model has been seen: one that was not may be in its turn.
+    pub fn ask(&mut self, model: &Key, all_seen: bool) -> Option<usize> {
+        let stand = self.stands.entry(model.clone()).or_insert(Stand::Waiting);
+        if *stand == Stand::Updating {
+            return None;
+        }
+        *stand = Stand::Waiting;
+        if self.next(all_seen).contains(model) {
+            self.stands.insert(model.clone(), Stand::Updating);
+            return None;
+        }
+        let is_before = |other: &Key, stand: &Stand| match stand {
+            Stand::Settled => false,
+            Stand::Updating => true,
+            Stand::Waiting => other < model,
+        };
+        let stands = self.stands.iter();
+        Some(
+            stands
+                .filter(|(other, stand)| is_before(other, stand))
+                .count(),
+        )
+    }
+
+    /// Waiting models whose turn has come.
+    #[must_use]
+    pub fn next(&self, all_seen: bool) -> Vec<Key> {
+        if !all_seen {
+            return Vec::new();
+        }
+        let free = self.at_once.saturating_sub(self.count(Stand::Updating));
+        let waiting = self
+            .stands
+            .iter()
+            .filter(|(_, stand)| **stand == Stand::Waiting);
+        waiting.take(free).map(|(model, _)| model.clone()).collect()
+    }
+
+    /// The number of models at this stand.
+    #[must_use]
+    pub fn count(&self, stand: Stand) -> usize {
+        self.stands
+            .values()
+            .filter(|other| **other == stand)
+            .count()
+    }
+
+    /// Whether a model was seen.
+    #[must_use]
+    pub fn has(&self, model: &Key) -> bool {
+        self.stands.contains_key(model)
+    }
+
+    /// Forgets a model that is gone.
+    pub fn forget(&mut self, model: &Key) {
+        self.stands.remove(model);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn model(name: &str) -> Key {
+        ("nlp".to_owned(), name.to_owned())
+    }
+
+    #[test]
+    fn so_many_at_a_time_take_their_turn_in_order_of_their_names() {
+        let mut turns = Turns::new(2);
+        for name in ["d", "c", "b", "a"] {
+            let before = turns.ask(&model(name), name == "a");
+            // The last one to be seen is the first in order.
+            assert_eq!(before.is_none(), name == "a", "{name}: {before:?}");
+        }
+        assert_eq!(turns.next(true), [model("b")]);
+        assert_eq!(turns.ask(&model("c"), true), Some(2));
+        assert_eq!(turns.ask(&model("b"), true), None);
+        assert_eq!(turns.ask(&model("d"), true), Some(3));
+        assert_eq!(
+            turns.ask(&model("a"), true),
+            None,
+            "a turn lasts until it is over"
+        );
+        assert_eq!(turns.count(Stand::Updating), 2);
+        turns.settle(&model("a"), true);
+        assert!(turns.next(true).is_empty(), "a has pods that are not Ready");
+        turns.settle(&model("a"), false);
+        assert_eq!(turns.next(true), [model("c")]);
+    }
+
+    #[test]
+    fn nobody_begins_before_all_have_been_seen() {
+        let mut turns = Turns::new(1);
+        assert_eq!(turns.ask(&model("a"), false), Some(0));
+        assert!(turns.next(false).is_empty());
+        // The last one that is seen has been in its turn under the leader before.
+        turns.settle(&model("b"), true);
+        assert!(turns.next(true).is_empty());
+        assert_eq!(turns.ask(&model("a"), true), Some(1));
+        turns.settle(&model("b"), false);
+        assert_eq!(turns.next(true), [model("a")]);
+    }
+
+    #[test]
+    fn pods_that_fail_after_a_turn_hold_nobody_up() {
+        let mut turns = Turns::new(1);
+        turns.settle(&model("a"), false);
+        turns.settle(&model("a"), true);
+        assert_eq!(turns.ask(&model("b"), true), None);
+    }
+
+    #[test]
+    fn a_model_that_goes_leaves_its_turn_to_the_next() {
+        let mut turns = Turns::new(1);
+        assert_eq!(turns.ask(&model("a"), true), None);
+        assert_eq!(turns.ask(&model("b"), true), Some(1));
+        turns.forget(&model("a"));
+        assert_eq!(turns.next(true), [model("b")]);
+    }
+}
