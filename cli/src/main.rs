@@ -60,7 +60,7 @@ async fn main() -> ExitCode {
     let result: Result<(), Error> = match cli.command {
         Command::Run(args) => run::run(args).await.map_err(Error::from),
         Command::Local(args) => local::run(args).await.map_err(Error::from),
-        Command::Inject(args) => inject::run(args).await.map_err(Error::from),
+        Command::Inject(args) => inject::run(args).map_err(Error::from),
         Command::Infer(args) => infer::run(args).await.map_err(Error::from),
         Command::Crds => print_crd().map_err(Error::from),
     };

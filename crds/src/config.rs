@@ -24,8 +24,12 @@ pub struct Config {
     pub namespace: String,
     /// The resource's UID. It is part of every Redis key: a recreated resource never replays old jobs.
     pub uid: String,
-    /// The revision that proxies feed.
+    /// The revision that proxies feed, where `places` says nothing else.
     pub serving: String,
+    /// The revision that proxies of each place of the queue feed, by the name of the Secret with its URL. There is more
+    /// than one place while the queue moves.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub places: BTreeMap<String, String>,
     /// Every revision that has, or is to have, workers.
     pub models: BTreeMap<String, Model>,
     /// The rules by which requests become batches.
@@ -66,6 +70,16 @@ pub enum ConfigError {
         /// The revisions that the file holds.
         held: String,
     },
+    /// No workers read the Redis that a proxy was given.
+    #[error(
+        "no workers read the Redis of the Secret {place}; they read that of {held}: inject the sidecar anew, or wait until the operator has written the configuration"
+    )]
+    NoPlace {
+        /// The Secret asked for.
+        place: String,
+        /// The Secrets that workers read.
+        held: String,
+    },
 }
 
 impl Config {
@@ -90,6 +104,21 @@ impl Config {
         let value =
             serde_yaml::from_str_with_options(text, options).map_err(|error| error.to_string())?;
         Self::deserialize(Lenient(value)).map_err(|error| error.to_string())
+    }
+
+    /// The revision that a proxy with the Redis of this Secret feeds. One that does not know its Secret feeds `serving`, as
+    /// all do where an older operator wrote the file.
+    pub fn fed_at(&self, place: Option<&str>) -> Result<&str, ConfigError> {
+        let Some(place) = place.filter(|_| !self.places.is_empty()) else {
+            return Ok(&self.serving);
+        };
+        self.places
+            .get(place)
+            .map(String::as_str)
+            .ok_or_else(|| ConfigError::NoPlace {
+                place: place.to_owned(),
+                held: self.places.keys().cloned().collect::<Vec<_>>().join(", "),
+            })
     }
 
     /// The model of one revision.
@@ -187,6 +216,31 @@ mod tests {
             "queue": {"redis": {"managed": {"resources": {"limits": {"cpu": 1}}}}},
             "device": "cpu",
         })
+    }
+
+    #[test]
+    fn a_proxy_feeds_the_revision_of_its_place() {
+        let mut written = config();
+        let fed_at = |written: &Value, place| {
+            let config = Config::parse(&written.to_string()).unwrap();
+            config
+                .fed_at(place)
+                .map(str::to_owned)
+                .map_err(|error| error.to_string())
+        };
+        let serving = || Ok("12e4567890".to_owned());
+        assert_eq!(fed_at(&written, Some("old")), serving());
+        written["places"] = json!({"new": "12e4567890", "old": "r1"});
+        assert_eq!(fed_at(&written, Some("old")).unwrap(), "r1");
+        assert_eq!(fed_at(&written, Some("new")), serving());
+        assert_eq!(fed_at(&written, None), serving());
+        let error = fed_at(&written, Some("gone")).unwrap_err();
+        assert!(
+            error.starts_with(
+                "no workers read the Redis of the Secret gone; they read that of new, old"
+            ),
+            "{error}"
+        );
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, fs};
 
-use crate::Model;
+use crate::{BatchedModelSpec, Model};
 
 /// Models that together have every field, each of them left out in others.
 const MODELS: [&str; 7] = [
@@ -21,6 +21,9 @@ const MODELS: [&str; 7] = [
     "{uri: pvc://models/all, inputs: [{name: a, datatype: UINT8, shape: [1]}, {name: b, datatype: INT8, shape: [1]},
       {name: c, datatype: INT16, shape: [1]}, {name: d, datatype: INT32, shape: [1], pad: -1}], outputs: [{name: y, datatype: FP16, shape: [1]}]}",
 ];
+
+/// The first model with its queue in the Redis of the Secret `mine`.
+const EXTERNAL: &str = "0f9c334df3";
 
 #[test]
 fn a_models_revision_is_what_it_was() {
@@ -51,4 +54,24 @@ fn a_models_revision_is_what_it_was() {
              new field out of the JSON where it has its default; `make manifests` adds only models that are new"
         );
     }
+}
+
+#[test]
+fn a_queue_that_moves_is_a_revision_and_a_managed_one_is_the_models() {
+    let revision = |redis: &str| {
+        let spec = format!("{{model: {}, queue: {{redis: {redis}}}}}", MODELS[0]);
+        serde_yaml::from_str::<BatchedModelSpec>(&spec)
+            .unwrap()
+            .revision()
+    };
+    for managed in [
+        "{}",
+        "{managed: {}}",
+        "{managed: {resources: {limits: {memory: 2Gi}}}}",
+    ] {
+        assert_eq!(revision(managed), "e7d02d29f3", "{managed}");
+    }
+    let external = |secret: &str| revision(&format!("{{external: {{urlSecretName: {secret}}}}}"));
+    assert_eq!(external("mine"), EXTERNAL);
+    assert_ne!(external("mine"), external("yours"));
 }

@@ -111,12 +111,22 @@ impl Model {
         padded.then(|| value.unwrap_or(0))
     }
 
-    /// The revision: ten hex digits of the hash of this model. Each revision has its own jobs stream and workers.
+    /// The revision of this model with a queue of its own: ten hex digits of its hash. Each revision has its own jobs
+    /// stream and workers.
     #[must_use]
     pub fn revision(&self) -> String {
+        self.revision_at(None)
+    }
+
+    /// The revision of this model with its queue in the Redis of a Secret of the user's, if it is in one.
+    pub(crate) fn revision_at(&self, secret: Option<&str>) -> String {
         // Field order is the declaration's, so the same model always gives the same JSON.
-        let json = serde_json::to_vec(self).unwrap_or_default();
-        hex::encode(&Sha256::digest(&json)[..5])
+        let mut hashed = serde_json::to_vec(self).unwrap_or_default();
+        if let Some(secret) = secret {
+            hashed.extend(b" at ");
+            hashed.extend(secret.as_bytes());
+        }
+        hex::encode(&Sha256::digest(&hashed)[..5])
     }
 }
 

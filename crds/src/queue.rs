@@ -1,8 +1,11 @@
 //! `spec.queue`: the queue's bounds and times, and its Redis.
 
+use std::collections::BTreeMap;
+
 #[cfg(feature = "kube")]
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::{Bytes, Duration, Resources, defaults};
 
@@ -109,6 +112,14 @@ pub struct ManagedRedis {
     /// The Redis' resources. 60 % of the memory limit is what it may hold. Default limit: 1Gi.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
+
+    /// Parts of a PodTemplateSpec, merged over the operator's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(
+        feature = "kube",
+        schemars(schema_with = "crate::spec::preserve_unknown")
+    )]
+    pub pod_overrides: Option<BTreeMap<String, Value>>,
 }
 
 /// A Redis of yours.

@@ -108,6 +108,17 @@ pub struct BatchedModelSpec {
     pub network_policies: Option<NetworkPolicyMode>,
 }
 
+impl BatchedModelSpec {
+    /// The revision: the model and the place of its queue, as ten hex digits of their hash. Its workers read one Redis,
+    /// so a queue that moves is a revision of its own; all that the operator runs for a model are one place.
+    #[must_use]
+    pub fn revision(&self) -> String {
+        let external = self.queue.redis.external.as_ref();
+        self.model
+            .revision_at(external.map(|external| external.url_secret_name.as_str()))
+    }
+}
+
 /// The rules by which the number of workers follows the queue.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

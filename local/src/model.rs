@@ -80,6 +80,7 @@ impl Served {
             namespace: manifest.namespace.clone(),
             uid: Uuid::new_v4().to_string(),
             serving: revision.clone(),
+            places: BTreeMap::new(),
             models: BTreeMap::from([(revision.clone(), model)]),
             batching: manifest.spec.batching.clone(),
             queue: manifest.spec.queue.clone(),

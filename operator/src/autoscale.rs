@@ -25,6 +25,7 @@ use crate::{
     reconcile::{
         Context,
         observe::{self, Workloads},
+        place,
         report::LENGTH_EVERY,
     },
 };
@@ -112,8 +113,8 @@ struct Last {
 struct News {
     /// Whether the queue's length is known.
     known: bool,
-    /// The revision that all proxies feed.
-    feeding: Option<String>,
+    /// The revision that all proxies feed at each place of the queue.
+    feeding: BTreeMap<String, Option<String>>,
     /// Revisions whose queue holds a request, where there is more than one revision.
     waiting: BTreeSet<String>,
     /// Workers that each revision's queue needs.
@@ -133,7 +134,7 @@ impl News {
         let report = active.and_then(|(active, _)| remembered.reports.get(active));
         Self {
             known: sample.is_some(),
-            feeding: sample.and_then(|sample| sample.feeding.clone()),
+            feeding: sample.map_or_else(BTreeMap::new, |sample| sample.feeding.clone()),
             waiting: waiting
                 .filter(|(_, queued)| queued.length > 0)
                 .map(|(revision, _)| revision.clone())
@@ -209,7 +210,7 @@ impl Turn {
         if let Some((mut sample, silence)) = heard {
             // An app's own NetworkPolicy may keep its sidecar from answering for ever.
             if silence && remembered.active_for(now) < KUBELET_READS_AGAIN {
-                sample.feeding = None;
+                sample.feeding.values_mut().for_each(|fed| *fed = None);
             }
             remembered.backlog = Some(sample);
         }
@@ -273,7 +274,12 @@ impl Turn {
             .retain(|revision, _| workers.contains_key(revision));
         for (revision, deployment) in workers {
             let seen = Observation {
-                length: remembered.fresh(now).map(|sample| sample.length(revision)),
+                length: remembered
+                    .fresh(now)
+                    .filter(|sample| {
+                        place::of(&**deployment).is_none_or(|place| sample.knows(place))
+                    })
+                    .map(|sample| sample.length(revision)),
                 current: u32::try_from(observe::replicas(deployment)).unwrap_or(0),
                 proven: remembered.loaded.contains(revision),
             };

@@ -16,13 +16,13 @@ use futures::{
 };
 use k8s_openapi::api::{
     apps::v1::{Deployment, StatefulSet},
-    core::v1::{ConfigMap, Pod, Service, ServiceAccount},
+    core::v1::{ConfigMap, Pod, Service, ServiceAccount, Volume},
     networking::v1::NetworkPolicy,
     policy::v1::PodDisruptionBudget,
 };
 use kube::{
     Api, Client, Resource, ResourceExt,
-    api::{ApiResource, DynamicObject},
+    api::{ApiResource, DynamicObject, ObjectMeta},
     runtime::{
         WatchStreamExt,
         reflector::{self, ObjectRef, Store},
@@ -37,6 +37,7 @@ use crate::{
     live::{Seen, Typed},
     memory::lock,
     names,
+    reconcile::place,
 };
 
 /// Models that something has happened to.
@@ -233,7 +234,8 @@ impl Children<'_> {
             if let Some(spec) = &mut pod.spec {
                 spec.containers = Vec::new();
                 spec.init_containers = None;
-                spec.volumes = None;
+                let volumes = spec.volumes.take().unwrap_or_default();
+                note_place(&mut pod.metadata, &volumes);
             }
         });
         self.feed(events)
@@ -258,6 +260,14 @@ impl Children<'_> {
         });
         self.touched.push(stream.boxed());
         index
+    }
+}
+
+/// Writes the place of the queue that an object uses into what is kept of it, in place of its volumes.
+pub fn note_place(metadata: &mut ObjectMeta, volumes: &[Volume]) {
+    if let Some(secret) = place::mounted(volumes) {
+        let annotations = metadata.annotations.get_or_insert_default();
+        annotations.insert(names::REDIS_SECRET.to_owned(), secret.to_owned());
     }
 }
 

@@ -2,6 +2,9 @@
 //!
 //! The sidecar is a native one, an init container that goes on running: it is ready before the app starts and leaves
 //! after it. The app finds it at `$CARPOOL_URL`.
+//!
+//! The manifest names the model's `ConfigMap` and Secret, whose names follow from the model's. So no cluster is asked, and
+//! the manifest holds before there is a model and after it was made anew: pods wait until both are there.
 
 mod manifest;
 mod sidecar;
@@ -13,15 +16,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use carpool_crds::BatchedModel;
-use kube::{Api, Client, ResourceExt};
-
 use self::sidecar::Sidecar;
-use crate::{
-    api::{CallError, call},
-    names,
-    run::image,
-};
+use crate::{names, run::image};
 
 /// Arguments of `carpool inject`.
 #[derive(Debug, clap::Args)]
@@ -35,12 +31,9 @@ pub struct Args {
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
 
-    /// The namespace of the pods and the BatchedModel. Default: the document's, then the kubeconfig's.
-    #[arg(short, long, value_name = "NAMESPACE")]
-    namespace: Option<String>,
-
-    /// The Secret whose key `url` holds the Redis URL. Default: as the BatchedModel in the cluster implies; needed
-    /// only where no cluster can be reached. `kubectl get secrets` shows it as NAME-redis-XXXXXXXX.
+    /// The Secret whose key `url` holds the Redis URL. Default: MODEL-redis, that of a Redis that the operator runs. Needed
+    /// where spec.queue.redis.external names another, and for a model whose Secret `kubectl get secrets` shows as
+    /// MODEL-redis-XXXXXXXX, for it was made by an older operator.
     #[arg(long, value_name = "SECRET")]
     redis_secret: Option<String>,
 
@@ -71,33 +64,23 @@ pub enum InjectError {
     /// There is nothing to add a sidecar to.
     #[error("no pods to add the sidecar to: {0}")]
     Nothing(&'static str),
-    /// The resource can't be asked for.
-    #[error(
-        "{0}; without a cluster, give --redis-secret: the Secret whose key `url` holds the Redis URL, which `kubectl get secrets` shows as NAME-redis-XXXXXXXX"
-    )]
-    Model(#[from] CallError),
 }
 
 /// Prints the manifest with the sidecar added.
-pub async fn run(args: Args) -> Result<(), InjectError> {
+pub fn run(args: Args) -> Result<(), InjectError> {
     let text = read(&args.file).map_err(|error| InjectError::Read(args.file.clone(), error))?;
     let mut documents = manifest::split(&text)?;
     for document in &mut documents {
         let mut changed = false;
-        for (template, namespace) in document.templates() {
+        for template in document.templates() {
             let annotated = manifest::annotation(template);
             let Some(model) = args.model.clone().or(annotated) else {
                 continue;
             };
-            let redis_secret = match &args.redis_secret {
-                Some(secret) => secret.clone(),
-                None => {
-                    redis_secret(&model, args.namespace.as_deref().or(namespace.as_deref())).await?
-                }
-            };
+            let redis_secret = args.redis_secret.clone();
             let sidecar = Sidecar {
+                redis_secret: redis_secret.unwrap_or_else(|| names::redis_secret(&model)),
                 model,
-                redis_secret,
                 image: args.sidecar_image.clone(),
                 pull_policy: args.image_pull_policy.clone(),
             };
@@ -124,21 +107,4 @@ fn read(file: &Path) -> std::io::Result<String> {
     } else {
         std::fs::read_to_string(file)
     }
-}
-
-/// The Secret with the URL of a model's Redis, whose name the resource implies.
-async fn redis_secret(name: &str, namespace: Option<&str>) -> Result<String, InjectError> {
-    let asked = async {
-        let client = Client::try_default().await?;
-        let api: Api<BatchedModel> = match namespace {
-            Some(namespace) => Api::namespaced(client, namespace),
-            None => Api::default_namespaced(client),
-        };
-        api.get(name).await
-    };
-    let model = call("read", "BatchedModel", name, asked).await?;
-    Ok(match model.spec.queue.redis.external.as_ref() {
-        Some(external) => external.url_secret_name.clone(),
-        None => names::redis_secret(name, &model.uid().unwrap_or_default()),
-    })
 }

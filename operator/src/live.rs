@@ -11,10 +11,11 @@ use kube::{
     api::{DynamicObject, ObjectMeta},
     runtime::reflector::ObjectRef,
 };
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
 use crate::{
+    cluster::note_place,
     contained::contains,
     index::{ModelRef, Object},
     memory::lock,
@@ -197,7 +198,7 @@ impl Typed for StatefulSet {
     }
 }
 
-/// A workload without its pod template, which is most of it.
+/// A workload without its pod template, which is most of it, but for the place of its queue.
 fn workload<K: Resource<DynamicType = ()> + DeserializeOwned + Serialize + Default>(
     object: &mut DynamicObject,
 ) -> K {
@@ -207,13 +208,16 @@ fn workload<K: Resource<DynamicType = ()> + DeserializeOwned + Serialize + Defau
         .unwrap_or_default();
     object.data["spec"]["template"] = json!({});
     let typed = object.clone().try_parse::<K>();
+    let volumes = Vec::deserialize(&template["spec"]["volumes"]).unwrap_or_default();
     object.data["spec"]["template"] = template;
-    typed.unwrap_or_else(|error| {
+    let mut typed = typed.unwrap_or_else(|error| {
         tracing::warn!(%error, name = object.metadata.name, "failed to parse a child");
         let mut typed = K::default();
         *typed.meta_mut() = object.metadata.clone();
         typed
-    })
+    });
+    note_place(typed.meta_mut(), &volumes);
+    typed
 }
 
 impl<T: Typed> Seen<T> {

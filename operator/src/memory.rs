@@ -14,7 +14,7 @@ use carpool_scaling::{Decision, Scaler, backlog::RevisionBacklog};
 use kube::ResourceExt;
 use prometheus_client::encoding::EncodeLabelSet;
 
-use crate::rollout::Patience;
+use crate::{reconcile::secret, rollout::Patience};
 
 /// A backlog older than this is unknown again.
 const FRESH: Duration = Duration::from_secs(5);
@@ -48,8 +48,9 @@ pub struct BacklogSample {
     pub at: Instant,
     /// Requests and their workers, by revision. A queue that nothing was ever put into is not listed.
     pub revisions: BTreeMap<String, RevisionBacklog>,
-    /// The revision that all who take requests feed; `None` where they differ or one does not answer.
-    pub feeding: Option<String>,
+    /// The revision that all who take requests feed at each place of the queue, in the order of places; `None` where they
+    /// differ or one does not answer. A pod of no known place stands under "".
+    pub feeding: BTreeMap<String, Option<String>>,
 }
 
 impl BacklogSample {
@@ -59,6 +60,24 @@ impl BacklogSample {
         self.revisions
             .get(revision)
             .map_or(0, |queued| queued.length)
+    }
+
+    /// Whether somebody told of the queue at this place.
+    #[must_use]
+    pub fn knows(&self, place: &str) -> bool {
+        self.feeding.contains_key(place) || self.feeding.contains_key("")
+    }
+
+    /// Whether all who told of the queue at this place, or at every one for `None`, feed this revision, and somebody did.
+    #[must_use]
+    pub fn is_fed(&self, place: Option<&String>, revision: Option<&String>) -> bool {
+        let mut told = self
+            .feeding
+            .iter()
+            .filter(|(at, _)| at.is_empty() || place.is_none_or(|place| place == *at))
+            .map(|(_, fed)| fed.as_ref() == revision)
+            .peekable();
+        told.peek().is_some() && told.all(|feeds| feeds)
     }
 
     /// Requests of all revisions that wait or are in flight.
@@ -135,6 +154,8 @@ pub struct Remembered {
     pub workers: Option<WorkerCounts>,
     /// The time at which the queue's length was last written into the status.
     pub length_written: Option<Instant>,
+    /// The Secret of a managed Redis.
+    pub secret: secret::Memory,
     /// Reconciles that failed in a row.
     pub failures: u32,
 }

@@ -22,6 +22,13 @@ pub const RETRY: &str = "carpool.dev/retry";
 /// Annotation of a worker Deployment that was given up in favour of the revision before: the problem and the attempt, as
 /// JSON.
 pub const GIVEN_UP: &str = "carpool.dev/given-up";
+/// Annotation of pods and workloads as the operator keeps them in memory: the Secret with the URL of the Redis that they
+/// use, which they mount. Annotation of the `ConfigMap`: the Secret that was made for a managed Redis.
+pub const REDIS_SECRET: &str = "carpool.dev/redis-secret";
+/// Annotation of a managed Redis and of its pods: another value than before comes with another password.
+pub const REDIS_PASSWORD: &str = "carpool.dev/redis-password";
+/// Annotation of the `ConfigMap`: the revision that is fed at each place of the queue, as JSON.
+pub const PLACES: &str = "carpool.dev/places";
 /// Annotation of the `ConfigMap`: the revision that the proxies feed.
 pub const SERVING: &str = "carpool.dev/serving";
 /// Annotation of the `ConfigMap` and of pods: the hash of the configuration. Writing it on a pod makes its kubelet read
@@ -97,12 +104,11 @@ pub fn config(model: &str) -> String {
     format!("{model}-config")
 }
 
-/// The Secret of a managed Redis. It carries the resource's UID, so that a recreated resource never meets the
-/// password of the one before, which nobody can read.
+/// The Secret of a managed Redis, unless an older operator made it, which put a part of the resource's UID behind it. The
+/// name says nothing of the resource's UID, so that a manifest may hold it before there is a resource.
 #[must_use]
-pub fn redis_secret(model: &str, uid: &str) -> String {
-    let uid: String = uid.chars().filter(|c| *c != '-').take(8).collect();
-    format!("{model}-redis-{uid}")
+pub fn redis_secret(model: &str) -> String {
+    child(model, Component::Redis)
 }
 
 /// The labels of every child.

@@ -10,9 +10,11 @@ pub mod fixtures;
 #[cfg(test)]
 pub mod mock;
 pub mod observe;
+pub mod place;
 mod proxies;
 pub mod report;
 mod scale;
+pub mod secret;
 pub mod status;
 mod strict;
 #[cfg(test)]
@@ -39,6 +41,7 @@ use self::{
     apply::{Applier, ApplyError, Made},
     build::{BuildError, Images, RevisionState, RolloutInputs},
     observe::Observed,
+    secret::Secret,
     status::Verdict,
     validate::Valid,
 };
@@ -48,6 +51,7 @@ use crate::{
     index::{ModelRef, Stored},
     memory::{Memory, Remembered, WorkerCounts, lock},
     metrics::Metrics,
+    names,
     rollout::{self, Plan},
     turns::{self, Stand, Turns},
 };
@@ -170,7 +174,7 @@ impl ReconcileError {
     pub fn category(&self) -> &'static str {
         match self {
             Self::Build(_) => "build",
-            Self::Apply(ApplyError::NameConflict(_)) => "conflict",
+            Self::Apply(ApplyError::NameConflict(_) | ApplyError::SecretConflict(_)) => "conflict",
             Self::Apply(ApplyError::Json(_)) => "json",
             Self::Apply(ApplyError::Call(CallError::Refused { .. })) => "refused",
             Self::Apply(ApplyError::Call(CallError::NamespaceGoes)) => "namespace",
@@ -210,7 +214,7 @@ pub async fn reconcile(
     );
     let valid = validate::validate(model);
     if let Ok(valid) = &valid {
-        let secret = build::url_secret(valid);
+        let secret = observed.places.wanted(valid.external_secret());
         let attempt = build::attempt(valid, &context.images, &secret).map_err(BuildError::from)?;
         observed.view.attempt(attempt);
     }
@@ -242,7 +246,9 @@ pub async fn reconcile(
         tell(&context, model, &observed, &verdict, &remembered).await?;
     }
     let again = match done {
-        Err(ReconcileError::Apply(ApplyError::NameConflict(_))) => AGAIN_AFTER_CONFLICT,
+        Err(ReconcileError::Apply(ApplyError::NameConflict(_) | ApplyError::SecretConflict(_))) => {
+            AGAIN_AFTER_CONFLICT
+        }
         Err(ReconcileError::Apply(ApplyError::Call(CallError::NamespaceGoes))) => {
             return Ok(Action::await_change());
         }
@@ -252,7 +258,8 @@ pub async fn reconcile(
     lock(&remembered).failures = 0;
     // A rollout that waits for room goes on by the clocks of `rollout::Patience`, which no watch rings.
     let rollout = observed.view.look_again.unwrap_or(again);
-    Ok(Action::requeue(again.min(rollout)))
+    let secret = secret::look_again(&observed).unwrap_or(again);
+    Ok(Action::requeue(again.min(rollout).min(secret)))
 }
 
 /// Makes the children of a resource that is valid.
@@ -263,12 +270,23 @@ async fn make(
     observed: &Observed,
     remembered: &Mutex<Remembered>,
 ) -> Result<Made, ReconcileError> {
-    let inputs = inputs(valid, plan, observed);
+    let mut inputs = inputs(valid, plan, observed);
+    let secret = Secret {
+        client: &context.client,
+        valid,
+        remembered,
+    };
+    let is_lost = secret.is_lost(observed).await;
+    if is_lost {
+        inputs.renew_password(valid, observed);
+    }
     let children = build::build(valid, &inputs, &context.images, &context.scrape_namespaces)?;
     let applier = Applier {
         context,
         valid,
         remembered,
+        secret: &secret,
+        lost_secret: is_lost.then_some(inputs.secret.as_str()),
     };
     let made = applier.apply(&children, observed, &plan.delete).await?;
     apply::nudge_kubelets(&context.client, valid, &children, observed).await;
@@ -288,7 +306,9 @@ fn count(plan: &Plan, observed: &Observed, remembered: &mut Remembered, scale_fa
 /// The verdict on children that could not be made, after so many failures in a row; `None` where none is told yet.
 fn rejected(error: &ReconcileError, failures: u32) -> Option<Verdict<'static>> {
     let reason = match error {
-        ReconcileError::Apply(ApplyError::NameConflict(_)) => "NameConflict",
+        ReconcileError::Apply(ApplyError::NameConflict(_) | ApplyError::SecretConflict(_)) => {
+            "NameConflict"
+        }
         ReconcileError::Apply(ApplyError::Call(CallError::Refused { .. })) => "Refused",
         ReconcileError::Apply(ApplyError::Call(CallError::NamespaceGoes)) => return None,
         _ if failures < TELL_AFTER => return None,
@@ -325,8 +345,19 @@ fn inputs(valid: &Valid, plan: &Plan, observed: &Observed) -> RolloutInputs {
         models.insert(valid.revision.clone(), valid.spec.model.clone());
     }
     let latest = observed.view.revisions.get(&valid.revision);
+    let places = &observed.places;
+    let redis = observed.redis.as_deref();
     RolloutInputs {
         active: plan.active.clone(),
+        secret: places.wanted(valid.external_secret()),
+        proxy_secret: places.of_proxies(&plan.active, valid),
+        places: places.to_feed(&plan.active, valid, models.keys()),
+        password: redis.and_then(|redis| redis.annotations().get(names::REDIS_PASSWORD).cloned()),
+        // It is made before this is written down.
+        made_secret: match valid.external_secret() {
+            Some(_) => observed.made_secret.clone(),
+            None => Some(places.managed.clone()),
+        },
         models,
         worker: plan.start.then(|| RevisionState {
             loaded: latest.is_some_and(|latest| latest.loaded),

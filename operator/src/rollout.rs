@@ -49,6 +49,21 @@ pub struct Revision {
     pub decision: Option<Decision>,
     /// Whether pods of an older template are left.
     pub updating: bool,
+    /// The Redis that its workers read.
+    pub place: Place,
+}
+
+/// The Redis that a revision's workers read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Place {
+    /// That of the active revision.
+    #[default]
+    Active,
+    /// Another one, for the queue moves or has moved.
+    Other {
+        /// Whether a proxy or a sidecar is left that feeds it there.
+        fed: bool,
+    },
 }
 
 /// An attempt to start a revision that was given up.
@@ -144,7 +159,7 @@ pub struct View {
     pub active: Option<String>,
     /// Revisions that have a Deployment.
     pub revisions: BTreeMap<String, Revision>,
-    /// Whether every proxy and every injected sidecar feeds `active`.
+    /// Whether every proxy and every injected sidecar with the active revision's Redis feeds `active`.
     pub switched: bool,
     /// Whether a worker has left so recently that the scheduler may not yet have placed another in its room.
     pub settling: bool,
@@ -251,13 +266,20 @@ pub fn plan(view: &View) -> Plan {
     let (mut delete, mut replicas) = (Vec::new(), BTreeMap::new());
     let mut draining = Vec::new();
     for (name, revision) in view.revisions.iter().filter(|(name, _)| is_draining(name)) {
-        // Proxies may still feed it unless they have switched to exactly what now serves.
-        let fed = !(view.switched && view.active.as_ref() == Some(&active));
+        let fed = match revision.place {
+            // Proxies may still feed it unless they have switched to exactly what now serves.
+            Place::Active => !(view.switched && view.active.as_ref() == Some(&active)),
+            // Proxies feed what is in their own Redis for as long as they live.
+            Place::Other { fed } => fed,
+        };
         if !revision.loaded || (!fed && revision.length == Some(0)) {
             delete.push(name.clone());
             continue;
         }
-        draining.push(revision);
+        // A pod with a sidecar of the Redis before may live for ever, and keeps no other revision waiting.
+        if revision.place == Place::Active {
+            draining.push(revision);
+        }
         let asked = if revision.replicas == 0 && revision.has_requests() {
             Replicas::Exactly(1)
         } else {

@@ -48,8 +48,8 @@ impl Endpoint {
         })
     }
 
-    /// Makes an endpoint from a file that holds the URL. The file is read again for each new connection, so that a
-    /// changed password arrives. Where a `ca.crt` lies beside it, a URL with TLS trusts the certificate authorities in
+    /// Makes an endpoint from a file that holds the URL. It is followed: each new connection reads it, and one that is open
+    /// is replaced once a changed URL works. Where a `ca.crt` lies beside it, a URL with TLS trusts the certificate authorities in
     /// there in place of the system's.
     pub fn from_file(path: &Path) -> Result<Self, QueueError> {
         let endpoint = Self {
@@ -95,6 +95,14 @@ impl Endpoint {
             (None, _) => None,
         };
         Ok((address, authorities))
+    }
+
+    /// The URL as the file holds it now; `None` where there is no file, or it can't be read.
+    pub(crate) fn url_in_file(&self) -> Option<String> {
+        match &self.source {
+            Source::Url(_) => None,
+            Source::File(path) => std::fs::read_to_string(path).ok(),
+        }
     }
 
     /// Opens a connection to a server that takes writes.

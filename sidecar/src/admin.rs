@@ -68,7 +68,7 @@ async fn dispatch(proxy: &Proxy, request: &Request<Incoming>) -> Result<Response
 
 /// The answer to `/backlog`: what the queue holds for each revision, and the revision that this proxy feeds.
 async fn backlog(proxy: &Proxy) -> Result<Value, Error> {
-    let mut backlog = proxy.producer.backlog().await.map_err(|error| {
+    let mut backlog = proxy.producer().backlog().await.map_err(|error| {
         tracing::warn!(%error, "the backlog is unknown");
         proxy::redis_unreachable()
     })?;
@@ -84,7 +84,7 @@ async fn backlog(proxy: &Proxy) -> Result<Value, Error> {
     Ok(json!({
         "serving": &*proxy.served().revision,
         "revisions": revisions,
-        "open": proxy.producer.in_flight(),
+        "open": proxy.producer().in_flight(),
     }))
 }
 

@@ -120,6 +120,9 @@ pub enum Error {
     /// The proxy is about to stop.
     #[error("this proxy is shutting down; try again")]
     Draining,
+    /// The resource that the request was queued for is gone, and another one has its name.
+    #[error("the model was deleted and made anew while the request waited; try again")]
+    Replaced,
     /// The request's time is over.
     #[error("the deadline passed before an answer came")]
     Deadline,
@@ -158,6 +161,7 @@ impl Error {
             Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
             Self::Unreachable { .. } => (StatusCode::SERVICE_UNAVAILABLE, "unreachable"),
             Self::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
+            Self::Replaced => (StatusCode::SERVICE_UNAVAILABLE, "replaced"),
             Self::Deadline => (StatusCode::GATEWAY_TIMEOUT, "deadline"),
         }
     }
@@ -180,7 +184,7 @@ impl Error {
             Self::Full { retry_after } | Self::Unreachable { retry_after } => {
                 headers.insert(RETRY_AFTER, whole_seconds(*retry_after));
             }
-            Self::Busy | Self::Draining => {
+            Self::Busy | Self::Draining | Self::Replaced => {
                 headers.insert(RETRY_AFTER, whole_seconds(RETRY_SOON));
             }
             _ => {}

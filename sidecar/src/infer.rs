@@ -6,7 +6,7 @@ use bytes::Bytes;
 use carpool_protocol::{
     DecodeError, InferRequest, InferResponse, Parameter, Parameters, RequestView, json,
 };
-use carpool_queue::{Outcome, Submit};
+use carpool_queue::{Outcome, Submit, SubmitError};
 use http::{HeaderMap, request::Parts};
 use tokio::time::Instant;
 
@@ -159,7 +159,8 @@ pub async fn ask(
     caller: Caller<'_>,
     hops: &mut HopTimer<'_>,
 ) -> Result<Bytes, Error> {
-    let ticket = proxy.producer.enqueue(Submit {
+    let producer = proxy.producer_of(served)?;
+    let ticket = producer.enqueue(Submit {
         trace: caller.trace,
         client: Some(caller.client),
         ..Submit::new(
@@ -170,7 +171,13 @@ pub async fn ask(
         )
     })?;
     caller.followed.queued(&ticket);
-    let outcome = ticket.outcome().await?;
+    let outcome = match ticket.outcome().await {
+        Err(SubmitError::ShuttingDown) => {
+            proxy.producer_of(served)?;
+            return Err(Error::Draining);
+        }
+        outcome => outcome?,
+    };
     hops.passed(Hop::Queue);
     match outcome {
         Outcome::Answer(answer) => Ok(answer),
@@ -230,7 +237,7 @@ mod tests {
             "queue": {"maxRowsPerRequest": 2},
             "device": "cpu",
         });
-        Served::new(&serde_json::from_value(config).unwrap()).unwrap()
+        Served::new(&serde_json::from_value(config).unwrap(), None).unwrap()
     }
 
     fn pairs(rows: i64) -> InferRequest {

@@ -10,7 +10,7 @@ use std::{
 };
 
 use carpool_crds::{Config, ConfigError, Model};
-use carpool_queue::{Limits, Producer};
+use carpool_queue::{Endpoint, Limits, Producer, QueueError};
 use tokio::sync::watch;
 
 use crate::{body_budget::BodyBudget, cors::Cors, error::Error, metrics::Metrics};
@@ -22,6 +22,8 @@ const RETRY_REDIS: Duration = Duration::from_secs(1);
 /// configured meanwhile.
 #[derive(Debug)]
 pub struct Served {
+    /// UID of the resource, which a model that is made anew changes.
+    pub uid: Arc<str>,
     /// The model's name.
     pub name: String,
     /// The revision whose workers run the model.
@@ -39,12 +41,14 @@ pub struct Served {
 }
 
 impl Served {
-    /// The part of a configuration that requests are held against.
-    pub fn new(config: &Config) -> Result<Self, ConfigError> {
+    /// The part of a configuration that requests are held against, where the queue is in the Redis of this Secret.
+    pub fn new(config: &Config, place: Option<&str>) -> Result<Self, ConfigError> {
+        let revision = config.fed_at(place)?;
         Ok(Self {
+            uid: config.uid.as_str().into(),
             name: config.name.clone(),
-            revision: config.serving.as_str().into(),
-            model: config.model(&config.serving)?.clone(),
+            revision: revision.into(),
+            model: config.model(revision)?.clone(),
             timeout: config.queue.timeout.0,
             max_request_bytes: config.queue.max_request_bytes.0,
             max_rows: config.queue.max_rows_per_request,
@@ -82,10 +86,45 @@ pub fn redis_unreachable() -> Error {
     }
 }
 
+/// The way to the queue, whichever resource it belongs to.
+#[derive(Debug, Clone)]
+pub struct Access {
+    /// The address of Redis.
+    pub endpoint: Endpoint,
+    /// The name of the Secret that the address is from, if there is one.
+    pub secret: Option<String>,
+    /// The name of this proxy.
+    pub name: String,
+}
+
+impl Access {
+    /// Starts the tasks that talk to Redis for a configuration's resource. Must be called inside a Tokio runtime.
+    fn producer(&self, config: &Config) -> Result<Producer, QueueError> {
+        Producer::start(
+            self.endpoint.clone(),
+            &config.uid,
+            &self.name,
+            limits(config),
+        )
+    }
+}
+
+/// The reason that a configuration can't be served.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The configuration contradicts itself, or this proxy.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The queue's tasks can't be started.
+    #[error("failed to start the queue: {0}")]
+    Queue(#[from] QueueError),
+}
+
 /// The state that all requests share.
 pub struct Proxy {
-    /// The way to the workers.
-    pub producer: Producer,
+    access: Access,
+    /// The way to the workers of the resource that is served.
+    producer: watch::Sender<(Arc<str>, Producer)>,
     /// The metrics of the proxy.
     pub metrics: Metrics,
     /// The bytes of bodies that are being read.
@@ -100,15 +139,18 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Makes a proxy that serves the configuration's model.
-    pub fn new(config: &Config, producer: Producer) -> Result<Self, ConfigError> {
+    /// Makes a proxy that serves the configuration's model, and starts its queue's tasks.
+    pub fn new(config: &Config, access: Access) -> Result<Self, ServeError> {
+        let served = Served::new(config, access.secret.as_deref())?;
+        let producer = access.producer(config)?;
         Ok(Self {
-            producer,
+            access,
+            producer: watch::Sender::new((Arc::clone(&served.uid), producer)),
             metrics: Metrics::default(),
             body_budget: BodyBudget::default(),
             draining: AtomicBool::default(),
             reached: AtomicBool::default(),
-            served: watch::Sender::new(Arc::new(Served::new(config)?)),
+            served: watch::Sender::new(Arc::new(served)),
             previous: Mutex::default(),
         })
     }
@@ -118,10 +160,35 @@ impl Proxy {
         Arc::clone(&self.served.borrow())
     }
 
-    /// Serves what another configuration says. Requests under way stay with what they began with.
-    pub fn reload(&self, config: &Config) -> Result<(), ConfigError> {
-        let next = Arc::new(Served::new(config)?);
-        self.producer.set_limits(limits(config));
+    /// The way to the workers of the resource that is served.
+    pub fn producer(&self) -> Producer {
+        self.producer.borrow().1.clone()
+    }
+
+    /// The way to the workers of the resource that a request began with. Fails once the resource is another one.
+    pub fn producer_of(&self, served: &Served) -> Result<Producer, Error> {
+        let producer = self.producer.borrow();
+        if producer.0 == served.uid {
+            Ok(producer.1.clone())
+        } else {
+            Err(Error::Replaced)
+        }
+    }
+
+    /// Serves what another configuration says. Requests under way stay with what they began with, unless the resource was
+    /// deleted and made anew: nobody will answer those of the one before, so they end.
+    pub fn reload(&self, config: &Config) -> Result<(), ServeError> {
+        let next = Arc::new(Served::new(config, self.access.secret.as_deref())?);
+        let before = self.producer.borrow().clone();
+        if before.0 == next.uid {
+            before.1.set_limits(limits(config));
+        } else {
+            let producer = self.access.producer(config)?;
+            self.producer
+                .send_replace((Arc::clone(&next.uid), producer));
+            tracing::warn!(uid = config.uid, "the model was deleted and made anew");
+            tokio::spawn(async move { before.1.shutdown(Duration::ZERO).await });
+        }
         let replaced = Arc::downgrade(&self.served.send_replace(next));
         let mut previous = self.previous();
         previous.retain(|served| served.strong_count() > 0);
@@ -154,7 +221,7 @@ impl Proxy {
     /// Whether a request that comes now can be answered; the reason why not is for the client.
     pub async fn ready(&self) -> Result<(), Error> {
         self.not_draining()?;
-        if self.producer.ping().await {
+        if self.producer().ping().await {
             self.reached.store(true, Ordering::Relaxed);
             Ok(())
         } else {

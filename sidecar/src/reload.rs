@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc};
 use carpool_crds::{Config, ConfigError};
 use carpool_process::follow_file;
 
-use crate::proxy::Proxy;
+use crate::proxy::{Proxy, ServeError};
 
 /// Applies each change of the file, for ever. A file that can't be used is logged and the last good one kept.
 pub async fn watch(proxy: Arc<Proxy>, path: PathBuf, mut current: Config) {
@@ -28,7 +28,9 @@ pub async fn watch(proxy: Arc<Proxy>, path: PathBuf, mut current: Config) {
 enum ReloadError {
     #[error(transparent)]
     Config(#[from] ConfigError),
-    #[error("the configuration is of another resource")]
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    #[error("the configuration is of another model")]
     Foreign,
 }
 
@@ -42,7 +44,8 @@ fn reload(proxy: &Proxy, current: &mut Config, next: Config) -> Result<(), Reloa
     Ok(())
 }
 
-/// The fields that name the Redis keys and the model, and so can't change while the process lives.
-fn identity(config: &Config) -> (&str, &str, &str) {
-    (&config.namespace, &config.name, &config.uid)
+/// The fields that name the model, and so can't change while the process lives. Its UID may: a model that was deleted and
+/// made anew is followed.
+fn identity(config: &Config) -> (&str, &str) {
+    (&config.namespace, &config.name)
 }

@@ -5,9 +5,8 @@ use std::{
     time::Duration,
 };
 
-use carpool_crds::{AdminAddress, ConfigError};
+use carpool_crds::AdminAddress;
 use carpool_process::{Acceptor, ListenAddress};
-use carpool_queue::{Producer, QueueError};
 use http::{HeaderValue, Request, Response, header::InvalidHeaderValue};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
@@ -26,7 +25,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use crate::{
     admin,
     payload::Payload,
-    proxy::{Proxy, limits},
+    proxy::{Access, Proxy, ServeError},
     reload, routes,
     settings::{Listen, Settings},
 };
@@ -75,12 +74,9 @@ pub enum RunError {
     /// The name can't be told over HTTP.
     #[error("--name: {0}")]
     Name(#[from] InvalidHeaderValue),
-    /// The queue's tasks can't be started.
-    #[error("failed to start the queue: {0}")]
-    Queue(#[from] QueueError),
-    /// The configuration contradicts itself.
+    /// The configuration can't be served.
     #[error(transparent)]
-    Config(#[from] ConfigError),
+    Serve(#[from] ServeError),
 }
 
 /// Serves until SIGTERM or SIGINT, then finishes what is open.
@@ -135,13 +131,12 @@ impl Server {
             })?;
         }
         let config = &settings.config;
-        let producer = Producer::start(
-            settings.redis.clone(),
-            &config.uid,
-            &settings.name,
-            limits(config),
-        )?;
-        let proxy = Arc::new(Proxy::new(config, producer)?);
+        let access = Access {
+            endpoint: settings.redis.clone(),
+            secret: settings.redis_secret.clone(),
+            name: settings.name.clone(),
+        };
+        let proxy = Arc::new(Proxy::new(config, access)?);
         Ok(Self {
             data,
             admin,
@@ -199,7 +194,7 @@ impl Server {
         }
 
         stop.await;
-        tracing::info!(open = proxy.producer.in_flight(), "shutting down");
+        tracing::info!(open = proxy.producer().in_flight(), "shutting down");
         proxy.drain();
         sleep(settings.lame_duck).await;
         closing.cancel();
@@ -210,10 +205,13 @@ impl Server {
             }
         });
         if closed.await.is_err() {
-            tracing::warn!(open = proxy.producer.in_flight(), "requests are still open");
+            tracing::warn!(
+                open = proxy.producer().in_flight(),
+                "requests are still open"
+            );
         }
         let left = deadline.saturating_duration_since(Instant::now());
-        proxy.producer.shutdown(left.max(SIGN_OFF_TIME)).await;
+        proxy.producer().shutdown(left.max(SIGN_OFF_TIME)).await;
     }
 }
 

@@ -43,6 +43,10 @@ pub struct Args {
     #[arg(long, env = "CARPOOL_REDIS_URL_FILE", value_name = "FILE")]
     pub redis_url_file: Option<PathBuf>,
 
+    /// The name of the Secret that the URL is from, where the configuration says which revision is fed in whose Redis.
+    #[arg(long, env = "CARPOOL_REDIS_SECRET", value_name = "NAME")]
+    pub redis_secret: Option<String>,
+
     /// A PEM file with the certificate authorities that Redis' certificate may come from, read again for each new
     /// connection. Default: `ca.crt` beside --redis-url-file, where there is one, or else the system's.
     #[arg(long, env = "CARPOOL_REDIS_CA_FILE", value_name = "FILE")]
@@ -103,6 +107,8 @@ pub struct Settings {
     pub config: Config,
     /// The address of Redis.
     pub redis: Endpoint,
+    /// The name of the Secret that the address is from, if there is one.
+    pub redis_secret: Option<String>,
     /// The socket on which requests are taken.
     pub listen: Listen,
     /// The address at which metrics, probes and the backlog are served.
@@ -153,9 +159,14 @@ impl Settings {
     pub fn new(args: Args) -> Result<Self, SettingsError> {
         let mut errors = Vec::new();
         let config_file = required(args.config, "--config", &mut errors);
-        let config = config_file
-            .as_deref()
-            .and_then(|file| keep(Config::read(file), &mut errors));
+        let place = args.redis_secret.as_deref();
+        let config = config_file.as_deref().and_then(|file| {
+            let config = Config::read(file).and_then(|config| {
+                config.fed_at(place)?;
+                Ok(config)
+            });
+            keep(config, &mut errors)
+        });
         let redis = redis(
             args.redis_url.as_deref(),
             args.redis_url_file.as_deref(),
@@ -190,6 +201,7 @@ impl Settings {
                 config_file: config_file?,
                 config: config?,
                 redis: redis?,
+                redis_secret: args.redis_secret,
                 listen: listen?,
                 admin_listen: admin_listen?,
                 admin_address_file: args.admin_address_file,

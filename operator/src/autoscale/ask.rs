@@ -15,7 +15,10 @@ use kube::ResourceExt;
 use crate::{
     memory::{BacklogSample, Reported},
     names::Component,
-    reconcile::observe::{admin_address, feeds},
+    reconcile::{
+        observe::{admin_address, feeds},
+        place,
+    },
     workers,
 };
 
@@ -39,7 +42,7 @@ pub async fn backlog(
         let mut answers = Vec::new();
         for pod in in_turn(&feeding) {
             answers.push(ask(asker, pod).await);
-            if matches!(answers.last(), Some(Asked::Answer(_))) {
+            if matches!(answers.last(), Some((_, Asked::Answer(_)))) {
                 break;
             }
         }
@@ -73,7 +76,12 @@ enum Asked {
     Absent,
 }
 
-async fn ask(asker: &AdminClient, pod: &Pod) -> Asked {
+/// Asks a pod. Returns the place of the queue that it answers for, too.
+async fn ask<'a>(asker: &AdminClient, pod: &'a Pod) -> (&'a str, Asked) {
+    (place::of(pod).unwrap_or_default(), answer(asker, pod).await)
+}
+
+async fn answer(asker: &AdminClient, pod: &Pod) -> Asked {
     let Some((ip, port)) = address(pod) else {
         return Asked::Absent;
     };
@@ -100,14 +108,20 @@ fn address(pod: &Pod) -> Option<(IpAddr, u16)> {
     }
 }
 
-fn merge(answers: Vec<Asked>, at: Instant) -> Option<(BacklogSample, bool)> {
+fn merge(answers: Vec<(&str, Asked)>, at: Instant) -> Option<(BacklogSample, bool)> {
     let mut revisions: BTreeMap<String, RevisionBacklog> = BTreeMap::new();
-    let mut feeding = Vec::new();
+    let mut feeding: BTreeMap<String, Option<String>> = BTreeMap::new();
     let mut silence = false;
-    for answer in answers {
+    for (place, answer) in answers {
         match answer {
             Asked::Answer(backlog) => {
-                feeding.push(backlog.serving);
+                feeding
+                    .entry(place.to_owned())
+                    .and_modify(|fed| {
+                        fed.take_if(|fed| *fed != backlog.serving);
+                    })
+                    .or_insert(Some(backlog.serving));
+                // A revision has one place, so answers about it from another hold nothing.
                 for (revision, queued) in backlog.revisions {
                     let known = revisions.entry(revision).or_default();
                     // Each knows the whole queue and, beyond it, what it has itself taken and not yet put there.
@@ -119,14 +133,14 @@ fn merge(answers: Vec<Asked>, at: Instant) -> Option<(BacklogSample, bool)> {
             Asked::Absent => {}
         }
     }
-    let first = feeding.first()?.clone();
-    let agreed = feeding.iter().all(|other| *other == first);
-    let sample = BacklogSample {
-        at,
-        revisions,
-        feeding: agreed.then_some(first),
-    };
-    Some((sample, silence))
+    (!feeding.is_empty()).then_some((
+        BacklogSample {
+            at,
+            revisions,
+            feeding,
+        },
+        silence,
+    ))
 }
 
 /// Asks a revision's workers for their model, where one of them is new, and again after a while.
@@ -191,7 +205,10 @@ mod tests {
     }
 
     fn merged(answers: Vec<Asked>) -> Option<(BacklogSample, bool)> {
-        merge(answers, Instant::now())
+        merge(
+            answers.into_iter().map(|answer| ("", answer)).collect(),
+            Instant::now(),
+        )
     }
 
     fn pod(name: &str, component: Option<&str>, ready: &str, phase: &str) -> Pod {
@@ -260,19 +277,33 @@ mod tests {
         .unwrap();
         let lengths = ["a", "b", "c"].map(|revision| sample.length(revision));
         assert_eq!((lengths, sample.total()), ([2, 4, 0], 6));
-        assert_eq!(sample.feeding.as_deref(), Some("b"));
+        assert_eq!(sample.feeding[""].as_deref(), Some("b"));
     }
 
     #[test]
     fn one_that_feeds_another_revision_or_is_silent_is_noticed() {
         let feeding = |answers| {
             let (sample, silence) = merged(answers).unwrap();
-            (sample.feeding, silence)
+            (sample.feeding[""].clone(), silence)
         };
         let (a, b) = (|| answer("a", &[]), || answer("b", &[]));
         assert_eq!(feeding(vec![a(), b()]), (None, false));
         assert_eq!(feeding(vec![b(), Asked::Silent]), (Some("b".into()), true));
         assert_eq!(feeding(vec![b(), Asked::Absent]), (Some("b".into()), false));
+    }
+
+    #[test]
+    fn proxies_of_two_places_feed_what_their_place_is_told() {
+        let answers = vec![
+            ("new", answer("b", &[("b", 1)])),
+            ("old", answer("a", &[("a", 3)])),
+            ("new", answer("b", &[("b", 2)])),
+        ];
+        let (sample, _) = merge(answers, Instant::now()).unwrap();
+        assert_eq!(sample.feeding["new"].as_deref(), Some("b"));
+        assert_eq!(sample.feeding["old"].as_deref(), Some("a"));
+        assert_eq!((sample.length("a"), sample.length("b")), (3, 2));
+        assert!(sample.knows("old") && !sample.knows("elsewhere"));
     }
 
     #[test]

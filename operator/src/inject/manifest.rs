@@ -71,8 +71,8 @@ pub fn join(documents: Vec<Document>) -> Result<String, InjectError> {
 }
 
 impl Document {
-    /// Finds the document's pods and pod templates, each with the namespace it will be in, if the document says so.
-    pub fn templates(&mut self) -> Vec<(&mut Value, Option<String>)> {
+    /// Finds the document's pods and pod templates.
+    pub fn templates(&mut self) -> Vec<&mut Value> {
         let objects: Vec<&mut Value> = if self.value["kind"] == "List" {
             let items = self.value.get_mut("items").and_then(Value::as_array_mut);
             items.into_iter().flatten().collect()
@@ -82,7 +82,6 @@ impl Document {
         objects
             .into_iter()
             .filter_map(|object| {
-                let namespace = object["metadata"]["namespace"].as_str().map(str::to_owned);
                 let path = match object["kind"].as_str()? {
                     "Pod" => "",
                     "Deployment"
@@ -94,7 +93,7 @@ impl Document {
                     "CronJob" => "/spec/jobTemplate/spec/template",
                     _ => return None,
                 };
-                Some((object.pointer_mut(path)?, namespace))
+                object.pointer_mut(path)
             })
             .collect()
     }

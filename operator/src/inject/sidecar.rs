@@ -58,6 +58,7 @@ impl Sidecar {
         let mut container = pod::container(CONTAINER, &self.image, &self.pull_policy);
         container.restart_policy = Some("Always".to_owned());
         let mut args = pod::config_args();
+        args.push(pod::place_arg(&self.redis_secret));
         args.push(format!("--listen=127.0.0.1:{}", names::INJECTED_DATA_PORT));
         args.push(format!("--admin-listen=:{}", names::INJECTED_ADMIN_PORT));
         container.args = Some(args);

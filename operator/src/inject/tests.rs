@@ -34,7 +34,7 @@ spec: {jobTemplate: {spec: {template: {metadata: {annotations: {carpool.dev/mode
 fn sidecar() -> Sidecar {
     Sidecar {
         model: "sentiment".into(),
-        redis_secret: "sentiment-redis-0c5b5a3e".into(),
+        redis_secret: "sentiment-redis".into(),
         image: "carpool/sidecar:1".into(),
         pull_policy: "IfNotPresent".into(),
     }
@@ -49,7 +49,7 @@ fn try_inject(text: &str) -> Result<String, InjectError> {
     for document in &mut documents {
         let templates = document.templates();
         let found = !templates.is_empty();
-        for (template, _) in templates {
+        for template in templates {
             sidecar().add_to(template).unwrap();
         }
         document.changed = found;
@@ -169,13 +169,12 @@ fn the_sidecar_is_not_root_where_the_app_is() {
 }
 
 #[test]
-fn templates_say_their_model_and_namespace() {
+fn templates_say_their_model() {
     let mut documents = split(MANIFEST).unwrap();
     assert!(documents[0].templates().is_empty());
-    assert_eq!(documents[1].templates()[0].1.as_deref(), Some("nlp"));
-    assert_eq!(annotation(documents[1].templates()[0].0), None);
+    assert_eq!(annotation(documents[1].templates()[0]), None);
     assert_eq!(
-        annotation(documents[2].templates()[0].0).as_deref(),
+        annotation(documents[2].templates()[0]).as_deref(),
         Some("digits")
     );
 }

@@ -11,19 +11,17 @@ use carpool_crds::BatchedModelSpec;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, Client, Resource, ResourceExt,
-    api::{
-        ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions,
-    },
+    api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions},
 };
-use rand::distr::{Alphanumeric, SampleString};
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{
     Context,
-    build::{self, Children},
+    build::Children,
     observe::{Key, Observed},
     proxies,
+    secret::Secret,
     turn::{self, Marks},
     validate::Valid,
 };
@@ -35,7 +33,6 @@ use crate::{
     workers,
 };
 
-const PASSWORD_LENGTH: usize = 32;
 /// The kind without which a model works all the same.
 const POLICY: &str = "NetworkPolicy";
 /// The time after which something that the cluster refused is tried again.
@@ -47,6 +44,11 @@ pub enum ApplyError {
     /// Objects that are not ours have our children's names.
     #[error("already there and not of this BatchedModel, so left alone: {}; delete what is in the way, or choose another name", .0.join(", "))]
     NameConflict(Vec<String>),
+    /// The Secret of Redis is there already and may be that of a resource of the same name that is gone.
+    #[error(
+        "already there: Secret {0}; if it is that of a BatchedModel that was deleted, Kubernetes is about to delete it, too; in a minute it is used as it is"
+    )]
+    SecretConflict(String),
     /// The API server did not do what it was asked.
     #[error(transparent)]
     Call(#[from] CallError),
@@ -164,6 +166,10 @@ pub struct Applier<'a> {
     pub valid: &'a Valid,
     /// Children as they were last applied.
     pub remembered: &'a Mutex<Remembered>,
+    /// The maker of the Secret of a managed Redis.
+    pub secret: &'a Secret<'a>,
+    /// The Secret that is to be made in place of one that was lost, once its Redis is told to read it.
+    pub lost_secret: Option<&'a str>,
 }
 
 /// Children as they are, beside those that could be made.
@@ -206,7 +212,7 @@ impl Applier<'_> {
         // The Secret is made before its Redis, which reads it once: a second one would hold another password than the
         // server's.
         if children.needs_secret && observed.redis.is_none() {
-            self.create_secret().await?;
+            self.secret.create(observed).await?;
         }
         let waits = self.take_turn(&mut planned, observed);
         for (child, live) in planned.iter().filter(|(child, _)| !child.waits) {
@@ -218,6 +224,11 @@ impl Applier<'_> {
                 let why = child.refused(error)?.to_string();
                 self.remember_refusal(child, &why);
                 refusals.push(why);
+            }
+            if let Some(lost) = self.lost_secret
+                && child.resource.kind == "StatefulSet"
+            {
+                self.secret.restore(lost).await?;
             }
         }
         let wanted: Vec<Key> = planned.iter().map(|(child, _)| child.key()).collect();
@@ -356,22 +367,6 @@ impl Applier<'_> {
         lock(self.remembered).refused.insert(child.key(), refused);
     }
 
-    /// Creates the Secret with a password of its own. One that is there keeps its password, which is never read.
-    async fn create_secret(&self) -> Result<(), ApplyError> {
-        let password = Alphanumeric.sample_string(&mut rand::rng(), PASSWORD_LENGTH);
-        let secret = build::redis_secret(self.valid, &password);
-        let name = names::redis_secret(&self.valid.name, &self.valid.uid);
-        let api = Api::namespaced(self.context.client.clone(), &self.valid.namespace);
-        let params = PostParams {
-            field_manager: Some(names::MANAGER.to_owned()),
-            ..PostParams::default()
-        };
-        match call("create", "Secret", &name, api.create(&params, &secret)).await {
-            Err(error) if error.is_conflict() => Ok(()),
-            created => Ok(created.map(drop)?),
-        }
-    }
-
     /// Removes children that the spec no longer asks for, and what belongs to revisions that are done.
     async fn prune(
         &self,
@@ -379,11 +374,12 @@ impl Applier<'_> {
         observed: &Observed,
         delete: &[String],
     ) -> Result<(), ApplyError> {
+        let redis = names::child(&self.valid.name, Component::Redis);
         for (key, live) in &observed.live {
             let (kind, name) = key;
             let keep = match &live.revision {
                 Some(revision) => stays(revision, observed, delete),
-                None => wanted.contains(key),
+                None => wanted.contains(key) || (*name == redis && observed.places.uses_managed()),
             };
             if keep || !self.is_ours(live) || live.is_going {
                 continue;
@@ -477,6 +473,7 @@ fn resource_of(kind: &str) -> Option<ApiResource> {
     match kind {
         "Deployment" => Some(ApiResource::erase::<apps::Deployment>(&())),
         "StatefulSet" => Some(ApiResource::erase::<apps::StatefulSet>(&())),
+        "ServiceAccount" => Some(ApiResource::erase::<core::ServiceAccount>(&())),
         "Service" => Some(ApiResource::erase::<core::Service>(&())),
         "NetworkPolicy" => Some(ApiResource::erase::<networking::NetworkPolicy>(&())),
         "PodDisruptionBudget" => Some(ApiResource::erase::<policy::PodDisruptionBudget>(&())),

@@ -29,7 +29,10 @@ pub use self::{
     redis::secret as redis_secret,
     worker::{RevisionState, attempt},
 };
+use rand::distr::{Alphanumeric, SampleString};
+
 use super::{
+    observe::Observed,
     proxies,
     validate::{RedisPlace, Valid},
 };
@@ -37,6 +40,9 @@ use crate::{
     defaults::ModelDefaults,
     names::{self, Component},
 };
+
+/// Letters and digits of the mark of a password, which says nothing of the password.
+const MARK_LENGTH: usize = 8;
 
 /// The images of the pods, and how they run where their model does not say.
 #[derive(Debug, Clone)]
@@ -60,10 +66,37 @@ pub struct Images {
 pub struct RolloutInputs {
     /// The revision that the proxies are to feed.
     pub active: String,
+    /// The Secret with the URL of the Redis that the spec asks for.
+    pub secret: String,
+    /// The same of the Redis that the active revision's workers read, which the proxies use.
+    pub proxy_secret: String,
+    /// The revision to feed with the Redis of each Secret.
+    pub places: BTreeMap<String, String>,
+    /// The mark of a managed Redis' password, where it is not the first.
+    pub password: Option<String>,
+    /// The Secret that was made for a managed Redis.
+    pub made_secret: Option<String>,
     /// The models of the revisions that have workers, or had when they were last seen.
     pub models: BTreeMap<String, Model>,
     /// The latest revision's past; `None` while it is not its turn yet.
     pub worker: Option<RevisionState>,
+}
+
+impl RolloutInputs {
+    /// Has a managed Redis start anew with another password, from a Secret that it does not share with an older operator.
+    pub fn renew_password(&mut self, valid: &Valid, observed: &Observed) {
+        let (old, new) = (&observed.places.managed, names::redis_secret(&valid.name));
+        for secret in [&mut self.secret, &mut self.proxy_secret] {
+            if secret == old {
+                secret.clone_from(&new);
+            }
+        }
+        if let Some(revision) = self.places.remove(old) {
+            self.places.insert(new, revision);
+        }
+        self.made_secret = Some(self.secret.clone());
+        self.password = Some(Alphanumeric.sample_string(&mut rand::rng(), MARK_LENGTH));
+    }
 }
 
 /// The children of one resource. The Secret is not among them: it is created once and never looked at again.
@@ -110,12 +143,24 @@ pub fn build(
     images: &Images,
     scrape_namespaces: &[String],
 ) -> Result<Children, BuildError> {
-    let secret = url_secret(valid);
+    let secret = &inputs.secret;
     let redis = match &valid.redis {
         RedisPlace::Managed {
             resources,
             max_memory,
-        } => Some(redis::stateful_set(valid, images, resources, *max_memory)),
+        } => {
+            let memory = redis::Memory {
+                resources,
+                max: *max_memory,
+            };
+            Some(redis::stateful_set(
+                valid,
+                images,
+                &memory,
+                secret,
+                inputs.password.as_deref(),
+            ))
+        }
         RedisPlace::External { .. } => None,
     };
     let managed = redis.is_some();
@@ -127,10 +172,10 @@ pub fn build(
     let revisions = inputs.models.keys();
     let with_policies = images.defaults.manages_network_policies(&valid.spec);
     Ok(Children {
-        accounts: components(false)
+        accounts: components(managed)
             .map(|component| policies::account(valid, component))
             .collect(),
-        config: config::config_map(valid, &inputs.active, &inputs.models)?,
+        config: config::config_map(valid, inputs)?,
         policies: components(managed)
             .filter(|_| with_policies)
             .map(|component| policies::policy(valid, component, scrape_namespaces))
@@ -142,23 +187,15 @@ pub fn build(
             .chain(managed.then(|| redis::service(valid)))
             .collect(),
         redis,
-        proxy: proxy::deployment(valid, images, &secret),
+        proxy: proxy::deployment(valid, images, &inputs.proxy_secret),
         proxies: proxies::first(valid),
         worker: inputs
             .worker
             .as_ref()
-            .map(|state| worker::deployment(valid, images, &secret, state))
+            .map(|state| worker::deployment(valid, images, secret, state))
             .transpose()?,
         needs_secret: managed,
     })
-}
-
-/// The Secret that holds the URL of the queue's Redis.
-pub fn url_secret(valid: &Valid) -> String {
-    match &valid.redis {
-        RedisPlace::Managed { .. } => names::redis_secret(&valid.name, &valid.uid),
-        RedisPlace::External { secret } => secret.clone(),
-    }
 }
 
 /// A child's metadata: owned by the resource, so that it goes with it.

@@ -9,14 +9,17 @@ use k8s_openapi::api::{
 };
 use kube::ResourceExt;
 
-use super::apply::Made;
+use super::{
+    apply::Made,
+    place::{self, Places},
+};
 use crate::{
     cluster::Cluster,
     index::ModelRef,
     live::{Live, Seen},
     memory::{BacklogSample, Remembered, Reported},
     names::{self, Component},
-    rollout::{Bounds, Revision, View},
+    rollout::{Bounds, Place, Revision, View},
     workers::{self, Problem, Workers},
 };
 
@@ -40,6 +43,10 @@ pub struct Observed {
     pub pods: Vec<Arc<Pod>>,
     /// The revisions, as the next plan looks at them.
     pub view: View,
+    /// The places of the queue.
+    pub places: Places,
+    /// The Secret that was made for a managed Redis.
+    pub made_secret: Option<String>,
     /// The hash of the configuration that is in force.
     pub config_hash: Option<String>,
     /// The queue, as proxies told it recently; `None` when nobody could say.
@@ -145,6 +152,8 @@ pub fn observe(
         .find(|config| config.live.is_of(&model_ref.name, &uid));
     let annotation = |key: &str| config?.live.annotation(key).map(str::to_owned);
     observed.config_hash = annotation(names::CONFIG_HASH);
+    observed.made_secret = annotation(names::REDIS_SECRET);
+    observed.places = places(model, annotation(names::PLACES), &observed);
     observed.backlog = remembered.fresh(now).cloned();
     observed.view = view(
         model,
@@ -156,6 +165,25 @@ pub fn observe(
     observed.asked = remembered.asked;
     observed.reports.clone_from(&remembered.reports);
     observed
+}
+
+/// The places of the queue, of which the configuration says what was fed.
+fn places(model: &BatchedModel, before: Option<String>, observed: &Observed) -> Places {
+    let live = observed.redis.as_deref().and_then(place::of);
+    let mut places = Places {
+        managed: live.map_or_else(|| names::redis_secret(&model.name_any()), str::to_owned),
+        before: before
+            .and_then(|json| serde_json::from_str(&json).ok())
+            .unwrap_or_default(),
+        ..Places::default()
+    };
+    for (revision, deployment) in &observed.workers {
+        if let Some(place) = place::of(&**deployment) {
+            places.revisions.insert(revision.clone(), place.to_owned());
+        }
+    }
+    places.look_at(observed.pods.iter().map(AsRef::as_ref));
+    places
 }
 
 fn list<T>(live: &mut BTreeMap<Key, Arc<Live>>, kind: &str, objects: &[Arc<Seen<T>>]) {
@@ -176,6 +204,9 @@ fn view(
         remembered.active = active.clone().map(|revision| (revision, now));
     }
     let backlog = observed.backlog.as_ref();
+    let places = &observed.places;
+    let place_of = |revision: &String| places.revisions.get(revision);
+    let active_place = active.as_ref().and_then(place_of);
     let mut revisions = BTreeMap::new();
     for (name, deployment) in &observed.workers {
         let pods = observed.pods.iter().map(AsRef::as_ref);
@@ -183,6 +214,12 @@ fn view(
         if workers.ready > 0 || deployment.annotations().contains_key(names::LOADED) {
             remembered.loaded.insert(name.clone());
         }
+        let place = match place_of(name).zip(active_place) {
+            Some((place, active)) if place != active => Place::Other {
+                fed: places.fed.contains(place),
+            },
+            _ => Place::Active,
+        };
         let revision = Revision {
             replicas: replicas(deployment),
             workers,
@@ -193,14 +230,23 @@ fn view(
                 .and_then(|json| serde_json::from_str(json).ok()),
             updating: is_updating(deployment),
             stalled: stalled(deployment),
-            length: backlog.map(|backlog| backlog.length(name)),
+            length: match (backlog, place) {
+                (Some(backlog), _) if place_of(name).is_none_or(|place| backlog.knows(place)) => {
+                    Some(backlog.length(name))
+                }
+                // Whoever waited for an answer has gone.
+                (_, Place::Other { fed: false }) => Some(0),
+                _ => None,
+            },
             decision: remembered.decisions.get(name).copied(),
+            place,
         };
         revisions.insert(name.clone(), revision);
     }
     let mut view = View {
-        switched: active.is_some() && backlog.is_some_and(|backlog| backlog.feeding == active),
-        latest: model.spec.model.revision(),
+        switched: active.is_some()
+            && backlog.is_some_and(|backlog| backlog.is_fed(active_place, active.as_ref())),
+        latest: model.spec.revision(),
         active,
         revisions,
         bounds: Bounds::from(&model.spec.worker.rollout),

@@ -1,6 +1,8 @@
 //! Reconciles on an API server that refuses, conflicts and goes away.
 
 mod drift;
+mod places;
+mod secret;
 mod upgrade;
 
 use std::{sync::Arc, time::Instant};

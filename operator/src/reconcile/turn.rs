@@ -5,9 +5,13 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use carpool_crds::BatchedModelSpec;
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
-use serde_json::Value;
+use serde::Deserialize;
+use serde_json::{Value, json};
 
-use super::observe::{self, Observed};
+use super::{
+    observe::{self, Observed},
+    place,
+};
 use crate::{
     live::Live,
     names::{self, Component},
@@ -18,7 +22,7 @@ use crate::{
 pub struct Marks {
     /// Hash of its pod template.
     pub template: String,
-    /// Hash of those parts of the spec that its pods may depend on.
+    /// Hash of those parts of the spec that its pods may depend on, and of their Redis.
     pub inputs: String,
 }
 
@@ -41,6 +45,14 @@ impl Marks {
             if let Some(proxy) = fields.get_mut("proxy").and_then(Value::as_object_mut) {
                 proxy.remove("replicas");
             }
+            // A queue that moves and a password that was lost come with no change of the spec, and are urgent.
+            let volumes = Vec::deserialize(&template["spec"]["volumes"]).unwrap_or_default();
+            fields.insert("place".to_owned(), json!(place::mounted(&volumes)));
+            let annotations = &template["metadata"]["annotations"];
+            fields.insert(
+                "password".to_owned(),
+                annotations[names::REDIS_PASSWORD].clone(),
+            );
         }
         Some(Self {
             template: hash(template),

@@ -3,9 +3,7 @@
 
 use std::path::{Component as Part, Path};
 
-use carpool_crds::{
-    BatchedModel, BatchedModelSpec, Bytes, IpBlock, ManagedRedis, Peer, Quantity, Resources,
-};
+use carpool_crds::{BatchedModel, BatchedModelSpec, Bytes, IpBlock, Peer, Quantity, Resources};
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use kube::ResourceExt;
 
@@ -32,7 +30,7 @@ pub struct Valid {
     pub uid: String,
     /// The spec.
     pub spec: BatchedModelSpec,
-    /// The revision of `spec.model`.
+    /// The revision of the spec.
     pub revision: String,
     /// The annotation [`names::RETRY`].
     pub retry: Option<String>,
@@ -44,6 +42,8 @@ pub struct Valid {
     pub proxy_overrides: Option<PodTemplateSpec>,
     /// `spec.worker.podOverrides`.
     pub worker_overrides: Option<PodTemplateSpec>,
+    /// `spec.queue.redis.managed.podOverrides`.
+    pub redis_overrides: Option<PodTemplateSpec>,
 }
 
 /// An artifact on a `PersistentVolumeClaim` of the same namespace.
@@ -70,6 +70,17 @@ pub enum RedisPlace {
         /// The Secret's name.
         secret: String,
     },
+}
+
+impl Valid {
+    /// The Secret with the URL of the Redis that the spec names, if it does not leave Redis to the operator.
+    #[must_use]
+    pub fn external_secret(&self) -> Option<&str> {
+        match &self.redis {
+            RedisPlace::Managed { .. } => None,
+            RedisPlace::External { secret } => Some(secret),
+        }
+    }
 }
 
 /// Checks a resource.
@@ -113,7 +124,7 @@ pub fn validate(model: &BatchedModel) -> Result<Valid, String> {
         name: field("name", model.metadata.name.as_ref())?,
         namespace: field("namespace", model.metadata.namespace.as_ref())?,
         uid: field("uid", model.metadata.uid.as_ref())?,
-        revision: spec.model.revision(),
+        revision: spec.revision(),
         retry: model.annotations().get(names::RETRY).cloned(),
         artifact: artifact(&spec.model.uri)?,
         redis,
@@ -121,6 +132,14 @@ pub fn validate(model: &BatchedModel) -> Result<Valid, String> {
         worker_overrides: overrides(
             "spec.worker.podOverrides",
             spec.worker.pod_overrides.as_ref(),
+        )?,
+        redis_overrides: overrides(
+            "spec.queue.redis.managed.podOverrides",
+            queue
+                .redis
+                .managed
+                .as_ref()
+                .and_then(|managed| managed.pod_overrides.as_ref()),
         )?,
         spec: spec.clone(),
     })
@@ -179,7 +198,7 @@ fn redis(spec: &BatchedModelSpec) -> Result<RedisPlace, String> {
         .redis
         .managed
         .as_ref()
-        .and_then(|ManagedRedis { resources }| resources.clone());
+        .and_then(|managed| managed.resources.clone());
     let mut resources = given.unwrap_or_default();
     let quantity = |text: &str| Quantity(text.to_owned());
     let limit = resources
@@ -275,6 +294,14 @@ mod tests {
             (
                 "proxy: {allowFrom: [{ipBlock: {cidr: 10.0.0.0/8, except: [10.1.0.0/16, 11.0.0.0/16]}}]}",
                 "spec.proxy.allowFrom[0].ipBlock.except[1]: 11.0.0.0/16 is no smaller part of 10.0.0.0/8",
+            ),
+            (
+                "queue: {redis: {managed: {podOverrides: {spec: {nodeName: 3}}}}}",
+                "spec.queue.redis.managed.podOverrides",
+            ),
+            (
+                "queue: {redis: {managed: {podOverrides: {spec: {tolerates: []}}}}}",
+                "spec.queue.redis.managed.podOverrides.spec.tolerates",
             ),
         ] {
             let error = validate(&fixtures::with(over)).unwrap_err();

@@ -308,3 +308,47 @@ fn the_next_worker_leaves_only_once_the_scheduler_had_the_room_of_the_one_before
     assert_eq!(asked(2, 1500), Replicas::Keep);
     assert_eq!(asked(2, 2000), Replicas::Exactly(1));
 }
+
+#[test]
+fn a_revision_with_another_redis_stays_for_those_who_feed_it_and_holds_nobody_up() {
+    let view = |fed, length| {
+        let ready = |place| Revision {
+            replicas: 1,
+            loaded: true,
+            length,
+            place,
+            workers: Workers {
+                pods: 1,
+                ready: 1,
+                ..Workers::default()
+            },
+            ..Revision::default()
+        };
+        View {
+            latest: "c".into(),
+            active: Some("b".into()),
+            switched: true,
+            revisions: [
+                ("a".to_owned(), ready(Place::Other { fed })),
+                ("b".to_owned(), ready(Place::Active)),
+            ]
+            .into(),
+            ..View::default()
+        }
+    };
+    for (fed, length, leaves) in [
+        (true, Some(0), false),
+        (true, None, false),
+        (false, Some(3), false),
+        (false, Some(0), true),
+    ] {
+        let plan = plan(&view(fed, length));
+        assert_eq!(
+            plan.delete.contains(&"a".to_owned()),
+            leaves,
+            "{fed} {length:?}"
+        );
+        assert!(plan.start, "a third revision has its turn");
+        assert_eq!(plan.active, "b");
+    }
+}

@@ -58,6 +58,8 @@ pub(super) struct Session<'a> {
     /// The time of the last decision to evict.
     evicted: Option<StdInstant>,
     stopping: bool,
+    /// Whether another connection has taken this one's place, so that nothing new is written.
+    moved: bool,
 }
 
 /// A finished piece of the session's work.
@@ -89,10 +91,11 @@ impl<'a> Session<'a> {
             evict: false,
             evicted: None,
             stopping: false,
+            moved: false,
         }
     }
 
-    /// Serves until the connection breaks, or the producer stops: `Break` means that it has.
+    /// Serves until the connection breaks or is replaced, or the producer stops: `Break` means that it has.
     pub(super) async fn run(
         mut self,
         commands: &mut UnboundedReceiver<Command>,
@@ -113,6 +116,8 @@ impl<'a> Session<'a> {
                 biased;
                 // The tick comes first, so that a busy queue does not keep it waiting.
                 _ = tick.tick() => {
+                    self.shared.connections.follow();
+                    self.moved |= !self.shared.connections.is_current(&self.connection);
                     self.shared.in_flight.measure();
                     self.check(self.shared.limits().lease);
                 }
@@ -124,11 +129,14 @@ impl<'a> Session<'a> {
                     }
                 }
                 count = commands.recv_many(&mut arrived, MAX_REQUESTS),
-                    if self.calls < MAX_CALLS && !self.stopping =>
+                    if self.calls < MAX_CALLS && !self.stopping && !self.moved =>
                 {
                     self.take(&mut arrived);
                     self.stopping |= count == 0;
                 }
+            }
+            if self.moved && self.calls == 0 {
+                return ControlFlow::Continue(());
             }
             if self.stopping && self.calls == 0 {
                 let mut farewell = redis::cmd("DEL");
@@ -158,7 +166,7 @@ impl<'a> Session<'a> {
 
     /// Writes from the front of the waiting requests.
     fn enqueue(&mut self) {
-        while self.calls < MAX_CALLS && !self.waiting.is_empty() {
+        while self.calls < MAX_CALLS && !self.waiting.is_empty() && !self.moved {
             let call = self.shared.next_call();
             let group = self
                 .shared

@@ -12,6 +12,7 @@ mod denied;
 mod events;
 mod failover;
 mod faults;
+mod following;
 mod large;
 mod quarantine;
 mod relay;

@@ -15,6 +15,7 @@ mod client;
 mod following;
 mod lifecycle;
 mod methods;
+mod moving;
 mod process;
 mod refusals;
 mod reload;

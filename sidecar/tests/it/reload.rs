@@ -10,7 +10,7 @@ use crate::{
 
 impl Rig {
     /// Waits until new requests go to this revision.
-    async fn serves(&self, revision: &str) {
+    pub async fn serves(&self, revision: &str) {
         until(async || {
             let backlog = self.admin("/backlog").await.ok().ok()?;
             (backlog["serving"] == revision).then_some(())
@@ -60,7 +60,7 @@ async fn limits_change_and_mistakes_do_not() {
         .await;
     config["queue"]["maxRequestBytes"] = json!(16);
     let mut foreign = config.clone();
-    foreign["uid"] = json!("another");
+    foreign["name"] = json!("another");
     rig.configure(&foreign);
     rig.measures(r#"carpool_proxy_config_reloads_total{result="refused"} 2"#)
         .await;

@@ -13,7 +13,11 @@ pub async fn work(
     revision: &str,
     model: impl Fn(&Job, InferRequest) -> Outcome,
 ) {
-    let consumer = connect(connection, revision).await;
+    serve(connect(connection, revision).await, model).await;
+}
+
+/// Answers what a consumer gets with what `model` says, for ever.
+pub async fn serve(consumer: Consumer, model: impl Fn(&Job, InferRequest) -> Outcome) {
     let mut jobs = Vec::new();
     loop {
         if jobs.is_empty() {
@@ -31,8 +35,13 @@ pub async fn work(
 }
 
 pub async fn connect(connection: Endpoint, revision: &str) -> Consumer {
+    connect_to(connection, crate::rig::UID, revision).await
+}
+
+/// Connects to the queue of the resource with this UID.
+pub async fn connect_to(connection: Endpoint, uid: &str, revision: &str) -> Consumer {
     let options = ConsumerOptions {
-        uid: crate::rig::UID.to_owned(),
+        uid: uid.to_owned(),
         revision: revision.to_owned(),
         name: "w1".to_owned(),
         artifact: None,

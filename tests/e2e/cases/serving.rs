@@ -131,15 +131,7 @@ fn through_a_sidecar(namespace: &Namespace, direct: &[Direct]) {
     let app = pod("app", &half, Some("sentences")).to_string();
     let injected = run(
         "carpool",
-        &[
-            "inject",
-            "-f",
-            "-",
-            "--model",
-            MODEL,
-            "--namespace",
-            namespace.name(),
-        ],
+        &["inject", "-f", "-", "--model", MODEL],
         app.as_bytes(),
     )
     .unwrap();

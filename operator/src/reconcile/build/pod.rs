@@ -17,7 +17,10 @@ use k8s_openapi::{
 use crate::{defaults::ModelDefaults, names};
 
 /// The volume of the configuration and the Redis URL.
-const CONFIG_VOLUME: &str = "carpool-config";
+pub const CONFIG_VOLUME: &str = "carpool-config";
+
+/// The volume of a managed Redis' password.
+pub const PASSWORD_VOLUME: &str = "secret";
 
 /// Services have an address of each family that the cluster has.
 pub const IP_FAMILY_POLICY: &str = "PreferDualStack";
@@ -207,6 +210,11 @@ pub fn config_mount() -> VolumeMount {
         read_only: Some(true),
         ..mount(CONFIG_VOLUME, names::CONFIG_DIRECTORY)
     }
+}
+
+/// The flag that tells a proxy its place of the queue: the Secret that [`config_volume`] mounts.
+pub fn place_arg(redis_secret: &str) -> String {
+    format!("--redis-secret={redis_secret}")
 }
 
 /// The flags that sidecar and worker share.

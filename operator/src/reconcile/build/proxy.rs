@@ -56,7 +56,7 @@ pub fn deployment(valid: &Valid, images: &Images, redis_secret: &str) -> Deploym
         automount_service_account_token: Some(false),
         enable_service_links: Some(false),
         security_context: Some(pod::pod_security()),
-        containers: vec![container(valid, images)],
+        containers: vec![container(valid, images, redis_secret)],
         volumes: Some(vec![
             pod::scratch("tmp"),
             pod::config_volume(&valid.name, redis_secret),
@@ -96,9 +96,10 @@ pub fn deployment(valid: &Valid, images: &Images, redis_secret: &str) -> Deploym
     }
 }
 
-fn container(valid: &Valid, images: &Images) -> Container {
+fn container(valid: &Valid, images: &Images, redis_secret: &str) -> Container {
     let mut container = pod::container("proxy", &images.sidecar, &images.pull_policy);
     let mut args = pod::config_args();
+    args.push(pod::place_arg(redis_secret));
     args.push(format!("--listen=:{}", names::DATA_PORT));
     args.push(format!("--admin-listen=:{}", names::ADMIN_PORT));
     args.push(format!("--lame-duck={LAME_DUCK_SECONDS}s"));

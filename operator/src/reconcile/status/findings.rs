@@ -11,7 +11,7 @@ use crate::{
     names::Component,
     reconcile::{
         observe::{self, Observed},
-        validate::{RedisPlace, Valid},
+        validate::Valid,
     },
     rollout::Plan,
     workers::{self, Problem, Workers},
@@ -59,7 +59,7 @@ pub fn findings(
     before: &BatchedModelStatus,
 ) -> Vec<Finding> {
     let proxy = proxy_ready(observed);
-    let redis = redis_ready(Some(&valid.redis), observed, &proxy);
+    let redis = redis_ready(external_redis(valid, plan, observed), observed, &proxy);
     let loaded = model_loaded(valid, observed, &before.conditions);
     let progressing = progressing(valid, plan, observed, &loaded);
     let latest = Latest {
@@ -81,7 +81,9 @@ pub fn findings(
 /// The conditions of a resource whose children could not be made as it asks for: what is there may well run.
 pub fn rejected(observed: &Observed, reason: &str, message: &str) -> Vec<Finding> {
     let proxy = proxy_ready(observed);
-    let redis = redis_ready(None, observed, &proxy);
+    // A spec that was refused does not say where Redis is.
+    let external = observed.redis.is_none().then(|| "Redis".to_owned());
+    let redis = redis_ready(external, observed, &proxy);
     let ready = format!("{message}{}", ready::still_answers(observed));
     let mut findings = vec![
         Finding::new(condition::READY, false, reason, ready),
@@ -139,13 +141,17 @@ fn proxy_ready(observed: &Observed) -> Finding {
     }
 }
 
-/// Whether Redis is ready. `place` is `None` for a spec that was refused, which does not say where Redis is.
-fn redis_ready(place: Option<&RedisPlace>, observed: &Observed, proxy: &Finding) -> Finding {
-    let external = match place {
-        Some(RedisPlace::External { secret }) => Some(format!("the Redis of the Secret {secret}")),
-        Some(RedisPlace::Managed { .. }) => None,
-        None => observed.redis.is_none().then(|| "Redis".to_owned()),
-    };
+/// The words for the Redis that proxies use, unless the operator runs it. Until a queue has moved to one of the user's, they
+/// use the one before.
+fn external_redis(valid: &Valid, plan: &Plan, observed: &Observed) -> Option<String> {
+    valid.external_secret()?;
+    let place = observed.places.of_proxies(&plan.active, valid);
+    let is_managed = observed.redis.is_some() && place == observed.places.managed;
+    (!is_managed).then(|| format!("the Redis of the Secret {place}"))
+}
+
+/// Whether Redis is ready. `external` is one that the operator does not run, in words.
+fn redis_ready(external: Option<String>, observed: &Observed, proxy: &Finding) -> Finding {
     if let Some(redis) = external {
         // The operator has no way to it. A proxy gets Ready once it has reached it and stays so while it is away, but
         // then tells no length of the queue.

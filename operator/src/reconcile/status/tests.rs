@@ -78,7 +78,7 @@ fn backlog(length: u64) -> BacklogSample {
     BacklogSample {
         at: Instant::now(),
         revisions: BTreeMap::from([(revision(), queued)]),
-        feeding: Some(revision()),
+        feeding: [(String::new(), Some(revision()))].into(),
     }
 }
 
