@@ -212,7 +212,10 @@ pub async fn reconcile(
         &mut lock(&remembered),
         Instant::now(),
     );
-    let valid = validate::validate(model);
+    let valid = validate::validate(model).map(|valid| Valid {
+        revision: observed.view.latest.clone(),
+        ..valid
+    });
     if let Ok(valid) = &valid {
         let secret = observed.places.wanted(valid.external_secret());
         let attempt = build::attempt(valid, &context.images, &secret).map_err(BuildError::from)?;

@@ -49,7 +49,10 @@ impl Marks {
             let volumes = Vec::deserialize(&template["spec"]["volumes"]).unwrap_or_default();
             fields.insert("place".to_owned(), json!(place::mounted(&volumes)));
             let annotations = &template["metadata"]["annotations"];
-            fields.insert("password".to_owned(), annotations[names::REDIS_PASSWORD].clone());
+            fields.insert(
+                "password".to_owned(),
+                annotations[names::REDIS_PASSWORD].clone(),
+            );
         }
         Some(Self {
             template: hash(template),
