@@ -11,7 +11,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[cfg_attr(feature = "kube", derive(JsonSchema))]
 pub struct Resources {
-    /// The most that the container may use, by resource, such as `nvidia.com/gpu: 1` or `memory: 2Gi`.
+    /// The most that the container may use, by resource, such as `nvidia.com/gpu: 1` or `memory: 2Gi`. A worker's
+    /// `ephemeral-storage` bounds its copy of the artifact, too.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub limits: BTreeMap<String, Quantity>,
 

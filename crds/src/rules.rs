@@ -72,6 +72,7 @@ fn good_ones_are_accepted() {
         json!({"tolerations": [{"operator": "Exists"}, {"key": "gpu", "value": "a100", "effect": "NoSchedule"},
             {"key": "gpu", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 60}]}),
         json!({"proxy": {"replicas": 3}}),
+        json!({"worker": {"gpuResource": "amd.com/gpu", "resources": {"limits": {"amd.com/gpu": 1}}}}),
         json!({"networkPolicies": "None", "proxy": {"allowFrom": [{"podSelector": {}, "namespaceSelector": {}},
             {"ipBlock": {"cidr": "::/0"}}, {"podSelector": {"matchExpressions": [{"key": "a", "operator": "Exists"}, {"key": "b", "operator": "In", "values": ["c"]}]}}]}}),
     ] {
@@ -207,6 +208,14 @@ fn bad_settings_are_refused_by_the_fields_name() {
         (
             json!({"worker": {"rollout": {"maxSurge": 0, "maxUnavailable": 0}}}),
             "maxSurge and maxUnavailable must not both be 0",
+        ),
+        (
+            json!({"worker": {"gpuResource": "amd.com/gpu", "resources": {"limits": {"memory": "1Gi"}}}}),
+            "gpuResource: resources.limits must ask for this resource",
+        ),
+        (
+            json!({"worker": {"gpuResource": "amd.com/gpu"}}),
+            "gpuResource: resources.limits must ask for this resource",
         ),
         (
             json!({"tolerations": [{"effect": "NoSchedule"}]}),

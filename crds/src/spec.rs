@@ -242,10 +242,20 @@ pub struct Proxy {
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[cfg_attr(feature = "kube", derive(KubeSchema))]
+#[cfg_attr(feature = "kube", x_kube(validation = (
+    "!has(self.gpuResource) || (has(self.resources) && has(self.resources.limits) && self.gpuResource in self.resources.limits)",
+    "gpuResource: resources.limits must ask for this resource"
+)))]
 pub struct Worker {
-    /// The device on which the model runs. Default: `cuda` where the resources ask for `nvidia.com/gpu`, else `cpu`.
+    /// The device on which the model runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device: Option<Device>,
+
+    /// The name of a resource that is a GPU, where it is none of NVIDIA's: `amd.com/gpu`. Workers whose resources ask for it
+    /// run on `cuda`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "kube", schemars(length(min = 1, max = 317)))]
+    pub gpu_resource: Option<String>,
 
     /// The workers' resources, GPUs among them. A worker uses as many threads as its CPU limit allows, at least one;
     /// without a limit as many as the CPUs that it requests, rounded up: one by default. `CARPOOL_THREADS`, set in
@@ -268,14 +278,21 @@ pub struct Worker {
     pub pod_overrides: Option<BTreeMap<String, Value>>,
 }
 
+/// The names of whole and shared GPUs, as NVIDIA's device plugin gives them.
+const NVIDIA_GPUS: [&str; 2] = ["nvidia.com/gpu", "nvidia.com/gpu.shared"];
+/// The begin of the names of GPUs' parts, as NVIDIA's device plugin gives them.
+const NVIDIA_MIG: &str = "nvidia.com/mig-";
+
 impl Worker {
     /// The device on which the model runs: as given, or what the resources imply.
     #[must_use]
     pub fn device(&self) -> Device {
-        let asks_for_gpu = self
-            .resources
-            .as_ref()
-            .is_some_and(|resources| resources.limits.contains_key("nvidia.com/gpu"));
+        let mut limits = self.resources.iter().flat_map(|it| it.limits.keys());
+        let asks_for_gpu = limits.any(|resource| {
+            NVIDIA_GPUS.contains(&resource.as_str())
+                || resource.starts_with(NVIDIA_MIG)
+                || self.gpu_resource.as_ref() == Some(resource)
+        });
         self.device.unwrap_or(if asks_for_gpu {
             Device::Cuda
         } else {
@@ -284,7 +301,8 @@ impl Worker {
     }
 }
 
-/// The device on which the model runs. Default: `cuda` where the resources ask for `nvidia.com/gpu`, else `cpu`.
+/// The device on which the model runs. Default: `cuda` where the resources ask for an NVIDIA GPU (`nvidia.com/gpu`,
+/// `nvidia.com/gpu.shared`, `nvidia.com/mig-*`) or for `gpuResource`, else `cpu`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[cfg_attr(feature = "kube", derive(JsonSchema))]
@@ -292,7 +310,7 @@ pub enum Device {
     /// The processor.
     #[default]
     Cpu,
-    /// An NVIDIA GPU.
+    /// A GPU by CUDA, or what libtorch takes for it.
     Cuda,
 }
 
@@ -337,4 +355,41 @@ impl Default for Rollout {
 #[cfg(feature = "kube")]
 pub(crate) fn preserve_unknown(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     schemars::json_schema!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workers_that_ask_for_a_gpu_run_on_it() {
+        for (worker, device) in [
+            ("{}", Device::Cpu),
+            ("{resources: {limits: {nvidia.com/gpu: 1}}}", Device::Cuda),
+            (
+                "{resources: {limits: {nvidia.com/gpu.shared: 1}}}",
+                Device::Cuda,
+            ),
+            (
+                "{resources: {limits: {nvidia.com/mig-1g.5gb: 1}}}",
+                Device::Cuda,
+            ),
+            ("{resources: {limits: {amd.com/gpu: 1}}}", Device::Cpu),
+            (
+                "{gpuResource: amd.com/gpu, resources: {limits: {amd.com/gpu: 1}}}",
+                Device::Cuda,
+            ),
+            (
+                "{device: cuda, resources: {limits: {amd.com/gpu: 1}}}",
+                Device::Cuda,
+            ),
+            (
+                "{device: cpu, resources: {limits: {nvidia.com/gpu: 1}}}",
+                Device::Cpu,
+            ),
+        ] {
+            let parsed: Worker = serde_yaml::from_str(worker).unwrap();
+            assert_eq!(parsed.device(), device, "{worker}");
+        }
+    }
 }

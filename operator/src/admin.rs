@@ -68,3 +68,55 @@ fn response(status: StatusCode, content_type: &'static str, body: String) -> Res
     response.headers_mut().insert(CONTENT_TYPE, content_type);
     response
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use futures::StreamExt;
+    use serde_json::json;
+
+    use super::*;
+    use crate::{
+        calls::Calls,
+        cluster::Cluster,
+        memory::Memory,
+        reconcile::mock::{counted_api_server, failure},
+    };
+
+    #[tokio::test]
+    async fn an_operator_whose_watches_are_dead_is_not_alive() {
+        let calls = Calls::default();
+        let (client, _) = counted_api_server(&calls, |call| {
+            let watches = call.query.contains("watch=true");
+            Some(match call.target.as_str() {
+                target if target.ends_with("/pods") => failure(500, "Internal", "no"),
+                _ if watches => failure(200, "", ""),
+                _ => (
+                    200,
+                    json!({"metadata": {"resourceVersion": "1"}, "items": []}),
+                ),
+            })
+        });
+        let metrics = Metrics::new(Arc::new(Memory::default()), calls.clone());
+        let livez = || respond("/livez", &metrics).status();
+        assert_eq!(
+            livez(),
+            StatusCode::OK,
+            "an operator that does not lead watches nothing"
+        );
+
+        let (_cluster, watches) = Cluster::watch(&client);
+        let long_ago = Instant::now().checked_sub(Duration::from_mins(11)).unwrap();
+        calls.expect(Cluster::watched(), long_ago);
+        assert_eq!(livez(), StatusCode::SERVICE_UNAVAILABLE);
+        let polled = futures::future::join(
+            watches.models.for_each(|_| async {}),
+            watches.children.for_each(|_| async {}),
+        );
+        let _ = tokio::time::timeout(Duration::from_millis(300), polled).await;
+        assert_eq!(calls.dead(Instant::now()), ["pods"]);
+        assert_eq!(livez(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(respond("/readyz", &metrics).status(), StatusCode::OK);
+    }
+}

@@ -69,7 +69,7 @@ impl Leadership {
         config.default_retry = false;
         let (tell, leading) = watch::channel(false);
         let stop = CancellationToken::new();
-        let (begin, begun) = oneshot::channel();
+        let (begin, first) = oneshot::channel();
         let (end, ended) = oneshot::channel();
         let contender = (namespace.to_owned(), identity.to_owned(), calls.clone());
         let stopped = stop.clone();
@@ -90,7 +90,7 @@ impl Leadership {
                 });
                 let _ = end.send(());
             })?;
-        begun.await.map_err(|_| LeaseError::Lost)??;
+        first.await.map_err(|_| LeaseError::Lost)??;
         Ok(Self {
             leading,
             stop,
@@ -170,9 +170,8 @@ impl Contender {
         }
         let Self { leading, task, .. } = self;
         drop(leading);
-        match timeout(RELEASE, task).await {
-            Ok(Ok(Ok(_))) => {}
-            _ => tracing::warn!("the Lease {LEASE} was not given back"),
+        if !matches!(timeout(RELEASE, task).await, Ok(Ok(Ok(_)))) {
+            tracing::warn!("the Lease {LEASE} was not given back");
         }
     }
 

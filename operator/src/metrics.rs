@@ -76,10 +76,10 @@ impl Metrics {
         );
         Self {
             registry,
-            updates_waiting,
             reconciles,
             reconcile_duration,
             leading,
+            updates_waiting,
             calls,
         }
     }

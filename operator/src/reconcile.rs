@@ -223,7 +223,7 @@ pub async fn reconcile(
     }
     let plan = rollout::plan(&observed.view);
     let made = match &valid {
-        Ok(valid) => make(&context, valid, &plan, &observed, &remembered).await,
+        Ok(valid) => Box::pin(make(&context, valid, &plan, &observed, &remembered)).await,
         Err(_) => Ok(Made::default()),
     };
     context.no_turn(&stored);

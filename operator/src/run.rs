@@ -1,11 +1,11 @@
 //! `carpool run`: the operator.
 
 use std::{
-    net::SocketAddr,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
+use carpool_process::ListenAddress;
 use clap::Args as ClapArgs;
 use futures::channel::mpsc;
 use kube::{
@@ -13,10 +13,7 @@ use kube::{
     client::ClientBuilder,
     runtime::events::{Recorder, Reporter},
 };
-use tokio::{
-    net::TcpListener,
-    signal::unix::{SignalKind, signal},
-};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -40,14 +37,14 @@ const SHUTDOWN: Duration = Duration::from_secs(10);
 /// The operator's settings.
 #[derive(Debug, ClapArgs)]
 pub struct Args {
-    /// Address on which metrics and probes are served.
+    /// Address on which metrics and probes are served. :PORT is a port of every address, of IPv6 and IPv4.
     #[arg(
         long,
         env = "CARPOOL_ADMIN_LISTEN",
-        default_value = "0.0.0.0:9090",
+        default_value = ":9090",
         value_name = "ADDRESS"
     )]
-    admin_listen: SocketAddr,
+    admin_listen: ListenAddress,
 
     /// The image of proxies.
     #[arg(long, env = "CARPOOL_SIDECAR_IMAGE", default_value_t = image("sidecar"), value_name = "IMAGE")]
@@ -135,7 +132,7 @@ fn at_least_one(text: &str) -> Result<usize, String> {
 pub enum RunError {
     /// The admin port is taken.
     #[error("failed to listen on {0}: {1}")]
-    Listen(SocketAddr, std::io::Error),
+    Listen(ListenAddress, std::io::Error),
     /// Signals can't be waited for.
     #[error("failed to listen to signals: {0}")]
     Signal(#[from] std::io::Error),
@@ -156,7 +153,9 @@ pub async fn run(args: Args) -> Result<(), RunError> {
     let calls = Calls::default();
     let config = Config::infer().await.map_err(kube::Error::InferConfig)?;
     let client = ClientBuilder::try_from(config)?.with_layer(&calls).build();
-    let listener = TcpListener::bind(args.admin_listen)
+    let listener = args
+        .admin_listen
+        .listen()
         .await
         .map_err(|error| RunError::Listen(args.admin_listen, error))?;
     let memory = Arc::new(Memory::default());

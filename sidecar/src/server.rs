@@ -6,7 +6,7 @@ use std::{
 };
 
 use carpool_crds::AdminAddress;
-use carpool_process::Acceptor;
+use carpool_process::{Acceptor, ListenAddress};
 use http::{HeaderValue, Request, Response, header::InvalidHeaderValue};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
@@ -56,7 +56,7 @@ pub enum RunError {
     #[error("failed to listen on {address}: {source}")]
     Listen {
         /// The address.
-        address: SocketAddr,
+        address: ListenAddress,
         /// The system's error.
         source: io::Error,
     },
@@ -215,8 +215,9 @@ impl Server {
     }
 }
 
-async fn listen(address: SocketAddr) -> Result<TcpListener, RunError> {
-    TcpListener::bind(address)
+async fn listen(address: ListenAddress) -> Result<TcpListener, RunError> {
+    address
+        .listen()
         .await
         .map_err(|source| RunError::Listen { address, source })
 }

@@ -2,13 +2,13 @@
 
 use std::{
     io::IsTerminal,
-    net::SocketAddr,
     path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
 };
 
 use carpool_crds::Config;
+use carpool_process::ListenAddress;
 use carpool_queue::Endpoint;
 use clap::{Parser, ValueEnum};
 use tracing_subscriber::EnvFilter;
@@ -52,13 +52,13 @@ pub struct Args {
     #[arg(long, env = "CARPOOL_REDIS_CA_FILE", value_name = "FILE")]
     pub redis_ca_file: Option<PathBuf>,
 
-    /// The address at which requests are taken. Default: 0.0.0.0:8080. `stdin`: the listening socket that standard
-    /// input is, which whoever starts this proxy holds, too, so that no other process gets its port between two
-    /// proxies.
+    /// The address at which requests are taken. Default: :8080, which is port 8080 of every address, of
+    /// IPv6 and IPv4. `stdin`: the listening socket that standard input is, which whoever starts this proxy holds, too,
+    /// so that no other process gets its port between two proxies.
     #[arg(long, env = "CARPOOL_LISTEN", value_name = "ADDRESS")]
     pub listen: Option<String>,
 
-    /// The address at which metrics, probes and the backlog are served. Default: 0.0.0.0:9090.
+    /// The address at which metrics, probes and the backlog are served. Default: :9090.
     #[arg(long, env = "CARPOOL_ADMIN_LISTEN", value_name = "ADDRESS")]
     pub admin_listen: Option<String>,
 
@@ -94,7 +94,7 @@ pub enum LogFormat {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Listen {
     /// A socket of the proxy's own, on this address.
-    Address(SocketAddr),
+    Address(ListenAddress),
     /// The socket that standard input is.
     Stdin,
 }
@@ -112,7 +112,7 @@ pub struct Settings {
     /// The socket on which requests are taken.
     pub listen: Listen,
     /// The address at which metrics, probes and the backlog are served.
-    pub admin_listen: SocketAddr,
+    pub admin_listen: ListenAddress,
     /// The file to write the address of the admin port to.
     pub admin_address_file: Option<PathBuf>,
     /// The time for which requests are taken after the signal to stop.
@@ -176,12 +176,12 @@ impl Settings {
         let listen = match args.listen.as_deref() {
             Some("stdin") => Some(Listen::Stdin),
             listen => {
-                let listen = address("--listen", listen, "0.0.0.0:8080");
+                let listen = address("--listen", listen, ":8080");
                 keep(listen, &mut errors).map(Listen::Address)
             }
         };
         let admin_listen = args.admin_listen.as_deref();
-        let admin_listen = address("--admin-listen", admin_listen, "0.0.0.0:9090");
+        let admin_listen = address("--admin-listen", admin_listen, ":9090");
         let admin_listen = keep(admin_listen, &mut errors);
         let lame_duck = args.lame_duck.as_deref().unwrap_or("0s");
         let lame_duck = lame_duck.parse::<carpool_crds::Duration>();
@@ -242,11 +242,9 @@ fn redis(url: Option<&str>, file: Option<&Path>, ca: Option<&Path>) -> Result<En
         .map_err(|error| error.to_string())
 }
 
-fn address(flag: &str, given: Option<&str>, default: &str) -> Result<SocketAddr, String> {
-    let given = given.unwrap_or(default);
-    given
-        .parse()
-        .map_err(|_| format!("{flag} must be IP:PORT, such as {default}, it is {given:?}"))
+fn address(flag: &str, given: Option<&str>, default: &str) -> Result<ListenAddress, String> {
+    let parsed = given.unwrap_or(default).parse::<ListenAddress>();
+    parsed.map_err(|error| format!("{flag} {error}"))
 }
 
 /// Refuses a name that could not be part of a Redis key, whose parts are separated by colons.

@@ -17,6 +17,8 @@ pub struct Answer {
     pub number: u64,
     pub status: u64,
     pub millis: f64,
+    /// The time at which it came, since 1970.
+    pub at: Duration,
     pub body: Value,
 }
 
@@ -146,6 +148,7 @@ impl<'a> Load<'a> {
                 number: line["number"].as_u64().expect("a number"),
                 status: line["status"].as_u64().expect("a status"),
                 millis: line["millis"].as_f64().expect("a time"),
+                at: Duration::from_secs_f64(line["at"].as_f64().unwrap_or_default()),
                 body: line["answer"].take(),
             })
             .collect();

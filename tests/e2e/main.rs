@@ -14,12 +14,17 @@ mod cluster;
 mod load;
 mod model;
 mod operator;
+mod recorder;
+mod slots;
+mod verdicts;
 
 mod cases {
     pub mod batching;
+    pub mod health;
     pub mod kills;
     pub mod manifests;
     pub mod revisions;
+    pub mod rollouts;
     pub mod scaling;
     pub mod serving;
 }
@@ -42,6 +47,30 @@ fn main() {
         (
             "revisions::a_changed_model_where_one_worker_fits",
             cases::revisions::one_slot,
+        ),
+        (
+            "health::tools_judge_every_state_of_a_rollout",
+            cases::health::every_state,
+        ),
+        (
+            "rollouts::a_broken_model_where_one_worker_fits",
+            cases::rollouts::broken_on_one_slot,
+        ),
+        (
+            "rollouts::a_broken_model_with_room",
+            cases::rollouts::broken_with_room,
+        ),
+        (
+            "rollouts::three_workers_with_room",
+            cases::rollouts::with_room,
+        ),
+        (
+            "rollouts::three_workers_with_room_for_one_more",
+            cases::rollouts::room_for_one_more,
+        ),
+        (
+            "rollouts::one_worker_and_a_node_that_comes_late",
+            cases::rollouts::late_node,
         ),
         (
             "scaling::zero_to_many_and_back",

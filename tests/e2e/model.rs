@@ -175,20 +175,20 @@ pub fn name(object: &Value) -> &str {
         .expect("an object has a name")
 }
 
+/// Whether a pod is Ready.
+pub fn is_ready(pod: &Value) -> bool {
+    let conditions = pod["status"]["conditions"].as_array();
+    conditions
+        .into_iter()
+        .flatten()
+        .any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
+}
+
 /// Waits until the model has exactly this many Ready workers.
 pub fn workers(namespace: &Namespace, model: &str, count: usize, within: Duration) -> Vec<Value> {
     eventually(within, || {
         let pods = pods(namespace, model, "worker");
-        let ready = |pod: &&Value| {
-            pod["status"]["conditions"]
-                .as_array()
-                .is_some_and(|conditions| {
-                    conditions.iter().any(|condition| {
-                        condition["type"] == "Ready" && condition["status"] == "True"
-                    })
-                })
-        };
-        if pods.len() == count && pods.iter().filter(ready).count() == count {
+        if pods.len() == count && pods.iter().all(is_ready) {
             Ok(pods)
         } else {
             Err(format!("{} workers, wanted {count} Ready ones", pods.len()))

@@ -2,7 +2,6 @@
 
 use std::{
     convert::Infallible,
-    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -11,7 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use carpool_crds::{Loaded, NAME_HEADER};
-use carpool_process::{Acceptor, methods};
+use carpool_process::{Acceptor, ListenAddress, methods};
 use http_body_util::Full;
 use hyper::{
     Request, Response, StatusCode,
@@ -96,8 +95,9 @@ fn with_type(content_type: &'static str, body: String) -> Response<Full<Bytes>> 
 }
 
 /// Listens on the admin port.
-pub async fn bind(address: SocketAddr) -> Result<TcpListener, String> {
-    TcpListener::bind(address)
+pub async fn bind(address: ListenAddress) -> Result<TcpListener, String> {
+    address
+        .listen()
         .await
         .map_err(|error| format!("failed to listen on {address}: {error}"))
 }

@@ -3,9 +3,10 @@
 //! A command line that can't be read ends at its first mistake, which clap tells; mistakes in the files and the URL
 //! that it names are told all at once.
 
-use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf};
+use std::{num::NonZeroUsize, path::PathBuf};
 
 use carpool_crds::{Config, Model};
+use carpool_process::ListenAddress;
 use carpool_queue::Endpoint;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -82,9 +83,9 @@ pub struct ServeArgs {
     #[arg(long, env = "CARPOOL_NAME")]
     pub name: String,
 
-    /// The address at which metrics and probes are served.
-    #[arg(long, env = "CARPOOL_ADMIN_LISTEN", default_value = "0.0.0.0:9090")]
-    pub admin_listen: SocketAddr,
+    /// The address at which metrics and probes are served. :PORT is a port of every address, of IPv6 and IPv4.
+    #[arg(long, env = "CARPOOL_ADMIN_LISTEN", default_value = ":9090")]
+    pub admin_listen: ListenAddress,
 
     /// The file to write this worker's name and the address of its admin port to, as JSON, once it listens there. For
     /// --admin-listen with port 0.

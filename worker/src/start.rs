@@ -128,7 +128,9 @@ async fn serve(args: &ServeArgs, settings: Settings) -> Result<(), Error> {
     let listener = admin::bind(args.admin_listen)
         .await
         .map_err(Error::System)?;
-    let address = listener.local_addr().unwrap_or(args.admin_listen);
+    let address = listener
+        .local_addr()
+        .map_err(|error| Error::System(format!("get the admin port's address: {error}")))?;
     tracing::info!(%address, "listening");
     if let Some(file) = &args.admin_address_file {
         let name = args.name.clone();

@@ -28,6 +28,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- $root := index . 0 -}}
 {{- with $root.Values.image -}}
 {{ .registry }}/{{ index .repositories (index $ 1) }}:{{ .tag | default $root.Chart.AppVersion }}
+{{- with .digests }}{{ with index . (index $ 1) }}@{{ . }}{{ end }}{{ end }}
 {{- end }}
 {{- end }}
 

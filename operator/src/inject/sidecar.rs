@@ -60,10 +60,7 @@ impl Sidecar {
         let mut args = pod::config_args();
         args.push(pod::place_arg(&self.redis_secret));
         args.push(format!("--listen=127.0.0.1:{}", names::INJECTED_DATA_PORT));
-        args.push(format!(
-            "--admin-listen=0.0.0.0:{}",
-            names::INJECTED_ADMIN_PORT
-        ));
+        args.push(format!("--admin-listen=:{}", names::INJECTED_ADMIN_PORT));
         container.args = Some(args);
         container.env = Some(vec![pod::pod_name()]);
         container.ports = Some(vec![pod::port("carpool-admin", names::INJECTED_ADMIN_PORT)]);

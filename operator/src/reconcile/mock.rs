@@ -7,7 +7,7 @@ use http_body_util::BodyExt;
 use hyper::{Request, Response, StatusCode};
 use kube::{
     Client,
-    client::Body,
+    client::{Body, ClientBuilder},
     runtime::{
         events::{Recorder, Reporter},
         watcher::Event,
@@ -59,6 +59,14 @@ impl Calls {
 pub fn api_server(
     answer: impl Fn(&Call) -> Option<(u16, Value)> + Send + Sync + 'static,
 ) -> (Client, Calls) {
+    counted_api_server(&calls::Calls::default(), answer)
+}
+
+/// The same, with its calls counted as the operator counts them.
+pub fn counted_api_server(
+    counts: &calls::Calls,
+    answer: impl Fn(&Call) -> Option<(u16, Value)> + Send + Sync + 'static,
+) -> (Client, Calls) {
     let calls = Calls::default();
     let (answer, seen) = (Arc::new(answer), calls.clone());
     let service = tower::service_fn(move |request: Request<Body>| {
@@ -83,7 +91,10 @@ pub fn api_server(
             Ok::<_, tower::BoxError>(response)
         }
     });
-    (Client::new(service, "default"), calls)
+    let client = ClientBuilder::new(service, "default")
+        .with_layer(counts)
+        .build();
+    (client, calls)
 }
 
 /// A `Status` of the API server, as it comes with an error.

@@ -2,7 +2,7 @@
 
 use std::{
     io::{BufRead, BufReader, Read},
-    net::SocketAddr,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::OwnedFd,
     process::{Command, Stdio},
     sync::{Arc, Mutex},
@@ -44,7 +44,7 @@ fn bad_settings_are_all_told_and_end_with_64() {
         "--config is missing",
         "--name is missing",
         "Redis URL",
-        "--listen must be IP:PORT",
+        "--listen must be :PORT, for every address, or IP:PORT",
     ] {
         assert!(told.contains(part), "{told}");
     }
@@ -110,6 +110,33 @@ async fn sigterm_drains_and_ends_with_0() {
         process.wait().unwrap()
     });
     assert_eq!(ended.await.unwrap().code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_port_of_every_address_is_one_of_ipv6_and_of_ipv4() {
+    let redis = RedisServer::start();
+    let file = NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), config(&pairs()).to_string()).unwrap();
+    let ports = [free_port(), free_port()];
+    let mut process = sidecar()
+        .arg("--config")
+        .arg(file.path())
+        .arg(format!("--listen=:{}", ports[0]))
+        .arg(format!("--admin-listen=:{}", ports[1]))
+        .env("CARPOOL_REDIS_URL", redis.url())
+        .env("CARPOOL_NAME", "p1")
+        .spawn()
+        .unwrap();
+    let mut logs = BufReader::new(process.stderr.take().unwrap());
+    logs.read_line(&mut String::new()).unwrap();
+    for ip in [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()] {
+        for (port, path) in ports.into_iter().zip(["/v2/health/live", "/livez"]) {
+            let answer = send(get(SocketAddr::new(ip, port), path)).await;
+            assert!(answer.status.is_success(), "{ip} {port}: {}", answer.status);
+        }
+    }
+    process.kill().unwrap();
+    process.wait().unwrap();
 }
 
 /// The process has a low limit of open files, which may be raised a little.

@@ -9,7 +9,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
@@ -113,9 +113,13 @@ impl Load {
                 Err(error) => (0, json!({"error": error.to_string()})),
             };
             let millis = begin.elapsed().as_secs_f64() * 1e3;
+            let at = SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .unwrap_or_default()
+                .as_secs_f64();
             println!(
                 "{}",
-                json!({"number": number, "status": status, "millis": millis, "answer": answer})
+                json!({"number": number, "status": status, "at": at, "millis": millis, "answer": answer})
             );
         }
     }

@@ -1,6 +1,9 @@
 //! The worker's process: its start and its end, its settings, its artifact and its admin port.
 
-use std::process::{Command, Stdio};
+use std::{
+    net::{Ipv4Addr, Ipv6Addr},
+    process::{Command, Stdio},
+};
 
 use carpool_queue::Submit;
 use sha2::Digest;
@@ -46,6 +49,28 @@ async fn told_to_stop_it_answers_what_runs_and_hands_back_the_rest() {
         .map(|consumer| consumer.name.as_str())
         .collect();
     assert_eq!(names, ["second"]);
+}
+
+#[tokio::test]
+async fn its_admin_port_is_one_of_ipv6_and_of_ipv4() {
+    let (redis, served) = (
+        Redis::start(),
+        served(MLP, DEFAULTS, |folder| common::write_mlp(folder, 1)),
+    );
+    let serve = served.serve(&redis, "w");
+    let mut every = Command::new(serve.get_program());
+    every.args(serve.get_args().map(|arg| {
+        if arg == "127.0.0.1:0" {
+            ":0".as_ref()
+        } else {
+            arg
+        }
+    }));
+    let mut worker = Worker::start(every);
+    for ip in [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()] {
+        worker.admin.set_ip(ip);
+        assert_eq!(worker.get("/livez").0, 200, "{ip}");
+    }
 }
 
 #[tokio::test]

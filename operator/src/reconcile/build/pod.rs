@@ -7,11 +7,11 @@ use k8s_openapi::{
     api::core::v1::{
         Capabilities, ConfigMapProjection, Container, ContainerPort, EmptyDirVolumeSource, EnvVar,
         EnvVarSource, HTTPGetAction, KeyToPath, LocalObjectReference, ObjectFieldSelector,
-        PodSecurityContext, PodSpec, Probe, ProjectedVolumeSource, ResourceRequirements,
-        SeccompProfile, SecretProjection, SecurityContext, Toleration, Volume, VolumeMount,
-        VolumeProjection,
+        PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ProjectedVolumeSource,
+        ResourceRequirements, SeccompProfile, SecretProjection, SecurityContext, Toleration,
+        Volume, VolumeMount, VolumeProjection,
     },
-    apimachinery::pkg::{api::resource, util::intstr::IntOrString},
+    apimachinery::pkg::{api::resource, apis::meta::v1::ObjectMeta, util::intstr::IntOrString},
 };
 
 use crate::{defaults::ModelDefaults, names};
@@ -21,6 +21,37 @@ pub const CONFIG_VOLUME: &str = "carpool-config";
 
 /// The volume of a managed Redis' password.
 pub const PASSWORD_VOLUME: &str = "secret";
+
+/// Services have an address of each family that the cluster has.
+pub const IP_FAMILY_POLICY: &str = "PreferDualStack";
+
+/// Annotation of a pod: the local volumes whose loss need not keep a cluster autoscaler from removing their node.
+const EXPENDABLE: &str = "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes";
+
+/// The template of a pod of a model, which may run where the model or else the cluster says, and which a cluster autoscaler
+/// may move: no volume here holds what is not somewhere else, a request in its proxy and an artifact on its claim.
+pub fn template(
+    labels: BTreeMap<String, String>,
+    mut pod: PodSpec,
+    spec: &BatchedModelSpec,
+    defaults: &ModelDefaults,
+) -> PodTemplateSpec {
+    schedule(&mut pod, spec, defaults);
+    let volumes = pod.volumes.iter().flatten();
+    let expendable: Vec<&str> = volumes
+        .filter(|volume| volume.empty_dir.is_some())
+        .map(|volume| volume.name.as_str())
+        .collect();
+    let annotations = BTreeMap::from([(EXPENDABLE.to_owned(), expendable.join(","))]);
+    PodTemplateSpec {
+        metadata: Some(ObjectMeta {
+            labels: Some(labels),
+            annotations: Some(annotations),
+            ..ObjectMeta::default()
+        }),
+        spec: Some(pod),
+    }
+}
 
 /// The pod half of the `restricted` standard. No fixed user: some clusters give each namespace its own range.
 pub fn pod_security() -> PodSecurityContext {
@@ -48,7 +79,7 @@ pub fn container_security() -> SecurityContext {
 }
 
 /// Says where a pod may run, and with what it gets there: as its model asks or, for what that leaves out, by default.
-pub fn schedule(pod: &mut PodSpec, spec: &BatchedModelSpec, defaults: &ModelDefaults) {
+fn schedule(pod: &mut PodSpec, spec: &BatchedModelSpec, defaults: &ModelDefaults) {
     let nodes = spec
         .node_selector
         .as_ref()

@@ -5,14 +5,10 @@ use k8s_openapi::{
     api::{
         apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment},
         core::v1::{
-            Container, PodSpec, PodTemplateSpec, Service, ServicePort, ServiceSpec,
-            TopologySpreadConstraint,
+            Container, PodSpec, Service, ServicePort, ServiceSpec, TopologySpreadConstraint,
         },
     },
-    apimachinery::pkg::{
-        apis::meta::v1::{LabelSelector, ObjectMeta},
-        util::intstr::IntOrString,
-    },
+    apimachinery::pkg::{apis::meta::v1::LabelSelector, util::intstr::IntOrString},
 };
 
 use super::{Images, metadata, pod};
@@ -31,6 +27,7 @@ pub fn service(valid: &Valid) -> Service {
     Service {
         metadata: metadata(valid, valid.name.clone(), Some(Component::Proxy)),
         spec: Some(ServiceSpec {
+            ip_family_policy: Some(pod::IP_FAMILY_POLICY.to_owned()),
             selector: Some(names::selector(&valid.name, Component::Proxy)),
             ports: Some(vec![ServicePort {
                 name: Some("http".to_owned()),
@@ -54,37 +51,29 @@ pub fn deployment(valid: &Valid, images: &Images, redis_secret: &str) -> Deploym
         match_labels: Some(names::selector(&valid.name, Component::Proxy)),
         ..LabelSelector::default()
     };
-    let mut template = PodTemplateSpec {
-        metadata: Some(ObjectMeta {
-            labels: Some(labels),
-            ..ObjectMeta::default()
-        }),
-        spec: Some(PodSpec {
-            service_account_name: Some(name.clone()),
-            automount_service_account_token: Some(false),
-            enable_service_links: Some(false),
-            security_context: Some(pod::pod_security()),
-            containers: vec![container(valid, images, redis_secret)],
-            volumes: Some(vec![
-                pod::scratch("tmp"),
-                pod::config_volume(&valid.name, redis_secret),
-            ]),
-            termination_grace_period_seconds: Some(
-                LAME_DUCK_SECONDS + SPARE_SECONDS + super::whole_seconds(valid.spec.queue.timeout),
-            ),
-            topology_spread_constraints: Some(vec![TopologySpreadConstraint {
-                topology_key: "kubernetes.io/hostname".to_owned(),
-                max_skew: 1,
-                when_unsatisfiable: "ScheduleAnyway".to_owned(),
-                label_selector: Some(selector.clone()),
-                ..TopologySpreadConstraint::default()
-            }]),
-            ..PodSpec::default()
-        }),
+    let pod = PodSpec {
+        service_account_name: Some(name.clone()),
+        automount_service_account_token: Some(false),
+        enable_service_links: Some(false),
+        security_context: Some(pod::pod_security()),
+        containers: vec![container(valid, images, redis_secret)],
+        volumes: Some(vec![
+            pod::scratch("tmp"),
+            pod::config_volume(&valid.name, redis_secret),
+        ]),
+        termination_grace_period_seconds: Some(
+            LAME_DUCK_SECONDS + SPARE_SECONDS + super::whole_seconds(valid.spec.queue.timeout),
+        ),
+        topology_spread_constraints: Some(vec![TopologySpreadConstraint {
+            topology_key: "kubernetes.io/hostname".to_owned(),
+            max_skew: 1,
+            when_unsatisfiable: "ScheduleAnyway".to_owned(),
+            label_selector: Some(selector.clone()),
+            ..TopologySpreadConstraint::default()
+        }]),
+        ..PodSpec::default()
     };
-    if let Some(pod) = &mut template.spec {
-        pod::schedule(pod, &valid.spec, &images.defaults);
-    }
+    let mut template = pod::template(labels, pod, &valid.spec, &images.defaults);
     if let Some(overrides) = &valid.proxy_overrides {
         template.merge_from(overrides.clone());
     }
@@ -111,8 +100,8 @@ fn container(valid: &Valid, images: &Images, redis_secret: &str) -> Container {
     let mut container = pod::container("proxy", &images.sidecar, &images.pull_policy);
     let mut args = pod::config_args();
     args.push(pod::place_arg(redis_secret));
-    args.push(format!("--listen=0.0.0.0:{}", names::DATA_PORT));
-    args.push(format!("--admin-listen=0.0.0.0:{}", names::ADMIN_PORT));
+    args.push(format!("--listen=:{}", names::DATA_PORT));
+    args.push(format!("--admin-listen=:{}", names::ADMIN_PORT));
     args.push(format!("--lame-duck={LAME_DUCK_SECONDS}s"));
     container.args = Some(args);
     container.env = Some(vec![pod::pod_name()]);

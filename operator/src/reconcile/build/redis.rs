@@ -8,15 +8,12 @@ use k8s_openapi::{
     api::{
         apps::v1::{StatefulSet, StatefulSetSpec},
         core::v1::{
-            Container, EmptyDirVolumeSource, KeyToPath, PodSecurityContext, PodSpec,
-            PodTemplateSpec, Probe, Secret, SecretVolumeSource, Service, ServicePort, ServiceSpec,
-            TCPSocketAction, Volume,
+            Container, EmptyDirVolumeSource, KeyToPath, PodSecurityContext, PodSpec, Probe, Secret,
+            SecretVolumeSource, Service, ServicePort, ServiceSpec, TCPSocketAction, Volume,
         },
     },
     apimachinery::pkg::{
-        api::resource::Quantity,
-        apis::meta::v1::{LabelSelector, ObjectMeta},
-        util::intstr::IntOrString,
+        api::resource::Quantity, apis::meta::v1::LabelSelector, util::intstr::IntOrString,
     },
 };
 
@@ -80,6 +77,7 @@ pub fn service(valid: &Valid) -> Service {
             Some(Component::Redis),
         ),
         spec: Some(ServiceSpec {
+            ip_family_policy: Some(pod::IP_FAMILY_POLICY.to_owned()),
             selector: Some(names::selector(&valid.name, Component::Redis)),
             ports: Some(vec![ServicePort {
                 name: Some("redis".to_owned()),
@@ -94,8 +92,9 @@ pub fn service(valid: &Valid) -> Service {
     }
 }
 
-/// The server. Its data outlives a crash of the process but not the pod: what a proxy holds open it queues again.
-/// Another `password` than before makes a pod that reads the Secret again.
+/// The server, which listens on every address of both families, as Redis and Valkey do unless told otherwise. Its data
+/// outlives a crash of the process but not the pod: what a proxy holds open it queues again. Another `password` than
+/// before makes a pod that reads the Secret again.
 pub fn stateful_set(
     valid: &Valid,
     images: &Images,
@@ -104,20 +103,19 @@ pub fn stateful_set(
     password: Option<&str>,
 ) -> StatefulSet {
     let name = names::child(&valid.name, Component::Redis);
-    let annotations = password
-        .map(|password| BTreeMap::from([(names::REDIS_PASSWORD.to_owned(), password.to_owned())]));
     let mut metadata = metadata(valid, name.clone(), Some(Component::Redis));
-    metadata.annotations.clone_from(&annotations);
-    let mut template = PodTemplateSpec {
-        metadata: Some(ObjectMeta {
-            labels: Some(names::component_labels(&valid.name, Component::Redis)),
-            annotations,
-            ..ObjectMeta::default()
-        }),
-        spec: Some(pod_spec(images, memory, &name, secret)),
-    };
-    if let Some(pod) = &mut template.spec {
-        pod::schedule(pod, &valid.spec, &images.defaults);
+    let mut template = pod::template(
+        names::component_labels(&valid.name, Component::Redis),
+        pod_spec(images, memory, &name, secret),
+        &valid.spec,
+        &images.defaults,
+    );
+    if let Some(password) = password {
+        let template = template.metadata.get_or_insert_default();
+        for metadata in [&mut metadata, template] {
+            let annotations = metadata.annotations.get_or_insert_default();
+            annotations.insert(names::REDIS_PASSWORD.to_owned(), password.to_owned());
+        }
     }
     if let Some(overrides) = &valid.redis_overrides {
         template.merge_from(overrides.clone());

@@ -195,8 +195,75 @@ fn gpus_reach_the_serving_container_and_no_other() {
         "the limit speaks of it"
     );
     let fetch = &pod.init_containers.as_ref().unwrap()[0];
-    assert_eq!(fetch.resources.as_ref().unwrap().limits, None);
+    let limits = fetch.resources.as_ref().unwrap().limits.as_ref().unwrap();
+    assert_eq!(limits.keys().collect::<Vec<_>>(), ["memory"]);
     assert!(children.config.data.as_ref().unwrap()["config.yaml"].contains("device: cuda"));
+}
+
+#[test]
+fn the_container_that_fetches_asks_for_no_more_than_the_one_that_serves() {
+    let fetch = |worker_spec: &str| {
+        let children = children(&format!("worker: {worker_spec}"));
+        let pod = worker(&children);
+        serde_json::to_value(&pod.init_containers.as_ref().unwrap()[0].resources).unwrap()
+    };
+    for (worker_spec, resources) in [
+        (
+            "{}",
+            "{limits: {memory: 256Mi}, requests: {cpu: 100m, memory: 256Mi}}",
+        ),
+        (
+            "{resources: {requests: {memory: 4Gi}, limits: {cpu: 2, ephemeral-storage: 8Gi, amd.com/gpu: 1}}}",
+            "{limits: {cpu: '2', ephemeral-storage: 8Gi, memory: 4Gi}, requests: {memory: 4Gi}}",
+        ),
+        (
+            "{podOverrides: {spec: {containers: [{name: worker, resources: {limits: {memory: 128Mi}, requests: {memory: 128Mi}}}]}}}",
+            "{limits: {memory: 128Mi}, requests: {cpu: 100m, memory: 128Mi}}",
+        ),
+        (
+            "{podOverrides: {spec: {initContainers: [{name: fetch, resources: {limits: {memory: 1Gi}}}]}}}",
+            "{limits: {memory: 1Gi}}",
+        ),
+    ] {
+        let expected: serde_json::Value = serde_yaml::from_str(resources).unwrap();
+        assert_eq!(fetch(worker_spec), expected, "{worker_spec}");
+    }
+}
+
+#[test]
+fn a_cluster_autoscaler_may_move_every_pod() {
+    let children =
+        children("worker: {podOverrides: {spec: {volumes: [{name: mine, emptyDir: {}}]}}}");
+    let redis = &children.redis.as_ref().unwrap().spec.template;
+    for (template, volumes) in [
+        (template(&children.proxy), "tmp"),
+        (template(children.worker.as_ref().unwrap()), "tmp,model"),
+        (redis, "tmp,data"),
+    ] {
+        let annotations = template.metadata.as_ref().unwrap().annotations.as_ref();
+        assert_eq!(
+            annotations.unwrap()["cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes"],
+            volumes
+        );
+    }
+}
+
+#[test]
+fn nothing_is_of_one_family_of_addresses() {
+    let children = children("{}");
+    for service in &children.services {
+        let spec = service.spec.as_ref().unwrap();
+        assert_eq!(spec.ip_family_policy.as_deref(), Some("PreferDualStack"));
+    }
+    let proxy = template(&children.proxy).spec.as_ref().unwrap();
+    let args = [proxy, worker(&children)].map(|pod| pod.containers[0].args.clone().unwrap());
+    assert!(args[0].contains(&"--listen=:8080".to_owned()));
+    for args in args {
+        assert!(
+            args.contains(&"--admin-listen=:9090".to_owned()),
+            "{args:?}"
+        );
+    }
 }
 
 #[test]

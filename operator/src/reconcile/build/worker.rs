@@ -13,9 +13,7 @@ use k8s_openapi::{
         },
     },
     apimachinery::pkg::{
-        api::resource::Quantity,
-        apis::meta::v1::{LabelSelector, ObjectMeta},
-        util::intstr::IntOrString,
+        api::resource::Quantity, apis::meta::v1::LabelSelector, util::intstr::IntOrString,
     },
 };
 
@@ -35,6 +33,9 @@ const PROGRESS_SECONDS: i64 = 600;
 const CLAIM_DIRECTORY: &str = "/mnt/claim";
 const MODEL_DIRECTORY: &str = "/model";
 const CONTAINER: &str = "worker";
+const FETCH: &str = "fetch";
+/// The resources that an init container shares with the container after it.
+const SHARED: [&str; 3] = ["cpu", "memory", "ephemeral-storage"];
 /// The number of threads of a worker, where that is not what its control group allows.
 const THREADS: &str = "CARPOOL_THREADS";
 
@@ -121,21 +122,18 @@ pub fn attempt(
 
 fn template(valid: &Valid, images: &Images, redis_secret: &str) -> PodTemplateSpec {
     let labels = names::component_labels(&valid.name, Component::Worker);
-    let mut template = PodTemplateSpec {
-        metadata: Some(ObjectMeta {
-            labels: Some(names::of_revision(labels, &valid.revision)),
-            ..ObjectMeta::default()
-        }),
-        spec: Some(pod_spec(valid, images, redis_secret)),
-    };
-    if let Some(pod) = &mut template.spec {
-        pod::schedule(pod, &valid.spec, &images.defaults);
-    }
+    let mut template = pod::template(
+        names::of_revision(labels, &valid.revision),
+        pod_spec(valid, images, redis_secret),
+        &valid.spec,
+        &images.defaults,
+    );
     if let Some(overrides) = &valid.worker_overrides {
         template.merge_from(overrides.clone());
     }
     if let Some(pod) = &mut template.spec {
         pod.containers.iter_mut().for_each(limit_threads);
+        limit_fetch(pod);
     }
     template
 }
@@ -188,7 +186,7 @@ fn pod_spec(valid: &Valid, images: &Images, redis_secret: &str) -> PodSpec {
 
 /// Copies the artifact and checks it. Only this container sees the claim.
 fn fetch(valid: &Valid, images: &Images) -> Container {
-    let mut container = pod::container("fetch", &images.worker, &images.pull_policy);
+    let mut container = pod::container(FETCH, &images.worker, &images.pull_policy);
     let source = match valid.artifact.path.as_str() {
         "" => CLAIM_DIRECTORY.to_owned(),
         path => format!("{CLAIM_DIRECTORY}/{path}"),
@@ -201,8 +199,6 @@ fn fetch(valid: &Valid, images: &Images) -> Container {
         format!("--to={MODEL_DIRECTORY}"),
         "--log-format=json".to_owned(),
     ]);
-    // Init containers count like the largest of themselves and the rest, so this asks for no more than `serve` does.
-    container.resources = Some(pod::resources(None, &[("cpu", "50m"), ("memory", "64Mi")]));
     if let Some(mounts) = &mut container.volume_mounts {
         mounts.push(pod::config_mount());
         mounts.push(pod::mount("model", MODEL_DIRECTORY));
@@ -218,7 +214,7 @@ fn serve(valid: &Valid, images: &Images) -> Container {
     let mut container = pod::container(CONTAINER, &images.worker, &images.pull_policy);
     let mut args = vec!["serve".to_owned(), format!("--revision={}", valid.revision)];
     args.extend(pod::config_args());
-    args.push(format!("--admin-listen=0.0.0.0:{}", names::ADMIN_PORT));
+    args.push(format!("--admin-listen=:{}", names::ADMIN_PORT));
     args.push(format!("--model={MODEL_DIRECTORY}"));
     container.args = Some(args);
     container.env = Some(vec![pod::pod_name()]);
@@ -238,6 +234,31 @@ fn serve(valid: &Valid, images: &Images) -> Container {
         });
     }
     container
+}
+
+/// Gives the container that fetches what the one that serves has, but for devices: whatever a quota or a LimitRange says,
+/// it lets both in or none, and as a pod counts with the larger of the two, it asks for no more. Memory has a limit in any
+/// case.
+fn limit_fetch(pod: &mut PodSpec) {
+    let serve = pod.containers.iter().find(|it| it.name == CONTAINER);
+    let Some(mut resources) = serve.and_then(|serve| serve.resources.clone()) else {
+        return;
+    };
+    for amounts in [&mut resources.limits, &mut resources.requests] {
+        let amounts = amounts.get_or_insert_default();
+        amounts.retain(|name, _| SHARED.contains(&name.as_str()));
+    }
+    let requested = resources.requests.iter().flatten();
+    let memory = requested.filter(|(name, _)| *name == "memory");
+    for (name, amount) in memory {
+        let limits = resources.limits.get_or_insert_default();
+        limits.entry(name.clone()).or_insert_with(|| amount.clone());
+    }
+    resources.claims = None;
+    let fetch = pod.init_containers.iter_mut().flatten();
+    for fetch in fetch.filter(|it| it.name == FETCH && it.resources.is_none()) {
+        fetch.resources = Some(resources.clone());
+    }
 }
 
 /// Tells a worker without a CPU limit to use as many threads as the CPUs that it asks for, rounded up. Nothing that it
