@@ -356,7 +356,7 @@ fn inputs(valid: &Valid, plan: &Plan, observed: &Observed) -> RolloutInputs {
         proxy_secret: places.of_proxies(&plan.active, valid),
         places: places.to_feed(&plan.active, valid, models.keys()),
         password: redis.and_then(|redis| redis.annotations().get(names::REDIS_PASSWORD).cloned()),
-        // It is made before this is written down.
+        // The Secret is made before this is written down.
         made_secret: match valid.external_secret() {
             Some(_) => observed.made_secret.clone(),
             None => Some(places.managed.clone()),

@@ -46,7 +46,7 @@ pub struct Places {
     pub revisions: BTreeMap<String, String>,
     /// Places that a proxy or a sidecar feeds, one that is leaving or has yet to start among them.
     pub fed: BTreeSet<String>,
-    /// Those of them that a sidecar in an app's pod feeds, which stays there until it is injected anew.
+    /// Places that a sidecar in an app's pod feeds, which stays there until it is injected anew.
     pub fed_by_sidecars: BTreeSet<String>,
     /// Places that pods of any kind but Redis itself use.
     pub used: BTreeSet<String>,
