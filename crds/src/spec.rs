@@ -109,13 +109,14 @@ pub struct BatchedModelSpec {
 }
 
 impl BatchedModelSpec {
-    /// The revision: the model and the place of its queue, as ten hex digits of their hash. Its workers read one Redis,
-    /// so a queue that moves is a revision of its own; all that the operator runs for a model are one place.
+    /// The revision: the model and the place of its queue. Its workers read one Redis, so a queue that moves is a revision
+    /// of its own; all that the operator runs for a model are one place.
     #[must_use]
     pub fn revision(&self) -> String {
-        let external = self.queue.redis.external.as_ref();
-        self.model
-            .revision_at(external.map(|external| external.url_secret_name.as_str()))
+        match &self.queue.redis.external {
+            None => self.model.revision(),
+            Some(external) => self.model.revision_at(&external.url_secret_name),
+        }
     }
 }
 
