@@ -23,7 +23,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the operator: serve every `BatchedModel` of the cluster.
-    Run(run::Args),
+    Run(Box<run::Args>),
     /// Serve one manifest on this machine, with processes in place of pods.
     Local(local::Args),
     /// Add the sidecar to the pods of a manifest.
@@ -58,9 +58,9 @@ async fn main() -> ExitCode {
     };
     cli.logging.start();
     let result: Result<(), Error> = match cli.command {
-        Command::Run(args) => run::run(args).await.map_err(Error::from),
+        Command::Run(args) => run::run(*args).await.map_err(Error::from),
         Command::Local(args) => local::run(args).await.map_err(Error::from),
-        Command::Inject(args) => inject::run(args).map_err(Error::from),
+        Command::Inject(args) => inject::run(&args).map_err(Error::from),
         Command::Infer(args) => infer::run(args).await.map_err(Error::from),
         Command::Crds => print_crd().map_err(Error::from),
     };

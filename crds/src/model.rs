@@ -115,17 +115,19 @@ impl Model {
     /// stream and workers.
     #[must_use]
     pub fn revision(&self) -> String {
-        self.revision_at(None)
+        self.hash(&[])
     }
 
-    /// The revision of this model with its queue in the Redis of a Secret of the user's, if it is in one.
-    pub(crate) fn revision_at(&self, secret: Option<&str>) -> String {
+    /// The revision of this model with its queue in the Redis of this Secret.
+    #[must_use]
+    pub fn revision_at(&self, secret: &str) -> String {
+        self.hash(&[b" at ", secret.as_bytes()])
+    }
+
+    fn hash(&self, place: &[&[u8]]) -> String {
         // Field order is the declaration's, so the same model always gives the same JSON.
         let mut hashed = serde_json::to_vec(self).unwrap_or_default();
-        if let Some(secret) = secret {
-            hashed.extend(b" at ");
-            hashed.extend(secret.as_bytes());
-        }
+        hashed.extend(place.concat());
         hex::encode(&Sha256::digest(&hashed)[..5])
     }
 }

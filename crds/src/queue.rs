@@ -130,8 +130,8 @@ pub struct ExternalRedis {
     /// A Secret of this namespace whose key `url` holds `redis://[USER:PASSWORD@]HOST[:PORT][/DB]`, `rediss://` for TLS,
     /// or `redis+sentinel://[USER:PASSWORD@]HOST[:PORT][,HOST[:PORT]...]/NAME[/DB]` for the primary that those sentinels
     /// know by this name, `rediss+sentinel://` for TLS. Its key `ca.crt` holds the certificate authorities to trust with
-    /// TLS, as PEM; without it those of the image are, which has none unless you add them. A change of either reaches
-    /// each new connection.
+    /// TLS, as PEM; without it those of the image are, which has none unless you add them. A change of either is followed
+    /// once it works. To move the queue to another Redis, name another Secret: that is a rollout.
     #[cfg_attr(feature = "kube", schemars(length(min = 1, max = 253)))]
     pub url_secret_name: String,
 }

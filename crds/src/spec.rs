@@ -103,19 +103,20 @@ pub struct BatchedModelSpec {
     #[cfg_attr(feature = "kube", schemars(length(max = 253)))]
     pub priority_class_name: Option<String>,
 
-    /// The writer of the model's NetworkPolicies.
+    /// The writer of the model's network policies.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network_policies: Option<NetworkPolicyMode>,
 }
 
 impl BatchedModelSpec {
-    /// The revision: the model and the place of its queue, as ten hex digits of their hash. Its workers read one Redis,
-    /// so a queue that moves is a revision of its own; all that the operator runs for a model are one place.
+    /// The revision: the model and the place of its queue. Its workers read one Redis, so a queue that moves is a revision
+    /// of its own; all that the operator runs for a model are one place.
     #[must_use]
     pub fn revision(&self) -> String {
-        let external = self.queue.redis.external.as_ref();
-        self.model
-            .revision_at(external.map(|external| external.url_secret_name.as_str()))
+        match &self.queue.redis.external {
+            None => self.model.revision(),
+            Some(external) => self.model.revision_at(&external.url_secret_name),
+        }
     }
 }
 
@@ -222,7 +223,7 @@ pub struct Proxy {
     pub cors_allow_origins: Vec<String>,
 
     /// The pods and addresses that may reach the proxies, beside the pods of this namespace and of the operator's, where
-    /// a network plugin enforces NetworkPolicies.
+    /// a network plugin enforces network policies.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[cfg_attr(feature = "kube", schemars(length(max = 32)))]
     pub allow_from: Vec<Peer>,

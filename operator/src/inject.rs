@@ -67,7 +67,7 @@ pub enum InjectError {
 }
 
 /// Prints the manifest with the sidecar added.
-pub fn run(args: Args) -> Result<(), InjectError> {
+pub fn run(args: &Args) -> Result<(), InjectError> {
     let text = read(&args.file).map_err(|error| InjectError::Read(args.file.clone(), error))?;
     let mut documents = manifest::split(&text)?;
     for document in &mut documents {
@@ -90,7 +90,7 @@ pub fn run(args: Args) -> Result<(), InjectError> {
         document.changed = changed;
     }
     if !documents.iter().any(|document| document.changed) {
-        return Err(InjectError::Nothing(match args.model {
+        return Err(InjectError::Nothing(match &args.model {
             Some(_) => "the manifest holds no Pod and nothing that makes pods",
             None => "give --model, or the pod template's annotation carpool.dev/model",
         }));

@@ -111,6 +111,13 @@ pub fn redis_secret(model: &str) -> String {
     child(model, Component::Redis)
 }
 
+/// The Secret of a managed Redis that an older operator made.
+#[must_use]
+pub fn old_redis_secret(model: &str, uid: &str) -> String {
+    let uid: String = uid.chars().filter(|c| *c != '-').take(8).collect();
+    format!("{}-{uid}", redis_secret(model))
+}
+
 /// The labels of every child.
 #[must_use]
 pub fn labels(model: &str) -> BTreeMap<String, String> {

@@ -212,7 +212,10 @@ pub async fn reconcile(
         &mut lock(&remembered),
         Instant::now(),
     );
-    let valid = validate::validate(model);
+    let valid = validate::validate(model).map(|valid| Valid {
+        revision: observed.view.latest.clone(),
+        ..valid
+    });
     if let Ok(valid) = &valid {
         let secret = observed.places.wanted(valid.external_secret());
         let attempt = build::attempt(valid, &context.images, &secret).map_err(BuildError::from)?;
@@ -353,7 +356,7 @@ fn inputs(valid: &Valid, plan: &Plan, observed: &Observed) -> RolloutInputs {
         proxy_secret: places.of_proxies(&plan.active, valid),
         places: places.to_feed(&plan.active, valid, models.keys()),
         password: redis.and_then(|redis| redis.annotations().get(names::REDIS_PASSWORD).cloned()),
-        // It is made before this is written down.
+        // The Secret is made before this is written down.
         made_secret: match valid.external_secret() {
             Some(_) => observed.made_secret.clone(),
             None => Some(places.managed.clone()),

@@ -170,8 +170,13 @@ pub fn observe(
 /// The places of the queue, of which the configuration says what was fed.
 fn places(model: &BatchedModel, before: Option<String>, observed: &Observed) -> Places {
     let live = observed.redis.as_deref().and_then(place::of);
+    let (name, uid) = (model.name_any(), model.uid().unwrap_or_default());
     let mut places = Places {
-        managed: live.map_or_else(|| names::redis_secret(&model.name_any()), str::to_owned),
+        own_names: [
+            names::redis_secret(&name),
+            names::old_redis_secret(&name, &uid),
+        ],
+        managed: live.map_or_else(|| names::redis_secret(&name), str::to_owned),
         before: before
             .and_then(|json| serde_json::from_str(&json).ok())
             .unwrap_or_default(),
@@ -246,7 +251,7 @@ fn view(
     let mut view = View {
         switched: active.is_some()
             && backlog.is_some_and(|backlog| backlog.is_fed(active_place, active.as_ref())),
-        latest: model.spec.revision(),
+        latest: places.latest(&model.spec),
         active,
         revisions,
         bounds: Bounds::from(&model.spec.worker.rollout),

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use carpool_crds::BatchedModelSpec;
 use k8s_openapi::api::core::v1::{Pod, Volume};
 use kube::ResourceExt;
 
@@ -39,10 +40,14 @@ pub fn of(object: &impl ResourceExt) -> Option<&str> {
 pub struct Places {
     /// The Secret of a managed Redis: the one that the live one uses, or would.
     pub managed: String,
+    /// Names that the Secret of a managed Redis may have.
+    pub own_names: [String; 2],
     /// The place that each revision's workers read.
     pub revisions: BTreeMap<String, String>,
     /// Places that a proxy or a sidecar feeds, one that is leaving or has yet to start among them.
     pub fed: BTreeSet<String>,
+    /// Places that a sidecar in an app's pod feeds, which stays there until it is injected anew.
+    pub fed_by_sidecars: BTreeSet<String>,
     /// Places that pods of any kind but Redis itself use.
     pub used: BTreeSet<String>,
     /// The revision that was last fed at each place.
@@ -50,6 +55,29 @@ pub struct Places {
 }
 
 impl Places {
+    /// The revision of a spec. One that has workers at the spec's place keeps its name: an older operator named each by its
+    /// model alone, wherever the queue was. A name that workers at another place have is none for this one.
+    #[must_use]
+    pub fn latest(&self, spec: &BatchedModelSpec) -> String {
+        let external = spec.queue.redis.external.as_ref();
+        let wanted = self.wanted(external.map(|external| external.url_secret_name.as_str()));
+        let (plain, placed) = (spec.model.revision(), spec.model.revision_at(&wanted));
+        let names = match external {
+            None => [plain, placed],
+            Some(_) => [placed, plain],
+        };
+        let is_here = |place: &String| {
+            *place == wanted || (external.is_none() && self.own_names.contains(place))
+        };
+        let here = |name: &&String| self.revisions.get(*name).is_some_and(is_here);
+        let is_free = |name: &&String| !self.revisions.contains_key(*name);
+        let name = names
+            .iter()
+            .find(here)
+            .or_else(|| names.iter().find(is_free));
+        name.unwrap_or(&names[0]).clone()
+    }
+
     /// Adds what pods show.
     pub fn look_at<'a>(&mut self, pods: impl IntoIterator<Item = &'a Pod>) {
         for pod in pods {
@@ -66,6 +94,9 @@ impl Places {
             self.used.insert(place.to_owned());
             if feeds(pod) {
                 self.fed.insert(place.to_owned());
+            }
+            if feeds(pod) && !workers::is(pod, Component::Proxy) {
+                self.fed_by_sidecars.insert(place.to_owned());
             }
         }
     }
@@ -110,5 +141,46 @@ impl Places {
     pub fn uses_managed(&self) -> bool {
         self.used.contains(&self.managed)
             || self.revisions.values().any(|place| *place == self.managed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reconcile::fixtures;
+
+    #[test]
+    fn nobody_gets_another_revision_by_a_newer_operator() {
+        let (managed, external) = (
+            fixtures::sentiment().spec,
+            fixtures::with("queue: {redis: {external: {urlSecretName: mine}}}").spec,
+        );
+        let (plain, placed) = (managed.revision(), external.revision());
+        let latest = |spec: &BatchedModelSpec, live: &[(&String, &str)]| {
+            let live = live.iter();
+            Places {
+                managed: "m-redis".to_owned(),
+                own_names: ["m-redis", "m-redis-0c5b5a3e"].map(str::to_owned),
+                revisions: live
+                    .map(|(name, place)| ((*name).clone(), (*place).to_owned()))
+                    .collect(),
+                ..Places::default()
+            }
+            .latest(spec)
+        };
+        assert_eq!(latest(&managed, &[]), plain);
+        assert_eq!(latest(&external, &[]), placed);
+        // What an older operator made keeps the name of its model alone.
+        assert_eq!(latest(&external, &[(&plain, "mine")]), plain);
+        assert_eq!(latest(&managed, &[(&plain, "m-redis-0c5b5a3e")]), plain);
+        // A queue that moves never takes the name of workers that read another Redis.
+        assert_eq!(latest(&external, &[(&plain, "m-redis")]), placed);
+        let moved = latest(&managed, &[(&plain, "mine")]);
+        assert!(moved != plain && moved != placed);
+        assert_eq!(
+            latest(&managed, &[(&moved, "m-redis")]),
+            moved,
+            "it keeps it"
+        );
     }
 }

@@ -57,9 +57,17 @@ pub(super) struct Session<'a> {
     evict: bool,
     /// The time of the last decision to evict.
     evicted: Option<StdInstant>,
-    stopping: bool,
-    /// Whether another connection has taken this one's place, so that nothing new is written.
-    moved: bool,
+    /// The reason that nothing new is taken, if there is one.
+    ending: Option<Ending>,
+}
+
+/// The reason for which a session ends once its calls are done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    /// Another connection has taken this one's place.
+    Moved,
+    /// The producer stops.
+    Stopping,
 }
 
 /// A finished piece of the session's work.
@@ -90,8 +98,7 @@ impl<'a> Session<'a> {
             checking: false,
             evict: false,
             evicted: None,
-            stopping: false,
-            moved: false,
+            ending: None,
         }
     }
 
@@ -117,7 +124,9 @@ impl<'a> Session<'a> {
                 // The tick comes first, so that a busy queue does not keep it waiting.
                 _ = tick.tick() => {
                     self.shared.connections.follow();
-                    self.moved |= !self.shared.connections.is_current(&self.connection);
+                    if !self.shared.connections.is_current(&self.connection) {
+                        self.ending.get_or_insert(Ending::Moved);
+                    }
                     self.shared.in_flight.measure();
                     self.check(self.shared.limits().lease);
                 }
@@ -129,16 +138,21 @@ impl<'a> Session<'a> {
                     }
                 }
                 count = commands.recv_many(&mut arrived, MAX_REQUESTS),
-                    if self.calls < MAX_CALLS && !self.stopping && !self.moved =>
+                    if self.calls < MAX_CALLS && self.ending.is_none() =>
                 {
                     self.take(&mut arrived);
-                    self.stopping |= count == 0;
+                    if count == 0 {
+                        self.ending = Some(Ending::Stopping);
+                    }
                 }
             }
-            if self.moved && self.calls == 0 {
+            if self.calls > 0 {
+                continue;
+            }
+            if self.ending == Some(Ending::Moved) {
                 return ControlFlow::Continue(());
             }
-            if self.stopping && self.calls == 0 {
+            if self.ending == Some(Ending::Stopping) {
                 let mut farewell = redis::cmd("DEL");
                 let keys = &self.shared.keys;
                 farewell
@@ -158,7 +172,7 @@ impl<'a> Session<'a> {
             match command {
                 Command::Enqueue(uuid) => self.waiting.push_back(uuid),
                 Command::Cancel(entry) => cancelled.push(entry),
-                Command::Stop => self.stopping = true,
+                Command::Stop => self.ending = Some(Ending::Stopping),
             }
         }
         self.cancel(cancelled);
@@ -166,7 +180,10 @@ impl<'a> Session<'a> {
 
     /// Writes from the front of the waiting requests.
     fn enqueue(&mut self) {
-        while self.calls < MAX_CALLS && !self.waiting.is_empty() && !self.moved {
+        while self.calls < MAX_CALLS
+            && !self.waiting.is_empty()
+            && self.ending != Some(Ending::Moved)
+        {
             let call = self.shared.next_call();
             let group = self
                 .shared

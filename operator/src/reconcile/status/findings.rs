@@ -59,7 +59,13 @@ pub fn findings(
     before: &BatchedModelStatus,
 ) -> Vec<Finding> {
     let proxy = proxy_ready(observed);
-    let redis = redis_ready(external_redis(valid, plan, observed), observed, &proxy);
+    let mut redis = redis_ready(external_redis(valid, plan, observed), observed, &proxy);
+    if let Some(held) = held_place(valid, plan, observed) {
+        let note = format!(
+            "; sidecars in pods of apps still use the Redis of the Secret {held}, which stays for them until they are injected anew"
+        );
+        redis.message.push_str(&note);
+    }
     let loaded = model_loaded(valid, observed, &before.conditions);
     let progressing = progressing(valid, plan, observed, &loaded);
     let latest = Latest {
@@ -148,6 +154,15 @@ fn external_redis(valid: &Valid, plan: &Plan, observed: &Observed) -> Option<Str
     let place = observed.places.of_proxies(&plan.active, valid);
     let is_managed = observed.redis.is_some() && place == observed.places.managed;
     (!is_managed).then(|| format!("the Redis of the Secret {place}"))
+}
+
+/// A place that the queue has moved from and that sidecars hold.
+fn held_place<'a>(valid: &Valid, plan: &Plan, observed: &'a Observed) -> Option<&'a String> {
+    let is_moved =
+        plan.active == valid.revision && observed.view.active.as_ref() == Some(&plan.active);
+    let now = observed.places.of_proxies(&plan.active, valid);
+    let mut held = observed.places.fed_by_sidecars.iter().filter(|_| is_moved);
+    held.find(|place| **place != now)
 }
 
 /// Whether Redis is ready. `external` is one that the operator does not run, in words.
