@@ -8,7 +8,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// The writer of a model's NetworkPolicies. `Managed`: the operator, by `proxy.allowFrom`. `None`: nobody, or you; those that
+/// The writer of a model's network policies. `Managed`: the operator, by `proxy.allowFrom`. `None`: nobody, or you; those that
 /// the operator made go. Default: the chart's `models.networkPolicies`, which is `Managed`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "kube", derive(JsonSchema))]

@@ -103,7 +103,7 @@ pub struct BatchedModelSpec {
     #[cfg_attr(feature = "kube", schemars(length(max = 253)))]
     pub priority_class_name: Option<String>,
 
-    /// The writer of the model's NetworkPolicies.
+    /// The writer of the model's network policies.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network_policies: Option<NetworkPolicyMode>,
 }
@@ -223,7 +223,7 @@ pub struct Proxy {
     pub cors_allow_origins: Vec<String>,
 
     /// The pods and addresses that may reach the proxies, beside the pods of this namespace and of the operator's, where
-    /// a network plugin enforces NetworkPolicies.
+    /// a network plugin enforces network policies.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[cfg_attr(feature = "kube", schemars(length(max = 32)))]
     pub allow_from: Vec<Peer>,

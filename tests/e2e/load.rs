@@ -148,7 +148,7 @@ impl<'a> Load<'a> {
                 number: line["number"].as_u64().expect("a number"),
                 status: line["status"].as_u64().expect("a status"),
                 millis: line["millis"].as_f64().expect("a time"),
-                at: Duration::from_secs_f64(line["at"].as_f64().unwrap_or_default()),
+                at: Duration::from_secs_f64(line["at"].as_f64().expect("a time")),
                 body: line["answer"].take(),
             })
             .collect();

@@ -7,7 +7,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use carpool_crds::BatchedModelSpec;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, Client, Resource, ResourceExt,
@@ -76,10 +75,10 @@ struct Child {
 impl Child {
     fn of<K: Resource<DynamicType = ()> + Serialize>(
         object: &K,
-        spec: &BatchedModelSpec,
+        valid: &Valid,
     ) -> Result<Self, ApplyError> {
         let mut json = serde_json::to_value(object)?;
-        let marks = Marks::of(&json, spec);
+        let marks = Marks::of(&json, valid);
         if let Some(Marks { template, inputs }) = &marks {
             json["metadata"]["annotations"][names::TEMPLATE] = json!(template);
             json["metadata"]["annotations"][names::INPUTS] = json!(inputs);
@@ -132,7 +131,7 @@ impl Child {
 }
 
 /// The children in the order in which they need each other.
-fn in_order(children: &Children, spec: &BatchedModelSpec) -> Result<Vec<Child>, ApplyError> {
+fn in_order(children: &Children, valid: &Valid) -> Result<Vec<Child>, ApplyError> {
     // The pattern has no `..`, so a field that is added and forgotten here fails to compile.
     let Children {
         accounts,
@@ -147,14 +146,14 @@ fn in_order(children: &Children, spec: &BatchedModelSpec) -> Result<Vec<Child>, 
         needs_secret: _,
     } = children;
     let mut all = Vec::new();
-    all.extend(accounts.iter().map(|child| Child::of(child, spec)));
-    all.push(Child::of(config, spec));
-    all.extend(policies.iter().map(|child| Child::of(child, spec)));
-    all.extend(budgets.iter().map(|child| Child::of(child, spec)));
-    all.extend(services.iter().map(|child| Child::of(child, spec)));
-    all.extend(redis.iter().map(|child| Child::of(child, spec)));
-    all.push(Child::of(proxy, spec).map(|child| child.starting_with(*proxies)));
-    all.extend(worker.iter().map(|child| Child::of(child, spec)));
+    all.extend(accounts.iter().map(|child| Child::of(child, valid)));
+    all.push(Child::of(config, valid));
+    all.extend(policies.iter().map(|child| Child::of(child, valid)));
+    all.extend(budgets.iter().map(|child| Child::of(child, valid)));
+    all.extend(services.iter().map(|child| Child::of(child, valid)));
+    all.extend(redis.iter().map(|child| Child::of(child, valid)));
+    all.push(Child::of(proxy, valid).map(|child| child.starting_with(*proxies)));
+    all.extend(worker.iter().map(|child| Child::of(child, valid)));
     all.into_iter().collect()
 }
 
@@ -189,7 +188,7 @@ impl Applier<'_> {
         observed: &Observed,
         delete: &[String],
     ) -> Result<Made, ApplyError> {
-        let wanted = in_order(children, &self.valid.spec)?;
+        let wanted = in_order(children, self.valid)?;
         let mut refusals = Vec::new();
         let mut conflicts = Vec::new();
         let mut planned = Vec::with_capacity(wanted.len());

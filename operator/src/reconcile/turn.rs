@@ -3,7 +3,6 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use carpool_crds::BatchedModelSpec;
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -11,6 +10,7 @@ use serde_json::{Value, json};
 use super::{
     observe::{self, Observed},
     place,
+    validate::Valid,
 };
 use crate::{
     live::Live,
@@ -22,13 +22,13 @@ use crate::{
 pub struct Marks {
     /// Hash of its pod template.
     pub template: String,
-    /// Hash of those parts of the spec that its pods may depend on, and of their Redis.
+    /// The resource's generation, a hash of those parts of the spec that its pods may depend on, and one of their Redis.
     pub inputs: String,
 }
 
 impl Marks {
     /// The marks of a rendered workload; `None` for a child without pods.
-    pub fn of(rendered: &Value, spec: &BatchedModelSpec) -> Option<Self> {
+    pub fn of(rendered: &Value, valid: &Valid) -> Option<Self> {
         let template = rendered.pointer("/spec/template")?;
         let component = &rendered["metadata"]["labels"][names::COMPONENT];
         // The number of pods is none of what they are.
@@ -39,24 +39,20 @@ impl Marks {
         } else {
             &["scaling", "proxy", "worker", "model"]
         };
-        let mut inputs = serde_json::to_value(spec).ok()?;
+        let mut inputs = serde_json::to_value(&valid.spec).ok()?;
         if let Some(fields) = inputs.as_object_mut() {
             fields.retain(|field, _| !others.contains(&field.as_str()));
             if let Some(proxy) = fields.get_mut("proxy").and_then(Value::as_object_mut) {
                 proxy.remove("replicas");
             }
-            // A queue that moves and a password that was lost come with no change of the spec, and are urgent.
-            let volumes = Vec::deserialize(&template["spec"]["volumes"]).unwrap_or_default();
-            fields.insert("place".to_owned(), json!(place::mounted(&volumes)));
-            let annotations = &template["metadata"]["annotations"];
-            fields.insert(
-                "password".to_owned(),
-                annotations[names::REDIS_PASSWORD].clone(),
-            );
         }
+        // A queue that moves and a password that was lost come with no change of the spec, and are urgent.
+        let volumes = Vec::deserialize(&template["spec"]["volumes"]).unwrap_or_default();
+        let annotations = &template["metadata"]["annotations"];
+        let urgent = json!([place::mounted(&volumes), annotations[names::REDIS_PASSWORD]]);
         Some(Self {
             template: hash(template),
-            inputs: hash(&inputs),
+            inputs: format!("{}.{}.{}", valid.generation, hash(&inputs), hash(&urgent)),
         })
     }
 
@@ -67,9 +63,21 @@ impl Marks {
             Some(template) => template != self.template,
             None => !live.has_template(rendered),
         };
-        let inputs = live.annotation(names::INPUTS);
         // An operator that knew no turns left no marks.
-        is_other && inputs.is_none_or(|inputs| inputs == self.inputs)
+        let Some(before) = live.annotation(names::INPUTS) else {
+            return is_other;
+        };
+        // A field with a default that only one of two versions knows changes the hash and no generation; a change of the
+        // number of workers changes the generation and no hash.
+        let parts =
+            |inputs: &str| -> Vec<String> { inputs.split('.').map(str::to_owned).collect() };
+        let is_same = match (&parts(before)[..], &parts(&self.inputs)[..]) {
+            ([generation, spec, redis], [generation_now, spec_now, redis_now]) => {
+                redis == redis_now && (generation == generation_now || spec == spec_now)
+            }
+            _ => true,
+        };
+        is_other && is_same
     }
 
     /// Whether a workload has got its pod template in a turn.

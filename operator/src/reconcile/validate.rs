@@ -28,6 +28,8 @@ pub struct Valid {
     pub namespace: String,
     /// `metadata.uid`.
     pub uid: String,
+    /// `metadata.generation`.
+    pub generation: i64,
     /// The spec.
     pub spec: BatchedModelSpec,
     /// The revision of the spec.
@@ -124,6 +126,7 @@ pub fn validate(model: &BatchedModel) -> Result<Valid, String> {
         name: field("name", model.metadata.name.as_ref())?,
         namespace: field("namespace", model.metadata.namespace.as_ref())?,
         uid: field("uid", model.metadata.uid.as_ref())?,
+        generation: model.metadata.generation.unwrap_or_default(),
         revision: spec.revision(),
         retry: model.annotations().get(names::RETRY).cloned(),
         artifact: artifact(&spec.model.uri)?,

@@ -236,7 +236,7 @@ fn serve(valid: &Valid, images: &Images) -> Container {
     container
 }
 
-/// Gives the container that fetches what the one that serves has, but for devices: whatever a quota or a LimitRange says,
+/// Gives the container that fetches what the one that serves has, but for devices: whatever a quota or a `LimitRange` says,
 /// it lets both in or none, and as a pod counts with the larger of the two, it asks for no more. Memory has a limit in any
 /// case.
 fn limit_fetch(pod: &mut PodSpec) {

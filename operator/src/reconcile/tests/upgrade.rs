@@ -122,6 +122,12 @@ fn workloads(applied: &[Value]) -> Vec<&Value> {
         .collect()
 }
 
+fn deployments(applied: &[Value]) -> Vec<&Value> {
+    let mut deployments = workloads(applied);
+    deployments.retain(|child| child["kind"] == "Deployment");
+    deployments
+}
+
 fn progressing(applied: &[Value]) -> String {
     let status = applied.iter().find(|body| body["kind"] == "BatchedModel");
     let conditions = status.unwrap()["status"]["conditions"].as_array().unwrap();
@@ -204,11 +210,13 @@ async fn what_the_user_changes_and_a_model_that_does_not_work_wait_for_nobody() 
     assert!(workloads(&leader.run(&b).await).is_empty());
     // The number of workers is no change of what they are.
     b.spec.scaling.max_replicas += 1;
-    assert!(workloads(&leader.run(&b).await).is_empty());
+    b.metadata.generation = Some(2);
+    assert!(deployments(&leader.run(&b).await).is_empty());
     let over = "{worker: {resources: {requests: {cpu: 250m}}}}";
     b.spec.worker = fixtures::with(over).spec.worker;
+    b.metadata.generation = Some(3);
     let applied = leader.run(&b).await;
-    let applied = workloads(&applied);
+    let applied = deployments(&applied);
     assert_eq!(applied.len(), 1, "the proxies wait on");
     assert!(applied[0]["metadata"]["annotations"][names::TURN].is_null());
 
@@ -238,4 +246,23 @@ async fn several_models_take_their_turn_at_a_time_where_that_is_asked_for() {
     *lock(&leader.context.turns) = Turns::new(2);
     assert_eq!(workloads(&leader.run(&a).await).len(), 2);
     assert_eq!(workloads(&leader.run(&b).await).len(), 2);
+}
+
+#[tokio::test]
+async fn a_field_with_a_default_that_a_newer_version_knows_is_no_change_of_the_users() {
+    let (a, b) = (model("a"), model("b"));
+    let leader = Leader::new("2");
+    for model in [&a, &b] {
+        let mut children = made_by("1", model).await;
+        for child in &mut children {
+            let annotations = child["metadata"]["annotations"].as_object_mut().unwrap();
+            if let Some(inputs) = annotations.get_mut(names::INPUTS) {
+                let parts: Vec<&str> = inputs.as_str().unwrap().split('.').collect();
+                *inputs = json!(format!("{}.other.{}", parts[0], parts[2]));
+            }
+        }
+        leader.see_all(model, &children);
+    }
+    assert_eq!(workloads(&leader.run(&a).await).len(), 2);
+    assert!(workloads(&leader.run(&b).await).is_empty());
 }
