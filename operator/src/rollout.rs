@@ -265,6 +265,11 @@ pub fn plan(view: &View) -> Plan {
     let is_draining = |name: &str| name != active && name != view.latest;
     let (mut delete, mut replicas) = (Vec::new(), BTreeMap::new());
     let mut draining = Vec::new();
+    let wants_room = |name: &String| {
+        let revision = view.revisions.get(name);
+        revision.is_some_and(|revision| revision.workers.unschedulable.is_some())
+    };
+    let room_is_wanted = wants_room(&active) || wants_room(&view.latest);
     for (name, revision) in view.revisions.iter().filter(|(name, _)| is_draining(name)) {
         let fed = match revision.place {
             // Proxies may still feed it unless they have switched to exactly what now serves.
@@ -276,18 +281,23 @@ pub fn plan(view: &View) -> Plan {
             delete.push(name.clone());
             continue;
         }
-        // A pod with a sidecar of the Redis before may live for ever, and keeps no other revision waiting.
-        if revision.place == Place::Active {
-            draining.push(revision);
-        }
+        draining.push(revision);
+        let is_idle = revision.place != Place::Active && revision.length == Some(0);
         let asked = if revision.replicas == 0 && revision.has_requests() {
             Replicas::Exactly(1)
+        } else if is_idle && room_is_wanted {
+            // One that a sidecar still feeds takes turns with the one that all others feed.
+            Replicas::Exactly(0)
         } else {
             Replicas::Keep
         };
         replicas.insert(name.clone(), asked);
     }
 
+    // A sidecar of the Redis before may live for ever, and holds no rollout up.
+    let is_drained = !draining
+        .iter()
+        .any(|revision| revision.place == Place::Active);
     let incumbent = view.revisions.get(&active);
     let candidate = view
         .revisions
@@ -315,7 +325,7 @@ pub fn plan(view: &View) -> Plan {
     }
     if let Some(incumbent) = incumbent {
         // Nobody makes room for a third revision before it is its turn.
-        let has_its_turn = give_up.is_none() && (candidate.is_some() || draining.is_empty());
+        let has_its_turn = give_up.is_none() && (candidate.is_some() || is_drained);
         let going_on = succession.as_ref().filter(|_| has_its_turn);
         let aside = going_on.is_some_and(Succession::trades)
             || draining
@@ -336,7 +346,7 @@ pub fn plan(view: &View) -> Plan {
     Plan {
         // A third revision waits until the first has left: there is one change at a time.
         start: view.latest == active
-            || (draining.is_empty()
+            || (is_drained
                 && (candidate.is_some() || succession.is_none_or(|new| new.asked() > 0))),
         active,
         give_up,

@@ -351,4 +351,29 @@ fn a_revision_with_another_redis_stays_for_those_who_feed_it_and_holds_nobody_up
         assert!(plan.start, "a third revision has its turn");
         assert_eq!(plan.active, "b");
     }
+
+    // On a full node the two take turns.
+    let turn = |length, needs: &str| {
+        let mut view = view(true, Some(length));
+        view.latest = "b".into();
+        let waits = view.revisions.get_mut(needs).unwrap();
+        waits.workers = Workers {
+            pods: 1,
+            waiting: 1,
+            unschedulable: Some("0/1 nodes are available: 1 Insufficient nvidia.com/gpu.".into()),
+            ..Workers::default()
+        };
+        plan(&view).replicas
+    };
+    assert_eq!(
+        turn(3, "a")["b"],
+        Replicas::Exactly(0),
+        "a has requests and no room"
+    );
+    assert_eq!(
+        turn(0, "b")["a"],
+        Replicas::Exactly(0),
+        "a has none, and b waits"
+    );
+    assert_eq!(turn(3, "b")["a"], Replicas::Keep);
 }
