@@ -8,8 +8,9 @@ use crate::workers::Problem;
 /// The time for which a candidate may fit nowhere, with nothing of ours in its way, before its turn is over; and for
 /// which a problem that is none of a start may last.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// The time that the scheduler has to place a pod after a worker has left its node, before another has to leave.
-const SETTLES: Duration = Duration::from_secs(1);
+/// The time that the scheduler has to place a pod after a worker has left its node, before another has to leave. It tries
+/// a pod that has fitted nowhere again after up to ten seconds (`podMaxBackoffSeconds`).
+const SETTLES: Duration = Duration::from_secs(10);
 
 /// Clocks of the room on the nodes, of one rollout.
 #[derive(Debug, Default)]
@@ -58,9 +59,9 @@ impl Patience {
             .iter()
             .all(|(name, other)| *name == view.latest || other.workers.pods == 0);
         let is_candidate = view.active.as_ref() != Some(&view.latest);
-        let mut next = view
-            .settling
-            .then_some(SETTLES)
+        let settles = self.left.map(|left| SETTLES.saturating_sub(since(left)));
+        let mut next = settles
+            .filter(|left| !left.is_zero())
             .into_iter()
             .collect::<Vec<_>>();
         if let Some(latest) = view.revisions.get_mut(&view.latest) {

@@ -66,7 +66,9 @@ impl Succession<'_> {
 
     /// Whether workers of the candidate have to wait until others leave.
     fn is_short(&self) -> bool {
-        let waits_for_node = self.candidate.workers.unschedulable.is_some() && self.view.waited;
+        // Where no worker may be missing, a node is waited for as long as it takes.
+        let gives_up_waiting = self.view.waited && self.view.bounds.max_unavailable > 0;
+        let waits_for_node = self.candidate.workers.unschedulable.is_some() && gives_up_waiting;
         (waits_for_node || self.is_at_its_bound()) && self.candidate.given_up.is_none()
     }
 
@@ -83,6 +85,12 @@ impl Succession<'_> {
         count(self.incumbent.workers.ready)
             .min(self.incumbent.replicas - 1)
             .max(0)
+    }
+
+    /// Whether room that the incumbent makes, or has just made, is not in use yet.
+    fn is_moving(&self) -> bool {
+        let incumbent = self.incumbent;
+        incumbent.is_leaving() || incumbent.workers.leaving > 0 || self.view.settling
     }
 
     /// Whether one more trade brings the two nearer to as many Ready workers. As long as the candidate has none, the
@@ -118,7 +126,8 @@ impl Succession<'_> {
     pub fn is_due(&self) -> bool {
         let ready = count(self.candidate.workers.ready);
         let serves_nobody = self.incumbent.workers.ready == 0;
-        let has_all_it_gets = self.is_short() && self.starting() == 0 && !self.is_uneven();
+        let has_all_it_gets =
+            self.is_short() && self.starting() == 0 && !self.is_moving() && !self.is_uneven();
         ready > 0 && (ready >= self.needed() || serves_nobody || has_all_it_gets)
     }
 }

@@ -305,8 +305,8 @@ fn the_next_worker_leaves_only_once_the_scheduler_had_the_room_of_the_one_before
     };
     assert_eq!(asked(3, 0), Replicas::Exactly(2), "one is still leaving");
     assert_eq!(asked(2, 1000), Replicas::Keep, "it has only just left");
-    assert_eq!(asked(2, 1500), Replicas::Keep);
-    assert_eq!(asked(2, 2000), Replicas::Exactly(1));
+    assert_eq!(asked(2, 10_900), Replicas::Keep);
+    assert_eq!(asked(2, 11_000), Replicas::Exactly(1));
 }
 
 #[test]

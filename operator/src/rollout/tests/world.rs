@@ -19,11 +19,7 @@ pub struct World {
     /// Revisions that need more room than there is.
     pub large: Vec<String>,
     /// Workers that have a node.
-    placed: BTreeMap<String, usize>,
-    /// Placed workers that were told to leave.
-    leaving: BTreeMap<String, usize>,
-    /// Steps from being placed to being Ready or failing, left per revision.
-    loading: BTreeMap<String, u32>,
+    placed: BTreeMap<String, Vec<Worker>>,
     /// Starts that failed, per revision.
     failed: BTreeMap<String, u32>,
     pub answered: BTreeMap<String, u64>,
@@ -31,7 +27,16 @@ pub struct World {
     now: Instant,
 }
 
-const LOADING: u32 = 3;
+/// A worker that has a node.
+#[derive(Clone)]
+struct Worker {
+    /// Steps until it is Ready or fails.
+    loading: u32,
+    /// Whether it was told to leave.
+    leaves: bool,
+}
+
+const LOADING: u32 = 4;
 
 impl World {
     pub fn new(room: usize) -> Self {
@@ -57,14 +62,12 @@ impl World {
             refused: BTreeMap::new(),
             large: Vec::new(),
             placed: BTreeMap::new(),
-            leaving: BTreeMap::new(),
-            loading: BTreeMap::new(),
             failed: BTreeMap::new(),
             answered: BTreeMap::new(),
             patience: Patience::default(),
             now: Instant::now(),
         };
-        world.run(10);
+        world.run(20);
         assert_eq!(
             i32::try_from(world.revision("a").workers.ready),
             Ok(scaled),
@@ -165,35 +168,40 @@ impl World {
         self.patience.look(&mut self.view, self.now);
     }
 
-    /// Workers that were told to leave in one step have left in the next.
+    /// Workers that were told to leave in one step have left in the next, and their room can be had in the one after.
     fn pods(&mut self) {
         let revisions = &self.view.revisions;
         self.placed.retain(|name, _| revisions.contains_key(name));
-        self.leaving.retain(|name, _| revisions.contains_key(name));
-        for (name, revision) in &self.view.revisions {
-            let placed = self.placed.entry(name.clone()).or_default();
-            *placed -= self.leaving.remove(name).unwrap_or(0);
-            let leaving = placed.saturating_sub(usize::try_from(revision.replicas).unwrap());
-            self.leaving.insert(name.clone(), leaving);
-        }
-        let mut free = self.room - self.placed.values().sum::<usize>();
+        let mut free = self.room - self.placed.values().map(Vec::len).sum::<usize>();
         for (name, revision) in &mut self.view.revisions {
-            let placed = self.placed.get_mut(name).unwrap();
-            let staying = *placed - self.leaving[name];
-            let missing = usize::try_from(revision.replicas).unwrap() - staying;
+            let placed = self.placed.entry(name.clone()).or_default();
+            placed.retain(|worker| !worker.leaves);
+            // Those that are not Ready leave first.
+            placed.sort_by_key(|worker| worker.loading);
+            let wanted = usize::try_from(revision.replicas).unwrap();
+            placed
+                .iter_mut()
+                .skip(wanted)
+                .for_each(|worker| worker.leaves = true);
+            let missing = wanted.saturating_sub(placed.len());
             let fit = match (&self.refused.get(name), self.large.contains(name)) {
                 (None, false) => missing.min(free),
                 _ => 0,
             };
-            if fit > 0 && staying == 0 {
-                self.loading.insert(name.clone(), LOADING + 1);
+            free -= fit;
+            if placed.is_empty() {
                 self.failed.remove(name);
             }
-            free -= fit;
-            *placed += fit;
+            placed.extend(vec![
+                Worker {
+                    loading: LOADING,
+                    leaves: false
+                };
+                fit
+            ]);
             let mut workers = Workers {
-                pods: *placed + missing - fit,
-                leaving: self.leaving[name],
+                pods: placed.len() + missing - fit,
+                leaving: placed.iter().filter(|worker| worker.leaves).count(),
                 ..Workers::default()
             };
             if missing > fit {
@@ -204,22 +212,19 @@ impl World {
                     .is_none()
                     .then(|| "Insufficient nvidia.com/gpu".into());
             }
-            if staying + fit > 0 {
-                let failed = self.failed.entry(name.clone()).or_default();
-                let left = self.loading.entry(name.clone()).or_default();
-                *left = left.saturating_sub(1);
-                let broken = self.broken.get(name);
-                if *left == 0 && broken.is_some() {
+            let broken = self.broken.get(name);
+            let failed = self.failed.entry(name.clone()).or_default();
+            for worker in placed.iter_mut().filter(|worker| !worker.leaves) {
+                worker.loading = worker.loading.saturating_sub(1);
+                if worker.loading == 0 && broken.is_some() {
                     *failed += 1;
-                    *left = LOADING;
+                    worker.loading = LOADING;
                 }
-                if *left == 0 {
-                    workers.ready = staying + fit;
-                    revision.loaded = true;
-                }
-                workers.problem = broken.filter(|_| *failed > 0).cloned();
-                workers.failed_starts = *failed;
+                workers.ready += usize::from(worker.loading == 0);
             }
+            revision.loaded |= workers.ready > 0;
+            workers.problem = workers.problem.or(broken.filter(|_| *failed > 0).cloned());
+            workers.failed_starts = *failed;
             revision.workers = workers;
         }
     }
