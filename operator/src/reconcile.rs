@@ -262,7 +262,16 @@ pub async fn reconcile(
     // A rollout that waits for room goes on by the clocks of `rollout::Patience`, which no watch rings.
     let rollout = observed.view.look_again.unwrap_or(again);
     let secret = secret::look_again(&observed).unwrap_or(again);
-    Ok(Action::requeue(again.min(rollout).min(secret)))
+    // Nothing tells of a cluster that takes policies after all.
+    let is_refused = matches!(observed.made.policies, Some(Err(_)));
+    let policies = if is_refused {
+        apply::REFUSED_FOR
+    } else {
+        again
+    };
+    Ok(Action::requeue(
+        again.min(rollout).min(secret).min(policies),
+    ))
 }
 
 /// Makes the children of a resource that is valid.

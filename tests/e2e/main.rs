@@ -20,9 +20,11 @@ mod verdicts;
 
 mod cases {
     pub mod batching;
+    pub mod drift;
     pub mod health;
     pub mod kills;
     pub mod manifests;
+    pub mod policies;
     pub mod revisions;
     pub mod rollouts;
     pub mod scaling;
@@ -80,6 +82,22 @@ fn main() {
         (
             "manifests::an_object_of_the_users_is_not_touched",
             cases::manifests::name_conflict,
+        ),
+        (
+            "policies::a_cluster_that_refuses_them_gets_the_rest",
+            cases::policies::refused,
+        ),
+        (
+            "policies::other_namespaces_are_named",
+            cases::policies::enforced,
+        ),
+        (
+            "drift::what_others_change_is_repaired",
+            cases::drift::repaired,
+        ),
+        (
+            "drift::a_new_leader_applies_nothing_that_is_right",
+            cases::drift::nothing_to_do,
         ),
         (
             "batching::rows_that_mix_run_alone",

@@ -35,7 +35,7 @@ use crate::{
 /// The kind without which a model works all the same.
 const POLICY: &str = "NetworkPolicy";
 /// The time after which something that the cluster refused is tried again.
-const REFUSED_FOR: Duration = Duration::from_mins(1);
+pub const REFUSED_FOR: Duration = Duration::from_mins(1);
 
 /// Reasons for which the children are not as they should be.
 #[derive(Debug, thiserror::Error)]
