@@ -62,11 +62,11 @@ pub enum TolerationOperator {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "kube", derive(JsonSchema))]
 pub enum TaintEffect {
-    /// They are not scheduled there.
+    /// Pods are not scheduled there.
     NoSchedule,
-    /// They are scheduled there only where nothing else is free.
+    /// Pods are scheduled there only where nothing else is free.
     PreferNoSchedule,
-    /// They have to leave.
+    /// Pods that run there have to leave.
     NoExecute,
 }
 

@@ -48,7 +48,7 @@ pub struct Live {
     pub annotations: Vec<(Box<str>, Box<str>)>,
     /// Hash of everything that is neither status nor bookkeeping. Another one means that somebody wrote.
     pub digest: u64,
-    /// What `digest` is of, as JSON, until it has been looked at.
+    /// The content that `digest` is of, as JSON, until it has been looked at.
     content: Mutex<Option<Box<str>>>,
 }
 

@@ -7,14 +7,14 @@ use std::collections::BTreeMap;
 /// A model's namespace and name. Models take turns in this order.
 pub type Key = (String, String);
 
-/// What an update of a model's pods is at.
+/// The stage of an update of a model's pods.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stand {
-    /// Its pods are as this operator renders them.
+    /// The pods are as this operator renders them.
     Settled,
-    /// Its pods are being replaced in its turn.
+    /// The pods are being replaced in the model's turn.
     Updating,
-    /// Its pods are to be replaced once it is its turn.
+    /// The pods are to be replaced once it is the model's turn.
     Waiting,
 }
 

@@ -1,35 +1,36 @@
 //! The fourth step: make the children so. Only what differs from what was applied last is sent.
 
+mod child;
+mod kubelets;
+
 use std::{
     borrow::Cow,
-    hash::{DefaultHasher, Hash, Hasher},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
-use k8s_openapi::api::core::v1::Pod;
 use kube::{
-    Api, Client, Resource, ResourceExt,
+    Api,
     api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions},
 };
-use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
+use self::child::{Child, in_order};
+pub use self::kubelets::nudge as nudge_kubelets;
 use super::{
     Context,
     build::Children,
     observe::{Key, Observed},
     proxies,
     secret::Secret,
-    turn::{self, Marks},
+    turn,
     validate::Valid,
 };
 use crate::{
-    api::{CallError, call, patch_params},
+    api::{CallError, call},
     live::Live,
     memory::{Applied, Refused, Remembered, lock},
     names::{self, Component},
-    workers,
 };
 
 /// The kind without which a model works all the same.
@@ -54,107 +55,6 @@ pub enum ApplyError {
     /// A child can't be written as JSON.
     #[error("failed to write a child as JSON: {0}")]
     Json(#[from] serde_json::Error),
-}
-
-/// A child of any kind, as it is sent.
-struct Child {
-    resource: ApiResource,
-    name: String,
-    json: Value,
-    /// Hash of what it was rendered as, which it carries as an annotation.
-    rendered: String,
-    hash: u64,
-    /// The number of pods that it starts with, where others scale it later.
-    first_replicas: Option<i32>,
-    /// The marks of a child with pods.
-    marks: Option<Marks>,
-    /// Whether it is left as it is for now.
-    waits: bool,
-}
-
-impl Child {
-    fn of<K: Resource<DynamicType = ()> + Serialize>(
-        object: &K,
-        valid: &Valid,
-    ) -> Result<Self, ApplyError> {
-        let mut json = serde_json::to_value(object)?;
-        let marks = Marks::of(&json, valid);
-        if let Some(Marks { template, inputs }) = &marks {
-            json["metadata"]["annotations"][names::TEMPLATE] = json!(template);
-            json["metadata"]["annotations"][names::INPUTS] = json!(inputs);
-        }
-        // Another version's hash of the same child costs one more call to the API server.
-        let mut hasher = DefaultHasher::new();
-        json.to_string().hash(&mut hasher);
-        let hash = hasher.finish();
-        let rendered = format!("{hash:016x}");
-        json["metadata"]["annotations"][names::RENDERED] = json!(rendered);
-        Ok(Self {
-            resource: ApiResource::erase::<K>(&()),
-            name: object.meta().name.clone().unwrap_or_default(),
-            json,
-            rendered,
-            hash,
-            first_replicas: None,
-            marks,
-            waits: false,
-        })
-    }
-
-    fn starting_with(self, replicas: i32) -> Self {
-        Self {
-            first_replicas: Some(replicas),
-            ..self
-        }
-    }
-
-    fn key(&self) -> Key {
-        (self.resource.kind.clone(), self.name.clone())
-    }
-
-    /// Writes down that its pods are replaced in the model's turn.
-    fn mark_turn(&mut self) {
-        if let Some(marks) = &self.marks {
-            self.json["metadata"]["annotations"][names::TURN] = json!(marks.template);
-        }
-    }
-
-    /// The error of a child without which the others are made all the same: a network policy that the cluster refuses.
-    fn refused(&self, error: ApplyError) -> Result<ApplyError, ApplyError> {
-        let is_refused = matches!(&error, ApplyError::Call(call) if call.is_refused());
-        if is_refused && self.resource.kind == POLICY {
-            Ok(error)
-        } else {
-            Err(error)
-        }
-    }
-}
-
-/// The children in the order in which they need each other.
-fn in_order(children: &Children, valid: &Valid) -> Result<Vec<Child>, ApplyError> {
-    // The pattern has no `..`, so a field that is added and forgotten here fails to compile.
-    let Children {
-        accounts,
-        config,
-        policies,
-        budgets,
-        services,
-        redis,
-        proxy,
-        proxies,
-        worker,
-        needs_secret: _,
-    } = children;
-    let mut all = Vec::new();
-    all.extend(accounts.iter().map(|child| Child::of(child, valid)));
-    all.push(Child::of(config, valid));
-    all.extend(policies.iter().map(|child| Child::of(child, valid)));
-    all.extend(budgets.iter().map(|child| Child::of(child, valid)));
-    all.extend(services.iter().map(|child| Child::of(child, valid)));
-    all.extend(redis.iter().map(|child| Child::of(child, valid)));
-    all.push(Child::of(proxy, valid).map(|child| child.starting_with(*proxies)));
-    all.extend(worker.iter().map(|child| Child::of(child, valid)));
-    all.into_iter().collect()
 }
 
 /// The writer of one resource's children.
@@ -417,51 +317,6 @@ fn stays(revision: &String, observed: &Observed, delete: &[String]) -> bool {
     // A revision that no plan knows of is another version's, and may be all that serves.
     let latest = view.revisions.get(&view.latest);
     !latest.is_some_and(|latest| latest.loaded)
-}
-
-/// Has the kubelets of running pods read the configuration at once: they look at a pod's volumes when it changes. One
-/// that fails reads it at its next turn.
-pub async fn nudge_kubelets(
-    client: &Client,
-    valid: &Valid,
-    children: &Children,
-    observed: &Observed,
-) {
-    let annotations = children.config.metadata.annotations.as_ref();
-    let Some(hash) = annotations.and_then(|annotations| annotations.get(names::CONFIG_HASH)) else {
-        return;
-    };
-    let patch = Patch::Merge(json!({"metadata": {"annotations": {(names::CONFIG_HASH): hash}}}));
-    let pods: Api<Pod> = Api::namespaced(client.clone(), &valid.namespace);
-    let stale = observed.pods.iter().filter(|pod| {
-        let running = pod
-            .status
-            .as_ref()
-            .and_then(|status| status.phase.as_deref())
-            == Some("Running");
-        running
-            && pod.metadata.deletion_timestamp.is_none()
-            && !workers::is(pod, Component::Redis)
-            && pod.annotations().get(names::CONFIG_HASH) != Some(hash)
-    });
-    for pod in stale {
-        let name = pod.name_any();
-        let params = patch_params();
-        match call(
-            "patch",
-            "Pod",
-            &name,
-            pods.patch_metadata(&name, &params, &patch),
-        )
-        .await
-        {
-            Err(error) if !error.is_not_found() => {
-                tracing::warn!(%error, "failed to have a pod read the configuration at once");
-            }
-            // Done, or it has gone meanwhile.
-            _ => {}
-        }
-    }
 }
 
 /// The kinds of children that a change of the spec can make superfluous.

@@ -170,7 +170,7 @@ mod tests {
         };
         assert_eq!(latest(&managed, &[]), plain);
         assert_eq!(latest(&external, &[]), placed);
-        // What an older operator made keeps the name of its model alone.
+        // Workers that an older operator made keep the name of their model alone.
         assert_eq!(latest(&external, &[(&plain, "mine")]), plain);
         assert_eq!(latest(&managed, &[(&plain, "m-redis-0c5b5a3e")]), plain);
         // A queue that moves never takes the name of workers that read another Redis.

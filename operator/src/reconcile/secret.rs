@@ -35,7 +35,7 @@ const STARVES_AFTER: SignedDuration = SignedDuration::from_secs(10);
 /// The time between two looks for a lost Secret: pods also wait for large images.
 const LOOK_EVERY: Duration = Duration::from_secs(20);
 
-/// What an operator remembers of a resource's Secret for as long as it leads.
+/// The memory of a resource's Secret, which lasts as long as the operator leads.
 #[derive(Debug, Default)]
 pub struct Memory {
     /// Whether it has made the Secret of this name.

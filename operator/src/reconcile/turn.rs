@@ -1,4 +1,4 @@
-//! Which of a resource's pods wait for its turn: those of a model that works, that a newer operator alone renders
+//! The pods of a resource that wait for its turn: those of a model that works, that a newer operator alone renders
 //! otherwise. What the user changed is applied at once, and so is everything of a model that does not work.
 
 use std::hash::{DefaultHasher, Hash, Hasher};

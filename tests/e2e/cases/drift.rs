@@ -111,7 +111,7 @@ pub fn nothing_to_do() {
             .map(|(key, child)| (key, child["metadata"]["resourceVersion"].clone()))
             .collect()
     };
-    // What the first reconciles have begun is over.
+    // Changes that the first reconciles have begun are over.
     let before = eventually(Duration::from_mins(1), || {
         let before = versions();
         thread::sleep(Duration::from_secs(5));

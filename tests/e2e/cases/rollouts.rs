@@ -268,7 +268,7 @@ pub fn broken_with_room() {
     }
     ready_tells_the_truth(&states, 2);
 
-    // What was served before is Ready again as soon as it is applied again.
+    // The model that was served before is Ready again as soon as it is applied again.
     rollout.apply(&Affine::FIRST.publish(&rollout.namespace), &json!({}));
     rollout.wait();
     assert_eq!(rollout.status("serving"), old);
@@ -296,7 +296,7 @@ pub fn broken_on_one_slot() {
                 .kubectl(&["annotate", "--overwrite", "bm", MODEL, retry]);
         }
         let begin = recorder.now();
-        // It takes the room, fails more than once, and gives the room back.
+        // The revision takes the room, fails more than once, and gives the room back.
         let pods = |revision: &str| {
             rollout
                 .namespace

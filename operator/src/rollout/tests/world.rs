@@ -176,7 +176,7 @@ impl World {
         for (name, revision) in &mut self.view.revisions {
             let placed = self.placed.entry(name.clone()).or_default();
             placed.retain(|worker| !worker.leaves);
-            // Those that are not Ready leave first.
+            // Workers that are not Ready leave first.
             placed.sort_by_key(|worker| worker.loading);
             let wanted = usize::try_from(revision.replicas).unwrap();
             placed
