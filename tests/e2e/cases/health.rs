@@ -144,8 +144,7 @@ pub fn every_state() {
     asked.expect(&under_way("rolling-out", &["RollingOut"]));
     asked.expect(&healthy("rolled-out", &["Serving"]));
 
-    let broken =
-        json!({"model": {"outputs": [{"name": "missing", "datatype": "FP32", "shape": [1]}]}});
+    let broken = super::rollouts::broken();
     asked.apply(&first, &[&spec, &broken]);
     asked.expect(&failed("failed-beside-the-old-one", &["ModelInvalid"]));
     slots.set(1);

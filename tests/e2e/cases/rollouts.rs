@@ -208,8 +208,8 @@ pub fn late_node() {
 }
 
 /// A revision whose model has no such output, so that none of its workers starts.
-fn broken() -> Value {
-    json!({"model": {"outputs": [{"name": "missing", "datatype": "FP32", "shape": [1]}]}})
+pub fn broken() -> Value {
+    json!({"model": {"outputs": [{"name": "y", "datatype": "FP32", "shape": [2]}]}})
 }
 
 impl Rollout {

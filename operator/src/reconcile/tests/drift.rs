@@ -131,11 +131,11 @@ async fn what_is_missing_of_a_child_is_applied_again_once() {
                 "{} {}, change {index}",
                 child["kind"], child["metadata"]["name"]
             );
-            let mut changed = child.clone();
-            change(&mut changed);
-            let annotated = changed["metadata"]["annotations"][names::RENDERED].is_string();
-            let owned = changed["metadata"]["ownerReferences"][0]["controller"] == true;
-            made.see(changed);
+            let mut altered = child.clone();
+            change(&mut altered);
+            let annotated = altered["metadata"]["annotations"][names::RENDERED].is_string();
+            let owned = altered["metadata"]["ownerReferences"][0]["controller"] == true;
+            made.see(altered);
             if !annotated && !owned {
                 continue;
             }
@@ -162,9 +162,9 @@ async fn a_field_that_somebody_changed_is_applied_again_and_asked_for_once_where
             "ConfigMap" => "/data/config.yaml",
             _ => "/automountServiceAccountToken",
         };
-        let mut changed = child.clone();
-        *changed.pointer_mut(field).unwrap() = json!("other");
-        made.see(changed.clone());
+        let mut altered = child.clone();
+        *altered.pointer_mut(field).unwrap() = json!("other");
+        made.see(altered.clone());
         for told in ["by the operator that made it", "by a new leader"] {
             let calls = made.again().await;
             let calls = patches(&calls);
