@@ -44,7 +44,7 @@ pub fn recreated() {
     let namespace = Namespace::create("recreated");
     let uri = Affine::FIRST.publish(&namespace);
     let spec = json!({
-        "scaling": {"minReplicas": 1, "maxReplicas": 1}, "queue": {"timeout": "10s"}, "proxy": {"replicas": 1}
+        "scaling": {"minReplicas": 1, "maxReplicas": 1}, "queue": {"timeout": "30s"}, "proxy": {"replicas": 1}
     });
     let manifest = Affine::manifest(MODEL, &uri, &spec).to_string();
     let app_manifest = pod("app", &["--model", MODEL, "--clients", "2"], None).to_string();

@@ -94,7 +94,16 @@ fn move_to(namespace: &Namespace, uri: &str, redis: &Value, from: &str, to: &str
     let (serving, latest) = (status(namespace, "serving"), status(namespace, "latest"));
     assert_eq!(serving, latest);
     assert_ne!(serving, before, "a place has a revision of its own");
-    println!("{from} to {to}: Ready after {:?}", begin.elapsed());
+    let proxies = model::pods(namespace, MODEL, "proxy");
+    let moved = proxies
+        .iter()
+        .filter(|pod| place(pod) == Some(to) && model::is_ready(pod));
+    println!(
+        "{from} to {to}: Ready after {:?}, with {} of {} proxies there",
+        begin.elapsed(),
+        moved.count(),
+        proxies.len()
+    );
     eventually(Duration::from_mins(3), || {
         let proxies = model::pods(namespace, MODEL, "proxy");
         let all = namespace.list("pods", "app.kubernetes.io/instance=affine");
