@@ -24,7 +24,10 @@ mod cases {
     pub mod health;
     pub mod kills;
     pub mod manifests;
+    pub mod nodes;
     pub mod policies;
+    pub mod recreated;
+    pub mod redis;
     pub mod revisions;
     pub mod rollouts;
     pub mod scaling;
@@ -44,6 +47,14 @@ fn main() {
             "serving::held_out_sentences_over_the_service_and_a_sidecar",
             cases::serving::sentiment as fn(),
         ),
+        ("redis::a_queue_moves_and_comes_back", cases::redis::moves),
+        (
+            "recreated::an_app_that_is_older_than_its_model",
+            cases::recreated::recreated,
+        ),
+        ("redis::a_deleted_secret_heals", cases::redis::lost_secret),
+        // Its second node takes no pods of other tests, but for a moment at its start.
+        ("nodes::one_is_drained_under_load", cases::nodes::drained),
         ("kills::the_operator", cases::kills::operator),
         ("kills::a_workers_process", cases::kills::process),
         (
