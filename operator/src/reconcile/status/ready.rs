@@ -72,6 +72,13 @@ impl Latest<'_> {
                 ),
             };
         };
+        let view = &self.observed.view;
+        if view.revisions.len() > 1 && !view.switched {
+            let message = format!(
+                "proxies are switching to revision {name}; {ready} workers of it are Ready"
+            );
+            return is(false, "RollingOut", message);
+        }
         let progressing = self.progressing;
         let of_proxies = self
             .observed

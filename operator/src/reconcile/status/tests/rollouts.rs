@@ -157,6 +157,11 @@ fn a_rollout_is_ready_once_the_latest_revision_serves_at_the_wanted_number() {
     assert_eq!(ready(&grown).0, "Ready=False/RollingOut");
     let latest = grown.view.revisions.get_mut(&revision()).unwrap();
     latest.workers.ready = 3;
+    grown.view.switched = false;
+    let (switching, told) = ready(&grown);
+    assert_eq!(switching, "Ready=False/RollingOut");
+    assert!(told.starts_with("proxies are switching"), "{told}");
+    grown.view.switched = true;
     let (switched, told) = ready(&grown);
     assert_eq!(switched, "Ready=True/Serving");
     assert_eq!(
