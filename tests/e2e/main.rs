@@ -53,7 +53,7 @@ fn main() {
             cases::recreated::recreated,
         ),
         ("redis::a_deleted_secret_heals", cases::redis::lost_secret),
-        // Its second node takes no pods of other tests, but for a moment at its start.
+        // The second node of this test takes no pods of others, but for a moment at its start.
         ("nodes::one_is_drained_under_load", cases::nodes::drained),
         ("kills::the_operator", cases::kills::operator),
         ("kills::a_workers_process", cases::kills::process),

@@ -26,7 +26,7 @@ fn cluster(arguments: &[&str]) -> Result<String, String> {
 impl Node {
     /// Adds the node, which only pods that tolerate its taint get.
     fn add() -> Self {
-        // It is removed also when only a part of it comes up.
+        // A node is removed also when only a part of it comes up.
         let node = Self;
         cluster(&["node", "add", "2"]).unwrap();
         let taint = format!("{TAINT}=:NoSchedule");
