@@ -177,8 +177,8 @@ pub fn every_state() {
     let going = State {
         name: "being-deleted",
         reasons: &[],
-        // Conditions are what the operator said last.
-        wait: true,
+        // A deletion raises the generation, of which the operator's last words do not speak.
+        wait: false,
         argo: "Progressing",
         flux: "Terminating",
     };
