@@ -166,29 +166,7 @@ impl Namespace {
 
     /// Starts a watch of a kind: every version of every object, in order.
     pub fn watch(&self, kind: &str) -> Watch {
-        let mut child = Command::new("kubectl")
-            .args([
-                "--namespace",
-                &self.name,
-                "get",
-                kind,
-                "--watch",
-                "--output=json",
-                "--output-watch-events",
-            ])
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("kubectl starts");
-        let seen = Arc::new(Mutex::new(Vec::new()));
-        let output = BufReader::new(child.stdout.take().expect("stdout is piped"));
-        let sink = Arc::clone(&seen);
-        thread::spawn(move || {
-            let events = serde_json::Deserializer::from_reader(output).into_iter::<Value>();
-            for event in events.map_while(Result::ok) {
-                sink.lock().unwrap().push((Instant::now(), event));
-            }
-        });
-        Watch { child, seen }
+        Watch::start(&self.name, kind)
     }
 
     /// Returns everything that says why a test failed in this namespace.
@@ -238,6 +216,33 @@ pub struct Watch {
 }
 
 impl Watch {
+    /// Starts a watch of a kind in any namespace: every version of every object, in order.
+    pub fn start(namespace: &str, kind: &str) -> Self {
+        let mut child = Command::new("kubectl")
+            .args([
+                "--namespace",
+                namespace,
+                "get",
+                kind,
+                "--watch",
+                "--output=json",
+                "--output-watch-events",
+            ])
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("kubectl starts");
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let output = BufReader::new(child.stdout.take().expect("stdout is piped"));
+        let sink = Arc::clone(&seen);
+        thread::spawn(move || {
+            let events = serde_json::Deserializer::from_reader(output).into_iter::<Value>();
+            for event in events.map_while(Result::ok) {
+                sink.lock().unwrap().push((Instant::now(), event));
+            }
+        });
+        Self { child, seen }
+    }
+
     /// Returns every event so far: `type` and `object`.
     pub fn events(&self) -> Vec<(Instant, Value)> {
         self.seen.lock().unwrap().clone()

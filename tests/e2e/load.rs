@@ -85,10 +85,15 @@ impl<'a> Load<'a> {
 
     /// Sends numbered requests to a model's Service until stopped.
     pub fn numbered(namespace: &'a Namespace, model: &str, clients: u32) -> Self {
+        Self::named("load", namespace, model, clients)
+    }
+
+    /// Does the same from a pod of another name, beside others.
+    pub fn named(name: &str, namespace: &'a Namespace, model: &str, clients: u32) -> Self {
         let url = format!("http://{model}");
         let clients = clients.to_string();
         let manifest = pod(
-            "load",
+            name,
             &["--url", &url, "--model", model, "--clients", &clients],
             None,
         );

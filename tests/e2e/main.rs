@@ -23,6 +23,7 @@ mod cases {
     pub mod drift;
     pub mod health;
     pub mod kills;
+    pub mod leaders;
     pub mod manifests;
     pub mod nodes;
     pub mod policies;
@@ -32,6 +33,7 @@ mod cases {
     pub mod rollouts;
     pub mod scaling;
     pub mod serving;
+    pub mod upgrade;
 }
 
 use libtest_mimic::{Arguments, Trial};
@@ -119,22 +121,40 @@ fn main() {
             cases::manifests::bad_ones,
         ),
     ]
-    .into_iter()
-    .map(|(name, test)| {
-        Trial::test(name, move || {
-            test();
-            Ok(())
-        })
-    })
-    .collect();
+    .map(trial)
+    .into();
+    // These change the operator for everybody, so they come one at a time once the others are over.
+    let alone: Vec<Trial> = [
+        (
+            "leaders::one_of_two_dies_in_a_rollout",
+            cases::leaders::one_dies as fn(),
+        ),
+        (
+            "upgrade::five_models_take_turns_and_lose_nothing",
+            cases::upgrade::five_models,
+        ),
+    ]
+    .map(trial)
+    .into();
     if arguments.list {
-        libtest_mimic::run(&arguments, trials).exit();
+        libtest_mimic::run(&arguments, trials).exit_if_failed();
+        libtest_mimic::run(&arguments, alone).exit();
     }
     let operator = operator::Operator::install().unwrap_or_else(|error| {
         eprintln!("{error}");
         std::process::exit(2)
     });
-    let conclusion = libtest_mimic::run(&arguments, trials);
+    let together = libtest_mimic::run(&arguments, trials);
+    arguments.test_threads = Some(1);
+    let one_by_one = libtest_mimic::run(&arguments, alone);
     drop(operator);
-    conclusion.exit();
+    together.exit_if_failed();
+    one_by_one.exit();
+}
+
+fn trial((name, test): (&str, fn())) -> Trial {
+    Trial::test(name, move || {
+        test();
+        Ok(())
+    })
 }

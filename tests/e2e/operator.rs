@@ -106,62 +106,68 @@ impl Drop for Operator {
     }
 }
 
-/// Runs `helm test`: a real inference, sent by the chart.
-pub fn helm_test(namespace: &str, model: &str) -> String {
-    let url = format!("test.model={model}");
-    let space = format!("test.namespace={namespace}");
-    let chart = root().join("charts/carpool");
-    let chart = chart.to_str().expect("a path in UTF-8");
+/// Runs helm on the release and returns what it says.
+fn helm(arguments: &[&str]) -> String {
     run(
         "helm",
-        &[
-            "upgrade",
-            RELEASE,
-            chart,
-            "--namespace",
-            NAMESPACE,
-            "--reuse-values",
-            "--set",
-            &url,
-            "--set",
-            &space,
-        ],
-        b"",
-    )
-    .unwrap();
-    run(
-        "helm",
-        &[
-            "test",
-            RELEASE,
-            "--namespace",
-            NAMESPACE,
-            "--timeout",
-            "60s",
-            "--logs",
-        ],
+        &[arguments, &["--namespace", NAMESPACE]].concat(),
         b"",
     )
     .unwrap()
 }
 
+/// Upgrades the release with further values, each as `--set` has it, and waits until the operator is Ready.
+pub fn upgrade(values: &[&str]) {
+    let chart = root().join("charts/carpool");
+    let chart = chart.to_str().expect("a path in UTF-8");
+    let mut arguments = vec!["upgrade", RELEASE, chart, "--reuse-values"];
+    arguments.extend(["--wait", "--timeout", "120s"]);
+    for value in values {
+        arguments.extend(["--set", value]);
+    }
+    helm(&arguments);
+}
+
+/// Takes the last upgrade back and waits until the operator is Ready.
+pub fn rollback() {
+    helm(&["rollback", RELEASE, "--wait", "--timeout", "120s"]);
+}
+
+/// Runs `helm test`: a real inference, sent by the chart.
+pub fn helm_test(namespace: &str, model: &str) -> String {
+    let model = format!("test.model={model}");
+    let space = format!("test.namespace={namespace}");
+    upgrade(&[&model, &space]);
+    helm(&["test", RELEASE, "--timeout", "60s", "--logs"])
+}
+
+/// Returns the name of the pod that leads; empty where none does.
+pub fn leader() -> Result<String, String> {
+    let path = "--output=jsonpath={.spec.holderIdentity}";
+    run(
+        "kubectl",
+        &[
+            "--namespace",
+            NAMESPACE,
+            "get",
+            "lease",
+            "carpool-operator",
+            path,
+        ],
+        b"",
+    )
+}
+
+/// Waits until another pod than `before` leads, and returns its name.
+pub fn another_leads(before: &str) -> String {
+    eventually(Duration::from_secs(90), || match leader()? {
+        now if now.is_empty() || now == before => Err(format!("{before} led; now it is '{now}'")),
+        now => Ok(now),
+    })
+}
+
 /// Kills every pod of the operator at once and waits until another leads: being ready needs no Lease.
 pub fn kill() {
-    let leader = || {
-        let path = "--output=jsonpath={.spec.holderIdentity}";
-        run(
-            "kubectl",
-            &[
-                "--namespace",
-                NAMESPACE,
-                "get",
-                "lease",
-                "carpool-operator",
-                path,
-            ],
-            b"",
-        )
-    };
     let before = leader().unwrap();
     run(
         "kubectl",
@@ -177,8 +183,5 @@ pub fn kill() {
         b"",
     )
     .unwrap();
-    eventually(Duration::from_secs(90), || match leader()? {
-        now if now.is_empty() || now == before => Err(format!("{before} led; now it is '{now}'")),
-        _ => Ok(()),
-    });
+    another_leads(&before);
 }

@@ -28,8 +28,8 @@ fn children(namespace: &Namespace) -> BTreeMap<(String, String), Value> {
 fn change(kind: &str) -> Option<(&'static str, Value)> {
     Some(match kind {
         "service" => (
-            "/spec/ports/0/port",
-            json!({"spec": {"ports": [{"port": 8123, "targetPort": 8123}]}}),
+            "/spec/selector",
+            json!({"spec": {"selector": {"app.kubernetes.io/name": "other"}}}),
         ),
         "configmap" => (
             "/data/config.yaml",
