@@ -290,6 +290,8 @@ pub fn five_models() {
         let updated: BTreeSet<&String> = within.flat_map(|state| &state.updating).collect();
         assert_eq!(updated.len(), MODELS.len(), "{name}: {updated:?}");
     }
-    let unready = record.unready();
+    // Pods of the same revision are being replaced, and one is Ready all the while.
+    let mut unready = record.unready();
+    unready.retain(|told| !told.contains("\"Updating\""));
     assert!(unready.is_empty(), "{unready:#?}");
 }
