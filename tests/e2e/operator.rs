@@ -176,7 +176,7 @@ pub fn kill() {
             NAMESPACE,
             "delete",
             "pods",
-            "--all",
+            "--selector=app.kubernetes.io/name=carpool",
             "--grace-period=0",
             "--force",
         ],
