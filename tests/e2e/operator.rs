@@ -176,7 +176,7 @@ pub fn kill() {
             NAMESPACE,
             "delete",
             "pods",
-            "--selector=app.kubernetes.io/name=carpool",
+            "--selector=app.kubernetes.io/name=carpool-operator",
             "--grace-period=0",
             "--force",
         ],
