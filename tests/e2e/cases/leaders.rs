@@ -89,7 +89,7 @@ fn never_two(over: &AtomicBool) -> usize {
             .into_iter()
             .filter(|pod| leads(pod) == Some(true))
             .collect();
-        // They are asked one after another, and the Lease may go from one to the next in between; it does so once.
+        // The operators are asked one after another, and the Lease may go from one to the next in between; it does so once.
         let again: Vec<&String> = leading
             .iter()
             .filter(|pod| leads(pod) == Some(true))
