@@ -59,11 +59,11 @@ struct State {
 impl State {
     /// The least number of Ready pods that a model has of a component.
     fn least(&self, component: &str) -> usize {
-        let count = |model: &&str| {
-            let key = ((*model).to_owned(), component.to_owned());
+        let count = |model: &str| {
+            let key = (model.to_owned(), component.to_owned());
             self.ready.get(&key).copied().unwrap_or(0)
         };
-        MODELS.iter().map(|model| count(&model)).min().unwrap_or(0)
+        MODELS.iter().map(|model| count(model)).min().unwrap_or(0)
     }
 }
 
@@ -102,7 +102,7 @@ impl Record {
         change();
         println!(
             "{name}: the operator is Ready after {:?}",
-            self.begin.elapsed() - begin
+            self.begin.elapsed().saturating_sub(begin)
         );
         eventually(Duration::from_mins(5), || {
             let mut deployments = Vec::new();
@@ -123,7 +123,10 @@ impl Record {
             }
         });
         let end = self.begin.elapsed();
-        println!("{name}: all models are updated after {:?}", end - begin);
+        println!(
+            "{name}: all models are updated after {:?}",
+            end.saturating_sub(begin)
+        );
         self.steps.push((name, begin, end));
     }
 
