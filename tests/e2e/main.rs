@@ -43,8 +43,34 @@ fn main() {
     // Most of a test is waiting for pods, cooldowns and deadlines, so two share the machine. More of them would keep each
     // other's workers from the processor for longer than requests wait.
     arguments.test_threads = arguments.test_threads.or(Some(2));
+    let (trials, alone) = (together(), one_by_one());
+    if arguments.list {
+        libtest_mimic::run(&arguments, trials).exit_if_failed();
+        libtest_mimic::run(&arguments, alone).exit();
+    }
+    let operator = operator::Operator::install().unwrap_or_else(|error| {
+        eprintln!("{error}");
+        std::process::exit(2)
+    });
+    let together = libtest_mimic::run(&arguments, trials);
+    arguments.test_threads = Some(1);
+    let one_by_one = libtest_mimic::run(&arguments, alone);
+    drop(operator);
+    together.exit_if_failed();
+    one_by_one.exit();
+}
+
+fn trial((name, test): (&str, fn())) -> Trial {
+    Trial::test(name, move || {
+        test();
+        Ok(())
+    })
+}
+
+/// Tests that share the machine.
+fn together() -> Vec<Trial> {
     // The longest come first, so that both end at about the same time.
-    let trials: Vec<Trial> = [
+    [
         (
             "serving::held_out_sentences_over_the_service_and_a_sidecar",
             cases::serving::sentiment as fn(),
@@ -122,9 +148,12 @@ fn main() {
         ),
     ]
     .map(trial)
-    .into();
-    // These change the operator for everybody, so they come one at a time once the others are over.
-    let alone: Vec<Trial> = [
+    .into()
+}
+
+/// Tests that change the operator for everybody, so they come one at a time once the others are over.
+fn one_by_one() -> Vec<Trial> {
+    [
         (
             "leaders::one_of_two_dies_in_a_rollout",
             cases::leaders::one_dies as fn(),
@@ -135,26 +164,5 @@ fn main() {
         ),
     ]
     .map(trial)
-    .into();
-    if arguments.list {
-        libtest_mimic::run(&arguments, trials).exit_if_failed();
-        libtest_mimic::run(&arguments, alone).exit();
-    }
-    let operator = operator::Operator::install().unwrap_or_else(|error| {
-        eprintln!("{error}");
-        std::process::exit(2)
-    });
-    let together = libtest_mimic::run(&arguments, trials);
-    arguments.test_threads = Some(1);
-    let one_by_one = libtest_mimic::run(&arguments, alone);
-    drop(operator);
-    together.exit_if_failed();
-    one_by_one.exit();
-}
-
-fn trial((name, test): (&str, fn())) -> Trial {
-    Trial::test(name, move || {
-        test();
-        Ok(())
-    })
+    .into()
 }
