@@ -281,7 +281,8 @@ impl Turn {
                     })
                     .map(|sample| sample.length(revision)),
                 current: u32::try_from(observe::replicas(deployment)).unwrap_or(0),
-                proven: remembered.loaded.contains(revision),
+                // A leader may decide before its first reconcile, which is what fills its memory.
+                proven: remembered.loaded.contains(revision) || observe::has_loaded(deployment),
             };
             // A queue that is not fed yet, or no more, tells nothing of the workers that it will need: a revision that
             // becomes active keeps those that it has for a whole cooldown.
@@ -319,9 +320,13 @@ mod tests {
     use carpool_scaling::{Decision, Reason};
     use futures::channel::mpsc;
     use kube::runtime::reflector::ObjectRef;
+    use serde_json::json;
 
     use super::*;
-    use crate::reconcile::{fixtures, mock};
+    use crate::{
+        names,
+        reconcile::{fixtures, mock},
+    };
 
     #[tokio::test]
     async fn a_reconcile_is_asked_for_once_for_each_change_and_at_every_tick_while_a_write_is_due()
@@ -362,5 +367,44 @@ mod tests {
         assert!(tell(|remembered| remembered.scale_failed = true));
         assert!(tell(|_| ()), "a failed write is tried again at each tick");
         assert!(!tell(|remembered| remembered.scale_failed = false));
+    }
+
+    #[tokio::test]
+    async fn a_leader_that_has_reconciled_nothing_yet_wakes_no_model_that_is_scaled_to_zero() {
+        let (client, _) = mock::api_server(|_| None);
+        let context = Arc::new(mock::context(client));
+        let model = fixtures::sentiment();
+        let revision = model.spec.model.revision();
+        let uid = model.uid().unwrap();
+        let labels = names::component_labels("sentiment", names::Component::Worker);
+        let deployment = json!({
+            "apiVersion": "apps/v1", "kind": "Deployment",
+            "metadata": {
+                "name": names::worker("sentiment", &revision), "namespace": "nlp", "uid": "d", "resourceVersion": "1",
+                "labels": names::of_revision(labels, &revision), "annotations": {names::LOADED: "true"},
+                "ownerReferences": [{
+                    "apiVersion": "carpool.dev/v1alpha1", "kind": "BatchedModel", "name": "sentiment", "uid": uid,
+                    "controller": true
+                }]
+            },
+            "spec": {"replicas": 0}
+        });
+        mock::see(&context, deployment);
+        let turn = Turn {
+            asker: AdminClient::new(),
+            model: ObjectRef::new("sentiment").within("nlp"),
+            uid,
+            scaling: model.spec.scaling.clone(),
+            shown: 0,
+            remembered: context.memory.of(&model),
+            context,
+        };
+        turn.take(&mut Last::default()).await;
+        let decided = lock(&turn.remembered).decisions.get(&revision).copied();
+        assert_eq!(
+            decided.map(|decision| decision.replicas),
+            Some(0),
+            "{decided:?}"
+        );
     }
 }

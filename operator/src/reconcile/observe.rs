@@ -198,6 +198,11 @@ fn list<T>(live: &mut BTreeMap<Key, Arc<Live>>, kind: &str, objects: &[Arc<Seen<
     }));
 }
 
+/// Whether a worker of a revision was Ready once, as its Deployment says to a leader that has not seen it.
+pub fn has_loaded(deployment: &Deployment) -> bool {
+    deployment.annotations().contains_key(names::LOADED)
+}
+
 fn view(
     model: &BatchedModel,
     active: Option<String>,
@@ -216,7 +221,7 @@ fn view(
     for (name, deployment) in &observed.workers {
         let pods = observed.pods.iter().map(AsRef::as_ref);
         let workers = Workers::of(pods.filter(|pod| workers::is_worker(pod, name)));
-        if workers.ready > 0 || deployment.annotations().contains_key(names::LOADED) {
+        if workers.ready > 0 || has_loaded(deployment) {
             remembered.loaded.insert(name.clone());
         }
         let place = match place_of(name).zip(active_place) {
