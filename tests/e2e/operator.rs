@@ -128,6 +128,11 @@ pub fn upgrade(values: &[&str]) {
     helm(&arguments);
 }
 
+/// Takes the last upgrade back and waits until the operator is Ready.
+pub fn rollback() {
+    helm(&["rollback", RELEASE, "--wait", "--timeout", "120s"]);
+}
+
 /// Runs `helm test`: a real inference, sent by the chart.
 pub fn helm_test(namespace: &str, model: &str) -> String {
     let model = format!("test.model={model}");

@@ -74,7 +74,7 @@ struct Record {
     models: Watch,
     begin: Instant,
     clock: SystemTime,
-    /// Upgrades: their names, and when each began and ended.
+    /// Upgrades and rollbacks: their names, and when each began and ended.
     steps: Vec<(&'static str, Duration, Duration)>,
 }
 
@@ -236,7 +236,7 @@ impl Record {
     }
 }
 
-/// The release is upgraded to other images with five models under load: they take turns, each has a worker
+/// The release is upgraded to other images and rolled back with five models under load: they take turns, each has a worker
 /// and a proxy all the time, and no request is lost.
 pub fn five_models() {
     let namespace = Namespace::create("upgrade");
@@ -259,6 +259,7 @@ pub fn five_models() {
     record.step("upgrade", &namespace, &next, || {
         operator::upgrade(&[&format!("image.tag={next}")]);
     });
+    record.step("rollback", &namespace, TAG, operator::rollback);
     std::thread::sleep(Duration::from_secs(3));
     let answers = loads.map(Load::stop);
 
