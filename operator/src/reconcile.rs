@@ -53,7 +53,7 @@ use crate::{
     metrics::Metrics,
     names,
     rollout::{self, Plan},
-    turns::{self, Stand, Turns},
+    turns::{self, Ahead, Stand, Turns},
 };
 
 /// A child that somebody changed is noticed by its watch; this is for what a watch may have missed.
@@ -86,9 +86,9 @@ pub struct Context {
 }
 
 impl Context {
-    /// Writes down what a resource's update is at and, where it `wants` one, asks for its turn. Returns how many models
-    /// are before it, where it has to wait.
-    fn turn(&self, valid: &Valid, wants: bool, is_updating: bool) -> Option<usize> {
+    /// Writes down what a resource's update is at and, where it `wants` one, asks for its turn. Returns the models
+    /// before it, where it has to wait.
+    fn turn(&self, valid: &Valid, wants: bool, is_updating: bool) -> Option<Ahead> {
         let model = (valid.namespace.clone(), valid.name.clone());
         let mut turns = lock(&self.turns);
         let before = if wants {
@@ -98,7 +98,7 @@ impl Context {
             turns.settle(&model, is_updating);
             None
         };
-        self.next(&turns);
+        self.next(&mut turns);
         before
     }
 
@@ -109,7 +109,7 @@ impl Context {
         // A model that waits, or is in its turn, keeps it while something else is wrong.
         if !turns.has(&model) {
             turns.settle(&model, false);
-            self.next(&turns);
+            self.next(&mut turns);
         }
     }
 
@@ -121,7 +121,7 @@ impl Context {
         );
         let mut turns = lock(&self.turns);
         turns.forget(&key);
-        self.next(&turns);
+        self.next(&mut turns);
     }
 
     /// Whether every resource but `asking` has been seen since this operator leads.
@@ -133,16 +133,21 @@ impl Context {
         })
     }
 
-    /// Asks for a reconcile of the models whose turn has come.
-    fn next(&self, turns: &Turns) {
+    /// Asks for a reconcile of the models whose turn has come, and of those that have to be told of it.
+    fn next(&self, turns: &mut Turns) {
         let waiting = turns.count(Stand::Waiting);
         self.metrics
             .updates_waiting
             .set(waiting.try_into().unwrap_or(u64::MAX));
+        let outdated = turns.outdated();
         if waiting == 0 {
             return;
         }
-        for (namespace, name) in turns.next(self.all_seen(turns, None)) {
+        let mut asked = turns.next(self.all_seen(turns, None));
+        asked.extend(outdated);
+        asked.sort_unstable();
+        asked.dedup();
+        for (namespace, name) in asked {
             // The send fails only where the controller has gone.
             let _ = self
                 .asks

@@ -2,7 +2,7 @@
 //! the one before has all its pods Ready again. Pure: what stands on the cluster comes in with each reconcile, so an
 //! operator that starts anew counts whoever is being updated and lets nobody begin before it has seen all models.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 /// A model's namespace and name. Models take turns in this order.
 pub type Key = (String, String);
@@ -18,11 +18,51 @@ pub enum Stand {
     Waiting,
 }
 
+/// Models up to which one that waits is told who is before it. A large fleet would be written anew at every turn.
+const NEAR: usize = 10;
+
+/// The models before one that waits for its turn.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ahead {
+    /// More than so many as are counted: [`NEAR`].
+    Far,
+    /// A number that is counted.
+    Near {
+        /// The number of models.
+        models: usize,
+        /// The models of them that are being updated.
+        updating: Vec<Key>,
+    },
+}
+
+impl fmt::Display for Ahead {
+    fn fmt(&self, text: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Far => write!(text, "more than {NEAR} models are before it")?,
+            Self::Near { models: 0, .. } => write!(text, "it is the next")?,
+            Self::Near { models: 1, .. } => write!(text, "1 model is before it")?,
+            Self::Near { models, .. } => write!(text, "{models} models are before it")?,
+        }
+        match self {
+            Self::Near { updating, .. } if !updating.is_empty() => {
+                let names = updating
+                    .iter()
+                    .map(|(namespace, name)| format!("{namespace}/{name}"));
+                let names: Vec<_> = names.collect();
+                write!(text, ", {} is being updated", names.join(", "))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 /// The turns of all models.
 #[derive(Debug)]
 pub struct Turns {
     at_once: usize,
     stands: BTreeMap<Key, Stand>,
+    /// Whether somebody's turn has begun or ended since [`Turns::outdated`].
+    moved: bool,
 }
 
 impl Turns {
@@ -32,6 +72,7 @@ impl Turns {
         Self {
             at_once,
             stands: BTreeMap::new(),
+            moved: false,
         }
     }
 
@@ -45,12 +86,13 @@ impl Turns {
         } else {
             Stand::Settled
         };
+        self.moved |= before == Some(&Stand::Updating) && now == Stand::Settled;
         self.stands.insert(model.clone(), now);
     }
 
-    /// Asks for a model's turn: `None` is that it has come, else the number of models before it. `all_seen` is whether
-    /// every other model has been seen: one that was not may be in its turn.
-    pub fn ask(&mut self, model: &Key, all_seen: bool) -> Option<usize> {
+    /// Asks for a model's turn: `None` is that it has come, else the models before it. `all_seen` is whether every other
+    /// model has been seen: one that was not may be in its turn.
+    pub fn ask(&mut self, model: &Key, all_seen: bool) -> Option<Ahead> {
         let stand = self.stands.entry(model.clone()).or_insert(Stand::Waiting);
         if *stand == Stand::Updating {
             return None;
@@ -58,6 +100,7 @@ impl Turns {
         *stand = Stand::Waiting;
         if self.next(all_seen).contains(model) {
             self.stands.insert(model.clone(), Stand::Updating);
+            self.moved = true;
             return None;
         }
         let is_before = |other: &Key, stand: &Stand| match stand {
@@ -66,11 +109,33 @@ impl Turns {
             Stand::Waiting => other < model,
         };
         let stands = self.stands.iter();
-        Some(
-            stands
-                .filter(|(other, stand)| is_before(other, stand))
-                .count(),
-        )
+        let before = stands.filter(|(other, stand)| is_before(other, stand));
+        let before: Vec<_> = before.collect();
+        Some(match before.len() {
+            far if far > NEAR => Ahead::Far,
+            models => Ahead::Near {
+                models,
+                updating: before
+                    .into_iter()
+                    .filter(|(_, stand)| **stand == Stand::Updating)
+                    .map(|(other, _)| other.clone())
+                    .collect(),
+            },
+        })
+    }
+
+    /// Models that wait near the front, once after somebody's turn has begun or ended: what they were told of the models
+    /// before them holds no more.
+    pub fn outdated(&mut self) -> Vec<Key> {
+        if !std::mem::take(&mut self.moved) {
+            return Vec::new();
+        }
+        let stands = self.stands.iter();
+        let waiting = stands.filter(|(_, stand)| **stand == Stand::Waiting);
+        waiting
+            .take(NEAR + 1)
+            .map(|(model, _)| model.clone())
+            .collect()
     }
 
     /// Waiting models whose turn has come.
@@ -104,7 +169,10 @@ impl Turns {
 
     /// Forgets a model that is gone.
     pub fn forget(&mut self, model: &Key) {
-        self.stands.remove(model);
+        self.moved |= self
+            .stands
+            .remove(model)
+            .is_some_and(|stand| stand != Stand::Settled);
     }
 }
 
@@ -116,6 +184,11 @@ mod tests {
         ("nlp".to_owned(), name.to_owned())
     }
 
+    fn near(models: usize, updating: &[&str]) -> Ahead {
+        let updating = updating.iter().map(|name| model(name)).collect();
+        Ahead::Near { models, updating }
+    }
+
     #[test]
     fn so_many_at_a_time_take_their_turn_in_order_of_their_names() {
         let mut turns = Turns::new(2);
@@ -125,9 +198,9 @@ mod tests {
             assert_eq!(before.is_none(), name == "a", "{name}: {before:?}");
         }
         assert_eq!(turns.next(true), [model("b")]);
-        assert_eq!(turns.ask(&model("c"), true), Some(2));
+        assert_eq!(turns.ask(&model("c"), true), Some(near(2, &["a"])));
         assert_eq!(turns.ask(&model("b"), true), None);
-        assert_eq!(turns.ask(&model("d"), true), Some(3));
+        assert_eq!(turns.ask(&model("d"), true), Some(near(3, &["a", "b"])));
         assert_eq!(
             turns.ask(&model("a"), true),
             None,
@@ -143,12 +216,12 @@ mod tests {
     #[test]
     fn nobody_begins_before_all_have_been_seen() {
         let mut turns = Turns::new(1);
-        assert_eq!(turns.ask(&model("a"), false), Some(0));
+        assert_eq!(turns.ask(&model("a"), false), Some(near(0, &[])));
         assert!(turns.next(false).is_empty());
         // The last one that is seen has been in its turn under the leader before.
         turns.settle(&model("b"), true);
         assert!(turns.next(true).is_empty());
-        assert_eq!(turns.ask(&model("a"), true), Some(1));
+        assert_eq!(turns.ask(&model("a"), true), Some(near(1, &["b"])));
         turns.settle(&model("b"), false);
         assert_eq!(turns.next(true), [model("a")]);
     }
@@ -162,10 +235,36 @@ mod tests {
     }
 
     #[test]
+    fn whoever_waits_near_the_front_is_told_anew_when_a_turn_begins_or_ends() {
+        let mut turns = Turns::new(1);
+        let names: Vec<String> = (10..30).map(|number| format!("m{number}")).collect();
+        let first = model(&names[0]);
+        assert_eq!(turns.ask(&first, true), None);
+        let mut told = Vec::new();
+        for name in &names[1..] {
+            told.push(turns.ask(&model(name), true).unwrap().to_string());
+        }
+        assert_eq!(told[0], "1 model is before it, nlp/m10 is being updated");
+        assert_eq!(told[9], "10 models are before it, nlp/m10 is being updated");
+        assert_eq!(told[10], "more than 10 models are before it");
+        let near: Vec<Key> = names[1..12].iter().map(|name| model(name)).collect();
+        assert_eq!(turns.outdated(), near, "a turn has begun");
+        assert!(turns.outdated().is_empty(), "they have been told");
+        turns.settle(&first, true);
+        assert!(turns.outdated().is_empty(), "nothing has changed");
+        turns.settle(&first, false);
+        assert_eq!(turns.outdated(), near, "a turn has ended");
+        assert_eq!(turns.ask(&near[0], true), None);
+        assert_eq!(turns.outdated()[0], near[1]);
+        turns.forget(&near[0]);
+        assert_eq!(turns.outdated()[0], near[1], "a model has gone");
+    }
+
+    #[test]
     fn a_model_that_goes_leaves_its_turn_to_the_next() {
         let mut turns = Turns::new(1);
         assert_eq!(turns.ask(&model("a"), true), None);
-        assert_eq!(turns.ask(&model("b"), true), Some(1));
+        assert_eq!(turns.ask(&model("b"), true), Some(near(1, &["a"])));
         turns.forget(&model("a"));
         assert_eq!(turns.next(true), [model("b")]);
     }

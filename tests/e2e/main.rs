@@ -155,8 +155,8 @@ fn together() -> Vec<Trial> {
 fn one_by_one() -> Vec<Trial> {
     [
         (
-            "leaders::one_of_two_dies_in_a_rollout",
-            cases::leaders::one_dies as fn(),
+            "leaders::one_of_two_freezes_in_a_rollout",
+            cases::leaders::one_freezes as fn(),
         ),
         (
             "upgrade::five_models_take_turns_and_lose_nothing",

@@ -9,7 +9,7 @@ use std::{
 use serde_json::Value;
 
 use crate::{
-    cluster::{Namespace, Watch},
+    cluster::{Namespace, Watch, eventually},
     load::Answer,
     model,
 };
@@ -130,11 +130,20 @@ fn ready_revision(pod: &Value) -> Option<String> {
 }
 
 impl Recorder {
-    /// Begins a record of the model of a namespace that holds one.
+    /// Begins a record of the model of a namespace that holds one and its pods.
     pub fn start(namespace: &Namespace) -> Self {
+        let (models, pods) = (namespace.watch("bm"), namespace.watch("pods"));
+        // Each watch begins with all that there is, one after another.
+        let are_there = namespace.list("pods", "").len();
+        eventually(Duration::from_secs(30), || {
+            match (models.events().len(), pods.events().len()) {
+                (1.., seen) if seen >= are_there => Ok(()),
+                seen => Err(format!("{seen:?} events of a model and {are_there} pods")),
+            }
+        });
         Self {
-            models: namespace.watch("bm"),
-            pods: namespace.watch("pods"),
+            models,
+            pods,
             begin: Instant::now(),
             clock: SystemTime::now(),
         }
@@ -150,14 +159,17 @@ impl Recorder {
         let mut events = [self.models.events(), self.pods.events()].concat();
         events.sort_by_key(|(seen, _)| *seen);
         let (mut state, mut pods) = (State::default(), BTreeMap::new());
-        events
-            .iter()
-            .map(|(seen, event)| {
-                state.at = seen.duration_since(self.begin);
-                state.look(event, &mut pods);
-                state.clone()
-            })
-            .collect()
+        let mut states = vec![State::default()];
+        for (seen, event) in &events {
+            state.look(event, &mut pods);
+            // Everything from before the record is its first state.
+            state.at = seen.saturating_duration_since(self.begin);
+            if state.at.is_zero() {
+                states.clear();
+            }
+            states.push(state.clone());
+        }
+        states
     }
 
     /// Prints a table with a line for each second, writes it to the cache as `logs/rollouts/NAME.tsv`, and returns every

@@ -2,18 +2,17 @@
 
 mod child;
 mod kubelets;
+mod write;
 
 use std::{
-    borrow::Cow,
     sync::{Arc, Mutex},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use kube::{
     Api,
-    api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions},
+    api::{ApiResource, DeleteParams, DynamicObject, Preconditions},
 };
-use serde_json::json;
 
 use self::child::{Child, in_order};
 pub use self::kubelets::nudge as nudge_kubelets;
@@ -21,7 +20,6 @@ use super::{
     Context,
     build::Children,
     observe::{Key, Observed},
-    proxies,
     secret::Secret,
     turn,
     validate::Valid,
@@ -29,8 +27,9 @@ use super::{
 use crate::{
     api::{CallError, call},
     live::Live,
-    memory::{Applied, Refused, Remembered, lock},
+    memory::{Remembered, lock},
     names::{self, Component},
+    turns::Ahead,
 };
 
 /// The kind without which a model works all the same.
@@ -74,8 +73,10 @@ pub struct Applier<'a> {
 /// Children as they are, beside those that could be made.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Made {
-    /// The number of models before this one, whose pods wait for its turn of an upgrade.
-    pub waits: Option<usize>,
+    /// The models before this one, whose pods wait for its turn of an upgrade.
+    pub waits: Option<Ahead>,
+    /// Whether a workload has just been told to replace its pods, which it does not show yet.
+    pub changed: bool,
     /// Whether network policies are in force, or the cluster's reason why not; `None` where none are asked for.
     pub policies: Option<Result<(), String>>,
 }
@@ -114,7 +115,10 @@ impl Applier<'_> {
             self.secret.create(observed).await?;
         }
         let waits = self.take_turn(&mut planned, observed);
+        let mut changed = false;
         for (child, live) in planned.iter().filter(|(child, _)| !child.waits) {
+            let marks = child.marks.as_ref().zip(live.as_ref());
+            changed |= marks.is_some_and(|(marks, live)| marks.are_new_to(live));
             if let Some(why) = self.still_refused(child) {
                 refusals.push(why);
                 continue;
@@ -136,16 +140,20 @@ impl Applier<'_> {
             Some(why) => Some(Err(why)),
             None => (!children.policies.is_empty()).then_some(Ok(())),
         };
-        Ok(Made { waits, policies })
+        Ok(Made {
+            waits,
+            changed,
+            policies,
+        })
     }
 
-    /// Has the pods that a newer operator alone renders otherwise wait for the resource's turn. Returns how many models
-    /// are before it, where they wait.
+    /// Has the pods that a newer operator alone renders otherwise wait for the resource's turn. Returns the models before
+    /// it, where they wait.
     fn take_turn(
         &self,
         planned: &mut [(Child, Option<Arc<Live>>)],
         observed: &Observed,
-    ) -> Option<usize> {
+    ) -> Option<Ahead> {
         let works = turn::works(observed);
         let (mut is_updating, mut wants) = (false, false);
         for (child, live) in planned.iter_mut() {
@@ -197,73 +205,6 @@ impl Applier<'_> {
         )
         .await?;
         Ok(found.map(|object| Arc::new(Live::of(object))))
-    }
-
-    /// Whether an object is as its child asks for: as it was left by the last look, or by what stands in it.
-    fn is_in_force(&self, child: &Child, live: &Live) -> bool {
-        let now = applied(child.hash, live);
-        let known = lock(self.remembered).applied.get(&child.key()).cloned();
-        if known.as_ref() == Some(&now) {
-            return true;
-        }
-        if !live.is_as_rendered(&child.json, &child.rendered) {
-            return false;
-        }
-        live.forget_content();
-        lock(self.remembered).applied.insert(child.key(), now);
-        true
-    }
-
-    async fn write(&self, child: &Child, live: Option<&Live>) -> Result<(), ApplyError> {
-        if live.is_some_and(|live| self.is_in_force(child, live)) {
-            return Ok(());
-        }
-        // Forced: a field that somebody else wrote and the resource determines is the resource's.
-        let params = PatchParams::apply(names::MANAGER).force();
-        let api = self.api(&child.resource);
-        let mut sent = Cow::Borrowed(&child.json);
-        if let Some(replicas) = child.first_replicas {
-            let namespace = &self.valid.namespace;
-            let is_there = live.is_some()
-                && proxies::release(&self.context.client, namespace, &child.name).await?;
-            if !is_there {
-                sent.to_mut()["spec"]["replicas"] = json!(replicas);
-            }
-        }
-        let patch = Patch::Apply(&*sent);
-        let written = call(
-            "apply",
-            &child.resource.kind,
-            &child.name,
-            api.patch(&child.name, &params, &patch),
-        )
-        .await?;
-        let written = Live::of(written);
-        if live.and_then(|live| live.version.as_ref()) != written.version.as_ref() {
-            tracing::info!(kind = child.resource.kind, name = child.name, "applied");
-        }
-        // A field that an admission webhook keeps from being as it should stays so: it was asked for once.
-        let applied = applied(child.hash, &written);
-        lock(self.remembered).applied.insert(child.key(), applied);
-        Ok(())
-    }
-
-    /// The reason why the cluster has just refused this very child, which is not tried again at once.
-    fn still_refused(&self, child: &Child) -> Option<String> {
-        let remembered = lock(self.remembered);
-        let refused = remembered.refused.get(&child.key())?;
-        let is_same = refused.hash == child.hash && refused.at.elapsed() < REFUSED_FOR;
-        is_same.then(|| refused.why.clone())
-    }
-
-    fn remember_refusal(&self, child: &Child, why: &str) {
-        tracing::warn!(why, "made a model without a network policy");
-        let refused = Refused {
-            hash: child.hash,
-            at: Instant::now(),
-            why: why.to_owned(),
-        };
-        lock(self.remembered).refused.insert(child.key(), refused);
     }
 
     /// Removes children that the spec no longer asks for, and what belongs to revisions that are done.
@@ -332,14 +273,6 @@ fn resource_of(kind: &str) -> Option<ApiResource> {
         "NetworkPolicy" => Some(ApiResource::erase::<networking::NetworkPolicy>(&())),
         "PodDisruptionBudget" => Some(ApiResource::erase::<policy::PodDisruptionBudget>(&())),
         _ => None,
-    }
-}
-
-fn applied(hash: u64, live: &Live) -> Applied {
-    Applied {
-        hash,
-        uid: live.uid.clone(),
-        digest: live.digest,
     }
 }
 

@@ -271,13 +271,18 @@ pub fn replicas(deployment: &Deployment) -> i32 {
     deployment.spec.replicas.unwrap_or(1)
 }
 
+/// Whether Kubernetes has yet to look at a change of a Deployment.
+pub fn is_unseen(deployment: &Deployment) -> bool {
+    let status = deployment.status.as_ref();
+    status.and_then(|status| status.observed_generation) < deployment.metadata.generation
+}
+
 /// Whether pods of an older template are left. Pods that come and go with the queue are no update.
 pub fn is_updating(deployment: &Deployment) -> bool {
     let status = deployment.status.clone().unwrap_or_default();
     let now = status.replicas.unwrap_or(0);
     // A change that Kubernetes has not looked at yet is another template, unless it is another number.
-    let unseen =
-        status.observed_generation < deployment.metadata.generation && now == replicas(deployment);
+    let unseen = is_unseen(deployment) && now == replicas(deployment);
     unseen || status.updated_replicas.unwrap_or(0) < now
 }
 

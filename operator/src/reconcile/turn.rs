@@ -80,6 +80,11 @@ impl Marks {
         is_other && is_same
     }
 
+    /// Whether a workload has other pods than these marks are of.
+    pub fn are_new_to(&self, live: &Live) -> bool {
+        live.annotation(names::TEMPLATE) != Some(&self.template)
+    }
+
     /// Whether a workload has got its pod template in a turn.
     pub fn were_in_turn(&self, live: &Live) -> bool {
         live.annotation(names::TURN) == Some(&self.template)
@@ -118,11 +123,7 @@ pub fn is_updating(observed: &Observed, name: &str) -> bool {
     match find(observed, name) {
         Some(Workload::Deployment(deployment)) => {
             observe::is_updating(deployment)
-                || deployment
-                    .status
-                    .as_ref()
-                    .and_then(|status| status.observed_generation)
-                    < deployment.metadata.generation
+                || observe::is_unseen(deployment)
                 || ready_pods(deployment) < observe::replicas(deployment)
         }
         Some(Workload::StatefulSet(set)) => {

@@ -25,12 +25,15 @@ fn children(namespace: &Namespace) -> BTreeMap<(String, String), Value> {
 }
 
 /// A field that the operator determines, and another value of it, as a JSON pointer and a merge patch.
-fn change(kind: &str) -> Option<(&'static str, Value)> {
+fn change(kind: &str, child: &Value) -> Option<(&'static str, Value)> {
     Some(match kind {
-        "service" => (
-            "/spec/selector",
-            json!({"spec": {"selector": {"app.kubernetes.io/name": "other"}}}),
-        ),
+        "service" => {
+            // An apply adds our port to this one of the same name, and the API server refuses such a pair.
+            let mut ports = child["spec"]["ports"].clone();
+            ports[0]["port"] = json!(81);
+            let spec = json!({"selector": {"app.kubernetes.io/name": "other"}, "ports": ports});
+            ("/spec", json!({"spec": spec}))
+        }
         "configmap" => (
             "/data/config.yaml",
             json!({"data": {"config.yaml": "other"}}),
@@ -56,7 +59,7 @@ pub fn repaired() {
     namespace.wait("bm/affine", "condition=Ready", "120s");
 
     let before = children(&namespace);
-    for (kind, name) in before.keys() {
+    for ((kind, name), child) in &before {
         let patch = |patch: &Value| {
             namespace.kubectl(&[
                 "patch",
@@ -69,7 +72,7 @@ pub fn repaired() {
         };
         patch(&json!({"metadata": {"labels": {"app.kubernetes.io/managed-by": null}}}));
         patch(&json!({"metadata": {"annotations": {"carpool.dev/rendered": null}}}));
-        if let Some((_, other)) = change(kind) {
+        if let Some((_, other)) = change(kind, child) {
             patch(&other);
         }
     }
@@ -79,7 +82,7 @@ pub fn repaired() {
             let now = now.get(key).ok_or(format!("{key:?} is gone"))?;
             let metadata = ["labels", "annotations", "ownerReferences"];
             let metadata = metadata.map(|field| format!("/metadata/{field}"));
-            let field = change(&key.0).map(|(field, _)| field.to_owned());
+            let field = change(&key.0, before).map(|(field, _)| field.to_owned());
             for field in metadata.into_iter().chain(field) {
                 let (before, now) = (before.pointer(&field), now.pointer(&field));
                 if before != now {

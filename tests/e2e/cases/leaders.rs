@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::rollouts::slow;
 use crate::{
     cluster::{Namespace, Watch, eventually, run},
-    load::{Answer, Load, check},
+    load::{Answer, Load, check, image},
     model::{self, Affine},
     operator,
 };
@@ -144,8 +144,48 @@ fn holders(leases: &Watch) -> Vec<String> {
     holders
 }
 
-/// The leader dies in the middle of a rollout under load; the other one leads on, and nothing is lost.
-pub fn one_dies() {
+/// A pod that can stop any process of its node, as a virtual machine that is paused would.
+struct Freezer<'a>(&'a Namespace);
+
+impl<'a> Freezer<'a> {
+    fn start(namespace: &'a Namespace) -> Self {
+        let pod = json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "freezer"},
+            "spec": {
+                "hostPID": true, "terminationGracePeriodSeconds": 0,
+                "containers": [{
+                    "name": "freezer", "image": image(), "imagePullPolicy": "IfNotPresent", "command": ["sleep", "600"],
+                    "securityContext": {"runAsUser": 0, "runAsNonRoot": false, "privileged": true}
+                }]
+            }
+        });
+        namespace.apply(&pod.to_string());
+        namespace.wait("pod/freezer", "condition=Ready", "60s");
+        Self(namespace)
+    }
+
+    /// Stops the operator's process of a pod: it hears no signal any more, and gives no Lease back.
+    fn freeze(&self, pod: &str) {
+        let uid = kubectl(&["get", "pod", pod, "--output=jsonpath={.metadata.uid}"]).unwrap();
+        // A cgroup's name has the UID of its pod, with other separators where systemd makes it.
+        let pattern = uid.replace('-', "[-_]");
+        let stop = format!(
+            "for process in /proc/[0-9]*; do grep --quiet '{pattern}' $process/cgroup && \
+             [[ $(<$process/comm) == carpool-operato* ]] && kill -STOP ${{process#/proc/}} && echo stopped; done; true"
+        );
+        let stopped = self
+            .0
+            .kubectl(&["exec", "freezer", "--", "bash", "-c", &stop]);
+        assert!(
+            stopped.contains("stopped"),
+            "no process of {pod} was found: {stopped}"
+        );
+    }
+}
+
+/// The leader freezes in the middle of a rollout under load, and its pod is deleted; the other one leads on once the Lease
+/// has run out, and nothing is lost.
+pub fn one_freezes() {
     let two = Two::start();
     let namespace = Namespace::create("leaders");
     let uris = [Affine::FIRST, Affine::SECOND].map(|model| model.publish(&namespace));
@@ -165,6 +205,7 @@ pub fn one_dies() {
     model::workers(&namespace, MODEL, 2, Duration::from_mins(1));
     let old = status("serving");
 
+    let freezer = Freezer::start(&namespace);
     let leases = Watch::start(operator::NAMESPACE, "leases");
     let load = Load::numbered(&namespace, MODEL, 4);
     load.answered(50);
@@ -172,7 +213,7 @@ pub fn one_dies() {
     let answers = thread::scope(|scope| {
         let asking = scope.spawn(|| never_two(&over));
         let end = End(&over);
-        let answers = roll_out(&namespace, load, &old, || apply(&uris[1]));
+        let answers = roll_out(&namespace, &freezer, load, &old, || apply(&uris[1]));
         drop(end);
         println!("asked {} times who leads", asking.join().unwrap());
         answers
@@ -195,8 +236,14 @@ pub fn one_dies() {
     drop(two);
 }
 
-/// Applies the second model and kills the leader once workers of it are there, none of them Ready.
-fn roll_out(namespace: &Namespace, load: Load<'_>, old: &str, apply: impl FnOnce()) -> Vec<Answer> {
+/// Applies the second model and freezes the leader once workers of it are there, none of them Ready.
+fn roll_out(
+    namespace: &Namespace,
+    freezer: &Freezer<'_>,
+    load: Load<'_>,
+    old: &str,
+    apply: impl FnOnce(),
+) -> Vec<Answer> {
     apply();
     let status = |field: &str| {
         let path = format!("jsonpath={{.status.{field}}}");
@@ -213,15 +260,18 @@ fn roll_out(namespace: &Namespace, load: Load<'_>, old: &str, apply: impl FnOnce
     });
     assert_eq!(status("serving"), old, "the rollout was over too soon");
     let leader = operator::leader().unwrap();
-    let killed = Instant::now();
+    freezer.freeze(&leader);
+    let frozen = Instant::now();
     kubectl(&["delete", "pod", &leader, "--grace-period=0", "--force"]).unwrap();
     let next = operator::another_leads(&leader);
     println!(
-        "{next} leads {:?} after {leader} was killed",
-        killed.elapsed()
+        "{next} leads {:?} after {leader} was frozen",
+        frozen.elapsed()
     );
+    // The Lease was renewed at most some seconds before.
+    assert!(frozen.elapsed() > LENGTH / 2, "the Lease was given back");
     namespace.wait("bm/affine", "condition=Ready", "180s");
-    println!("rolled out {:?} after it", killed.elapsed());
+    println!("rolled out {:?} after it", frozen.elapsed());
     eventually(Duration::from_mins(1), || {
         let selector = format!("carpool.dev/revision={old}");
         match namespace.list("deployments", &selector).len() {

@@ -95,15 +95,10 @@ fn move_to(namespace: &Namespace, uri: &str, redis: &Value, from: &str, to: &str
     assert_eq!(serving, latest);
     assert_ne!(serving, before, "a place has a revision of its own");
     let proxies = model::pods(namespace, MODEL, "proxy");
-    let moved = proxies
-        .iter()
-        .filter(|pod| place(pod) == Some(to) && model::is_ready(pod));
-    println!(
-        "{from} to {to}: Ready after {:?}, with {} of {} proxies there",
-        begin.elapsed(),
-        moved.count(),
-        proxies.len()
-    );
+    println!("{from} to {to}: Ready after {:?}", begin.elapsed());
+    for proxy in &proxies {
+        assert_eq!(place(proxy), Some(to), "Ready before the proxies had moved");
+    }
     eventually(Duration::from_mins(3), || {
         let proxies = model::pods(namespace, MODEL, "proxy");
         let all = namespace.list("pods", "app.kubernetes.io/instance=affine");

@@ -11,6 +11,7 @@ use crate::{
     cluster::{Namespace, Watch, eventually},
     load::{Load, check, pod},
     model::{self, Affine},
+    operator,
 };
 
 const MODEL: &str = "affine";
@@ -107,6 +108,11 @@ pub fn zero_to_many_and_back() {
         "the last worker went {waited:?} after the last request, before the cooldown"
     );
     deletion_cost_before_scale_in(&pods);
+
+    // A leader that has yet to learn the queue's length wakes nobody.
+    operator::kill();
+    thread::sleep(Duration::from_secs(10));
+    assert_eq!(wanted(&deployments).last(), Some(&(gone, left)));
 }
 
 /// Every worker that went had its deletion cost written before.

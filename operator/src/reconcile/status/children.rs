@@ -7,11 +7,7 @@ use crate::reconcile::observe::Observed;
 
 /// The finding of a resource whose pods wait for its turn of an upgrade.
 pub fn queued(observed: &Observed) -> Option<Finding> {
-    let before = match observed.made.waits? {
-        0 => "it is the next".to_owned(),
-        1 => "1 model is before it".to_owned(),
-        more => format!("{more} models are before it"),
-    };
+    let before = observed.made.waits.as_ref()?;
     let message = format!(
         "its pods go on as they are until they are replaced by this operator's version of them: {before}"
     );

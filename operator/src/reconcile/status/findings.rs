@@ -311,7 +311,7 @@ fn progressing(valid: &Valid, plan: &Plan, observed: &Observed, loaded: &Finding
     if let Some(Problem { message, .. }) = failure {
         return Finding::new(condition::PROGRESSING, false, "Failed", message);
     }
-    if !updating.is_empty() {
+    if !updating.is_empty() || observed.made.changed {
         return Finding::new(
             condition::PROGRESSING,
             true,

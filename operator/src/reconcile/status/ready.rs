@@ -79,22 +79,8 @@ impl Latest<'_> {
             );
             return is(false, "RollingOut", message);
         }
-        let progressing = self.progressing;
-        let of_proxies = self
-            .observed
-            .proxy
-            .as_deref()
-            .is_some_and(observe::is_updating);
-        if matches!(progressing.reason.as_str(), "Updating" | "Failed")
-            && (revision.updating || of_proxies)
-        {
-            let message = format!("{}; {ready} workers are Ready", progressing.message);
-            let reason = if progressing.holds() {
-                "Updating"
-            } else {
-                "UpdateFailed"
-            };
-            return is(false, reason, message);
+        if let Some(updating) = self.replaces_pods(revision, ready) {
+            return updating;
         }
         if wanted == 0 {
             if self.makes_room() {
@@ -102,9 +88,12 @@ impl Latest<'_> {
                     "workers of one revision make room for another's; the queue holds requests";
                 return is(false, "MakingRoom", message.to_owned());
             }
-            let message = "no worker runs; the next request wakes one";
-            return is(true, "ScaledToZero", message.to_owned());
+            if self.wanted_first() == 0 {
+                let message = "no worker runs; the next request wakes one";
+                return is(true, "ScaledToZero", message.to_owned());
+            }
         }
+        let wanted = wanted.max(self.wanted_first());
         if ready >= wanted {
             return is(
                 true,
@@ -230,17 +219,58 @@ impl Latest<'_> {
         others.any(|(name, other)| name != self.name() && other.needs_room())
     }
 
+    /// The finding of pods that are being replaced. Those that a newer operator replaces leave a resource Ready that was:
+    /// its spec is served as before. Those of a spec that was changed are what its user waits for.
+    fn replaces_pods(&self, revision: &Revision, ready: usize) -> Option<Finding> {
+        let of_proxies = self.observed.proxy.as_deref();
+        let of_workers = self.observed.workers.get(self.name()).map(AsRef::as_ref);
+        let progressing = self.progressing;
+        let is_failed = progressing.reason == "Failed";
+        let is_updating = self.observed.made.changed
+            || revision.updating
+            || of_proxies.is_some_and(observe::is_updating);
+        let is_unseen = || {
+            of_proxies
+                .into_iter()
+                .chain(of_workers)
+                .any(observe::is_unseen)
+        };
+        if is_failed && is_updating {
+            let message = format!("{}; {ready} workers are Ready", progressing.message);
+            return Some(Finding::new(
+                condition::READY,
+                false,
+                "UpdateFailed",
+                message,
+            ));
+        }
+        (!self.was_ready() && (is_updating || is_unseen())).then(|| {
+            let message =
+                format!("pods are being replaced by newer ones; {ready} workers are Ready");
+            Finding::new(condition::READY, false, "Updating", message)
+        })
+    }
+
+    /// Whether the resource was Ready with this very spec.
+    fn was_ready(&self) -> bool {
+        let conditions = &self.before.conditions;
+        let was = conditions.iter().find(|old| old.type_ == condition::READY);
+        was.is_some_and(|was| {
+            was.status == "True" && was.observed_generation == Some(self.valid.generation)
+        })
+    }
+
+    /// Workers without which a spec is not served that was not served before: the queue has not yet been asked for it.
+    fn wanted_first(&self) -> usize {
+        let least = self.valid.spec.scaling.min_replicas;
+        let least = usize::try_from(least).unwrap_or(usize::MAX);
+        if self.was_ready() { 0 } else { least }
+    }
+
     /// Whether workers are missing only because the queue asks for more of them: it was Ready, and has lost none.
     fn only_grows(&self, ready: usize) -> bool {
-        let was = self
-            .before
-            .conditions
-            .iter()
-            .find(|old| old.type_ == condition::READY);
-        let was_ready = was.is_some_and(|was| was.status == "True");
-        let same = self.before.latest.as_deref() == Some(self.name());
         let lost = i32::try_from(ready).is_ok_and(|ready| ready < self.before.ready_replicas);
-        was_ready && same && !lost
+        self.was_ready() && !lost
     }
 }
 

@@ -1,3 +1,4 @@
+mod redis;
 mod rollouts;
 mod updates;
 
@@ -9,13 +10,13 @@ use std::{
 
 use carpool_crds::{Loaded, LoadedReason};
 use carpool_scaling::backlog::RevisionBacklog;
-use k8s_openapi::api::{apps::v1::StatefulSet, core::v1::Pod};
+use k8s_openapi::api::apps::v1::StatefulSet;
 use serde_json::json;
 
 use super::*;
 use crate::{
     memory::{BacklogSample, Reported},
-    reconcile::fixtures,
+    reconcile::{fixtures, validate},
     rollout::{self, Revision, View},
     workers::{Problem, Workers},
 };
@@ -103,18 +104,18 @@ fn status_of(observed: &Observed) -> BatchedModelStatus {
 
 /// The same, of a resource with parts of a spec laid over.
 fn status_with(over: &str, observed: &Observed) -> BatchedModelStatus {
-    let valid = fixtures::valid(over);
+    status_next(&fixtures::with(over), observed)
+}
+
+/// The status after the one that a resource has.
+fn status_next(model: &BatchedModel, observed: &Observed) -> BatchedModelStatus {
+    let valid = validate::validate(model).unwrap();
     let plan = rollout::plan(&observed.view);
     let verdict = Verdict::Applied {
         valid: &valid,
         plan: &plan,
     };
-    status(
-        &fixtures::sentiment(),
-        observed,
-        &verdict,
-        Timestamp::UNIX_EPOCH,
-    )
+    status(model, observed, &verdict, Timestamp::UNIX_EPOCH)
 }
 
 /// `Type=Status/Reason` of all conditions.
@@ -186,22 +187,14 @@ fn the_way_a_model_is_served_is_told_and_outlives_the_operator() {
 
     let mut model = fixtures::sentiment();
     model.status = Some(first);
-    let again = |seen: &Observed, model: &BatchedModel| {
-        let (valid, plan) = (fixtures::valid("{}"), rollout::plan(&seen.view));
-        let verdict = Verdict::Applied {
-            valid: &valid,
-            plan: &plan,
-        };
-        status(model, seen, &verdict, Timestamp::UNIX_EPOCH)
-    };
     seen.reports.clear();
-    let restarted = again(&seen, &model);
+    let restarted = status_next(&model, &seen);
     assert_eq!(message(&restarted, condition::MODEL_LOADED), told);
     assert!(summary(&restarted).contains("ModelLoaded=True/Unpadded"));
     assert_eq!(restarted.sha256.as_deref(), Some("abc"));
 
     report(&mut seen, LoadedReason::Loaded, "");
-    let proved = again(&seen, &model);
+    let proved = status_next(&model, &seen);
     assert!(summary(&proved).contains("ModelLoaded=True/Loaded"));
     let told = format!("a worker has loaded revision {}", revision());
     assert_eq!(message(&proved, condition::MODEL_LOADED), told);
@@ -216,13 +209,7 @@ fn zero_workers_after_the_proof_is_ready() {
 fn workers_that_the_queue_asks_for_leave_a_model_ready_and_lost_ones_do_not() {
     let mut model = fixtures::sentiment();
     let mut next = |revision: Revision| {
-        let seen = observed(revision);
-        let (valid, plan) = (fixtures::valid("{}"), rollout::plan(&seen.view));
-        let verdict = Verdict::Applied {
-            valid: &valid,
-            plan: &plan,
-        };
-        let status = status(&model, &seen, &verdict, Timestamp::UNIX_EPOCH);
+        let status = status_next(&model, &observed(revision));
         let ready = summary(&status).split(' ').next().unwrap().to_owned();
         model.status = Some(status);
         ready
@@ -296,21 +283,6 @@ fn a_workers_last_words_are_shown() {
 }
 
 #[test]
-fn a_redis_that_fits_nowhere_says_why() {
-    let mut seen = observed(loaded(1, 1));
-    seen.redis = None;
-    let pod: Pod = serde_json::from_value(json!({
-        "metadata": {"name": "r", "labels": {"app.kubernetes.io/name": "carpool", "app.kubernetes.io/component": "redis"}},
-        "status": {"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1 nodes: Insufficient memory"}]}
-    }))
-    .unwrap();
-    seen.pods.push(Arc::new(pod));
-    let status = status_of(&seen);
-    assert!(summary(&status).starts_with("Ready=False/RedisNotReady"));
-    assert!(message(&status, condition::READY).contains("Insufficient memory"));
-}
-
-#[test]
 fn a_rejected_resource_tells_what_is_seen_and_keeps_the_rest() {
     let mut model = fixtures::sentiment();
     model.status = Some(status_of(&observed(loaded(1, 1))));
@@ -345,29 +317,6 @@ fn a_rejected_resource_tells_what_is_seen_and_keeps_the_rest() {
     );
 }
 
-#[test]
-fn a_redis_of_the_users_is_ready_while_proxies_tell_the_queue() {
-    let external = "queue: {redis: {external: {urlSecretName: mine}}}";
-    let mut seen = observed(loaded(1, 1));
-    seen.redis = None;
-    assert!(summary(&status_with(external, &seen)).contains("RedisReady=True/Reachable"));
-
-    seen.backlog = None;
-    let lost = status_with(external, &seen);
-    assert!(summary(&lost).starts_with("Ready=False/RedisNotReady"));
-    assert!(summary(&lost).contains("ProxyReady=True/Ready RedisReady=False/NotReached"));
-    assert!(message(&lost, condition::READY).contains("the Redis of the Secret mine"));
-
-    seen.asked = false;
-    assert!(
-        summary(&status_with(external, &seen)).contains("RedisReady=True/Reachable"),
-        "an operator that has just started has not asked yet"
-    );
-    seen.proxy = None;
-    assert!(summary(&status_with(external, &seen)).contains("RedisReady=Unknown/NotReached"));
-}
-
-/// A Deployment that has been asked for three pods.
 #[test]
 fn times_change_only_with_the_status_they_are_of() {
     let mut model = fixtures::sentiment();

@@ -1,9 +1,14 @@
 //! Children that somebody changed, and children that nobody did.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use super::*;
 use crate::{
     live::Live,
-    reconcile::{mock::Calls, observe::Key},
+    reconcile::{
+        mock::{Calls, failure},
+        observe::Key,
+    },
 };
 
 /// A resource whose children have been made on a cluster that took them as they were sent.
@@ -195,4 +200,62 @@ async fn a_field_that_somebody_changed_is_applied_again_and_asked_for_once_where
     }
     assert_eq!(made.again().await.len(), 1);
     assert!(made.again().await.is_empty(), "it was asked for");
+}
+
+#[tokio::test]
+async fn a_list_that_somebody_changed_so_that_no_apply_is_taken_is_put_back() {
+    let overwritten = AtomicBool::new(false);
+    let answer = move |call: &Call| {
+        if !call.is("PATCH", "/services/sentiment") {
+            return None;
+        }
+        if !call.query.contains("force=true") {
+            overwritten.store(true, Ordering::Relaxed);
+            let mut object = call.body.clone();
+            let owner = |manager: &str, operation: &str| json!({"manager": manager, "operation": operation});
+            object["metadata"]["managedFields"] = json!([
+                owner("carpool", "Update"),
+                owner("carpool", "Apply"),
+                owner("kubectl", "Update")
+            ]);
+            object["metadata"]["resourceVersion"] = json!("7");
+            return Some((200, object));
+        }
+        let duplicate = || failure(422, "Invalid", "spec.ports[1].name: Duplicate value");
+        (!overwritten.load(Ordering::Relaxed)).then(duplicate)
+    };
+    let (client, calls) = api_server(answer);
+    let mut made = Made::new().await;
+    made.context = Arc::new(context(client));
+    made.calls = calls;
+    let mut rendered = Made::rendered().await;
+    let is_it =
+        |child: &&mut Value| child["kind"] == "Service" && child["metadata"]["name"] == "sentiment";
+    let service = rendered.iter_mut().find(is_it).unwrap();
+    let ports = service["spec"]["ports"].clone();
+    let mut altered = service.clone();
+    altered["spec"]["ports"][0]["port"] = json!(81);
+    made.see(altered);
+    made.forget();
+    let calls = made.again().await;
+    let [refused, put_back, disowned, applied] = &calls[..] else {
+        panic!("{calls:?}")
+    };
+    assert_eq!(refused.body, applied.body);
+    assert_eq!(put_back.body["spec"]["ports"], ports);
+    let left = &disowned.body["metadata"];
+    assert_eq!(left["resourceVersion"], "7");
+    let left: Vec<_> = left["managedFields"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|owner| (&owner["manager"], &owner["operation"]))
+        .collect();
+    assert_eq!(
+        left,
+        [
+            (&json!("carpool"), &json!("Apply")),
+            (&json!("kubectl"), &json!("Update"))
+        ]
+    );
 }

@@ -165,7 +165,8 @@ async fn one_model_after_the_other_gets_the_pods_of_a_newer_operator() {
     assert!(workloads(&of_b).is_empty(), "b waits");
     let told = progressing(&of_b);
     assert!(
-        told.starts_with("UpdateQueued") && told.contains("1 model is before it"),
+        told.starts_with("UpdateQueued")
+            && told.contains("1 model is before it, nlp/a is being updated"),
         "{told}"
     );
     assert!(workloads(&leader.run(&a).await).is_empty());

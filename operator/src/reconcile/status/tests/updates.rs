@@ -83,3 +83,81 @@ fn another_number_of_workers_is_no_update() {
         "another template, not looked at yet: {told}"
     );
 }
+
+/// The condition `Ready` of a status.
+fn ready(status: &BatchedModelStatus) -> String {
+    let all = summary(status);
+    all.split(' ').next().unwrap().to_owned()
+}
+
+#[test]
+fn pods_that_a_newer_operator_replaces_leave_a_model_ready_and_those_of_a_changed_spec_do_not() {
+    let replaced =
+        json!({"observedGeneration": 2, "replicas": 3, "updatedReplicas": 1, "readyReplicas": 2});
+    let mut seen = observed(Revision {
+        updating: true,
+        ..loaded(2, 2)
+    });
+    seen.workers.insert(revision(), updating(2, &replaced));
+    let mut model = fixtures::sentiment();
+    model.status = Some(status_of(&observed(loaded(2, 2))));
+    let told = summary(&status_next(&model, &seen));
+    assert!(
+        told.starts_with("Ready=True/Serving Progressing=True/Updating"),
+        "{told}"
+    );
+    model.metadata.generation = Some(2);
+    let status = status_next(&model, &seen);
+    assert_eq!(ready(&status), "Ready=False/Updating");
+    model.status = Some(status);
+    let status = status_next(&model, &seen);
+    assert_eq!(ready(&status), "Ready=False/Updating");
+    model.status = Some(status);
+    let status = status_next(&model, &observed(loaded(2, 2)));
+    assert_eq!(ready(&status), "Ready=True/Serving");
+}
+
+#[test]
+fn a_changed_spec_is_not_served_before_its_pods_are_seen() {
+    let mut model = fixtures::sentiment();
+    model.status = Some(status_of(&observed(loaded(2, 2))));
+    model.metadata.generation = Some(2);
+    // The reconcile that applies other pods sees the workload as it was.
+    let mut seen = observed(loaded(2, 2));
+    seen.made.changed = true;
+    let told = summary(&status_next(&model, &seen));
+    assert!(
+        told.starts_with("Ready=False/Updating Progressing=True/Updating"),
+        "{told}"
+    );
+    // The next one sees other pods and another number at once, and Kubernetes has looked at neither.
+    let mut seen = observed(loaded(2, 2));
+    let before =
+        json!({"observedGeneration": 1, "replicas": 2, "updatedReplicas": 2, "readyReplicas": 2});
+    seen.workers.insert(revision(), updating(3, &before));
+    assert_eq!(ready(&status_next(&model, &seen)), "Ready=False/Updating");
+}
+
+#[test]
+fn more_workers_that_a_changed_spec_asks_for_are_waited_for() {
+    let mut model = fixtures::with("{scaling: {minReplicas: 3, maxReplicas: 5}}");
+    model.status = Some(status_of(&observed(loaded(1, 1))));
+    model.metadata.generation = Some(2);
+    let next = |model: &BatchedModel, revision| status_next(model, &observed(revision));
+    // Workers are counted once a second, and not by the reconcile that meets the change.
+    assert_eq!(
+        ready(&next(&model, loaded(1, 1))),
+        "Ready=False/WorkersStarting"
+    );
+    assert_eq!(
+        ready(&next(&model, loaded(3, 1))),
+        "Ready=False/WorkersStarting"
+    );
+    let status = next(&model, loaded(3, 3));
+    assert_eq!(ready(&status), "Ready=True/Serving");
+    model.status = Some(status);
+    assert_eq!(
+        ready(&next(&model, loaded(5, 3))),
+        "Ready=True/WorkersStarting"
+    );
+}
