@@ -144,13 +144,17 @@ fn holders(leases: &Watch) -> Vec<String> {
     holders
 }
 
-/// A pod that can stop any process of its node, as a virtual machine that is paused would.
-struct Freezer<'a>(&'a Namespace);
+/// A pod that can stop any process of its node, as a virtual machine that is paused would. It is in the operator's
+/// namespace, as those of tests hold pods to the restricted standard.
+struct Freezer {
+    pod: &'static str,
+}
 
-impl<'a> Freezer<'a> {
-    fn start(namespace: &'a Namespace) -> Self {
+impl Freezer {
+    fn start() -> Self {
+        let freezer = Self { pod: "freezer" };
         let pod = json!({
-            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "freezer"},
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": freezer.pod},
             "spec": {
                 "hostPID": true, "terminationGracePeriodSeconds": 0,
                 "containers": [{
@@ -159,9 +163,16 @@ impl<'a> Freezer<'a> {
                 }]
             }
         });
-        namespace.apply(&pod.to_string());
-        namespace.wait("pod/freezer", "condition=Ready", "60s");
-        Self(namespace)
+        let apply = ["--namespace", operator::NAMESPACE, "apply", "-f", "-"];
+        run("kubectl", &apply, pod.to_string().as_bytes()).unwrap();
+        kubectl(&[
+            "wait",
+            "pod/freezer",
+            "--for=condition=Ready",
+            "--timeout=60s",
+        ])
+        .unwrap();
+        freezer
     }
 
     /// Stops the operator's process of a pod: it hears no signal any more, and gives no Lease back.
@@ -173,13 +184,19 @@ impl<'a> Freezer<'a> {
             "for process in /proc/[0-9]*; do grep --quiet '{pattern}' $process/cgroup && \
              [[ $(<$process/comm) == carpool-operato* ]] && kill -STOP ${{process#/proc/}} && echo stopped; done; true"
         );
-        let stopped = self
-            .0
-            .kubectl(&["exec", "freezer", "--", "bash", "-c", &stop]);
+        let stopped = kubectl(&["exec", self.pod, "--", "bash", "-c", &stop]).unwrap();
         assert!(
             stopped.contains("stopped"),
             "no process of {pod} was found: {stopped}"
         );
+    }
+}
+
+impl Drop for Freezer {
+    fn drop(&mut self) {
+        if let Err(error) = kubectl(&["delete", "pod", self.pod, "--ignore-not-found"]) {
+            eprintln!("{error}");
+        }
     }
 }
 
@@ -205,7 +222,7 @@ pub fn one_freezes() {
     model::workers(&namespace, MODEL, 2, Duration::from_mins(1));
     let old = status("serving");
 
-    let freezer = Freezer::start(&namespace);
+    let freezer = Freezer::start();
     let leases = Watch::start(operator::NAMESPACE, "leases");
     let load = Load::numbered(&namespace, MODEL, 4);
     load.answered(50);
@@ -239,7 +256,7 @@ pub fn one_freezes() {
 /// Applies the second model and freezes the leader once workers of it are there, none of them Ready.
 fn roll_out(
     namespace: &Namespace,
-    freezer: &Freezer<'_>,
+    freezer: &Freezer,
     load: Load<'_>,
     old: &str,
     apply: impl FnOnce(),
