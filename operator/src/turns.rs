@@ -24,7 +24,7 @@ const NEAR: usize = 10;
 /// The models before one that waits for its turn.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ahead {
-    /// More than so many as are counted: [`NEAR`].
+    /// More than are counted, or not known yet.
     Far,
     /// A number that is counted.
     Near {
@@ -38,7 +38,7 @@ pub enum Ahead {
 impl fmt::Display for Ahead {
     fn fmt(&self, text: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Far => write!(text, "more than {NEAR} models are before it")?,
+            Self::Far => write!(text, "other models are before it")?,
             Self::Near { models: 0, .. } => write!(text, "it is the next")?,
             Self::Near { models: 1, .. } => write!(text, "1 model is before it")?,
             Self::Near { models, .. } => write!(text, "{models} models are before it")?,
@@ -112,7 +112,8 @@ impl Turns {
         let before = stands.filter(|(other, stand)| is_before(other, stand));
         let before: Vec<_> = before.collect();
         Some(match before.len() {
-            far if far > NEAR => Ahead::Far,
+            // Models that have not been seen may be before it as well.
+            far if far > NEAR || !all_seen => Ahead::Far,
             models => Ahead::Near {
                 models,
                 updating: before
@@ -216,7 +217,7 @@ mod tests {
     #[test]
     fn nobody_begins_before_all_have_been_seen() {
         let mut turns = Turns::new(1);
-        assert_eq!(turns.ask(&model("a"), false), Some(near(0, &[])));
+        assert_eq!(turns.ask(&model("a"), false), Some(Ahead::Far));
         assert!(turns.next(false).is_empty());
         // The last one that is seen has been in its turn under the leader before.
         turns.settle(&model("b"), true);
@@ -246,7 +247,7 @@ mod tests {
         }
         assert_eq!(told[0], "1 model is before it, nlp/m10 is being updated");
         assert_eq!(told[9], "10 models are before it, nlp/m10 is being updated");
-        assert_eq!(told[10], "more than 10 models are before it");
+        assert_eq!(told[10], "other models are before it");
         let near: Vec<Key> = names[1..12].iter().map(|name| model(name)).collect();
         assert_eq!(turns.outdated(), near, "a turn has begun");
         assert!(turns.outdated().is_empty(), "they have been told");
