@@ -99,20 +99,14 @@ impl Datatype {
             Self::Int16 => "whole numbers from -32768 to 32767",
             Self::Int32 => "whole numbers from -2147483648 to 2147483647",
             Self::Int64 => "whole numbers from -9223372036854775808 to 9223372036854775807",
-            Self::Fp16 => "numbers from -65504 to 65504",
-            Self::Bf16 => "numbers from -3.3895314e38 to 3.3895314e38",
+            Self::Fp16 => "numbers from -65504 to 65504, and null for NaN",
+            Self::Bf16 => "numbers from -3.3895314e38 to 3.3895314e38, and null for NaN",
             Self::Fp32 => "numbers from -3.4028235e38 to 3.4028235e38, and null for NaN",
             Self::Fp64 => {
                 "numbers from -1.7976931348623157e308 to 1.7976931348623157e308, and null for NaN"
             }
             Self::Bytes => "strings",
         }
-    }
-
-    /// Whether JSON can carry elements of this datatype; the 16-bit floats travel in binary only.
-    #[must_use]
-    pub const fn has_json_form(self) -> bool {
-        !matches!(self, Self::Fp16 | Self::Bf16)
     }
 }
 

@@ -39,19 +39,59 @@ pub enum DecodeError {
         /// The tensor's name.
         tensor: String,
     },
+    /// A tensor without elements.
+    #[error("tensor {}: has no data: give `data` or, with binary tensor data, `binary_data_size`", Quoted(.tensor))]
+    NoData {
+        /// The tensor's name.
+        tensor: String,
+    },
+    /// A tensor with elements in JSON and behind it.
+    #[error("tensor {}: has `data` and `binary_data_size`; give one of them", Quoted(.tensor))]
+    DataTwice {
+        /// The tensor's name.
+        tensor: String,
+    },
+    /// A tensor with binary data in a message that has none.
+    #[error(
+        "tensor {}: has `binary_data_size`, but the header Inference-Header-Content-Length does not say where the JSON ends",
+        Quoted(.tensor)
+    )]
+    NoBinaryPart {
+        /// The tensor's name.
+        tensor: String,
+    },
+    /// A size of binary data that is no size.
+    #[error("tensor {}: `binary_data_size` must be a number of bytes, 0 or more", Quoted(.tensor))]
+    BinarySize {
+        /// The tensor's name.
+        tensor: String,
+    },
+    /// Less binary data than its tensor says.
+    #[error("tensor {}: `binary_data_size` is {size}, but only {left} bytes are left for it", Quoted(.tensor))]
+    BytesMissing {
+        /// The tensor's name.
+        tensor: String,
+        /// The bytes that the tensor says it has.
+        size: usize,
+        /// The bytes behind the JSON and the tensors before this one.
+        left: usize,
+    },
+    /// Binary data that is no tensor's.
+    #[error("{given} bytes too many follow {}", after(.last.as_deref()))]
+    BytesLeft {
+        /// The last tensor with binary data.
+        last: Option<String>,
+        /// The number of bytes.
+        given: usize,
+    },
+    /// Binary data that is not what its tensor's shape and datatype say.
+    #[error(transparent)]
+    Binary(TensorError),
     /// A parameter without a value.
     #[error("parameter {}: has no value", Quoted(.name))]
     ParameterWithoutValue {
         /// The parameter's name.
         name: String,
-    },
-    /// A datatype that JSON does not carry.
-    #[error("tensor {}: {datatype} has no JSON form; send it as binary tensor data", Quoted(.tensor))]
-    NoJsonForm {
-        /// The tensor's name.
-        tensor: String,
-        /// The tensor's datatype.
-        datatype: Datatype,
     },
     /// A datatype that the protocol does not have.
     #[error("tensor {}: datatype {}: {source}", Quoted(.tensor), Quoted(.given))]
@@ -153,8 +193,14 @@ impl DecodeError {
             | Self::TooManyTensors { .. }
             | Self::RawContents { .. }
             | Self::ContentsTwice { .. }
-            | Self::ParameterWithoutValue { .. }
-            | Self::NoJsonForm { .. } => true,
+            | Self::NoData { .. }
+            | Self::DataTwice { .. }
+            | Self::NoBinaryPart { .. }
+            | Self::BinarySize { .. }
+            | Self::BytesMissing { .. }
+            | Self::BytesLeft { .. }
+            | Self::Binary(_)
+            | Self::ParameterWithoutValue { .. } => true,
             Self::Datatype { .. }
             | Self::DuplicateTensor { .. }
             | Self::Contents { .. }
@@ -166,17 +212,16 @@ impl DecodeError {
     }
 }
 
+fn after(last: Option<&str>) -> String {
+    match last {
+        Some(tensor) => format!("the binary data of tensor {}, the last one", Quoted(tensor)),
+        None => "the JSON, in which no tensor has `binary_data_size`".to_owned(),
+    }
+}
+
 /// The reason that a message could not be written as JSON.
 #[derive(Debug, thiserror::Error)]
 pub enum EncodeError {
-    /// A datatype that JSON does not carry.
-    #[error("tensor {}: {datatype} has no JSON form; ask for binary tensor data", Quoted(.tensor))]
-    NoJsonForm {
-        /// The tensor's name.
-        tensor: String,
-        /// The tensor's datatype.
-        datatype: Datatype,
-    },
     /// A tensor that does not hold together.
     #[error(transparent)]
     Tensor(#[from] TensorError),

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use carpool_protocol::{
     Datatype, InferRequest, InferResponse, Parameter, Parameters, RequestedOutput, Tensor, json,
 };
+use half::{bf16, f16};
 use proptest::{collection::vec, prelude::*};
 use serde_json::Value;
 
@@ -24,6 +25,16 @@ fn element(datatype: Datatype, form: Form) -> BoxedStrategy<Vec<u8>> {
             .boxed(),
         (Datatype::Bytes, Form::Json) => any::<String>().prop_map(String::into_bytes).boxed(),
         (Datatype::Bytes, Form::Protobuf) => vec(any::<u8>(), 0..20).boxed(),
+        (Datatype::Fp16, Form::Json) => any::<u16>()
+            .prop_map(f16::from_bits)
+            .prop_filter("JSON has no such number", |value| value.is_finite())
+            .prop_map(|value| value.to_le_bytes().to_vec())
+            .boxed(),
+        (Datatype::Bf16, Form::Json) => any::<u16>()
+            .prop_map(bf16::from_bits)
+            .prop_filter("JSON has no such number", |value| value.is_finite())
+            .prop_map(|value| value.to_le_bytes().to_vec())
+            .boxed(),
         (Datatype::Fp32, Form::Json) => any::<u32>()
             .prop_map(f32::from_bits)
             .prop_filter("JSON has no such number", |value| value.is_finite())
@@ -50,13 +61,9 @@ fn element(datatype: Datatype, form: Form) -> BoxedStrategy<Vec<u8>> {
 }
 
 fn tensor(form: Form) -> impl Strategy<Value = Tensor> {
-    let datatypes: Vec<_> = Datatype::ALL
-        .into_iter()
-        .filter(|datatype| matches!(form, Form::Protobuf) || datatype.has_json_form())
-        .collect();
     (
         any::<String>(),
-        proptest::sample::select(datatypes),
+        proptest::sample::select(&Datatype::ALL[..]),
         vec(0i64..5, 0..4),
     )
         .prop_flat_map(move |(name, datatype, shape)| {

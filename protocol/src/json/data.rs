@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use serde_json::value::RawValue;
 
 use super::{
-    element::{boolean, fp32, fp64, integer},
+    element::{bf16, boolean, fp16, fp32, fp64, integer},
     hint::hint,
 };
 use crate::{Datatype, DecodeError, Tensor, TensorError, excerpt::Quoted, tensor::push_bytes};
@@ -89,9 +89,9 @@ impl Reader<'_> {
             Datatype::Int64 => self.all(text, at, integer(i64::to_le_bytes)),
             Datatype::Fp32 => self.all(text, at, fp32),
             Datatype::Fp64 => self.all(text, at, fp64),
-            Datatype::Fp16 | Datatype::Bf16 | Datatype::Bytes => {
-                self.all(text, at, |_| None::<([u8; 0], usize)>)
-            }
+            Datatype::Fp16 => self.all(text, at, fp16),
+            Datatype::Bf16 => self.all(text, at, bf16),
+            Datatype::Bytes => self.all(text, at, |_| None::<([u8; 0], usize)>),
         }
     }
 

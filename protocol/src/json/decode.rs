@@ -2,10 +2,17 @@
 
 use std::borrow::Cow;
 
+use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{data, hint::hint, object::Object, parameters::Options};
+use super::{
+    binary::{self, Rest, SIZE},
+    data,
+    hint::hint,
+    object::Object,
+    parameters::Options,
+};
 use crate::{
     Datatype, DecodeError, InferRequest, InferResponse, RequestView, RequestedOutput, Tensor,
     message::check_names,
@@ -51,7 +58,16 @@ struct Described<'a> {
     #[serde(borrow)]
     datatype: Cow<'a, str>,
     shape: Vec<i64>,
-    data: &'a RawValue,
+    #[serde(borrow)]
+    data: Option<&'a RawValue>,
+    #[serde(default)]
+    parameters: Option<Options>,
+}
+
+/// The elements of a tensor, in the form in which they came.
+enum Elements<'a> {
+    Text(&'a RawValue),
+    Raw(Bytes),
 }
 
 /// A request whose tensors' data, most of a large one, is still text: it can be held against a model before memory
@@ -59,15 +75,25 @@ struct Described<'a> {
 pub struct UnreadRequest<'a> {
     /// The request, whose tensors have no data yet.
     request: InferRequest,
-    /// The text of each tensor's data.
-    data: Vec<&'a RawValue>,
+    /// The data of each tensor.
+    data: Vec<Elements<'a>>,
 }
 
 impl<'a> UnreadRequest<'a> {
     /// Reads the request in `body`, whose syntax is checked to its end. The model's name and version are left empty:
     /// they stand in the URL. Fields that the protocol does not have are ignored.
     pub fn new(body: &'a [u8]) -> Result<Self, DecodeError> {
-        let request: Request<'_> = decode_object(body)?;
+        Self::with(body, None)
+    }
+
+    /// Reads the request in `json`, after which `data` came: the elements of those tensors that have the parameter
+    /// `binary_data_size`, one after another.
+    pub fn with_binary(json: &'a [u8], data: Bytes) -> Result<Self, DecodeError> {
+        Self::with(json, Some(data))
+    }
+
+    fn with(json: &'a [u8], binary: Option<Bytes>) -> Result<Self, DecodeError> {
+        let request: Request<'_> = decode_object(json)?;
         let outputs: Vec<_> = request
             .outputs
             .unwrap_or_default()
@@ -78,7 +104,7 @@ impl<'a> UnreadRequest<'a> {
             })
             .collect();
         check_names(outputs.iter().map(|output| &output.name))?;
-        let (inputs, data) = describe(request.inputs)?;
+        let (inputs, data) = describe(request.inputs, binary)?;
         let request = InferRequest {
             id: request.id.unwrap_or_default(),
             parameters: request.parameters.unwrap_or_default().0,
@@ -97,7 +123,7 @@ impl<'a> UnreadRequest<'a> {
 
     /// Reads the whole request, its tensors' data parsed into raw bytes.
     pub fn read(mut self) -> Result<InferRequest, DecodeError> {
-        read_data(&mut self.request.inputs, &self.data)?;
+        read_data(&mut self.request.inputs, self.data)?;
         Ok(self.request)
     }
 }
@@ -118,8 +144,8 @@ pub fn decode_request(
 /// Reads the response in `body` as a request is read.
 pub fn decode_response(body: &[u8]) -> Result<InferResponse, DecodeError> {
     let response: Response<'_> = decode_object(body)?;
-    let (mut outputs, data) = describe(response.outputs)?;
-    read_data(&mut outputs, &data)?;
+    let (mut outputs, data) = describe(response.outputs, None)?;
+    read_data(&mut outputs, data)?;
     Ok(InferResponse {
         model_name: response.model_name,
         model_version: response.model_version.unwrap_or_default(),
@@ -147,46 +173,64 @@ pub fn decode_object<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Decode
         })
 }
 
-/// Splits tensors into all but their data, and the text of each one's data.
+/// Splits tensors into all but their data, and the data of each one.
 fn describe(
     described: Vec<Object<Described<'_>>>,
-) -> Result<(Vec<Tensor>, Vec<&RawValue>), DecodeError> {
+    binary: Option<Bytes>,
+) -> Result<(Vec<Tensor>, Vec<Elements<'_>>), DecodeError> {
     check_names(described.iter().map(|Object(tensor)| &tensor.name))?;
-    described
-        .into_iter()
-        .map(|Object(tensor)| {
-            let datatype: Datatype = match tensor.datatype.parse() {
-                Ok(datatype) => datatype,
-                Err(source) => {
-                    return Err(DecodeError::Datatype {
-                        tensor: tensor.name,
-                        given: tensor.datatype.into_owned(),
-                        source,
-                    });
-                }
-            };
-            if !datatype.has_json_form() {
-                return Err(DecodeError::NoJsonForm {
-                    tensor: tensor.name,
-                    datatype,
+    let mut rest = binary.map(Rest::new);
+    let mut split = (Vec::new(), Vec::new());
+    for Object(tensor) in described {
+        let Described {
+            name,
+            datatype,
+            shape,
+            data,
+            parameters,
+        } = tensor;
+        let datatype: Datatype = match datatype.parse() {
+            Ok(datatype) => datatype,
+            Err(source) => {
+                return Err(DecodeError::Datatype {
+                    tensor: name,
+                    given: datatype.into_owned(),
+                    source,
                 });
             }
-            let without_data = Tensor {
-                name: tensor.name,
-                datatype,
-                shape: tensor.shape,
-                data: bytes::Bytes::new(),
-            };
-            Ok((without_data, tensor.data))
-        })
-        .collect()
+        };
+        let parameters = parameters.unwrap_or_default().0;
+        let elements = match (data, parameters.get(SIZE)) {
+            (Some(text), None) => Elements::Text(text),
+            (None, Some(size)) => Elements::Raw(binary::take(&name, size, rest.as_mut())?),
+            (Some(_), Some(_)) => return Err(DecodeError::DataTwice { tensor: name }),
+            (None, None) => return Err(DecodeError::NoData { tensor: name }),
+        };
+        split.0.push(Tensor {
+            name,
+            datatype,
+            shape,
+            data: Bytes::new(),
+        });
+        split.1.push(elements);
+    }
+    rest.map_or(Ok(()), Rest::end)?;
+    Ok(split)
 }
 
 /// Gives each tensor its data.
-fn read_data(tensors: &mut [Tensor], data: &[&RawValue]) -> Result<(), DecodeError> {
-    for (tensor, text) in tensors.iter_mut().zip(data) {
-        tensor.data = data::parse(tensor, text)?.into();
-        tensor.check()?;
+fn read_data(tensors: &mut [Tensor], data: Vec<Elements<'_>>) -> Result<(), DecodeError> {
+    for (tensor, elements) in tensors.iter_mut().zip(data) {
+        match elements {
+            Elements::Text(text) => {
+                tensor.data = data::parse(tensor, text)?.into();
+                tensor.check()?;
+            }
+            Elements::Raw(raw) => {
+                tensor.data = raw;
+                tensor.check().map_err(DecodeError::Binary)?;
+            }
+        }
     }
     Ok(())
 }

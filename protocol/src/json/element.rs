@@ -3,6 +3,7 @@
 //! Each of these functions gives the element that a text begins with and the bytes of text that it took; `None` where
 //! the datatype has none such. The text may go on: whether it may do so there is not looked at.
 
+use half::{bf16, f16};
 use lexical_core::{FromLexical, parse_partial};
 
 pub(super) fn boolean(text: &[u8]) -> Option<([u8; 1], usize)> {
@@ -34,11 +35,22 @@ pub(super) fn fp64(text: &[u8]) -> Option<([u8; 8], usize)> {
     Some((value.to_le_bytes(), length))
 }
 
+// A float of 16 bits is the nearest to the text's nearest 64 bits, which between two of them may be the other one.
+pub(super) fn fp16(text: &[u8]) -> Option<([u8; 2], usize)> {
+    let (value, length) = float(text, f64::NAN, |value| f16::from_f64(value).is_finite())?;
+    Some((f16::from_f64(value).to_le_bytes(), length))
+}
+
+pub(super) fn bf16(text: &[u8]) -> Option<([u8; 2], usize)> {
+    let (value, length) = float(text, f64::NAN, |value| bf16::from_f64(value).is_finite())?;
+    Some((bf16::from_f64(value).to_le_bytes(), length))
+}
+
 /// Reads a float. A number beyond the type's range would become an infinity, which JSON does not have, so it is none.
 fn float<T: FromLexical + Copy>(
     text: &[u8],
     nan: T,
-    is_finite: fn(T) -> bool,
+    is_finite: impl Fn(T) -> bool,
 ) -> Option<(T, usize)> {
     const NULL: &[u8] = b"null";
     if text.starts_with(NULL) {

@@ -1,5 +1,7 @@
 //! Messages to JSON.
 
+use bytes::Bytes;
+use half::{bf16, f16};
 use serde::{Serialize, Serializer};
 
 use crate::{
@@ -42,7 +44,16 @@ struct Described<'a> {
     name: &'a str,
     datatype: &'static str,
     shape: &'a [i64],
-    data: Data<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parameters: Option<Binary>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<Data<'a>>,
+}
+
+/// The parameters of a tensor whose elements follow the JSON.
+#[derive(Serialize)]
+struct Binary {
+    binary_data_size: usize,
 }
 
 /// Writes `request` as JSON, tensor data flat. The model's name and version are left out: they stand in the URL.
@@ -56,7 +67,7 @@ pub fn encode_request(request: &InferRequest) -> Result<Vec<u8>, EncodeError> {
         &Request {
             id: &request.id,
             parameters: &request.parameters,
-            inputs: describe(&request.inputs)?,
+            inputs: describe(&request.inputs, |_| false)?,
             outputs: outputs.collect(),
         },
     )
@@ -64,45 +75,68 @@ pub fn encode_request(request: &InferRequest) -> Result<Vec<u8>, EncodeError> {
 
 /// Writes `response` as JSON, tensor data flat.
 pub fn encode_response(response: &InferResponse) -> Result<Vec<u8>, EncodeError> {
-    write(
-        &response.outputs,
+    encode_response_with(response, |_| false).map(|(json, _)| json)
+}
+
+/// Writes `response` as JSON, but for the elements of those tensors of which `is_binary` holds by their names: these are
+/// given back, to be sent behind the JSON one after another.
+pub fn encode_response_with(
+    response: &InferResponse,
+    is_binary: impl Fn(&str) -> bool,
+) -> Result<(Vec<u8>, Vec<Bytes>), EncodeError> {
+    let binary = response
+        .outputs
+        .iter()
+        .filter(|tensor| is_binary(&tensor.name));
+    let binary = binary.map(|tensor| tensor.data.clone()).collect();
+    let json = write(
+        response
+            .outputs
+            .iter()
+            .filter(|tensor| !is_binary(&tensor.name)),
         &Response {
             model_name: &response.model_name,
             model_version: &response.model_version,
             id: &response.id,
             parameters: &response.parameters,
-            outputs: describe(&response.outputs)?,
+            outputs: describe(&response.outputs, &is_binary)?,
         },
-    )
+    )?;
+    Ok((json, binary))
 }
 
-fn describe(tensors: &[Tensor]) -> Result<Vec<Described<'_>>, EncodeError> {
+fn describe(
+    tensors: &[Tensor],
+    is_binary: impl Fn(&str) -> bool,
+) -> Result<Vec<Described<'_>>, EncodeError> {
     tensors
         .iter()
         .map(|tensor| {
-            if !tensor.datatype.has_json_form() {
-                return Err(EncodeError::NoJsonForm {
-                    tensor: tensor.name.clone(),
-                    datatype: tensor.datatype,
-                });
-            }
             tensor.check()?;
+            let data = Data {
+                datatype: tensor.datatype,
+                raw: &tensor.data,
+            };
+            let parameters = is_binary(&tensor.name).then_some(Binary {
+                binary_data_size: data.raw.len(),
+            });
             Ok(Described {
                 name: &tensor.name,
                 datatype: tensor.datatype.name(),
                 shape: &tensor.shape,
-                data: Data {
-                    datatype: tensor.datatype,
-                    raw: &tensor.data,
-                },
+                data: parameters.is_none().then_some(data),
+                parameters,
             })
         })
         .collect()
 }
 
-fn write(tensors: &[Tensor], message: &impl Serialize) -> Result<Vec<u8>, EncodeError> {
+fn write<'a>(
+    tensors: impl IntoIterator<Item = &'a Tensor>,
+    message: &impl Serialize,
+) -> Result<Vec<u8>, EncodeError> {
     // The buffer has room for some ten characters a 32-bit float; one that is too small grows.
-    let data: usize = tensors.iter().map(|tensor| tensor.data.len()).sum();
+    let data: usize = tensors.into_iter().map(|tensor| tensor.data.len()).sum();
     let mut json = Vec::with_capacity(256 + data.saturating_mul(3));
     serde_json::to_writer(&mut json, message)?;
     Ok(json)
@@ -128,15 +162,13 @@ impl Serialize for Data<'_> {
             Datatype::Int32 => numbers(serializer, raw, i32::from_le_bytes),
             Datatype::Int64 => numbers(serializer, raw, i64::from_le_bytes),
             // serde_json writes NaN and the infinities as null.
+            Datatype::Fp16 => numbers(serializer, raw, |half| f16::from_le_bytes(half).to_f32()),
+            Datatype::Bf16 => numbers(serializer, raw, |half| bf16::from_le_bytes(half).to_f32()),
             Datatype::Fp32 => numbers(serializer, raw, f32::from_le_bytes),
             Datatype::Fp64 => numbers(serializer, raw, f64::from_le_bytes),
             Datatype::Bytes => {
                 serializer.collect_seq(BytesElements(raw).flatten().map(String::from_utf8_lossy))
             }
-            Datatype::Fp16 | Datatype::Bf16 => Err(serde::ser::Error::custom(format_args!(
-                "{} has no JSON form",
-                self.datatype
-            ))),
         }
     }
 }
@@ -204,11 +236,30 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_json_form_is_refused() {
-        let error = encode(Tensor::new("x", Datatype::Bf16, [1], vec![0; 2]).unwrap()).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "tensor `x`: BF16 has no JSON form; ask for binary tensor data"
+    fn floats_of_16_bits_are_the_numbers_that_they_are_as_32() {
+        let raw = |halves: [f32; 3]| {
+            halves
+                .map(|half| f16::from_f32(half).to_le_bytes())
+                .concat()
+        };
+        let json = encode(
+            Tensor::new(
+                "x",
+                Datatype::Fp16,
+                [3],
+                raw([0.1, -65504.0, f32::INFINITY]),
+            )
+            .unwrap(),
         );
+        assert!(
+            json.unwrap()
+                .contains(r#""data":[0.099975586,-65504.0,null]"#)
+        );
+        let raw = [0.1, -2.0]
+            .map(bf16::from_f32)
+            .map(bf16::to_le_bytes)
+            .concat();
+        let json = encode(Tensor::new("x", Datatype::Bf16, [2], raw).unwrap());
+        assert!(json.unwrap().contains(r#""data":[0.100097656,-2.0]"#));
     }
 }

@@ -1,5 +1,6 @@
 //! Requests as clients write them.
 
+mod binary;
 mod mistakes;
 
 use super::*;
@@ -62,6 +63,35 @@ fn integers_are_exact_to_the_ends_of_their_range() {
 fn null_is_nan() {
     let tensor = decode("{'name': 'x', 'datatype': 'FP32', 'shape': [1], 'data': [null]}").unwrap();
     assert_eq!(&tensor.data[..], f32::NAN.to_le_bytes());
+}
+
+#[test]
+fn floats_of_16_bits_are_rounded_and_have_a_range() {
+    let half = |datatype: &str, data: &str| {
+        decode(&format!(
+            "{{'name': 'x', 'datatype': '{datatype}', 'shape': [2], 'data': [{data}]}}"
+        ))
+    };
+    let raw = |tensor: Tensor| tensor.data.to_vec();
+    let expected = [0.1, 65504.0].map(|value| half::f16::from_f32(value).to_le_bytes());
+    assert_eq!(raw(half("FP16", "0.1, 65510").unwrap()), expected.concat());
+    let expected = [half::bf16::from_f32(0.1), half::bf16::NAN].map(half::bf16::to_le_bytes);
+    assert_eq!(raw(half("BF16", "0.1, null").unwrap()), expected.concat());
+    for (datatype, beyond, range) in [
+        ("FP16", "-65520", "numbers from -65504 to 65504"),
+        (
+            "BF16",
+            "3.4e38",
+            "numbers from -3.3895314e38 to 3.3895314e38",
+        ),
+    ] {
+        let error = half(datatype, &format!("1, {beyond}")).unwrap_err();
+        let expected = format!(
+            "tensor `x`: element 1 is `{beyond}`; {datatype} takes {range}, and null for NaN"
+        );
+        assert_eq!(error.to_string(), expected);
+        assert!(!error.is_malformed());
+    }
 }
 
 #[test]

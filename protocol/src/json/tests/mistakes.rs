@@ -250,13 +250,3 @@ fn a_byte_order_mark_is_skipped_and_other_encodings_are_named() {
         assert!(message.ends_with(&format!("; {hint}")), "{message}");
     }
 }
-
-#[test]
-fn sixteen_bit_floats_are_sent_to_the_binary_form() {
-    let error = decode("{'name': 'x', 'datatype': 'FP16', 'shape': [1], 'data': [1]}").unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "tensor `x`: FP16 has no JSON form; send it as binary tensor data"
-    );
-    assert!(error.is_malformed());
-}
