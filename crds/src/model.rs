@@ -28,10 +28,6 @@ use crate::{Dimension, defaults, shape::allows, tensor_names::ATTENTION_MASK};
         "inputs: a BOOL has no minimum or maximum"
     ),
     validation = (
-        "self.inputs.all(t, !(t.datatype in ['FP16', 'BF16']))",
-        "inputs: FP16 and BF16 are not allowed: they have no JSON form, and binary tensors are not built yet"
-    ),
-    validation = (
         "!has(self.text) || self.inputs.all(t, t.name in ['input_ids', 'attention_mask', 'token_type_ids'] && t.datatype == 'INT64')",
         "inputs: with text they are what the tokenizer makes: input_ids, attention_mask and token_type_ids, all of datatype INT64"
     ),

@@ -2,6 +2,7 @@
 
 use std::{ops::Deref, time::Duration};
 
+use bytes::Bytes;
 use http::{
     HeaderMap,
     header::{CONTENT_ENCODING, CONTENT_TYPE, EXPECT},
@@ -53,6 +54,19 @@ impl Body {
         }
         self.bytes.extend_from_slice(part);
         Ok(())
+    }
+}
+
+impl AsRef<[u8]> for Body {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl From<Body> for Bytes {
+    /// Slices of the body count against the budget as long as one of them is left.
+    fn from(body: Body) -> Self {
+        Self::from_owner(body)
     }
 }
 

@@ -15,8 +15,9 @@ use http::{
 const MAX_AGE: HeaderValue = HeaderValue::from_static("600");
 
 /// The headers of answers that pages may read besides those that browsers let them.
-const READABLE: HeaderValue =
-    HeaderValue::from_static("retry-after, carpool-request-id, x-request-id");
+const READABLE: HeaderValue = HeaderValue::from_static(
+    "retry-after, carpool-request-id, x-request-id, inference-header-content-length",
+);
 
 const ANY: HeaderValue = HeaderValue::from_static("*");
 

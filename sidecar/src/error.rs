@@ -202,7 +202,6 @@ fn whole_seconds(duration: Duration) -> HeaderValue {
 impl From<Invalid> for Error {
     fn from(invalid: Invalid) -> Self {
         match invalid {
-            Invalid::NoJsonForm { .. } => Self::Malformed(invalid.to_string()),
             Invalid::NotBuilt { .. } => Self::NotBuilt(invalid.to_string()),
             _ => Self::Invalid(invalid.to_string()),
         }

@@ -1,4 +1,4 @@
-//! `POST /v2/models/NAME/infer`: the protocol's JSON in and out.
+//! `POST /v2/models/NAME/infer`: the protocol's JSON in and out, with tensors as JSON or in binary.
 
 use std::{mem, sync::Arc, time::Duration};
 
@@ -7,20 +7,19 @@ use carpool_protocol::{
     DecodeError, InferRequest, InferResponse, Parameter, Parameters, RequestView, json,
 };
 use carpool_queue::{Outcome, Submit, SubmitError};
-use http::{HeaderMap, request::Parts};
+use http::{HeaderMap, Response, request::Parts};
 use tokio::time::Instant;
 
 use crate::{
+    binary::{self, BinaryOutputs},
     body::{self, IncomingBody},
     error::Error,
     followed::Followed,
     metrics::{Hop, HopTimer},
+    payload::Payload,
     proxy::{Proxy, Served},
     trace, validate,
 };
-
-/// The header that says where JSON ends and binary tensors begin.
-const BINARY: &str = "inference-header-content-length";
 
 /// A request that the model can take, ready for the queue.
 pub struct Validated {
@@ -30,6 +29,8 @@ pub struct Validated {
     timeout: Duration,
     /// The client's identifier, given back with the answer.
     id: String,
+    /// The outputs that the answer is to hold in binary.
+    binary: BinaryOutputs,
 }
 
 impl Validated {
@@ -47,9 +48,23 @@ impl Validated {
     }
 
     /// Holds a request in JSON against the model, and encodes it. Its tensors' elements are read last: the more of them
-    /// there are, the longer that takes.
-    pub fn of_json(served: &Served, body: &[u8]) -> Result<Self, Error> {
-        let request = json::UnreadRequest::new(body)?;
+    /// there are, the longer that takes. `json_length` is where the JSON ends if tensors follow it.
+    pub fn of_json(
+        served: &Served,
+        body: Bytes,
+        json_length: Option<usize>,
+    ) -> Result<Self, Error> {
+        let (json, binary) = match json_length {
+            Some(length) => {
+                let (json, binary) = binary::split(body, length)?;
+                (json, Some(binary))
+            }
+            None => (body, None),
+        };
+        let request = match binary {
+            Some(binary) => json::UnreadRequest::with_binary(&json, binary)?,
+            None => json::UnreadRequest::new(&json)?,
+        };
         let validated = Self::without_body(served, &request.view())?;
         let request = request.read()?;
         validate::elements(&served.model, &request.inputs)?;
@@ -72,6 +87,7 @@ impl Validated {
             rows,
             timeout: asked.map_or(served.timeout, |asked| asked.min(served.timeout)),
             id: request.id.to_owned(),
+            binary: BinaryOutputs::of(request)?,
         })
     }
 }
@@ -100,26 +116,31 @@ impl<'a> Caller<'a> {
     }
 }
 
-/// Answers one request with the protocol's JSON.
+/// Answers one request with the protocol's JSON, and outputs in binary behind it where the client wants them so.
 pub async fn serve(
     proxy: &Proxy,
     caller: Caller<'_>,
     head: &Parts,
     body: &mut IncomingBody,
     version: Option<&str>,
-) -> Result<Vec<u8>, Error> {
-    let media_type = |given: String| Error::MediaType {
-        expected: "application/json",
-        given,
-    };
-    match body::media_type(&head.headers) {
-        Some(given) if given != "application/json" => return Err(media_type(given)),
-        _ if head.headers.contains_key(BINARY) => {
-            return Err(media_type(
-                "binary tensors, which are not built yet".to_owned(),
-            ));
+) -> Result<Response<Payload>, Error> {
+    let json_length = binary::json_length(&head.headers)?;
+    match (body::media_type(&head.headers).as_deref(), json_length) {
+        (None | Some("application/json"), _) | (Some("application/octet-stream"), Some(_)) => {}
+        (Some("application/octet-stream"), None) => {
+            return Err(Error::MediaType {
+                expected: "application/json",
+                given:
+                    "application/octet-stream without the header Inference-Header-Content-Length"
+                        .to_owned(),
+            });
         }
-        _ => {}
+        (Some(given), _) => {
+            return Err(Error::MediaType {
+                expected: "application/json, or application/octet-stream with binary tensor data",
+                given: given.to_owned(),
+            });
+        }
     }
     let body = body::read(proxy, &head.headers, body, caller.arrival).await?;
 
@@ -128,26 +149,27 @@ pub async fn serve(
     let mut hops = proxy.metrics.hop_timer();
     let mut validated = {
         let served = Arc::clone(&served);
-        body::off_reactor(body.len(), move || Validated::of_json(&served, &body)).await?
+        let bytes = body.len();
+        let read = move || Validated::of_json(&served, body.into(), json_length);
+        body::off_reactor(bytes, read).await?
     };
     hops.passed(Hop::Parse);
 
     let id = mem::take(&mut validated.id);
+    let binary = mem::take(&mut validated.binary);
     let answer = ask(proxy, &served, validated, caller, &mut hops).await?;
 
     let response = body::off_reactor(answer.len(), move || {
-        let response = InferResponse {
+        binary.encode(&InferResponse {
             model_name: served.name.clone(),
             model_version: served.revision.to_string(),
             id,
             ..decode(answer)?
-        };
-        json::encode_response(&response)
-            .map_err(|error| Error::Internal(format!("failed to write the answer: {error}")))
+        })
     })
     .await?;
     hops.passed(Hop::Respond);
-    Ok(response)
+    Ok(response.response())
 }
 
 /// Puts a request into the queue and waits for the model's answer, an encoded `ModelInferResponse`. Dropped, the future
@@ -264,17 +286,34 @@ mod tests {
     #[test]
     fn json_is_held_against_the_model_as_a_message_is() {
         let served = served();
-        let json = json::encode_request(&pairs(2)).unwrap();
-        let of_json = Validated::of_json(&served, &json).unwrap();
+        let json = |rows| json::encode_request(&pairs(rows)).unwrap().into();
+        let of_json = Validated::of_json(&served, json(2), None).unwrap();
         assert_eq!(of_json.body, pairs(2).encode());
-        let json = json::encode_request(&pairs(3)).unwrap();
         let refused = [
-            Validated::of_json(&served, &json),
+            Validated::of_json(&served, json(3), None),
             Validated::of_message(&served, &pairs(3), || unreachable!()),
         ];
         for refused in refused {
             let error = refused.err().unwrap();
             assert!(matches!(error, Error::TooManyRows { given: 3, limit: 2 }));
+        }
+    }
+
+    #[test]
+    fn binary_tensors_reach_the_queue_as_they_came() {
+        let served = served();
+        let tensor = pairs(2).inputs.remove(0).data;
+        let json = br#"{"id": "7", "inputs": [{"name": "x", "datatype": "FP32", "shape": [2, 2],
+            "parameters": {"binary_data_size": 16}}]}"#;
+        let body = |tensor: &[u8]| Bytes::from([&json[..], tensor].concat());
+        let read = |body| Validated::of_json(&served, body, Some(json.len()));
+        assert_eq!(read(body(&tensor)).unwrap().body, pairs(2).encode());
+        for wrong in [&tensor[..15], &[&tensor[..], b"x"].concat()] {
+            let error = read(body(wrong)).err().unwrap();
+            assert!(
+                matches!(&error, Error::Malformed(why) if why.contains("tensor `x`")),
+                "{error}"
+            );
         }
     }
 }

@@ -8,6 +8,7 @@
 //! containers.
 
 mod admin;
+mod binary;
 mod body;
 mod body_budget;
 mod cors;

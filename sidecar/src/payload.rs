@@ -1,6 +1,7 @@
 //! The bodies of answers.
 
 use std::{
+    collections::VecDeque,
     convert::Infallible,
     pin::Pin,
     task::{Context, Poll},
@@ -14,6 +15,8 @@ use hyper::body::{Body, Frame, SizeHint};
 pub enum Payload {
     /// Bytes that are all there, such as those of JSON.
     Whole(Full<Bytes>),
+    /// Parts that are all there, sent one after another without being copied together.
+    Parts(VecDeque<Bytes>),
     /// Frames as they come, which may end with trailers.
     Frames(UnsyncBoxBody<Bytes, Infallible>),
 }
@@ -27,6 +30,13 @@ impl Default for Payload {
 impl From<Vec<u8>> for Payload {
     fn from(bytes: Vec<u8>) -> Self {
         Self::Whole(Full::from(bytes))
+    }
+}
+
+impl From<Vec<Bytes>> for Payload {
+    fn from(parts: Vec<Bytes>) -> Self {
+        // An empty frame would end an HTTP/1 body in chunks.
+        Self::Parts(parts.into_iter().filter(|part| !part.is_empty()).collect())
     }
 }
 
@@ -52,6 +62,7 @@ impl Body for Payload {
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         match self.get_mut() {
             Self::Whole(bytes) => Pin::new(bytes).poll_frame(context),
+            Self::Parts(parts) => Poll::Ready(parts.pop_front().map(|part| Ok(Frame::data(part)))),
             Self::Frames(frames) => Pin::new(frames).poll_frame(context),
         }
     }
@@ -59,6 +70,7 @@ impl Body for Payload {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Whole(bytes) => bytes.is_end_stream(),
+            Self::Parts(parts) => parts.is_empty(),
             Self::Frames(frames) => frames.is_end_stream(),
         }
     }
@@ -66,6 +78,9 @@ impl Body for Payload {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Whole(bytes) => bytes.size_hint(),
+            Self::Parts(parts) => {
+                SizeHint::with_exact(parts.iter().map(|part| part.len() as u64).sum())
+            }
             Self::Frames(frames) => frames.size_hint(),
         }
     }

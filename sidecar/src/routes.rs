@@ -200,9 +200,7 @@ async fn dispatch(
         Route::Infer(target) => {
             target.check_name(&proxy.served().name)?;
             let version = target.version;
-            infer::serve(proxy, caller, head, body, version)
-                .await?
-                .into()
+            return infer::serve(proxy, caller, head, body, version).await;
         }
         Route::Predict => predict::serve(proxy, caller, head, body).await?.into(),
     };

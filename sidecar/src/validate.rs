@@ -130,14 +130,6 @@ pub enum Invalid {
         /// The advice on what to do without the parameter.
         instead: &'static str,
     },
-    /// An output that the answer can't hold.
-    #[error("output {output:?}: {datatype} has no JSON form, and binary tensors are not built yet")]
-    NoJsonForm {
-        /// The output's name.
-        output: String,
-        /// The output's datatype.
-        datatype: Datatype,
-    },
 }
 
 /// Checks a request against the model and gives the number of its rows, at least 1.
@@ -154,7 +146,7 @@ pub fn rows(model: &Model, request: &RequestView<'_>) -> Result<u32, Invalid> {
         Some(text) => rows_of_text(text, inputs)?,
         None => rows_of_tensors(model, inputs)?,
     };
-    check_outputs(model, outputs, text.is_some())?;
+    check_outputs(model, outputs)?;
     check_parameters(parameters, || "request".to_owned())?;
     for RequestedOutput { name, parameters } in *outputs {
         check_parameters(parameters, || format!("output {name:?}"))?;
@@ -338,8 +330,8 @@ fn check_parameters(parameters: &Parameters, of: impl Fn() -> String) -> Result<
     Ok(())
 }
 
-/// Checks that every requested output exists, is requested once, and fits into JSON.
-fn check_outputs(model: &Model, requested: &[RequestedOutput], text: bool) -> Result<(), Invalid> {
+/// Checks that every requested output exists and is requested once.
+fn check_outputs(model: &Model, requested: &[RequestedOutput]) -> Result<(), Invalid> {
     let labels: &[&str] = if model.text.is_some() {
         &[LABEL, SCORE]
     } else {
@@ -361,16 +353,7 @@ fn check_outputs(model: &Model, requested: &[RequestedOutput], text: bool) -> Re
             });
         }
     }
-    let all = requested.is_empty() && !text;
-    let wanted = |spec: &&TensorSpec| all || seen.contains(&spec.name);
-    let no_json_form = |spec: &&TensorSpec| !Datatype::from(spec.datatype).has_json_form();
-    match model.outputs.iter().filter(wanted).find(no_json_form) {
-        Some(spec) => Err(Invalid::NoJsonForm {
-            output: spec.name.clone(),
-            datatype: spec.datatype.into(),
-        }),
-        None => Ok(()),
-    }
+    Ok(())
 }
 
 fn names<'a>(names: impl Iterator<Item = &'a str>) -> String {
