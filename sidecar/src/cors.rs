@@ -77,7 +77,10 @@ mod tests {
 
     use http::header::RETRY_AFTER;
 
-    use crate::followed::{CLIENT_REQUEST_ID, REQUEST_ID};
+    use crate::{
+        binary::JSON_LENGTH,
+        followed::{CLIENT_REQUEST_ID, REQUEST_ID},
+    };
 
     const PAGE: &str = "https://app.example.com";
 
@@ -106,7 +109,8 @@ mod tests {
         let allowed = ["https://other.example.com", PAGE];
         let answered = answer(&allowed, &Method::POST, &[("origin", PAGE)]);
         assert_eq!(answered[ACCESS_CONTROL_ALLOW_ORIGIN], PAGE);
-        let readable = [RETRY_AFTER, REQUEST_ID, CLIENT_REQUEST_ID].map(|name| name.to_string());
+        let readable =
+            [RETRY_AFTER, REQUEST_ID, CLIENT_REQUEST_ID, JSON_LENGTH].map(|name| name.to_string());
         assert_eq!(answered[ACCESS_CONTROL_EXPOSE_HEADERS], readable.join(", "));
         assert_eq!(answered[VARY], "origin");
         for request in [

@@ -25,6 +25,8 @@ async fn every_datatype_makes_the_round_trip() {
         ("INT16", json!([-32768, 32767])),
         ("INT32", json!([i32::MIN, i32::MAX])),
         ("INT64", json!([i64::MIN, i64::MAX])),
+        ("FP16", json!([1.5, -0.099_975_586])),
+        ("BF16", json!([1.5, -0.100_097_656])),
         ("FP32", json!([1.5, -0.1_f32])),
         ("FP64", json!([0.1, -1e300])),
     ];

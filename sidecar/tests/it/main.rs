@@ -9,6 +9,7 @@
 )]
 
 mod answers;
+mod binary;
 mod bodies;
 mod bounds;
 mod client;
