@@ -20,6 +20,9 @@ pub use message::{
 };
 pub use tensor::{Tensor, TensorView};
 
+/// The protobuf `FileDescriptorSet` of `proto/inference.proto`, which describes [`inference`] to clients.
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/inference.bin"));
+
 /// The protobuf messages, generated from `proto/inference.proto`.
 #[allow(missing_docs, clippy::pedantic, reason = "generated")]
 pub mod inference {

@@ -8,6 +8,8 @@ use http::{
     header::{ACCEPT_ENCODING, ALLOW, CONTENT_TYPE, RETRY_AFTER},
 };
 use serde_json::json;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::{payload::Payload, validate::Invalid};
 
@@ -166,6 +168,38 @@ impl Error {
         }
     }
 
+    /// The code of the answer to a gRPC call. A call whose message is too large fails as gRPC's own libraries let it.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Malformed(_)
+            | Self::MediaType { .. }
+            | Self::ContentEncoding { .. }
+            | Self::Invalid(_)
+            | Self::TooManyRows { .. } => Code::InvalidArgument,
+            Self::UnknownModel { .. } | Self::UnknownVersion { .. } | Self::NoText { .. } => {
+                Code::NotFound
+            }
+            Self::UnknownPath { .. }
+            | Self::Method { .. }
+            | Self::Asynchronous
+            | Self::NotBuilt(_) => Code::Unimplemented,
+            Self::TooLarge { .. } | Self::Full { .. } | Self::Busy => Code::ResourceExhausted,
+            Self::Model(_) | Self::Internal(_) => Code::Internal,
+            Self::Unreachable { .. } | Self::Draining | Self::Replaced => Code::Unavailable,
+            Self::Deadline => Code::DeadlineExceeded,
+        }
+    }
+
+    /// The time after which another try makes sense; `None` where the same request fails again.
+    fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Full { retry_after } | Self::Unreachable { retry_after } => Some(*retry_after),
+            Self::Busy | Self::Draining | Self::Replaced => Some(RETRY_SOON),
+            _ => None,
+        }
+    }
+
     /// The answer that tells the client of this error.
     pub fn response(&self) -> Response<Payload> {
         let body = json!({ "error": self.to_string() }).to_string();
@@ -181,13 +215,10 @@ impl Error {
             Self::ContentEncoding { .. } => {
                 headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
             }
-            Self::Full { retry_after } | Self::Unreachable { retry_after } => {
-                headers.insert(RETRY_AFTER, whole_seconds(*retry_after));
-            }
-            Self::Busy | Self::Draining | Self::Replaced => {
-                headers.insert(RETRY_AFTER, whole_seconds(RETRY_SOON));
-            }
             _ => {}
+        }
+        if let Some(retry_after) = self.retry_after() {
+            headers.insert(RETRY_AFTER, whole_seconds(retry_after));
         }
         response
     }
@@ -197,6 +228,35 @@ impl Error {
 fn whole_seconds(duration: Duration) -> HeaderValue {
     let seconds = duration.as_secs() + u64::from(duration.subsec_nanos() > 0);
     HeaderValue::from(seconds.max(1))
+}
+
+impl From<&Error> for Status {
+    fn from(error: &Error) -> Self {
+        let (code, sentence) = (error.code(), error.to_string());
+        match error.retry_after() {
+            Some(retry_after) => {
+                let details = ErrorDetails::with_retry_info(Some(retry_after));
+                Self::with_error_details(code, sentence, details)
+            }
+            None => Self::new(code, sentence),
+        }
+    }
+}
+
+/// The HTTP status by which metrics count a gRPC code that is not of an [`Error`]: tonic's own, and answers.
+#[must_use]
+pub fn counted_as(code: Code) -> StatusCode {
+    match code {
+        Code::Ok => StatusCode::OK,
+        Code::InvalidArgument | Code::FailedPrecondition => StatusCode::BAD_REQUEST,
+        Code::NotFound => StatusCode::NOT_FOUND,
+        Code::OutOfRange => StatusCode::PAYLOAD_TOO_LARGE,
+        Code::ResourceExhausted => StatusCode::TOO_MANY_REQUESTS,
+        Code::Unimplemented => StatusCode::NOT_IMPLEMENTED,
+        Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        Code::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    }
 }
 
 impl From<Invalid> for Error {

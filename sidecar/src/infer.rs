@@ -72,6 +72,11 @@ impl Validated {
         Ok(Self { body, ..validated })
     }
 
+    /// Shortens the time of a request to what its client gives it.
+    pub fn within(&mut self, limit: Option<Duration>) {
+        self.timeout = limit.map_or(self.timeout, |limit| self.timeout.min(limit));
+    }
+
     /// Holds all of a request but its elements against the model.
     fn without_body(served: &Served, request: &RequestView<'_>) -> Result<Self, Error> {
         let asked = timeout(request.parameters)?;

@@ -14,6 +14,7 @@ mod body_budget;
 mod cors;
 mod error;
 mod followed;
+mod grpc;
 mod infer;
 mod metadata;
 mod metrics;

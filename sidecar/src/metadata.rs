@@ -4,13 +4,60 @@ use carpool_crds::{
     TensorSpec,
     tensor_names::{LABEL, SCORE, TEXT},
 };
+use carpool_protocol::Datatype;
 use serde_json::{Value, json};
 
 use crate::proxy::Served;
 
+/// The server's name.
+pub const SERVER: &str = "carpool";
+/// The server's version.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// The protocol's extensions that the server has, by Triton's names.
+pub const EXTENSIONS: [&str; 2] = ["binary_tensor_data", "model_configuration"];
+/// What models are made with.
+pub const PLATFORM: &str = "pytorch_torchscript";
+
+/// A tensor that a model takes or gives, as its clients see it.
+pub struct TensorOfModel<'a> {
+    /// The tensor's name.
+    pub name: &'a str,
+    /// The type of its elements.
+    pub datatype: Datatype,
+    /// Its dimensions, that of the batch first; -1 where one varies.
+    pub shape: Vec<i64>,
+}
+
+/// The tensors that a model takes and those that it gives.
+pub fn tensors(served: &Served) -> (Vec<TensorOfModel<'_>>, Vec<TensorOfModel<'_>>) {
+    let model = &served.model;
+    if model.text.is_none() {
+        return (of_specs(&model.inputs), of_specs(&model.outputs));
+    }
+    let of_each_row = |name, datatype| TensorOfModel {
+        name,
+        datatype,
+        shape: vec![-1, 1],
+    };
+    let outputs = vec![
+        of_each_row(LABEL, Datatype::Bytes),
+        of_each_row(SCORE, Datatype::Fp32),
+    ];
+    (vec![of_each_row(TEXT, Datatype::Bytes)], outputs)
+}
+
+fn of_specs(specs: &[TensorSpec]) -> Vec<TensorOfModel<'_>> {
+    let tensors = specs.iter().map(|spec| TensorOfModel {
+        name: &spec.name,
+        datatype: spec.datatype.into(),
+        shape: spec.protocol_shape(),
+    });
+    tensors.collect()
+}
+
 /// The answer to `GET /v2`.
 pub fn server() -> String {
-    json!({"name": "carpool", "version": env!("CARGO_PKG_VERSION"), "extensions": []}).to_string()
+    json!({"name": SERVER, "version": VERSION, "extensions": EXTENSIONS}).to_string()
 }
 
 /// The answer to `GET /v2/health/live`.
@@ -30,38 +77,17 @@ pub fn model_ready(served: &Served) -> String {
 
 /// The answer to `GET /v2/models/NAME`.
 pub fn model(served: &Served) -> String {
-    let model = &served.model;
-    let (inputs, outputs) = if model.text.is_some() {
-        (
-            json!([{"name": TEXT, "datatype": "BYTES", "shape": [-1, 1]}]),
-            json!([
-                {"name": LABEL, "datatype": "BYTES", "shape": [-1, 1]},
-                {"name": SCORE, "datatype": "FP32", "shape": [-1, 1]},
-            ]),
-        )
-    } else {
-        (tensors(&model.inputs), tensors(&model.outputs))
-    };
+    let (inputs, outputs) = tensors(served);
     json!({
         "name": served.name,
         "versions": [&*served.revision],
-        "platform": "pytorch_torchscript",
-        "inputs": inputs,
-        "outputs": outputs,
+        "platform": PLATFORM,
+        "inputs": inputs.iter().map(describe).collect::<Value>(),
+        "outputs": outputs.iter().map(describe).collect::<Value>(),
     })
     .to_string()
 }
 
-/// The tensors as clients see them.
-fn tensors(specs: &[TensorSpec]) -> Value {
-    specs
-        .iter()
-        .map(|spec| {
-            json!({
-                "name": spec.name,
-                "datatype": spec.datatype.to_string(),
-                "shape": spec.protocol_shape(),
-            })
-        })
-        .collect()
+fn describe(tensor: &TensorOfModel<'_>) -> Value {
+    json!({"name": tensor.name, "datatype": tensor.datatype.name(), "shape": tensor.shape})
 }

@@ -2,13 +2,12 @@
 
 use std::{
     collections::VecDeque,
-    convert::Infallible,
     pin::Pin,
     task::{Context, Poll},
 };
 
 use bytes::Bytes;
-use http_body_util::{Full, combinators::UnsyncBoxBody};
+use http_body_util::Full;
 use hyper::body::{Body, Frame, SizeHint};
 
 /// The body of an answer.
@@ -17,8 +16,8 @@ pub enum Payload {
     Whole(Full<Bytes>),
     /// Parts that are all there, sent one after another without being copied together.
     Parts(VecDeque<Bytes>),
-    /// Frames as they come, which may end with trailers.
-    Frames(UnsyncBoxBody<Bytes, Infallible>),
+    /// Frames as they come, which end with trailers.
+    Frames(tonic::body::Body),
 }
 
 impl Default for Payload {
@@ -46,22 +45,24 @@ impl From<String> for Payload {
     }
 }
 
-impl From<UnsyncBoxBody<Bytes, Infallible>> for Payload {
-    fn from(frames: UnsyncBoxBody<Bytes, Infallible>) -> Self {
+impl From<tonic::body::Body> for Payload {
+    fn from(frames: tonic::body::Body) -> Self {
         Self::Frames(frames)
     }
 }
 
 impl Body for Payload {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = tonic::Status;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, tonic::Status>>> {
         match self.get_mut() {
-            Self::Whole(bytes) => Pin::new(bytes).poll_frame(context),
+            Self::Whole(bytes) => Pin::new(bytes)
+                .poll_frame(context)
+                .map_err(|never| match never {}),
             Self::Parts(parts) => Poll::Ready(parts.pop_front().map(|part| Ok(Frame::data(part)))),
             Self::Frames(frames) => Pin::new(frames).poll_frame(context),
         }

@@ -56,6 +56,18 @@ impl Served {
         })
     }
 
+    /// Refuses the name of another model.
+    pub fn check_name(&self, given: &str) -> Result<(), Error> {
+        if self.name == given {
+            Ok(())
+        } else {
+            Err(Error::UnknownModel {
+                given: given.to_owned(),
+                name: self.name.clone(),
+            })
+        }
+    }
+
     /// Whether the client asked for this version, or for none.
     pub fn check_version(&self, version: Option<&str>) -> Result<(), Error> {
         match version {

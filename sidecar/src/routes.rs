@@ -15,6 +15,7 @@ use crate::{
     body::IncomingBody,
     error::Error,
     followed::Followed,
+    grpc,
     infer::{self, Caller},
     metadata,
     metrics::Kind,
@@ -113,6 +114,9 @@ pub async fn serve(
     client: Arc<str>,
     request: Request<Incoming>,
 ) -> Result<Response<Payload>, Infallible> {
+    if grpc::is_grpc(request.headers()) {
+        return Ok(grpc::serve(proxy, client, request).await);
+    }
     let (head, body) = request.into_parts();
     let mut body = IncomingBody::new(&head.headers, body);
     let route = Route::of(head.uri.path());
@@ -198,7 +202,7 @@ async fn dispatch(
             metadata::model_ready(&served).into()
         }
         Route::Infer(target) => {
-            target.check_name(&proxy.served().name)?;
+            proxy.served().check_name(target.name)?;
             let version = target.version;
             return infer::serve(proxy, caller, head, body, version).await;
         }
@@ -220,21 +224,9 @@ impl Target<'_> {
     /// The model served, if it is the one that the path names.
     fn served(&self, proxy: &Proxy) -> Result<Arc<Served>, Error> {
         let served = proxy.served();
-        self.check_name(&served.name)?;
+        served.check_name(self.name)?;
         served.check_version(self.version)?;
         Ok(served)
-    }
-
-    /// Refuses the name of another model than the one served.
-    fn check_name(&self, name: &str) -> Result<(), Error> {
-        if self.name == name {
-            Ok(())
-        } else {
-            Err(Error::UnknownModel {
-                given: self.name.to_owned(),
-                name: name.to_owned(),
-            })
-        }
     }
 }
 

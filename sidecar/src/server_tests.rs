@@ -43,8 +43,10 @@ fn with_trailer() -> Response<Payload> {
         Frame::data(Bytes::from_static(b"hello")),
         Frame::trailers(trailers),
     ];
-    let frames = futures::stream::iter(frames.map(Ok));
-    let mut response = Response::new(Payload::from(StreamBody::new(frames).boxed_unsync()));
+    let frames = futures::stream::iter(frames.map(Ok::<_, Infallible>));
+    let mut response = Response::new(Payload::from(tonic::body::Body::new(StreamBody::new(
+        frames,
+    ))));
     let headers = response.headers_mut();
     headers.insert(TRAILER, HeaderValue::from_static("x-status"));
     response

@@ -233,7 +233,7 @@ async fn server_and_model_describe_themselves() {
         "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 2]}],
         "outputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 2]}],
     });
-    let server = json!({"name": "carpool", "version": env!("CARGO_PKG_VERSION"), "extensions": []});
+    let server = json!({"name": "carpool", "version": env!("CARGO_PKG_VERSION"), "extensions": ["binary_tensor_data", "model_configuration"]});
     // The model is ready though no worker is there: a request is held until one is.
     for (path, expected) in [
         ("/v2", server),

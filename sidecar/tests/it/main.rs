@@ -14,6 +14,7 @@ mod bodies;
 mod bounds;
 mod client;
 mod following;
+mod grpc;
 mod lifecycle;
 mod methods;
 mod moving;
