@@ -7,10 +7,10 @@ use bytes::Bytes;
 use carpool_protocol::{InferResponse, Parameter, Parameters, RequestView, json};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Response,
-    header::{CONTENT_LENGTH, CONTENT_TYPE},
+    header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, VARY},
 };
 
-use crate::{error::Error, payload::Payload};
+use crate::{compression::Coding, error::Error, payload::Payload};
 
 /// The header that gives the length in bytes of a body's JSON.
 pub const JSON_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
@@ -78,7 +78,13 @@ impl BinaryOutputs {
         let encoded = json::encode_response_with(response, |output| self.has(output));
         let (json, binary) = encoded
             .map_err(|error| Error::Internal(format!("failed to write the answer: {error}")))?;
-        Ok(Encoded { json, binary })
+        let json_length = (!binary.is_empty()).then_some(json.len());
+        let parts = std::iter::once(json.into()).chain(binary).collect();
+        Ok(Encoded {
+            parts,
+            json_length,
+            coding: None,
+        })
     }
 }
 
@@ -92,31 +98,43 @@ fn flag(parameters: &Parameters, name: &str) -> Result<Option<bool>, Error> {
     }
 }
 
-/// An answer as JSON, and the bytes of the outputs that follow it.
+/// An answer as it is sent: JSON, and the bytes of the outputs that follow it. Outputs are not copied.
 #[derive(Debug)]
 pub struct Encoded {
-    json: Vec<u8>,
-    binary: Vec<Bytes>,
+    parts: Vec<Bytes>,
+    /// The length of the JSON where outputs follow it.
+    json_length: Option<usize>,
+    coding: Option<Coding>,
 }
 
 impl Encoded {
-    /// The answer with status 200. Outputs are not copied.
-    pub fn response(self) -> Response<Payload> {
-        let Self { json, binary } = self;
-        if binary.is_empty() {
-            return crate::routes::json(json);
+    /// Compresses the answer, if that is worth it.
+    pub fn compressed(mut self, coding: Option<Coding>) -> Self {
+        if let Some(coding) = coding
+            && let Some(coded) = coding.encode(&self.parts)
+        {
+            self.parts = vec![coded.into()];
+            self.coding = Some(coding);
         }
-        let json_length = json.len();
-        let parts: Vec<Bytes> = std::iter::once(json.into()).chain(binary).collect();
-        let length: usize = parts.iter().map(Bytes::len).sum();
-        let mut response = Response::new(Payload::from(parts));
+        self
+    }
+
+    /// The answer with status 200.
+    pub fn response(self) -> Response<Payload> {
+        let mut response = Response::new(Payload::from(self.parts));
         let headers = response.headers_mut();
-        headers.insert(
-            CONTENT_TYPE,
-            HeaderValue::from_static("application/octet-stream"),
-        );
-        headers.insert(JSON_LENGTH, json_length.into());
-        headers.insert(CONTENT_LENGTH, length.into());
+        let media_type = match self.json_length {
+            Some(length) => {
+                headers.insert(JSON_LENGTH, length.into());
+                "application/octet-stream"
+            }
+            None => "application/json",
+        };
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
+        if let Some(coding) = self.coding {
+            headers.insert(CONTENT_ENCODING, coding.value());
+            headers.append(VARY, HeaderValue::from_name(ACCEPT_ENCODING));
+        }
         response
     }
 }

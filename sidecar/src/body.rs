@@ -5,13 +5,13 @@ use std::{ops::Deref, time::Duration};
 use bytes::Bytes;
 use http::{
     HeaderMap,
-    header::{CONTENT_ENCODING, CONTENT_TYPE, EXPECT},
+    header::{CONTENT_TYPE, EXPECT},
 };
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::{body_budget::BodyBudget, error::Error, proxy::Proxy};
+use crate::{body_budget::BodyBudget, compression::Coding, error::Error, proxy::Proxy};
 
 /// Bodies from this size on are read and written by another thread, so that they hold no other request up.
 const OFF_REACTOR: usize = 64 << 10;
@@ -36,15 +36,21 @@ pub struct Body {
 }
 
 impl Body {
-    fn new(budget: &BodyBudget) -> Self {
+    /// Makes a body without bytes, which are to count against a budget.
+    pub fn new(budget: &BodyBudget) -> Self {
         Self {
             bytes: Vec::new(),
             budget: budget.clone(),
         }
     }
 
+    /// Makes a body without bytes, which are to count against the budget of this one.
+    pub fn empty(&self) -> Self {
+        Self::new(&self.budget)
+    }
+
     /// Appends a part, if there is room for it in a body of `limit` bytes and beside all the others.
-    fn push(&mut self, part: &[u8], limit: u64) -> Result<(), Error> {
+    pub fn push(&mut self, part: &[u8], limit: u64) -> Result<(), Error> {
         let bytes = part.len() as u64;
         if self.bytes.len() as u64 + bytes > limit {
             return Err(Error::TooLarge { limit });
@@ -114,19 +120,14 @@ impl IncomingBody {
     }
 }
 
-/// Reads the whole body of a request that came at `arrival`.
+/// Reads the whole body of a request that came at `arrival`, decompressed.
 pub async fn read(
     proxy: &Proxy,
     headers: &HeaderMap,
     incoming: &mut IncomingBody,
     arrival: Instant,
 ) -> Result<Body, Error> {
-    if let Some(given) = headers.get(CONTENT_ENCODING)
-        && !given.as_bytes().eq_ignore_ascii_case(b"identity")
-    {
-        let given = String::from_utf8_lossy(given.as_bytes()).into_owned();
-        return Err(Error::ContentEncoding { given });
-    }
+    let coding = Coding::of_request(headers)?;
     // The settings are read and let go of: a slow body may outlast a revision.
     let (limit, deadline) = {
         let served = proxy.served();
@@ -151,7 +152,11 @@ pub async fn read(
     timeout_at(deadline, whole)
         .await
         .unwrap_or(Err(Error::Deadline))?;
-    Ok(body)
+    match coding {
+        // However few bytes there are, they may stand for many.
+        Some(coding) => off_reactor(usize::MAX, move || coding.decode(&body, limit)).await,
+        None => Ok(body),
+    }
 }
 
 /// Runs work that takes long for many bytes: here if they are few, else on another thread.

@@ -11,7 +11,7 @@ use serde_json::json;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-use crate::{payload::Payload, validate::Invalid};
+use crate::{compression::CODINGS, payload::Payload, validate::Invalid};
 
 /// The reason that a request gets no answer from the model.
 #[derive(Debug, thiserror::Error)]
@@ -89,8 +89,8 @@ pub enum Error {
         /// The type given.
         given: String,
     },
-    /// The request's body is compressed.
-    #[error("the body must not be compressed, its content-encoding is {given}")]
+    /// The request's body is compressed in another way.
+    #[error("the body must be in one of {CODINGS} or in none; its content-encoding is {given}")]
     ContentEncoding {
         /// The codings given.
         given: String,
@@ -213,7 +213,7 @@ impl Error {
             }
             // RFC 9110, section 15.5.16.
             Self::ContentEncoding { .. } => {
-                headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+                headers.insert(ACCEPT_ENCODING, HeaderValue::from_static(CODINGS));
             }
             _ => {}
         }

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use crate::{
     binary::{self, BinaryOutputs},
     body::{self, IncomingBody},
+    compression::Coding,
     error::Error,
     followed::Followed,
     metrics::{Hop, HopTimer},
@@ -130,6 +131,7 @@ pub async fn serve(
     version: Option<&str>,
 ) -> Result<Response<Payload>, Error> {
     let json_length = binary::json_length(&head.headers)?;
+    let coding = Coding::of_answer(&head.headers);
     match (body::media_type(&head.headers).as_deref(), json_length) {
         (None | Some("application/json"), _) | (Some("application/octet-stream"), Some(_)) => {}
         (Some("application/octet-stream"), None) => {
@@ -165,12 +167,13 @@ pub async fn serve(
     let answer = ask(proxy, &served, validated, caller, &mut hops).await?;
 
     let response = body::off_reactor(answer.len(), move || {
-        binary.encode(&InferResponse {
+        let encoded = binary.encode(&InferResponse {
             model_name: served.name.clone(),
             model_version: served.revision.to_string(),
             id,
             ..decode(answer)?
-        })
+        })?;
+        Ok(encoded.compressed(coding))
     })
     .await?;
     hops.passed(Hop::Respond);

@@ -11,6 +11,7 @@ mod admin;
 mod binary;
 mod body;
 mod body_budget;
+mod compression;
 mod cors;
 mod error;
 mod followed;

@@ -1,4 +1,6 @@
-//! Tensors in binary behind the JSON, in requests and in answers.
+//! Tensors in binary behind the JSON, and compressed bodies, in requests and in answers.
+
+use std::io::{Read, Write};
 
 use bytes::Bytes;
 use http::{Method, Request};
@@ -6,7 +8,7 @@ use http_body_util::Full;
 use serde_json::{Value, json};
 
 use crate::{
-    client::{Answer, http2, request, send, send_with},
+    client::{self, Answer, http2, request, send, send_with},
     rig::{INFER, Rig, config, pairs},
 };
 
@@ -138,4 +140,51 @@ async fn broken_frames_are_refused_by_name() {
     let sentence = "the body must be application/json, it is application/octet-stream without the header \
                     Inference-Header-Content-Length";
     assert_eq!(send(headless).await.ok(), Err((415, sentence.to_owned())));
+}
+
+#[tokio::test]
+async fn bodies_are_compressed_both_ways() {
+    let mut config = config(&pairs());
+    config["queue"]["maxRequestBytes"] = json!("64Ki");
+    let rig = Rig::start(config).await;
+    rig.echo();
+    let json = |rows: usize| {
+        let data = vec![1.5; 2 * rows];
+        json!({"inputs": [{"name": "x", "datatype": "FP32", "shape": [rows, 2], "data": data}]})
+    };
+    let gzip = |text: &str| {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(text.as_bytes()).unwrap();
+        encoder.finish().unwrap()
+    };
+    let send_coded = async |rows: usize, accepts: &'static str| {
+        let body = gzip(&json(rows).to_string());
+        let mut request = request(Method::POST, rig.address, INFER, client::JSON, body);
+        let headers = request.headers_mut();
+        headers.insert("content-encoding", "gzip".parse().unwrap());
+        headers.insert("accept-encoding", accepts.parse().unwrap());
+        send(request).await
+    };
+    let answer = send_coded(500, "gzip").await;
+    assert_eq!(answer.headers["content-encoding"], "gzip");
+    assert_eq!(answer.headers["vary"], "accept-encoding");
+    let mut text = String::new();
+    flate2::read::GzDecoder::new(&*answer.body)
+        .read_to_string(&mut text)
+        .unwrap();
+    let told: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(told["outputs"][0]["shape"], json!([500, 2]));
+
+    // What is short, or not asked for, stays as it is.
+    for (rows, accepts) in [(1, "gzip"), (500, "identity")] {
+        let answer = send_coded(rows, accepts).await;
+        assert!(
+            !answer.headers.contains_key("content-encoding"),
+            "{answer:?}"
+        );
+        assert_eq!(answer.json()["outputs"][0]["shape"], json!([rows, 2]));
+    }
+    // A body is bounded by what it stands for.
+    let (status, sentence) = send_coded(20_000, "gzip").await.ok().unwrap_err();
+    assert_eq!(status, 413, "{sentence}");
 }
