@@ -15,16 +15,16 @@ pub const SERVER: &str = "carpool";
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// The protocol's extensions that the server has, by Triton's names.
 pub const EXTENSIONS: [&str; 2] = ["binary_tensor_data", "model_configuration"];
-/// What models are made with.
+/// The platform that models are made with.
 pub const PLATFORM: &str = "pytorch_torchscript";
 
 /// A tensor that a model takes or gives, as its clients see it.
 pub struct TensorOfModel<'a> {
     /// The tensor's name.
     pub name: &'a str,
-    /// The type of its elements.
+    /// The type of the tensor's elements.
     pub datatype: Datatype,
-    /// Its dimensions, that of the batch first; -1 where one varies.
+    /// The tensor's dimensions, that of the batch first; -1 where one varies.
     pub shape: Vec<i64>,
 }
 

@@ -100,7 +100,7 @@ impl Decoder for Raw {
     type Error = Status;
 
     fn decode(&mut self, message: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
-        // It is a slice of what was received.
+        // A slice of what was received.
         Ok(Some(message.copy_to_bytes(message.remaining())))
     }
 }

@@ -175,7 +175,7 @@ async fn bodies_are_compressed_both_ways() {
     let told: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(told["outputs"][0]["shape"], json!([500, 2]));
 
-    // What is short, or not asked for, stays as it is.
+    // A short answer, and one for a client that does not ask for it, stays as it is.
     for (rows, accepts) in [(1, "gzip"), (500, "identity")] {
         let answer = send_coded(rows, accepts).await;
         assert!(

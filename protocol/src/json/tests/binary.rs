@@ -22,12 +22,12 @@ fn sized(name: &str, datatype: &str, size: &str) -> String {
 
 #[test]
 fn each_tensor_takes_its_bytes_and_json_ones_take_none() {
+    const DATA: &[u8] = b"\x01\x02\0\0\0\0\x01\0\0\0x";
     let inputs = [
         sized("a", "UINT8", "2"),
         described("b", "UINT8", "'data': [7, 8]"),
         sized("c", "BYTES", "9"),
     ];
-    static DATA: &[u8] = b"\x01\x02\0\0\0\0\x01\0\0\0x";
     let request = read(&inputs.join(","), DATA).unwrap();
     let data: Vec<&[u8]> = request.inputs.iter().map(|input| &*input.data).collect();
     assert_eq!(data, [&[1, 2][..], &[7, 8], &DATA[2..]]);
