@@ -28,6 +28,7 @@ mod server;
 mod settings;
 mod shape;
 mod trace;
+mod v1;
 mod validate;
 
 pub use error::Error;

@@ -4,10 +4,16 @@ use carpool_crds::{
     TensorSpec,
     tensor_names::{LABEL, SCORE, TEXT},
 };
-use carpool_protocol::Datatype;
+use carpool_protocol::{
+    Datatype,
+    inference::{
+        DataType, ModelConfig, ModelDynamicBatching, ModelInput, ModelOutput,
+        ModelTransactionPolicy, repository_index_response::ModelIndex,
+    },
+};
 use serde_json::{Value, json};
 
-use crate::proxy::Served;
+use crate::{error::Error, proxy::Served};
 
 /// The server's name.
 pub const SERVER: &str = "carpool";
@@ -90,4 +96,115 @@ pub fn model(served: &Served) -> String {
 
 fn describe(tensor: &TensorOfModel<'_>) -> Value {
     json!({"name": tensor.name, "datatype": tensor.datatype.name(), "shape": tensor.shape})
+}
+
+/// The answer to a list of all models: there is one.
+pub fn models(served: &Served) -> String {
+    json!({"models": [served.name]}).to_string()
+}
+
+/// The answer to `GET /v1/models/NAME`.
+pub fn model_v1(served: &Served, ready: bool) -> String {
+    json!({"name": served.name, "ready": ready}).to_string()
+}
+
+/// The answer to `GET /v2/models/NAME/config`, as Triton writes [`config`] in JSON.
+pub fn config_json(served: &Served) -> String {
+    let config = config(served);
+    let tensor = |name: &str, data_type: DataType, dims: &[i64]| json!({"name": name, "data_type": data_type.as_str_name(), "dims": dims});
+    let inputs = config.input.iter();
+    let outputs = config.output.iter();
+    json!({
+        "name": config.name,
+        "platform": config.platform,
+        "backend": config.backend,
+        "max_batch_size": config.max_batch_size,
+        "input": inputs.map(|input| tensor(&input.name, input.data_type(), &input.dims)).collect::<Value>(),
+        "output": outputs.map(|output| tensor(&output.name, output.data_type(), &output.dims)).collect::<Value>(),
+        "dynamic_batching": {},
+        "model_transaction_policy": {"decoupled": false},
+    })
+    .to_string()
+}
+
+/// The answer to `POST /v2/repository/index`.
+pub fn index_json(served: &Served, ready: &Result<(), Error>) -> String {
+    let model = index(served, ready);
+    json!([{"name": model.name, "version": model.version, "state": model.state, "reason": model.reason}])
+        .to_string()
+}
+
+/// The error of a call that shares memory with its server.
+pub fn no_shared_memory(call: &str) -> Error {
+    Error::NotBuilt(format!(
+        "{call}: shared memory is not served, as workers run on other machines than their clients; send tensors in the \
+         message"
+    ))
+}
+
+/// The model's configuration in Triton's words. Its largest batch is the largest request: how many rows share a batch is
+/// no client's concern.
+pub fn config(served: &Served) -> ModelConfig {
+    let (inputs, outputs) = tensors(served);
+    let dims = |tensor: &TensorOfModel<'_>| tensor.shape.get(1..).unwrap_or_default().to_vec();
+    ModelConfig {
+        name: served.name.clone(),
+        platform: "pytorch_libtorch".to_owned(),
+        backend: "pytorch".to_owned(),
+        max_batch_size: i32::try_from(served.max_rows).unwrap_or(i32::MAX),
+        input: inputs
+            .iter()
+            .map(|tensor| ModelInput {
+                name: tensor.name.to_owned(),
+                data_type: data_type(tensor.datatype).into(),
+                dims: dims(tensor),
+            })
+            .collect(),
+        output: outputs
+            .iter()
+            .map(|tensor| ModelOutput {
+                name: tensor.name.to_owned(),
+                data_type: data_type(tensor.datatype).into(),
+                dims: dims(tensor),
+            })
+            .collect(),
+        dynamic_batching: Some(ModelDynamicBatching {}),
+        model_transaction_policy: Some(ModelTransactionPolicy { decoupled: false }),
+    }
+}
+
+pub fn index(served: &Served, ready: &Result<(), Error>) -> ModelIndex {
+    ModelIndex {
+        name: served.name.clone(),
+        version: served.revision.to_string(),
+        state: if ready.is_ok() {
+            "READY"
+        } else {
+            "UNAVAILABLE"
+        }
+        .to_owned(),
+        reason: ready
+            .as_ref()
+            .err()
+            .map_or_else(String::new, ToString::to_string),
+    }
+}
+
+fn data_type(datatype: Datatype) -> DataType {
+    match datatype {
+        Datatype::Bool => DataType::TypeBool,
+        Datatype::Uint8 => DataType::TypeUint8,
+        Datatype::Uint16 => DataType::TypeUint16,
+        Datatype::Uint32 => DataType::TypeUint32,
+        Datatype::Uint64 => DataType::TypeUint64,
+        Datatype::Int8 => DataType::TypeInt8,
+        Datatype::Int16 => DataType::TypeInt16,
+        Datatype::Int32 => DataType::TypeInt32,
+        Datatype::Int64 => DataType::TypeInt64,
+        Datatype::Fp16 => DataType::TypeFp16,
+        Datatype::Bf16 => DataType::TypeBf16,
+        Datatype::Fp32 => DataType::TypeFp32,
+        Datatype::Fp64 => DataType::TypeFp64,
+        Datatype::Bytes => DataType::TypeString,
+    }
 }

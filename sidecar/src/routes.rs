@@ -22,11 +22,12 @@ use crate::{
     payload::Payload,
     predict,
     proxy::{Proxy, Served},
+    v1,
 };
 
 /// The paths that are served, for a client that asks for another.
-const PATHS: &str = "/v2/models/NAME[/versions/VERSION]/infer, /predict for a text, and, by GET, /v2, \
-    /v2/health/live, /v2/health/ready and /v2/models/NAME[/versions/VERSION][/ready]";
+const PATHS: &str = "/v2/models/NAME[/versions/VERSION]/infer, /v1/models/NAME:predict, /predict for a text, and, by GET, \
+    /v2, /v2/health/live, /v2/health/ready, /v2/models, /v2/models/NAME[/versions/VERSION][/ready] and /v1/models[/NAME]";
 
 /// The methods that any of the paths takes.
 const EVERY_METHOD: &str = "GET, HEAD, POST, OPTIONS";
@@ -42,7 +43,19 @@ enum Route<'a> {
     Model(Target<'a>),
     ModelReady(Target<'a>),
     Infer(Target<'a>),
+    /// Triton's view of how a model is served.
+    Config(Target<'a>),
+    /// The models that there are, in Triton's words.
+    Index,
+    /// The models that there are.
+    Models,
+    /// Whether a model is ready, in the protocol's first version.
+    ModelV1(&'a str),
+    /// The protocol's first version.
+    PredictV1(&'a str),
     Predict,
+    /// Triton's memory that a client and its server share.
+    SharedMemory,
 }
 
 /// The model that a path names.
@@ -62,6 +75,13 @@ impl<'a> Route<'a> {
             ["", "v2"] => Some(Self::Server),
             ["", "v2", "health", "live"] => Some(Self::Live),
             ["", "v2", "health", "ready"] => Some(Self::Ready),
+            ["", "v2", "models"] | ["", "v1", "models"] => Some(Self::Models),
+            ["", "v2", "repository", "index"] => Some(Self::Index),
+            ["", "v2", "systemsharedmemory" | "cudasharedmemory", ..] => Some(Self::SharedMemory),
+            ["", "v1", "models", name] => Some(match name.strip_suffix(":predict") {
+                Some(name) => Self::PredictV1(name),
+                None => Self::ModelV1(name),
+            }),
             ["", "v2", "models", name, "versions", version, ref rest @ ..] => {
                 let version = Some(version);
                 Self::of_model(Target { name, version }, rest)
@@ -78,6 +98,7 @@ impl<'a> Route<'a> {
         match rest {
             [] => Some(Self::Model(target)),
             ["ready"] => Some(Self::ModelReady(target)),
+            ["config"] => Some(Self::Config(target)),
             ["infer"] => Some(Self::Infer(target)),
             _ => None,
         }
@@ -85,14 +106,14 @@ impl<'a> Route<'a> {
 
     /// Whether the route asks the model for an answer.
     fn is_inference(&self) -> bool {
-        matches!(self, Self::Infer(_) | Self::Predict)
+        matches!(self, Self::Infer(_) | Self::Predict | Self::PredictV1(_))
     }
 
     /// The methods that the route takes.
     fn methods(&self) -> &'static str {
         match self {
-            Self::Infer(_) | Self::Predict => methods::WRITE,
-            Self::Any => EVERY_METHOD,
+            Self::Infer(_) | Self::Predict | Self::PredictV1(_) | Self::Index => methods::WRITE,
+            Self::Any | Self::SharedMemory => EVERY_METHOD,
             _ => methods::READ,
         }
     }
@@ -100,10 +121,16 @@ impl<'a> Route<'a> {
     /// The kind that requests to the route are counted as.
     fn kind(&self) -> Kind {
         match self {
-            Self::Any | Self::Server | Self::Model(_) => Kind::Metadata,
-            Self::Live | Self::Ready | Self::ModelReady(_) => Kind::Health,
+            Self::Any
+            | Self::Server
+            | Self::Model(_)
+            | Self::Config(_)
+            | Self::Index
+            | Self::Models => Kind::Metadata,
+            Self::Live | Self::Ready | Self::ModelReady(_) | Self::ModelV1(_) => Kind::Health,
             Self::Infer(_) => Kind::Infer,
-            Self::Predict => Kind::Predict,
+            Self::Predict | Self::PredictV1(_) => Kind::Predict,
+            Self::SharedMemory => Kind::Unknown,
         }
     }
 }
@@ -206,7 +233,23 @@ async fn dispatch(
             let version = target.version;
             return infer::serve(proxy, caller, head, body, version).await;
         }
+        Route::Config(target) => metadata::config_json(&*target.served(proxy)?).into(),
+        Route::Index => {
+            let ready = proxy.ready().await;
+            metadata::index_json(&proxy.served(), &ready).into()
+        }
+        Route::Models => metadata::models(&proxy.served()).into(),
+        Route::ModelV1(name) => {
+            let served = proxy.served();
+            served.check_name(name)?;
+            metadata::model_v1(&served, proxy.ready().await.is_ok()).into()
+        }
+        Route::PredictV1(name) => {
+            proxy.served().check_name(name)?;
+            return v1::serve(proxy, caller, head, body).await;
+        }
         Route::Predict => predict::serve(proxy, caller, head, body).await?.into(),
+        Route::SharedMemory => return Err(metadata::no_shared_memory(head.uri.path())),
     };
     Ok(json(answer))
 }
@@ -262,6 +305,17 @@ mod tests {
                 "/v2/models/m/versions/7/infer",
                 Route::Infer(target(Some("7"))),
             ),
+            ("/v2/models/m/config", Route::Config(target(None))),
+            ("/v2/models", Route::Models),
+            ("/v2/repository/index", Route::Index),
+            (
+                "/v2/systemsharedmemory/region/a/register",
+                Route::SharedMemory,
+            ),
+            ("/v2/cudasharedmemory/status", Route::SharedMemory),
+            ("/v1/models", Route::Models),
+            ("/v1/models/m", Route::ModelV1("m")),
+            ("/v1/models/m:predict", Route::PredictV1("m")),
             ("/predict", Route::Predict),
             ("*", Route::Any),
         ] {
@@ -270,10 +324,10 @@ mod tests {
         for path in [
             "/",
             "/v2/",
-            "/v2/models",
             "/v2/models/m/versions",
             "/v2/models/m/versions/7/infer/more",
-            "/v1/models/m:predict",
+            "/v1/models/m/infer",
+            "/v2/repository/models/m/load",
         ] {
             assert_eq!(Route::of(path), None, "{path}");
         }

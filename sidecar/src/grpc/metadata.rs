@@ -2,16 +2,11 @@
 
 use std::sync::Arc;
 
-use carpool_protocol::{
-    Datatype,
-    inference::{
-        DataType, ModelConfig, ModelConfigRequest, ModelConfigResponse, ModelDynamicBatching,
-        ModelInput, ModelMetadataRequest, ModelMetadataResponse, ModelOutput, ModelReadyRequest,
-        ModelReadyResponse, ModelTransactionPolicy, RepositoryIndexRequest,
-        RepositoryIndexResponse, ServerLiveRequest, ServerLiveResponse, ServerMetadataRequest,
-        ServerMetadataResponse, ServerReadyRequest, ServerReadyResponse,
-        model_metadata_response::TensorMetadata, repository_index_response::ModelIndex,
-    },
+use carpool_protocol::inference::{
+    ModelConfigRequest, ModelConfigResponse, ModelMetadataRequest, ModelMetadataResponse,
+    ModelReadyRequest, ModelReadyResponse, RepositoryIndexRequest, RepositoryIndexResponse,
+    ServerLiveRequest, ServerLiveResponse, ServerMetadataRequest, ServerMetadataResponse,
+    ServerReadyRequest, ServerReadyResponse, model_metadata_response::TensorMetadata,
 };
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -85,14 +80,14 @@ pub async fn serve(proxy: Arc<Proxy>, method: &str, request: Request<Incoming>) 
             answer(request, |asked: ModelConfigRequest| {
                 let served = served(&asked.name, &asked.version)?;
                 Ok(ModelConfigResponse {
-                    config: Some(config(&served)),
+                    config: Some(metadata::config(&served)),
                 })
             })
             .await
         }
         "RepositoryIndex" => {
             answer(request, |asked: RepositoryIndexRequest| {
-                let model = index(&proxy.served(), &ready);
+                let model = metadata::index(&proxy.served(), &ready);
                 let is_wanted = ready.is_ok() || !asked.ready;
                 let models = is_wanted.then_some(model).into_iter().collect();
                 Ok(RepositoryIndexResponse { models })
@@ -128,11 +123,7 @@ where
 /// The error of a method that is not served.
 fn unknown(method: &str) -> Error {
     if method.contains("SharedMemory") {
-        let sentence = format!(
-            "{method}: shared memory is not served, as workers run on other machines than their clients; send tensors \
-             in the message"
-        );
-        return Error::NotBuilt(sentence);
+        return metadata::no_shared_memory(method);
     }
     Error::UnknownPath {
         given: format!("{SERVICE}{method}"),
@@ -161,72 +152,5 @@ fn model(served: &Served) -> ModelMetadataResponse {
         platform: metadata::PLATFORM.to_owned(),
         inputs: inputs.into_iter().map(describe).collect(),
         outputs: outputs.into_iter().map(describe).collect(),
-    }
-}
-
-/// The model's configuration in Triton's words. Its largest batch is the largest request: how many rows share a batch is
-/// no client's concern.
-fn config(served: &Served) -> ModelConfig {
-    let (inputs, outputs) = metadata::tensors(served);
-    let dims = |tensor: &TensorOfModel<'_>| tensor.shape.get(1..).unwrap_or_default().to_vec();
-    ModelConfig {
-        name: served.name.clone(),
-        platform: "pytorch_libtorch".to_owned(),
-        backend: "pytorch".to_owned(),
-        max_batch_size: i32::try_from(served.max_rows).unwrap_or(i32::MAX),
-        input: inputs
-            .iter()
-            .map(|tensor| ModelInput {
-                name: tensor.name.to_owned(),
-                data_type: data_type(tensor.datatype).into(),
-                dims: dims(tensor),
-            })
-            .collect(),
-        output: outputs
-            .iter()
-            .map(|tensor| ModelOutput {
-                name: tensor.name.to_owned(),
-                data_type: data_type(tensor.datatype).into(),
-                dims: dims(tensor),
-            })
-            .collect(),
-        dynamic_batching: Some(ModelDynamicBatching {}),
-        model_transaction_policy: Some(ModelTransactionPolicy { decoupled: false }),
-    }
-}
-
-fn index(served: &Served, ready: &Result<(), Error>) -> ModelIndex {
-    ModelIndex {
-        name: served.name.clone(),
-        version: served.revision.to_string(),
-        state: if ready.is_ok() {
-            "READY"
-        } else {
-            "UNAVAILABLE"
-        }
-        .to_owned(),
-        reason: ready
-            .as_ref()
-            .err()
-            .map_or_else(String::new, ToString::to_string),
-    }
-}
-
-fn data_type(datatype: Datatype) -> DataType {
-    match datatype {
-        Datatype::Bool => DataType::TypeBool,
-        Datatype::Uint8 => DataType::TypeUint8,
-        Datatype::Uint16 => DataType::TypeUint16,
-        Datatype::Uint32 => DataType::TypeUint32,
-        Datatype::Uint64 => DataType::TypeUint64,
-        Datatype::Int8 => DataType::TypeInt8,
-        Datatype::Int16 => DataType::TypeInt16,
-        Datatype::Int32 => DataType::TypeInt32,
-        Datatype::Int64 => DataType::TypeInt64,
-        Datatype::Fp16 => DataType::TypeFp16,
-        Datatype::Bf16 => DataType::TypeBf16,
-        Datatype::Fp32 => DataType::TypeFp32,
-        Datatype::Fp64 => DataType::TypeFp64,
-        Datatype::Bytes => DataType::TypeString,
     }
 }

@@ -22,4 +22,5 @@ mod process;
 mod refusals;
 mod reload;
 mod rig;
+mod v1;
 mod worker;

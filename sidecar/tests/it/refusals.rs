@@ -72,10 +72,10 @@ async fn what_is_not_served_is_told() {
         let answer = rig.post(path, pair()).await;
         assert_eq!(answer.ok(), Err((404, sentence.to_owned())), "{path}");
     }
-    let answer = rig.post("/v1/models/m:predict", pair()).await;
+    let answer = rig.post("/v3/models/m/infer", pair()).await;
     assert_eq!(answer.status, 404);
     let sentence = answer.error();
-    for part in ["/v1/models/m:predict;", "/infer", "/predict"] {
+    for part in ["/v3/models/m/infer;", "/infer", ":predict", "/predict"] {
         assert!(sentence.contains(part), "{sentence}");
     }
     for (path, sentence) in [
