@@ -75,7 +75,7 @@ impl<'a> Route<'a> {
             ["", "v2"] => Some(Self::Server),
             ["", "v2", "health", "live"] => Some(Self::Live),
             ["", "v2", "health", "ready"] => Some(Self::Ready),
-            ["", "v2", "models"] | ["", "v1", "models"] => Some(Self::Models),
+            ["", "v1" | "v2", "models"] => Some(Self::Models),
             ["", "v2", "repository", "index"] => Some(Self::Index),
             ["", "v2", "systemsharedmemory" | "cudasharedmemory", ..] => Some(Self::SharedMemory),
             ["", "v1", "models", name] => Some(match name.strip_suffix(":predict") {

@@ -1,4 +1,4 @@
-//! `POST /v1/models/NAME:predict`: KServe's first protocol, which `TensorFlow` Serving had before it. A request holds rows,
+//! `POST /v1/models/NAME:predict`: `KServe`'s first protocol, which TensorFlow Serving had before it. A request holds rows,
 //! each the value of the model's one input or an object of values by the names of its inputs; so does an answer.
 
 use std::{collections::BTreeMap, sync::Arc};

@@ -1,4 +1,4 @@
-//! The protocol's first version, as KServe has it.
+//! The protocol's first version.
 
 use serde_json::{Value, json};
 
