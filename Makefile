@@ -1,6 +1,6 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help build check unit demo bench test lint doc audit fmt manifests images cluster cluster-down
+.PHONY: help build check unit demo bench test clients lint doc audit fmt manifests images cluster cluster-down
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ unit: ## One crate's tests, in seconds after a change: make unit CRATE=queue TES
 
 test: ## Everything, from unit tests to a real Kubernetes, closing with 'N passed, N failed'
 	@hack/test
+
+clients: ## Clients of others (tritonclient, kserve, curl) against models on this machine
+	@hack/clients
 
 lint: ## Format, clippy, shellcheck, luacheck, comments, rustdoc, dependencies' licences and sources, stale manifests, the chart
 	@hack/lint
