@@ -8,7 +8,10 @@ mod metadata;
 mod services;
 mod stream;
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header::CONTENT_TYPE};
 use hyper::body::Incoming;
@@ -25,10 +28,14 @@ use crate::{error::Error, metrics::Kind, payload::Payload, proxy::Proxy};
 /// The path before the names of the protocol's methods.
 const SERVICE: &str = "/inference.GRPCInferenceService/";
 
-/// Whether a request is gRPC's.
+/// The time after a call's deadline by which it ends, whatever it waits for: so long its own error may take.
+const GRACE: Duration = Duration::from_millis(250);
+
+/// Whether a request is gRPC's. That of gRPC-Web is not: it is framed in another way.
 pub fn is_grpc(headers: &HeaderMap) -> bool {
     let media_type = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
-    media_type.is_some_and(|given| given.starts_with(b"application/grpc"))
+    let rest = media_type.and_then(|given| given.strip_prefix(b"application/grpc"));
+    rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
 }
 
 /// The client of a call, and the time at which the call's head was here.
@@ -68,7 +75,10 @@ async fn infer(
     // The settings are read and let go of: a slow body may outlast a revision.
     let (limit, deadline) = {
         let served = proxy.served();
-        (served.max_request_bytes, call.arrival + served.timeout)
+        (
+            served.max_request_bytes,
+            call.arrival + served.timeout + GRACE,
+        )
     };
     let told = Arc::new(OnceLock::new());
     let handle = {
@@ -133,4 +143,32 @@ fn status_of(response: &Response<tonic::body::Body>) -> StatusCode {
         tonic::Code::from_bytes(code.as_bytes())
     });
     crate::error::counted_as(code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grpc_is_told_by_its_media_type() {
+        let told = |media_type: &'static str| {
+            let media_type = HeaderValue::from_static(media_type);
+            is_grpc(&[(CONTENT_TYPE, media_type)].into_iter().collect())
+        };
+        for grpc in [
+            "application/grpc",
+            "application/grpc+proto",
+            "application/grpc;x=1",
+        ] {
+            assert!(told(grpc), "{grpc}");
+        }
+        for other in [
+            "application/json",
+            "application/grpc-web",
+            "application/grpc-web+proto",
+        ] {
+            assert!(!told(other), "{other}");
+        }
+        assert!(!is_grpc(&HeaderMap::new()));
+    }
 }

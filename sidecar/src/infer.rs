@@ -166,7 +166,9 @@ pub async fn serve(
     let binary = mem::take(&mut validated.binary);
     let answer = ask(proxy, &served, validated, caller, &mut hops).await?;
 
-    let response = body::off_reactor(answer.len(), move || {
+    // Compressing takes many times as long as writing.
+    let work = answer.len() << if coding.is_some() { 4 } else { 0 };
+    let response = body::off_reactor(work, move || {
         let encoded = binary.encode(&InferResponse {
             model_name: served.name.clone(),
             model_version: served.revision.to_string(),

@@ -165,7 +165,7 @@ impl Applier<'_> {
                 child.mark_turn();
             } else if works
                 && turn::pods(observed, &child.name) > 0
-                && marks.differ_by_operator(live, &child.json)
+                && marks.differ_by_operator(live, &child.json, observed.carried_out)
             {
                 child.waits = true;
                 wants = true;

@@ -12,6 +12,7 @@ use kube::ResourceExt;
 use super::{
     apply::Made,
     place::{self, Places},
+    status,
 };
 use crate::{
     cluster::Cluster,
@@ -55,6 +56,8 @@ pub struct Observed {
     pub asked: bool,
     /// Workers' last reports of their models, by revision.
     pub reports: BTreeMap<String, Reported>,
+    /// Whether everything of this very spec was applied before, by this operator or another.
+    pub carried_out: bool,
     /// The children as this reconcile has left them.
     pub made: Made,
 }
@@ -121,6 +124,7 @@ pub fn observe(
     let mut observed = Observed {
         proxy,
         pods,
+        carried_out: status::was_carried_out(model),
         ..Observed::default()
     };
     for (revision, deployment) in workers {

@@ -39,6 +39,27 @@ pub enum Verdict<'a> {
     },
 }
 
+/// Whether the status tells of a reconcile that applied everything of the resource's spec as it is.
+pub fn was_carried_out(model: &BatchedModel) -> bool {
+    let Some(status) = &model.status else {
+        return false;
+    };
+    let mut conditions = status.conditions.iter();
+    let progressing = conditions.find(|condition| condition.type_ == condition::PROGRESSING);
+    status.observed_generation == model.metadata.generation
+        && progressing.is_some_and(|progressing| APPLIED.contains(&&*progressing.reason))
+}
+
+/// The reasons of `Progressing` that a reconcile tells which was not given up.
+const APPLIED: [&str; 6] = [
+    "Complete",
+    "Draining",
+    "Failed",
+    "RollingOut",
+    "UpdateQueued",
+    "Updating",
+];
+
 /// The status that a resource should have.
 pub fn status(
     model: &BatchedModel,

@@ -22,7 +22,7 @@ use crate::{
 pub struct Marks {
     /// Hash of its pod template.
     pub template: String,
-    /// The resource's generation, a hash of those parts of the spec that its pods may depend on, and one of their Redis.
+    /// A hash of those parts of the spec that its pods may depend on, and one of their Redis.
     pub inputs: String,
 }
 
@@ -52,12 +52,13 @@ impl Marks {
         let urgent = json!([place::mounted(&volumes), annotations[names::REDIS_PASSWORD]]);
         Some(Self {
             template: hash(template),
-            inputs: format!("{}.{}.{}", valid.generation, hash(&inputs), hash(&urgent)),
+            inputs: format!("{}.{}", hash(&inputs), hash(&urgent)),
         })
     }
 
-    /// Whether the operator alone changed the pods of a workload.
-    pub fn differ_by_operator(&self, live: &Live, rendered: &Value) -> bool {
+    /// Whether the operator alone changed the pods of a workload. `carried_out` is whether an operator has applied all of
+    /// the spec before: if it has, a spec of another hash has a field that only one of two versions knows.
+    pub fn differ_by_operator(&self, live: &Live, rendered: &Value, carried_out: bool) -> bool {
         let template = live.annotation(names::TEMPLATE);
         let is_other = match template {
             Some(template) => template != self.template,
@@ -67,13 +68,9 @@ impl Marks {
         let Some(before) = live.annotation(names::INPUTS) else {
             return is_other;
         };
-        // A field with a default that only one of two versions knows changes the hash and no generation; a change of the
-        // number of workers changes the generation and no hash.
-        let parts =
-            |inputs: &str| -> Vec<String> { inputs.split('.').map(str::to_owned).collect() };
-        let is_same = match (&parts(before)[..], &parts(&self.inputs)[..]) {
-            ([generation, spec, redis], [generation_now, spec_now, redis_now]) => {
-                redis == redis_now && (generation == generation_now || spec == spec_now)
+        let is_same = match (before.split_once('.'), self.inputs.split_once('.')) {
+            (Some((spec, redis)), Some((spec_now, redis_now))) => {
+                redis == redis_now && (spec == spec_now || carried_out)
             }
             _ => true,
         };

@@ -8,6 +8,7 @@ use crate::{
     cluster::{Namespace, eventually},
     load::{Answer, Load, check},
     model::{self, Affine},
+    recorder::Recorder,
     slots::Slots,
 };
 
@@ -32,6 +33,7 @@ pub fn one_slot() {
     let revision = || namespace.kubectl(&["get", "bm", MODEL, "-o", "jsonpath={.status.serving}"]);
     let old = revision();
 
+    let recorder = Recorder::start(&namespace);
     let load = Load::numbered(&namespace, MODEL, 8);
     load.answered(100);
     namespace.apply(&Affine::manifest(MODEL, &second, &spec).to_string());
@@ -41,6 +43,7 @@ pub fn one_slot() {
     });
     load.answered(load.so_far() + 100);
     let answers = load.stop();
+    recorder.finish("one-slot", &answers);
 
     let version = |answer: &Answer| {
         answer.body["model_version"]

@@ -94,6 +94,13 @@ fn model(name: &str) -> BatchedModel {
     let mut model = fixtures::sentiment();
     model.metadata.name = Some(name.to_owned());
     model.metadata.uid = Some(format!("0c5b5a3e-7d53-4c5a-9a53-{name}"));
+    // An operator has carried its spec out.
+    let status = json!({
+        "observedGeneration": 1,
+        "conditions": [{"type": "Progressing", "status": "False", "reason": "Complete", "message": "",
+            "lastTransitionTime": "2026-01-01T00:00:00Z"}]
+    });
+    model.status = serde_json::from_value(status).unwrap();
     model
 }
 
@@ -258,12 +265,23 @@ async fn a_field_with_a_default_that_a_newer_version_knows_is_no_change_of_the_u
         for child in &mut children {
             let annotations = child["metadata"]["annotations"].as_object_mut().unwrap();
             if let Some(inputs) = annotations.get_mut(names::INPUTS) {
-                let parts: Vec<&str> = inputs.as_str().unwrap().split('.').collect();
-                *inputs = json!(format!("{}.other.{}", parts[0], parts[2]));
+                let (_, redis) = inputs.as_str().unwrap().split_once('.').unwrap();
+                *inputs = json!(format!("other.{redis}"));
             }
         }
         leader.see_all(model, &children);
     }
     assert_eq!(deployments(&leader.run(&a).await).len(), 2);
     assert!(deployments(&leader.run(&b).await).is_empty());
+}
+
+#[tokio::test]
+async fn a_number_of_workers_changes_no_workload() {
+    let mut a = model("a");
+    let leader = Leader::new("1");
+    leader.see_all(&a, &made_by("1", &a).await);
+    leader.run(&a).await;
+    a.spec.scaling.max_replicas += 1;
+    a.metadata.generation = Some(2);
+    assert!(workloads(&leader.run(&a).await).is_empty());
 }
