@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::{
     cluster::{Namespace, eventually},
-    load::{Load, check},
+    load::{Answer, Load, check},
     model::{self, Affine, merge},
 };
 
@@ -266,12 +266,19 @@ pub fn lost_secret() {
     load.answered(load.so_far() + 50);
     println!("it answers after {:?}", begin.elapsed());
     let answers = load.stop();
-    let lost = answers.iter().filter(|answer| answer.status != 200).count();
-    let late = answers.iter().filter(|answer| answer.at > ready);
+    // Redis starts anew, and a proxy that can't reach it for long refuses what comes meanwhile.
+    let (refused, rest): (Vec<Answer>, Vec<Answer>) = answers
+        .into_iter()
+        .partition(|answer| answer.status == 503 && answer.at < ready);
+    let late = rest.iter().filter(|answer| answer.at > ready).count();
     println!(
-        "{} answers, {lost} errors, {} after all were Ready",
-        answers.len(),
-        late.count()
+        "{} answers, {late} of them after all were Ready; {} were refused before",
+        rest.len(),
+        refused.len()
     );
-    check(&answers, |answer| Affine::FIRST.gave(answer));
+    assert!(late > 0, "no answer after all were Ready");
+    for answer in &rest {
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        assert!(Affine::FIRST.gave(answer), "{}", answer.body);
+    }
 }
