@@ -73,7 +73,9 @@ impl Latest<'_> {
             };
         };
         let view = &self.observed.view;
-        if view.revisions.len() > 1 && !view.switched {
+        // The reconcile that tells proxies to switch has seen them feed the revision before.
+        let switched = view.switched && view.active.as_ref() == Some(&self.plan.active);
+        if view.revisions.len() > 1 && !switched {
             let message = format!(
                 "proxies are switching to revision {name}; {ready} workers of it are Ready"
             );

@@ -161,6 +161,7 @@ fn a_rollout_is_ready_once_the_latest_revision_serves_at_the_wanted_number() {
     let (switching, told) = ready(&grown);
     assert_eq!(switching, "Ready=False/RollingOut");
     assert!(told.starts_with("proxies are switching"), "{told}");
+    grown.view.active = Some(revision());
     grown.view.switched = true;
     let (switched, told) = ready(&grown);
     assert_eq!(switched, "Ready=True/Serving");
@@ -216,4 +217,17 @@ fn a_revision_that_was_given_up_says_what_tries_it_again() {
         let retry = "`kubectl annotate --overwrite bm sentiment carpool.dev/retry=$(date +%s)`";
         assert!(told.contains(retry), "{told}");
     }
+}
+
+#[test]
+fn a_revision_that_proxies_are_only_now_told_to_feed_does_not_serve_yet() {
+    let mut seen = observed(loaded(1, 1));
+    seen.view.revisions.insert("old".into(), loaded(1, 1));
+    seen.view.active = Some("old".into());
+    assert_eq!(rollout::plan(&seen.view).active, revision(), "it is due");
+    let told = summary(&status_of(&seen));
+    assert!(told.starts_with("Ready=False/RollingOut"), "{told}");
+    seen.view.active = Some(revision());
+    let told = summary(&status_of(&seen));
+    assert!(told.starts_with("Ready=True/Serving"), "{told}");
 }
