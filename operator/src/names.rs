@@ -40,8 +40,8 @@ pub const RENDERED: &str = "carpool.dev/rendered";
 
 /// Annotation of a workload: the hash of its pod template.
 pub const TEMPLATE: &str = "carpool.dev/template";
-/// Annotation of a workload: the resource's generation and hashes of what its pods depend on, as `reconcile/turn.rs`
-/// compares them. Another template of the same inputs is another operator's.
+/// Annotation of a workload: hashes of what its pods depend on, as `reconcile/turn.rs` compares them. Another
+/// template of the same inputs is another operator's.
 pub const INPUTS: &str = "carpool.dev/inputs";
 /// Annotation of a workload: the hash of the pod template that it got in its model's turn of an upgrade.
 pub const TURN: &str = "carpool.dev/turn";
