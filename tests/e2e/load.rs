@@ -167,8 +167,21 @@ impl<'a> Load<'a> {
 
 /// Checks that every request has one answer, with status 200, and that `right` holds of each.
 pub fn check(answers: &[Answer], right: impl Fn(&Answer) -> bool) {
+    check_after_outage(answers, Duration::ZERO, right);
+}
+
+/// Checks the same of a load that has met an outage of Redis, which was over at a time since 1970: a proxy that can't
+/// reach Redis refuses new requests, with status 503, until then. Returns the number of refusals.
+pub fn check_after_outage(
+    answers: &[Answer],
+    over: Duration,
+    right: impl Fn(&Answer) -> bool,
+) -> usize {
     assert!(!answers.is_empty(), "nothing was sent");
-    for answer in answers {
+    let (refused, rest): (Vec<&Answer>, Vec<&Answer>) = answers
+        .iter()
+        .partition(|answer| answer.status == 503 && answer.at < over);
+    for answer in &rest {
         assert_eq!(
             answer.status, 200,
             "request {}: {}",
@@ -182,6 +195,10 @@ pub fn check(answers: &[Answer], right: impl Fn(&Answer) -> bool) {
         );
         assert!(right(answer), "request {}: {}", answer.number, answer.body);
     }
+    assert!(
+        rest.iter().any(|answer| answer.at > over),
+        "no answer after the outage"
+    );
     let numbers: HashSet<u64> = answers.iter().map(|answer| answer.number).collect();
     assert_eq!(numbers.len(), answers.len(), "a request was answered twice");
     assert_eq!(
@@ -189,4 +206,5 @@ pub fn check(answers: &[Answer], right: impl Fn(&Answer) -> bool) {
         Some(&(answers.len() as u64 - 1)),
         "a request has no answer"
     );
+    refused.len()
 }
