@@ -43,7 +43,7 @@ pub use loaded::{Loaded, LoadedReason};
 pub use manifest::manifest;
 pub use model::{Datatype, Example, Format, Model, TensorSpec, Text};
 pub use quantity::{Bytes, Duration, ParseError};
-pub use queue::{ExternalRedis, ManagedRedis, Queue, Redis};
+pub use queue::{ExternalRedis, ManagedRedis, Priorities, Queue, Redis};
 pub use resources::{Quantity, Resources};
 pub use scheduling::{ImagePullSecret, TaintEffect, Toleration, TolerationOperator};
 pub use shape::{Dimension, allows};

@@ -65,6 +65,14 @@ pub struct Queue {
     #[serde(default = "defaults::max_deliveries")]
     pub max_deliveries: u32,
 
+    /// The priorities that requests may have. Without it, all have the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priorities: Option<Priorities>,
+
+    /// The callers among which the queue is shared out. Without it, each proxy is one: that beside an app, for instance.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fairness: Option<Fairness>,
+
     /// The Redis (7.0 or later) or Valkey that holds the queue.
     #[serde(default)]
     pub redis: Redis,
@@ -81,9 +89,44 @@ impl Default for Queue {
             lease: defaults::lease(),
             run_timeout: None,
             max_deliveries: defaults::max_deliveries(),
+            priorities: None,
+            fairness: None,
             redis: Redis::default(),
         }
     }
+}
+
+/// The priorities that requests may have: the parameter `priority` of the protocol, in Triton's meaning. 1 is the highest.
+/// Where many wait, workers take twice as many of a priority as of the next: a low one is slowed, and never starved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[cfg_attr(feature = "kube", derive(KubeSchema))]
+#[cfg_attr(feature = "kube", x_kube(validation = (
+    "self.default <= self.levels",
+    "default must be one of the priorities, at most levels"
+)))]
+pub struct Priorities {
+    /// The number of priorities.
+    #[cfg_attr(feature = "kube", schemars(range(min = 2, max = 7)))]
+    pub levels: u8,
+
+    /// The priority of requests that name none, or one that there is not.
+    #[cfg_attr(feature = "kube", schemars(range(min = 1, max = 7)))]
+    pub default: u8,
+}
+
+/// The callers among which the queue is shared out: where many requests wait, one with few of them does not wait for those
+/// of another with many, and none fills the queue.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[cfg_attr(feature = "kube", derive(KubeSchema))]
+pub struct Fairness {
+    /// The header, or gRPC metadata, whose value names a request's caller, such as `x-tenant`.
+    #[cfg_attr(
+        feature = "kube",
+        schemars(length(min = 1, max = 64), regex(pattern = r"^[A-Za-z0-9-]+$"))
+    )]
+    pub key: String,
 }
 
 /// The Redis that holds the queue: the operator's own, or yours.

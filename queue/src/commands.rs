@@ -6,7 +6,8 @@ use crate::{
     JobId,
     call::Call,
     id::EntryId,
-    keys::{Class, Keys},
+    keys::Keys,
+    lane::Lane,
     scripts::{DROP, EVICT, GONE_AFTER_MS, MAX_BYTES, MAX_REQUESTS},
 };
 
@@ -30,14 +31,18 @@ impl From<&JobId> for Removal {
     }
 }
 
-/// Makes the call that removes entries from a revision's stream.
+/// Makes the call that removes entries from a lane's stream.
 pub(crate) fn drop_entries<'a>(
     keys: &Keys,
-    revision: &str,
+    lane: &Lane,
     entries: impl IntoIterator<Item = &'a Removal> + Clone,
 ) -> Call {
-    let lane = keys.lane(revision, Class::Interactive);
-    let mut names = vec![lane.jobs, lane.index, keys.bytes()];
+    let mut names = vec![
+        lane.jobs().to_owned(),
+        lane.index().to_owned(),
+        keys.bytes(),
+        keys.lengths(),
+    ];
     let large = entries
         .clone()
         .into_iter()
@@ -45,18 +50,18 @@ pub(crate) fn drop_entries<'a>(
     names.extend(large.map(|uuid| keys.body(uuid)));
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let mut command = DROP.call(&names, 0);
-    command.arg(revision);
+    command.arg(lane.name());
     for removal in entries {
         command.arg(removal.entry.to_string()).arg(removal.size);
     }
     Call::of_script(&DROP, command)
 }
 
-/// Makes the call that removes a revision's expired entries, and its stream if no worker reads it.
-pub(crate) fn evict(keys: &Keys, revision: &str) -> Call {
-    let lane = keys.lane(revision, Class::Interactive);
-    let mut command = EVICT.call(&[&lane.jobs, &lane.index, &keys.bytes()], 0);
-    command.arg(revision).arg(GONE_AFTER_MS);
+/// Makes the call that removes a lane's expired entries, and its stream if no worker reads it.
+pub(crate) fn evict(keys: &Keys, lane: &Lane) -> Call {
+    let names = [lane.jobs(), lane.index(), &keys.bytes(), &keys.lengths()];
+    let mut command = EVICT.call(&names, 0);
+    command.arg(lane.name()).arg(GONE_AFTER_MS);
     Call::of_script(&EVICT, command)
 }
 

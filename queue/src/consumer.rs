@@ -9,6 +9,7 @@
 //! - `answer`, and `release`, which hands requests back,
 //! - `intake`: from entries to jobs, with their large bodies (`bodies`),
 //! - `suspects`: requests that may have killed another worker, which run with nothing beside them,
+//! - `lanes`: the lanes of other requests than ordinary ones, and the turns in which all are read,
 //! - `fetch`, and `exchange`, which answers and fetches in one write.
 
 mod answer;
@@ -17,6 +18,7 @@ mod exchange;
 mod fetch;
 mod inner;
 mod intake;
+mod lanes;
 mod leases;
 mod options;
 mod read;
@@ -119,7 +121,8 @@ impl Consumer {
 
     /// Hands back requests that have not started. Other workers get them at once, and their deliveries do not count.
     pub async fn release(&self, jobs: Vec<JobId>) -> Result<(), QueueError> {
-        release::release(&self.inner, jobs.into_iter().map(|job| job.entry).collect()).await
+        let entries = jobs.into_iter().map(|job| (job.lane, job.entry));
+        release::release(&self.inner, entries.collect()).await
     }
 
     /// Hands back all requests that are still held and signs off.

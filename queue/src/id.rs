@@ -5,6 +5,8 @@ use std::{fmt, str::FromStr, sync::Arc};
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use crate::lane::{Class, Lane};
+
 /// The number of different marks: a mark is the last 13 digits of an entry's sequence number.
 const MARK: u64 = 10_000_000_000_000;
 
@@ -58,6 +60,7 @@ impl FromStr for EntryId {
 /// The identity of a request in a worker's hands: its entry, its uuid and the proxy that waits for its answer.
 #[derive(Debug, Clone)]
 pub struct JobId {
+    pub(crate) lane: Lane,
     pub(crate) entry: EntryId,
     pub(crate) uuid: Uuid,
     pub(crate) proxy: Arc<str>,
@@ -69,6 +72,14 @@ pub struct JobId {
     pub(crate) client: Arc<str>,
     /// The time from which nobody waits for the answer any more.
     pub(crate) expires: Instant,
+}
+
+impl JobId {
+    /// Returns the class of the request, by which those that wait for the same worker take turns.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        self.lane.class()
+    }
 }
 
 impl PartialEq for JobId {

@@ -1,19 +1,22 @@
 //! The names of everything Carpool keeps in Redis.
 //!
 //! Keys of one model share the hash tag of the resource's UID, so that a script may touch them all on a Redis Cluster
-//! and a recreated resource never replays old jobs.
+//! and a recreated resource never replays old jobs. A *lane* is a revision, or a revision and a class of its requests
+//! (see [`crate::lane`]).
 //!
 //! | key | kind | content |
 //! |---|---|---|
-//! | `jobs:<revision>` | stream, group `workers` | one entry per request: `h`, its [header](crate::wire), and `b`, its body, or `s`, the size of a body that is kept in a key of its own. An entry with the one field `wake` tells a waiting worker to look for released requests |
-//! | `index:<revision>` | sorted set | the entries of that stream, by the millisecond in which they expire |
+//! | `jobs:<lane>` | stream, group `workers` | one entry per request: `h`, its [header](crate::wire), and `b`, its body, or `s`, the size of a body that is kept in a key of its own. An entry with the one field `wake` tells a waiting worker to look for released requests |
+//! | `index:<lane>` | sorted set | the entries of that stream, by the millisecond in which they expire |
 //! | `body:<uuid>` | string, expires with its request | a body that is too large for an entry |
 //! | `replies:<proxy>` | stream, kept alive by its proxy | one entry per batch, a field per answered uuid. Where it is missing, its proxy is gone and nothing is added |
 //! | `reply:<proxy>:<uuid>:<worker>` | string, expires with `replies:<proxy>` | an answer that is too large for an entry |
 //! | `receipts:<proxy>` | hash, expires | the entries that the proxy's last enqueues added, from which it learns them after a connection broke |
 //! | `dead` | stream, capped at 256 entries, each without fields above 64 KiB | requests that were given up, with the reason and the worker |
 //! | `artifacts` | hash, capped at 32 fields | by revision: the SHA-256 of the artifact that its first worker loaded, and when a worker last joined, in ms |
-//! | `bytes` | hash | bytes of request bodies in `jobs:<revision>`, by revision; its fields are also the list of revisions. `~replies` is all that `unread` holds |
+//! | `bytes` | hash | bytes of request bodies in `jobs:<lane>`, by lane; its fields are also the list of lanes. `~replies` is all that `unread` holds |
+//! | `lengths` | hash | the number of entries of each lane but the common ones; a lane without entries has no field |
+//! | `callers` | hash | when a proxy last said that it has requests in flight, by proxy, in ms |
 //! | `unread` | hash | bytes of the large answers that a proxy has not read, by proxy |
 //! | `pulse` | hash | when anyone last spoke, and until when nobody is taken to be dead, in ms |
 
@@ -21,7 +24,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use crate::QueueError;
+use crate::{QueueError, lane::Lane};
 
 /// The consumer group of every jobs stream.
 pub(crate) const GROUP: &str = "workers";
@@ -46,30 +49,6 @@ pub(crate) fn newer(format: u32) -> String {
     format!("~format-{format}")
 }
 
-/// A class of requests. Each class has a stream of its own, so that its requests do not wait behind those of another.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub(crate) enum Class {
-    /// Requests for whose answers a client waits.
-    #[default]
-    Interactive,
-}
-
-impl Class {
-    /// Returns the end of the names of this class's keys.
-    const fn suffix(self) -> &'static str {
-        match self {
-            Self::Interactive => "",
-        }
-    }
-}
-
-/// The keys of the requests of one revision and class.
-#[derive(Debug, Clone)]
-pub(crate) struct Lane {
-    pub(crate) jobs: String,
-    pub(crate) index: String,
-}
-
 /// The key names of one model.
 #[derive(Debug, Clone)]
 pub(crate) struct Keys {
@@ -87,12 +66,9 @@ impl Keys {
         })
     }
 
-    pub(crate) fn lane(&self, revision: &str, class: Class) -> Lane {
-        let name = |kind| format!("{}{kind}:{revision}{}", self.prefix, class.suffix());
-        Lane {
-            jobs: name("jobs"),
-            index: name("index"),
-        }
+    /// Returns the lane of this name.
+    pub(crate) fn lane(&self, name: &str) -> Lane {
+        Lane::new(&self.prefix, name)
     }
 
     pub(crate) fn body(&self, uuid: Uuid) -> String {
@@ -123,6 +99,14 @@ impl Keys {
         format!("{}bytes", self.prefix)
     }
 
+    pub(crate) fn lengths(&self) -> String {
+        format!("{}lengths", self.prefix)
+    }
+
+    pub(crate) fn callers(&self) -> String {
+        format!("{}callers", self.prefix)
+    }
+
     pub(crate) fn unread(&self) -> String {
         format!("{}unread", self.prefix)
     }
@@ -140,8 +124,10 @@ mod tests {
     fn all_keys_of_a_model_share_one_hash_tag() {
         let keys = Keys::new("6f1c").unwrap();
         for key in [
-            keys.lane("rev1", Class::Interactive).jobs,
-            keys.lane("rev1", Class::Interactive).index,
+            keys.lane("rev1").jobs().to_owned(),
+            keys.lane("rev1").index().to_owned(),
+            keys.lengths(),
+            keys.callers(),
             keys.body(Uuid::nil()),
             keys.replies("proxy"),
             keys.reply("proxy", Uuid::nil(), "worker"),

@@ -8,7 +8,7 @@
 //!
 //! | state | where | becomes |
 //! |---|---|---|
-//! | new | in `jobs` and `index`, pending for nobody | pending: XREADGROUP |
+//! | new | in `jobs` and `index` of its lane, pending for nobody | pending: XREADGROUP |
 //! | pending | in the pending list of a worker, which renews its lease | answered: `answer.lua`; released: `release.lua`; set aside, when its worker is silent or begins anew: `takeover.lua`, `connect.lua` |
 //! | released | pending for `~released` | pending: `takeover.lua` |
 //! | newer | pending for `~format-N`, whose format its worker did not know | pending, of a worker that does: `takeover.lua` |
@@ -25,6 +25,7 @@
 //! |---|---|---|
 //! | an entry's id ends with its uuid's mark, so that who holds an id holds that request or none | `enqueue.lua` | `everything_open_is_answered_after_flushall` |
 //! | what is in `jobs` is in `index`, and the other way round | every script that adds or deletes | `what_has_expired_is_found_behind_any_number_that_has_not` |
+//! | the length of a lane, but of the common ones, is that of its stream | `enqueue.lua`, every script that deletes | `a_low_priority_is_slowed_and_never_starved` |
 //! | the bytes of a revision are those of its requests' bodies, and of `~replies` those of the large answers unread | every script that adds or deletes | `they_come_whole_and_leave_nothing` |
 //! | an answer is in `replies` before its request is gone | `answer.lua` | `everything_open_is_answered_after_a_restart_that_kept_all` |
 //! | the first success wins, whoever holds the request; a failure counts only from who does | `answer.lua` | `a_worker_that_lost_a_request_may_still_succeed_but_not_fail` |
@@ -44,6 +45,7 @@ mod error;
 mod events;
 mod id;
 mod keys;
+mod lane;
 mod manager;
 mod outcome;
 mod producer;
@@ -55,6 +57,7 @@ pub use consumer::{Consumer, ConsumerLimits, ConsumerOptions, Renewer};
 pub use endpoint::Endpoint;
 pub use error::{QueueError, SubmitError};
 pub use id::JobId;
+pub use lane::{Caller, Class};
 pub use producer::{Producer, Ticket};
 pub use types::{
     Backlog, ConsumerBacklog, Failure, FailureKind, Job, Limits, Outcome, RevisionBacklog, Submit,

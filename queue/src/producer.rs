@@ -98,7 +98,7 @@ impl Producer {
     }
 
     /// Queues a request and returns the ticket that brings its outcome.
-    pub fn enqueue(&self, request: Submit) -> Result<Ticket<'_>, SubmitError> {
+    pub fn enqueue(&self, mut request: Submit) -> Result<Ticket<'_>, SubmitError> {
         let deadline = request.deadline;
         if deadline <= Instant::now() {
             return Err(SubmitError::DeadlineExceeded);
@@ -108,6 +108,7 @@ impl Producer {
         if request.body.len() as u64 > most {
             return Err(SubmitError::TooLarge { most });
         }
+        request.caller.get_or_insert(shared.caller);
         let uuid = uuid::Builder::from_random_bytes(rand::random()).into_uuid();
         let receiver = shared.in_flight.insert(uuid, request, shared.limits())?;
         let ticket = Ticket {

@@ -17,12 +17,18 @@ pub(crate) const GONE_AFTER_MS: u64 = 60_000;
 /// The time that a proxy's replies live without a heartbeat of it.
 pub(crate) const REPLIES_LIVE: Duration = Duration::from_secs(10);
 
-/// The line of a script that is replaced, and the Lua function in its place, which reads a reply of XINFO. It stands
-/// only where it is needed, for each call makes the functions that it passes anew.
-const BY_NAME: (&str, &str) = (
-    "--#include by_name.lua\n",
-    include_str!("scripts/by_name.lua"),
-);
+/// The lines of scripts that are replaced, each by the Lua function in the file that it names. They stand only where
+/// they are needed, for each call makes the functions that it passes anew.
+const INCLUDES: [(&str, &str); 2] = [
+    (
+        "--#include by_name.lua\n",
+        include_str!("scripts/by_name.lua"),
+    ),
+    (
+        "--#include shorten.lua\n",
+        include_str!("scripts/shorten.lua"),
+    ),
+];
 
 /// A Lua script that Redis knows by its hash.
 pub(crate) struct Script {
@@ -55,8 +61,11 @@ scripts! {
 
 impl Script {
     fn new(code: &str) -> Self {
-        let (line, function) = BY_NAME;
-        let code = code.replace(line, function);
+        let code = INCLUDES
+            .iter()
+            .fold(code.to_owned(), |code, (line, function)| {
+                code.replace(line, function)
+            });
         Self {
             hash: redis::Script::new(&code).get_hash().to_owned(),
             code,

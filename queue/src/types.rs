@@ -6,7 +6,10 @@ use bytes::Bytes;
 use tokio::time::Instant;
 use tracing::Span;
 
-use crate::id::JobId;
+use crate::{
+    id::JobId,
+    lane::{Caller, Class},
+};
 
 /// The outcome of one request, as a worker reports it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +54,9 @@ pub struct Limits {
     pub max_request_bytes: u64,
     /// The time that a worker may be silent before others take its requests.
     pub lease: Duration,
+    /// The requests that one caller may have in the common lane while others have some, too; further ones go into a lane
+    /// of their own. About as many as fit into a batch.
+    pub window: usize,
 }
 
 /// A request to run.
@@ -62,6 +68,10 @@ pub struct Submit {
     pub body: Bytes,
     /// The number of batch rows in the body.
     pub rows: u32,
+    /// The class of the request, which says how soon workers come to it where many wait.
+    pub class: Class,
+    /// The caller, whose many requests are not to hold up those of others; `None` for this proxy itself.
+    pub caller: Option<Caller>,
     /// The `traceparent` (W3C) of the caller.
     pub trace: Option<String>,
     /// The client that sent the request, for logs and dead letters.
@@ -73,13 +83,15 @@ pub struct Submit {
 }
 
 impl Submit {
-    /// Makes a request of the current span, without a trace and a client's name.
+    /// Makes a request of this proxy and of the current span, of the default class, without a trace and a client's name.
     #[must_use]
     pub fn new(revision: Arc<str>, body: Bytes, rows: u32, deadline: Instant) -> Self {
         Self {
             revision,
             body,
             rows,
+            class: Class::Default,
+            caller: None,
             trace: None,
             client: None,
             deadline,

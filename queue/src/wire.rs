@@ -12,6 +12,7 @@ use crate::{
     Job, JobId, Submit,
     id::{EntryId, mark},
     keys::WAKE,
+    lane::Lane,
 };
 
 /// The version of the entry format that this code writes, and the newest that it reads.
@@ -78,13 +79,22 @@ pub(crate) fn entries(value: Value) -> Vec<Entry> {
     list(value).into_iter().filter_map(entry).collect()
 }
 
-/// Reads the entries of the one stream that was read, as XREAD and XREADGROUP give them; none if the read found none.
+/// Reads the entries of the one stream that was read, as XREAD gives them; none if the read found none.
 pub(crate) fn read_entries(value: Value) -> Vec<Entry> {
-    list(value)
-        .into_iter()
-        .filter_map(|stream| list(stream).pop())
-        .flat_map(entries)
-        .collect()
+    let streams = list(value).into_iter();
+    let entries = streams.filter_map(|stream| list(stream).pop());
+    entries.flat_map(self::entries).collect()
+}
+
+/// Reads the entries of every stream that was read, by the stream's key, as XREADGROUP gives them; none if the read
+/// found none.
+pub(crate) fn read_streams(value: Value) -> Vec<(Bytes, Vec<Entry>)> {
+    let streams = list(value).into_iter();
+    let streams = streams.filter_map(|stream| {
+        let mut parts = list(stream).into_iter();
+        Some((bytes(parts.next()?)?, entries(parts.next()?)))
+    });
+    streams.collect()
 }
 
 fn entry(value: Value) -> Option<Entry> {
@@ -129,8 +139,8 @@ pub(crate) fn clock(value: Value) -> Option<u64> {
 }
 
 impl Entry {
-    /// Reads an entry of a jobs stream. `now` is the time of Redis' clock, in milliseconds. A large body is left out.
-    pub(crate) fn job(self, now: u64) -> Read {
+    /// Reads an entry of a lane's stream. `now` is the time of Redis' clock, in milliseconds. A large body is left out.
+    pub(crate) fn job(self, lane: &Lane, now: u64) -> Read {
         let mut header = None;
         let mut body = Bytes::new();
         let mut size = None;
@@ -160,6 +170,7 @@ impl Entry {
         let age = now.saturating_sub(self.id.millis);
         let left = Duration::from_millis(header.ttl.saturating_sub(age));
         let id = JobId {
+            lane: lane.clone(),
             entry: self.id,
             uuid,
             proxy: proxy.into(),
@@ -244,6 +255,10 @@ mod tests {
         }
     }
 
+    fn lane() -> Lane {
+        Lane::new("carpool:{u}:", "rev")
+    }
+
     fn entry(header: &Header, body: (&'static str, &'static str)) -> Entry {
         let field = |name: &'static str, value| (Bytes::from_static(name.as_bytes()), value);
         Entry {
@@ -260,7 +275,7 @@ mod tests {
 
     #[test]
     fn a_job_knows_its_age_and_its_deadline() {
-        let Read::Job(job) = entry(&header(), ("b", "tensor")).job(1_200) else {
+        let Read::Job(job) = entry(&header(), ("b", "tensor")).job(&lane(), 1_200) else {
             panic!("not a job");
         };
         assert_eq!(job.age, Duration::from_millis(200));
@@ -275,7 +290,7 @@ mod tests {
 
     #[test]
     fn a_large_body_is_elsewhere() {
-        let Read::Job(job) = entry(&header(), ("s", "4194304")).job(1_200) else {
+        let Read::Job(job) = entry(&header(), ("s", "4194304")).job(&lane(), 1_200) else {
             panic!("not a job");
         };
         assert_eq!(
@@ -287,8 +302,8 @@ mod tests {
     #[test]
     fn a_clock_behind_the_entry_makes_it_new_and_one_far_ahead_makes_it_expired() {
         let sample = || entry(&header(), ("b", ""));
-        assert!(matches!(sample().job(10), Read::Job(job) if job.age.is_zero()));
-        assert!(matches!(sample().job(1_500), Read::Expired(_)));
+        assert!(matches!(sample().job(&lane(), 10), Read::Job(job) if job.age.is_zero()));
+        assert!(matches!(sample().job(&lane(), 1_500), Read::Expired(_)));
     }
 
     #[test]
@@ -299,18 +314,18 @@ mod tests {
             ..header()
         };
         assert!(
-            matches!(entry(&newer, ("b", "")).job(1_000), Read::Newer(format) if format == FORMAT + 1)
+            matches!(entry(&newer, ("b", "")).job(&lane(), 1_000), Read::Newer(format) if format == FORMAT + 1)
         );
         let damaged = Header {
             uuid: Bytes::new(),
             ..header()
         };
         assert!(matches!(
-            entry(&damaged, ("b", "")).job(1_000),
+            entry(&damaged, ("b", "")).job(&lane(), 1_000),
             Read::Unknown
         ));
         assert!(matches!(
-            entry(&header(), ("s", "much")).job(1_000),
+            entry(&header(), ("s", "much")).job(&lane(), 1_000),
             Read::Unknown
         ));
     }

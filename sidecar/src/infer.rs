@@ -6,7 +6,7 @@ use bytes::Bytes;
 use carpool_protocol::{
     DecodeError, InferRequest, InferResponse, Parameter, Parameters, RequestView, json,
 };
-use carpool_queue::{Outcome, Submit, SubmitError};
+use carpool_queue::{Class, Outcome, Submit, SubmitError};
 use http::{HeaderMap, Response, request::Parts};
 use tokio::time::Instant;
 
@@ -28,6 +28,7 @@ pub struct Validated {
     body: Bytes,
     rows: u32,
     timeout: Duration,
+    class: Class,
     /// The client's identifier, given back with the answer.
     id: String,
     /// The outputs that the answer is to hold in binary.
@@ -81,6 +82,7 @@ impl Validated {
     /// Holds all of a request but its elements against the model.
     fn without_body(served: &Served, request: &RequestView<'_>) -> Result<Self, Error> {
         let asked = timeout(request.parameters)?;
+        let priority = priority(request.parameters)?;
         let rows = validate::rows(&served.model, request)?;
         if rows > served.max_rows {
             return Err(Error::TooManyRows {
@@ -92,6 +94,7 @@ impl Validated {
             body: Bytes::new(),
             rows,
             timeout: asked.map_or(served.timeout, |asked| asked.min(served.timeout)),
+            class: served.class(priority),
             id: request.id.to_owned(),
             binary: BinaryOutputs::of(request)?,
         })
@@ -106,17 +109,20 @@ pub struct Caller<'a> {
     pub arrival: Instant,
     /// The trace that the request is part of: W3C `traceparent`.
     pub trace: Option<String>,
+    /// The request's headers, one of which may name the caller among whom the queue is shared out.
+    pub headers: &'a HeaderMap,
     /// The identifiers by which the request is followed.
     pub followed: &'a mut Followed,
 }
 
 impl<'a> Caller<'a> {
     /// Notes the client of a request whose head is here now.
-    pub fn new(client: Arc<str>, headers: &HeaderMap, followed: &'a mut Followed) -> Self {
+    pub fn new(client: Arc<str>, headers: &'a HeaderMap, followed: &'a mut Followed) -> Self {
         Self {
             client,
             arrival: Instant::now(),
             trace: trace::parent(headers),
+            headers,
             followed,
         }
     }
@@ -193,6 +199,8 @@ pub async fn ask(
 ) -> Result<Bytes, Error> {
     let producer = proxy.producer_of(served)?;
     let ticket = producer.enqueue(Submit {
+        class: validated.class,
+        caller: served.caller(caller.headers),
         trace: caller.trace,
         client: Some(caller.client),
         ..Submit::new(
@@ -225,17 +233,31 @@ pub fn decode(answer: Bytes) -> Result<InferResponse, Error> {
 
 /// The client's own limit, from the parameter `timeout` in microseconds.
 fn timeout(parameters: &Parameters) -> Result<Option<Duration>, Error> {
-    let micros = match parameters.get("timeout") {
+    let wrong = "parameter \"timeout\" must be a whole number of microseconds, at least 1";
+    match whole_number(parameters, "timeout", wrong)? {
+        Some(0) => Err(Error::Malformed(wrong.to_owned())),
+        micros => Ok(micros.map(Duration::from_micros)),
+    }
+}
+
+/// The request's priority, from the parameter `priority`; 0, as Triton's clients send it, is the default one.
+fn priority(parameters: &Parameters) -> Result<u64, Error> {
+    let wrong =
+        "parameter \"priority\" must be a whole number, 1 for the highest or 0 for the default";
+    Ok(whole_number(parameters, "priority", wrong)?.unwrap_or_default())
+}
+
+/// Reads a parameter that must be a whole number, at least zero; `wrong` says so.
+fn whole_number(parameters: &Parameters, name: &str, wrong: &str) -> Result<Option<u64>, Error> {
+    let number = match parameters.get(name) {
         None => return Ok(None),
-        Some(Parameter::Int64(micros)) => u64::try_from(*micros).ok(),
-        Some(Parameter::Uint64(micros)) => Some(*micros),
+        Some(Parameter::Int64(number)) => u64::try_from(*number).ok(),
+        Some(Parameter::Uint64(number)) => Some(*number),
         Some(_) => None,
     };
-    match micros {
-        Some(micros @ 1..) => Ok(Some(Duration::from_micros(micros))),
-        _ => Err(Error::Malformed(
-            "parameter \"timeout\" must be a whole number of microseconds, at least 1".to_owned(),
-        )),
+    match number {
+        Some(number) => Ok(Some(number)),
+        None => Err(Error::Malformed(wrong.to_owned())),
     }
 }
 
@@ -252,12 +274,17 @@ impl From<DecodeError> for Error {
 #[cfg(test)]
 mod tests {
     use carpool_protocol::{Datatype, Tensor};
+    use http::HeaderValue;
     use serde_json::json;
 
     use super::*;
 
     /// A model of pairs, of which a request may hold two.
     fn served() -> Served {
+        served_by(&json!({"maxRowsPerRequest": 2}))
+    }
+
+    fn served_by(queue: &serde_json::Value) -> Served {
         let pair = json!([{"name": "x", "datatype": "FP32", "shape": [2], "maximum": 9}]);
         let config = json!({
             "name": "m",
@@ -266,7 +293,7 @@ mod tests {
             "serving": "r1",
             "models": {"r1": {"uri": "file://m", "inputs": pair, "outputs": pair}},
             "batching": {},
-            "queue": {"maxRowsPerRequest": 2},
+            "queue": queue,
             "device": "cpu",
         });
         Served::new(&serde_json::from_value(config).unwrap(), None).unwrap()
@@ -279,6 +306,60 @@ mod tests {
             inputs: vec![Tensor::new("x", Datatype::Fp32, [rows, 2], data).unwrap()],
             ..InferRequest::default()
         }
+    }
+
+    #[test]
+    fn a_priority_is_a_class_where_there_are_several() {
+        let prioritized = served_by(&json!({"priorities": {"levels": 3, "default": 2}}));
+        let class = |served: &Served, priority| {
+            let mut request = pairs(1);
+            let parameter = (String::from("priority"), priority);
+            request.parameters.extend([parameter]);
+            let validated = Validated::of_message(served, &request, Bytes::new);
+            validated.map(|validated| validated.class)
+        };
+        for (priority, expected) in [
+            (0, Class::Default),
+            (1, Class::Priority(1)),
+            (2, Class::Default),
+            (3, Class::Priority(3)),
+            (4, Class::Default),
+        ] {
+            let given = [
+                Parameter::Uint64(priority),
+                Parameter::Int64(priority.cast_signed()),
+            ];
+            for given in given {
+                assert_eq!(class(&prioritized, given).unwrap(), expected, "{priority}");
+            }
+        }
+        assert_eq!(
+            class(&served(), Parameter::Uint64(1)).unwrap(),
+            Class::Default
+        );
+        for wrong in [Parameter::Int64(-1), Parameter::String("high".to_owned())] {
+            let error = class(&prioritized, wrong).unwrap_err();
+            assert!(
+                matches!(&error, Error::Malformed(why) if why.contains("priority")),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_header_may_name_the_caller() {
+        let fair = served_by(&json!({"fairness": {"key": "X-Tenant"}}));
+        let headers = |tenant| {
+            HeaderMap::from_iter([(http::header::HeaderName::from_static("x-tenant"), tenant)])
+        };
+        let [a, b] =
+            ["a", "b"].map(|tenant| fair.caller(&headers(HeaderValue::from_static(tenant))));
+        assert!(a.is_some() && b.is_some() && a != b);
+        assert_eq!(fair.caller(&HeaderMap::new()), None);
+        assert_eq!(
+            served().caller(&headers(HeaderValue::from_static("a"))),
+            None
+        );
     }
 
     #[test]

@@ -9,8 +9,9 @@ use std::{
     time::Duration,
 };
 
-use carpool_crds::{Config, ConfigError, Model};
-use carpool_queue::{Endpoint, Limits, Producer, QueueError};
+use carpool_crds::{Config, ConfigError, Model, Priorities};
+use carpool_queue::{Caller, Class, Endpoint, Limits, Producer, QueueError};
+use http::{HeaderMap, HeaderName};
 use tokio::sync::watch;
 
 use crate::{body_budget::BodyBudget, cors::Cors, error::Error, metrics::Metrics};
@@ -36,6 +37,10 @@ pub struct Served {
     pub max_request_bytes: u64,
     /// The most rows of a request.
     pub max_rows: u32,
+    /// The priorities that requests may have, if there are several.
+    pub priorities: Option<Priorities>,
+    /// The header that names a request's caller, if one does.
+    pub fairness_key: Option<HeaderName>,
     /// The origins whose pages may read answers.
     pub cors: Cors,
 }
@@ -52,8 +57,33 @@ impl Served {
             timeout: config.queue.timeout.0,
             max_request_bytes: config.queue.max_request_bytes.0,
             max_rows: config.queue.max_rows_per_request,
+            priorities: config.queue.priorities,
+            fairness_key: config
+                .queue
+                .fairness
+                .as_ref()
+                .and_then(|fairness| HeaderName::try_from(&fairness.key).ok()),
             cors: Cors::new(&config.cors_allow_origins),
         })
+    }
+
+    /// The class of a request with this priority, 0 where it names none. As with Triton, one that there is not is the
+    /// default one.
+    pub fn class(&self, priority: u64) -> Class {
+        match (self.priorities, u8::try_from(priority)) {
+            (Some(these), Ok(priority))
+                if (1..=these.levels).contains(&priority) && priority != these.default =>
+            {
+                Class::Priority(priority)
+            }
+            _ => Class::Default,
+        }
+    }
+
+    /// The caller of a request with these headers, where one is to be told from others.
+    pub fn caller(&self, headers: &HeaderMap) -> Option<Caller> {
+        let value = headers.get(self.fairness_key.as_ref()?)?;
+        Some(Caller::named(value.as_bytes()))
     }
 
     /// Refuses the name of another model.
@@ -88,6 +118,7 @@ pub fn limits(config: &Config) -> Limits {
         max_bytes: config.queue.max_bytes.0,
         max_request_bytes: config.queue.max_request_bytes.0,
         lease: config.queue.lease.0,
+        window: config.batching.max_batch_size.max(1) as usize,
     }
 }
 

@@ -17,7 +17,9 @@ use crate::{
     FailureKind, JobId, Outcome, QueueError,
     call::{Call, Reply, lost_group, out_of_memory},
     commands::groups,
-    events, outcome,
+    events,
+    lane::{Lane, by_lane},
+    outcome,
     scripts::{ANSWER, REPLIES_LIVE},
     wire,
 };
@@ -181,12 +183,20 @@ async fn send_once(
     for place in &large {
         call.command(store(inner, &due[*place]));
     }
-    let groups = groups((0..due.len()).collect(), |place| due[*place].size());
-    for group in &groups {
-        call.script(&ANSWER, command(inner, group, due));
+    let places = (0..due.len()).map(|place| (due[place].id.lane.clone(), place));
+    let groups: Vec<(Lane, Vec<usize>)> = by_lane(places)
+        .into_iter()
+        .flat_map(|(lane, places)| {
+            let groups = groups(places, |place| due[*place].size()).into_iter();
+            groups.map(move |group| (lane.clone(), group))
+        })
+        .collect();
+    for (lane, group) in &groups {
+        call.script(&ANSWER, command(inner, lane, group, due));
     }
     if capacity > 0 {
-        call.command(read::read_command(inner, capacity, Duration::ZERO));
+        let common = std::slice::from_ref(&inner.common);
+        call.command(read::read_command(inner, common, capacity, Duration::ZERO));
         call.command(redis::cmd("TIME"));
     }
     let sent = call.send(&connection).await;
@@ -207,7 +217,7 @@ async fn send_once(
         }
     }
     let mut waiting = Vec::new();
-    for (group, reply) in groups.iter().zip(&mut replies) {
+    for ((_, group), reply) in groups.iter().zip(&mut replies) {
         match reply.value("an answer") {
             Ok(value) => waiting.extend(wire::list(value).into_iter().filter_map(|request| {
                 let request: usize = wire::parse(request)?;
@@ -250,8 +260,8 @@ fn store(inner: &Inner, due: &PendingAnswer) -> redis::Cmd {
     command
 }
 
-/// Makes the call of the script that sends the answers at the places `group` of `due`.
-fn command(inner: &Inner, group: &[usize], due: &[PendingAnswer]) -> redis::Cmd {
+/// Makes the call of the script that sends the answers at the places `group` of `due`, which are of one lane.
+fn command(inner: &Inner, lane: &Lane, group: &[usize], due: &[PendingAnswer]) -> redis::Cmd {
     let mut streams: BTreeMap<&str, usize> = BTreeMap::new();
     for place in group {
         let next = streams.len() + 1;
@@ -263,10 +273,12 @@ fn command(inner: &Inner, group: &[usize], due: &[PendingAnswer]) -> redis::Cmd 
         .collect();
     names.sort_unstable();
     let bytes = inner.keys.bytes();
-    let (dead, unread) = (inner.keys.dead(), inner.keys.unread());
+    let (dead, unread, lengths) = (inner.keys.dead(), inner.keys.unread(), inner.keys.lengths());
     let mut large = Vec::new();
     let mut extras = Vec::new();
-    let first_large = 5 + names.len() + 1;
+    let mut keys = vec![lane.jobs(), lane.index(), &bytes, &dead, &unread, &lengths];
+    keys.extend(names.iter().map(|(_, name)| name.as_str()));
+    let first_large = keys.len() + 1;
     for (request, place) in group.iter().enumerate() {
         let PendingAnswer { id, outcome, .. } = &due[*place];
         let mut key = |wanted: bool, name: &dyn Fn() -> String| {
@@ -290,15 +302,11 @@ fn command(inner: &Inner, group: &[usize], due: &[PendingAnswer]) -> redis::Cmd 
             extras.push((request + 1, body, answer, id, size));
         }
     }
-    let keys: Vec<&str> = [&*inner.lane.jobs, &inner.lane.index, &bytes, &dead, &unread]
-        .into_iter()
-        .chain(names.iter().map(|(_, name)| name.as_str()))
-        .chain(large.iter().map(String::as_str))
-        .collect();
+    keys.extend(large.iter().map(String::as_str));
     let size = group.iter().map(|place| due[*place].size() + 128).sum();
     let mut command = ANSWER.call(&keys, size);
     command
-        .arg(&inner.revision)
+        .arg(lane.name())
         .arg(&inner.name)
         .arg(inner.limits().max_bytes)
         .arg(names.len())

@@ -1,7 +1,7 @@
 //! Large bodies, which are kept beside the stream so that nothing copies them but the worker that runs them.
 
 use super::{inner::Inner, release};
-use crate::{Job, QueueError, call::Call, commands::Removal, keys::RELEASED, wire};
+use crate::{Job, QueueError, call::Call, commands::Removal, keys::RELEASED, lane::by_lane, wire};
 
 /// Bytes of bodies that one fetch brings, or one body. Requests beyond are handed back, for others to take.
 const FETCH: usize = 64 << 20;
@@ -19,7 +19,7 @@ pub(super) async fn load_bodies(inner: &Inner, jobs: Vec<Job>) -> Result<Vec<Job
     if !beyond.is_empty() {
         let beyond = beyond
             .into_iter()
-            .map(|job| (job.id.entry, RELEASED.to_owned(), 0));
+            .map(|job| (job.id.lane, job.id.entry, RELEASED.to_owned(), 0));
         release::hand_over(inner, beyond.collect()).await?;
     }
     let brought = try_load(inner, jobs).await;
@@ -76,7 +76,7 @@ async fn try_load(inner: &Inner, mut jobs: Vec<Job>) -> Result<Vec<Job>, QueueEr
             match wire::bytes(reply.value("GET")?) {
                 Some(body) if body.len() == job.id.size => job.body = body,
                 // Redis has lost the body. Without the entry, its proxy finds out and enqueues the request again.
-                _ => lost.push(Removal::from(&job.id)),
+                _ => lost.push((job.id.lane.clone(), Removal::from(&job.id))),
             }
         }
         large = rest;
@@ -86,13 +86,18 @@ async fn try_load(inner: &Inner, mut jobs: Vec<Job>) -> Result<Vec<Job>, QueueEr
             count = lost.len(),
             "Redis has lost bodies; their requests are enqueued again"
         );
-        jobs.retain(|job| lost.iter().all(|removal| removal.entry != job.id.entry));
+        jobs.retain(|job| {
+            lost.iter()
+                .all(|(_, removal)| removal.entry != job.id.entry)
+        });
         inner.leases(|leases| {
-            for removal in &lost {
+            for (_, removal) in &lost {
                 leases.settle(removal.entry);
             }
         });
-        release::discard(inner, lost).await;
+        for (lane, lost) in by_lane(lost) {
+            release::discard(inner, &lane, lost).await;
+        }
     }
     Ok(jobs)
 }

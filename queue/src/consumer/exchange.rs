@@ -24,7 +24,9 @@ pub(super) async fn exchange(
     let read = capacity > 0
         && inner.leases(|leases| {
             !leases.recovery_due() && leases.turn_after(&entries) == Turn::Ordinary
-        });
+        })
+        // Which of several lanes have how many requests is known only when they are read.
+        && !inner.lanes(|lanes| lanes.any());
     let replies = send(inner, due, if read { capacity } else { 0 }).await?;
     if read {
         inner.leases(Leases::read_ordinary);
@@ -32,7 +34,7 @@ pub(super) async fn exchange(
     let next = if capacity > 0 && !read {
         fetch::next(inner, capacity, Duration::ZERO).await
     } else {
-        intake::of_replies(inner, replies).await
+        intake::of_replies(inner, std::slice::from_ref(&inner.common), replies).await
     };
     Ok(next.unwrap_or_else(|error| {
         // The answers are out; the next fetch meets the same trouble and recovers from it.

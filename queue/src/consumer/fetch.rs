@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use redis::Value;
 use tokio::time::{Instant, timeout_at};
 
 use super::{
     answer,
     inner::Inner,
-    intake,
+    intake, lanes,
     leases::{Leases, Turn},
     read::{read_command, sent},
     release, suspects,
@@ -17,6 +18,7 @@ use crate::{
     call::{Call, lost_group},
     id::EntryId,
     keys::{GROUP, SUSPECTS},
+    lane::Lane,
     wire,
 };
 
@@ -80,9 +82,11 @@ pub(super) async fn next(
                 }
             }
             Turn::Quarantine => {
-                let jobs = suspects::take(inner, capacity).await?;
-                if !jobs.is_empty() {
-                    return Ok(jobs);
+                if let Some(lane) = inner.leases(|leases| leases.set_aside_in()) {
+                    let jobs = suspects::take(inner, &lane, capacity).await?;
+                    if !jobs.is_empty() {
+                        return Ok(jobs);
+                    }
                 }
             }
             Turn::Nobody => {
@@ -108,10 +112,15 @@ async fn recover(inner: &Inner, capacity: usize) -> Result<Vec<Job>, QueueError>
         0
     };
     if inner.leases(|leases| leases.stray) {
-        let stray = find_stray(inner, capacity).await?;
-        let jobs = intake::load(inner, &stray, None).await?;
+        let mut jobs = Vec::new();
+        let mut count = 0;
+        for lane in inner.all_lanes() {
+            let stray = find_stray(inner, &lane, capacity - count).await?;
+            count += stray.len();
+            jobs.append(&mut intake::load(inner, &lane, &stray, None).await?);
+        }
         // A full answer may have left some out.
-        if stray.len() < capacity {
+        if count < capacity {
             inner.leases(|leases| leases.stray = false);
         }
         if !jobs.is_empty() {
@@ -119,28 +128,55 @@ async fn recover(inner: &Inner, capacity: usize) -> Result<Vec<Job>, QueueError>
         }
     }
     if inner.leases(|leases| leases.look_due()) {
-        let released = suspects::take_over(inner, capacity).await?;
-        if capacity == 0 || released.len() < capacity {
-            inner.leases(Leases::looked);
-        }
-        return intake::load(inner, &released, None).await;
+        return look(inner, capacity).await;
     }
     Ok(Vec::new())
 }
 
-/// Finds entries that a cut-off read was given, up to `capacity`. They never ran, so they are like new. Those of dead
+/// Looks for requests that others handed back, up to `capacity`, and for those that dead workers held, in every lane.
+async fn look(inner: &Inner, capacity: usize) -> Result<Vec<Job>, QueueError> {
+    lanes::look(inner).await?;
+    let mut lanes = vec![inner.common.clone()];
+    lanes.extend(inner.lanes(|lanes| lanes.active()));
+    let mut jobs = Vec::new();
+    let mut count = 0;
+    for lane in lanes {
+        let released = match suspects::take_over(inner, &lane, capacity - count).await {
+            Ok(released) => released,
+            // The lane's last entry has gone meanwhile.
+            Err(error) if lost_group(&error) && lane != inner.common => continue,
+            Err(error) => return Err(error),
+        };
+        count += released.len();
+        jobs.append(&mut intake::load(inner, &lane, &released, None).await?);
+    }
+    if capacity == 0 || count < capacity {
+        inner.leases(Leases::looked);
+    }
+    Ok(jobs)
+}
+
+/// Finds entries of a lane that a cut-off read was given, up to `capacity`. They never ran, so they are like new. Those of dead
 /// workers, which were counted for a turn that did not take place, are set aside again.
-async fn find_stray(inner: &Inner, capacity: usize) -> Result<Vec<EntryId>, QueueError> {
-    let held = inner.leases(|leases| leases.all().len());
+async fn find_stray(
+    inner: &Inner,
+    lane: &Lane,
+    capacity: usize,
+) -> Result<Vec<EntryId>, QueueError> {
+    let held = inner.leases(|leases| leases.count());
     let mut command = redis::cmd("XPENDING");
     command
-        .arg(&inner.lane.jobs)
+        .arg(lane.jobs())
         .arg(GROUP)
         .arg("-")
         .arg("+")
         .arg(held + capacity.max(1))
         .arg(&inner.name);
-    let pending = inner.commands.last(&Call::of(command), "XPENDING").await?;
+    let pending = match inner.commands.last(&Call::of(command), "XPENDING").await {
+        // The lane's last entry has gone.
+        Err(error) if lost_group(&error) && *lane != inner.common => Value::Nil,
+        pending => pending?,
+    };
     let mut stray = Vec::new();
     let mut suspects = Vec::new();
     for pending in wire::list(pending) {
@@ -155,14 +191,14 @@ async fn find_stray(inner: &Inner, capacity: usize) -> Result<Vec<EntryId>, Queu
             continue;
         }
         if deliveries > 1 {
-            suspects.push((entry, SUSPECTS.to_owned(), 1));
+            suspects.push((lane.clone(), entry, SUSPECTS.to_owned(), 1));
         } else {
             stray.push(entry);
         }
     }
     if !suspects.is_empty() {
         release::hand_over(inner, suspects).await?;
-        inner.leases(|leases| leases.set_aside(true));
+        inner.leases(|leases| leases.set_aside(lane, true));
     }
     stray.truncate(capacity);
     Ok(stray)
@@ -170,6 +206,10 @@ async fn find_stray(inner: &Inner, capacity: usize) -> Result<Vec<EntryId>, Queu
 
 /// Reads new entries, waiting up to `wait` for the first.
 async fn read(inner: &Inner, capacity: usize, wait: Duration) -> Result<Vec<Job>, QueueError> {
+    if inner.lanes(|lanes| lanes.any()) {
+        return lanes::read(inner, capacity, wait).await;
+    }
+    let common = std::slice::from_ref(&inner.common);
     let connections = if wait.is_zero() {
         &inner.commands
     } else {
@@ -177,7 +217,7 @@ async fn read(inner: &Inner, capacity: usize, wait: Duration) -> Result<Vec<Job>
     };
     let connection = connections.get().await?;
     let mut call = Call::new();
-    call.command(read_command(inner, capacity, wait));
+    call.command(read_command(inner, common, capacity, wait));
     call.command(redis::cmd("TIME"));
     let replies = sent(
         inner,
@@ -185,5 +225,5 @@ async fn read(inner: &Inner, capacity: usize, wait: Duration) -> Result<Vec<Job>
         &connection,
         call.send(&connection).await,
     )?;
-    intake::of_replies(inner, replies).await
+    intake::of_replies(inner, common, replies).await
 }

@@ -8,6 +8,7 @@ use std::{
 use tokio::sync::Notify;
 
 use super::{
+    lanes::{self, Lanes},
     leases::Leases,
     options::{ConsumerLimits, ConsumerOptions},
     unsent::Unsent,
@@ -16,7 +17,8 @@ use crate::{
     Endpoint, QueueError,
     backoff::Backoff,
     call::Call,
-    keys::{Class, Keys, Lane},
+    keys::Keys,
+    lane::Lane,
     manager::ConnectionManager,
     scripts::{CONNECT, GONE_AFTER_MS},
     wire,
@@ -30,7 +32,8 @@ const READ_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(super) struct Inner {
     pub(super) keys: Keys,
-    pub(super) lane: Lane,
+    /// The lane of the revision's ordinary requests.
+    pub(super) common: Lane,
     pub(super) revision: String,
     pub(super) name: String,
     pub(super) artifact: Option<String>,
@@ -40,6 +43,8 @@ pub(super) struct Inner {
     /// The connection for everything else.
     pub(super) commands: ConnectionManager,
     pub(super) leases: Mutex<Leases>,
+    /// The revision's other lanes.
+    pub(super) lanes: Mutex<Lanes>,
     pub(super) unsent: Mutex<Unsent>,
     /// A signal that some request was answered or handed back.
     pub(super) settled: Notify,
@@ -57,7 +62,8 @@ impl Inner {
         } = options;
         let keys = Keys::new(&uid)?;
         Ok(Self {
-            lane: keys.lane(&revision, Class::Interactive),
+            common: keys.lane(&revision),
+            lanes: Mutex::default(),
             keys,
             revision,
             name,
@@ -80,6 +86,17 @@ impl Inner {
         change(&mut self.leases.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    pub(super) fn lanes<T>(&self, change: impl FnOnce(&mut Lanes) -> T) -> T {
+        change(&mut self.lanes.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Returns every lane in which this worker may hold requests, the common one first.
+    pub(super) fn all_lanes(&self) -> Vec<Lane> {
+        let mut all = vec![self.common.clone()];
+        all.extend(self.lanes(|lanes| lanes.known()));
+        all
+    }
+
     /// Waits before Redis is tried again.
     pub(super) async fn pause(&self) {
         let pause = self
@@ -100,11 +117,23 @@ impl Inner {
     /// Makes sure that stream and group are there and that the revision's artifact is the one loaded here. A `fresh`
     /// process sets aside the requests that another one of its name held.
     pub(super) async fn join(&self, fresh: bool) -> Result<(), QueueError> {
-        let keys = [&*self.lane.jobs, &self.keys.bytes(), &self.keys.artifacts()];
-        let mut command = CONNECT.call(&keys, 0);
         let given = self.artifact.as_deref().unwrap_or_default();
+        self.join_lane(&self.common, given, fresh).await?;
+        if fresh {
+            lanes::look(self).await?;
+            for lane in self.lanes(|lanes| lanes.known()) {
+                self.join_lane(&lane, "", fresh).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Joins the workers of one lane. `given` is the checksum of the artifact loaded here; it may be empty.
+    async fn join_lane(&self, lane: &Lane, given: &str, fresh: bool) -> Result<(), QueueError> {
+        let keys = [lane.jobs(), &self.keys.bytes(), &self.keys.artifacts()];
+        let mut command = CONNECT.call(&keys, 0);
         command
-            .arg(&self.revision)
+            .arg(lane.name())
             .arg(&self.name)
             .arg(GONE_AFTER_MS)
             .arg(given)

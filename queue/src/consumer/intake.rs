@@ -1,6 +1,12 @@
 //! The way from entries to jobs: expired, damaged and too new ones are sorted out, large bodies are loaded.
 
-use super::{bodies, inner::Inner, leases::Leases, read, release};
+use super::{
+    bodies,
+    inner::Inner,
+    leases::Leases,
+    read::{self, Found},
+    release,
+};
 use crate::{
     Job, QueueError,
     call::Reply,
@@ -8,31 +14,49 @@ use crate::{
     events,
     id::EntryId,
     keys::newer,
+    lane::Lane,
     wire::{Entry, Read},
 };
 
-/// Makes jobs of entries that this consumer holds already in Redis.
+/// Makes jobs of a lane's entries that this consumer holds already in Redis.
 pub(super) async fn load(
     inner: &Inner,
+    lane: &Lane,
     entries: &[EntryId],
     quarantine: Option<u64>,
 ) -> Result<Vec<Job>, QueueError> {
     if entries.is_empty() {
         return Ok(Vec::new());
     }
-    let read = read::range(inner, entries).await;
+    let read = read::range(inner, lane, entries).await;
     let (found, now) = read.inspect_err(|_| inner.leases(|leases| leases.stray = true))?;
-    let jobs = triage(inner, found, now).await;
+    let jobs = triage(inner, lane, found, now).await;
     hand_out(inner, jobs, quarantine).await
 }
 
-/// Makes jobs of the replies to a read and to TIME; none if nothing was read.
-pub(super) async fn of_replies(inner: &Inner, replies: Vec<Reply>) -> Result<Vec<Job>, QueueError> {
-    let (entries, now) = read::parse(inner, replies)?;
-    if entries.is_empty() {
-        return Ok(Vec::new());
+/// Makes jobs of the replies to a read of some lanes and to TIME; none if nothing was read.
+pub(super) async fn of_replies(
+    inner: &Inner,
+    lanes: &[Lane],
+    replies: Vec<Reply>,
+) -> Result<Vec<Job>, QueueError> {
+    let (found, now) = read::parse(inner, lanes, replies)?;
+    of_new(inner, found, now).await
+}
+
+/// Makes jobs of new entries. `now` is the time of Redis' clock, in milliseconds.
+pub(super) async fn of_new(
+    inner: &Inner,
+    found: Vec<Found>,
+    now: u64,
+) -> Result<Vec<Job>, QueueError> {
+    let mut jobs = Vec::new();
+    for (lane, entries) in found {
+        jobs.append(&mut triage(inner, &lane, entries, now).await);
     }
-    let jobs = triage(inner, entries, now).await;
+    if jobs.is_empty() {
+        return Ok(jobs);
+    }
     hand_out(inner, jobs, None).await
 }
 
@@ -45,7 +69,7 @@ async fn hand_out(
     inner.leases(|leases| {
         for job in &mut jobs {
             job.quarantine = quarantine;
-            leases.hand_out(job.id.entry, quarantine);
+            leases.hand_out(&job.id.lane, job.id.entry, quarantine);
         }
     });
     for job in &jobs {
@@ -54,8 +78,8 @@ async fn hand_out(
     bodies::load_bodies(inner, jobs).await
 }
 
-/// Sorts out the entries that are not to run and removes them or hands them on. Returns the rest as jobs.
-pub(super) async fn triage(inner: &Inner, entries: Vec<Entry>, now: u64) -> Vec<Job> {
+/// Sorts out the entries of a lane that are not to run and removes them or hands them on. Returns the rest as jobs.
+pub(super) async fn triage(inner: &Inner, lane: &Lane, entries: Vec<Entry>, now: u64) -> Vec<Job> {
     let mut jobs = Vec::with_capacity(entries.len());
     let mut removals = Vec::new();
     let mut too_new = Vec::new();
@@ -66,7 +90,7 @@ pub(super) async fn triage(inner: &Inner, entries: Vec<Entry>, now: u64) -> Vec<
     };
     for entry in entries {
         let id = entry.id;
-        match entry.job(now) {
+        match entry.job(lane, now) {
             Read::Job(job) => jobs.push(job),
             // The proxy's own timer tells the client; Redis' clock only saves the work.
             Read::Expired(id) => removals.push(Removal::from(&id)),
@@ -74,7 +98,7 @@ pub(super) async fn triage(inner: &Inner, entries: Vec<Entry>, now: u64) -> Vec<
                 inner.leases(Leases::look_soon);
                 removals.push(nothing(id));
             }
-            Read::Newer(format) => too_new.push((id, newer(format), 0)),
+            Read::Newer(format) => too_new.push((lane.clone(), id, newer(format), 0)),
             Read::Unknown => {
                 tracing::warn!(entry = %id, "dropping an entry that is no request");
                 removals.push(nothing(id));
@@ -91,7 +115,7 @@ pub(super) async fn triage(inner: &Inner, entries: Vec<Entry>, now: u64) -> Vec<
         }
     }
     if !removals.is_empty() {
-        release::discard(inner, removals).await;
+        release::discard(inner, lane, removals).await;
     }
     jobs
 }

@@ -1,24 +1,27 @@
 //! Leases: the requests that this worker holds, and whose turn is next.
 
-use std::{collections::HashSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
-use crate::id::EntryId;
+use crate::{id::EntryId, lane::Lane};
 
 /// Time between two searches for the entries of dead workers.
 const TAKE_OVER_EVERY: Duration = Duration::from_secs(1);
 
 #[derive(Default)]
 pub(super) struct Leases {
-    /// Entries that were handed out and are not answered yet.
-    out: HashSet<EntryId>,
+    /// Entries that were handed out and are not answered yet, and their lanes.
+    out: HashMap<EntryId, Lane>,
     /// Entries of `out` that run with none but their group.
     quarantined: HashSet<EntryId>,
     /// The number of groups that were quarantined here.
     groups: u64,
-    /// Whether requests of dead workers are set aside, waiting to be taken by some worker.
-    aside: bool,
+    /// The lanes in which requests of dead workers are set aside, waiting to be taken by some worker.
+    aside: BTreeSet<Lane>,
     /// The kind of requests whose turn is next where both kinds wait.
     next: Turn,
     /// The time of the last search for the entries of dead workers.
@@ -42,8 +45,8 @@ pub(super) enum Turn {
 }
 
 impl Leases {
-    pub(super) fn hand_out(&mut self, entry: EntryId, quarantine: Option<u64>) {
-        self.out.insert(entry);
+    pub(super) fn hand_out(&mut self, lane: &Lane, entry: EntryId, quarantine: Option<u64>) {
+        self.out.insert(entry, lane.clone());
         if quarantine.is_some() {
             self.quarantined.insert(entry);
         }
@@ -62,9 +65,18 @@ impl Leases {
         self.groups
     }
 
-    /// Notes whether requests of dead workers are set aside.
-    pub(super) fn set_aside(&mut self, aside: bool) {
-        self.aside = aside;
+    /// Notes whether requests of dead workers are set aside in a lane.
+    pub(super) fn set_aside(&mut self, lane: &Lane, aside: bool) {
+        if aside {
+            self.aside.insert(lane.clone());
+        } else {
+            self.aside.remove(lane);
+        }
+    }
+
+    /// Returns a lane in which requests of dead workers are set aside, if there is one.
+    pub(super) fn set_aside_in(&self) -> Option<Lane> {
+        self.aside.first().cloned()
     }
 
     /// Returns whose turn it is. Ordinary requests and those set aside take turns.
@@ -74,13 +86,15 @@ impl Leases {
 
     /// Returns whose turn it will be once these entries are answered.
     pub(super) fn turn_after(&self, answered: &[EntryId]) -> Turn {
-        let left =
-            |entries: &HashSet<EntryId>| entries.iter().any(|entry| !answered.contains(entry));
-        if left(&self.quarantined) {
+        let is_left = |entry: &EntryId| !answered.contains(entry);
+        if self.quarantined.iter().any(is_left) {
             Turn::Nobody
-        } else if !self.aside || self.next == Turn::Ordinary || !self.quarantined.is_empty() {
+        } else if self.aside.is_empty()
+            || self.next == Turn::Ordinary
+            || !self.quarantined.is_empty()
+        {
             Turn::Ordinary
-        } else if left(&self.out) {
+        } else if self.out.keys().any(is_left) {
             Turn::Nobody
         } else {
             Turn::Quarantine
@@ -91,7 +105,7 @@ impl Leases {
     /// must not wait.
     pub(super) fn read_ordinary(&mut self) -> bool {
         self.next = Turn::Quarantine;
-        self.aside
+        !self.aside.is_empty()
     }
 
     pub(super) fn is_quarantined(&self, entry: EntryId) -> bool {
@@ -99,12 +113,21 @@ impl Leases {
     }
 
     pub(super) fn holds(&self, entry: EntryId) -> bool {
-        self.out.contains(&entry)
+        self.out.contains_key(&entry)
     }
 
-    /// Returns all entries that this worker holds.
-    pub(super) fn all(&self) -> Vec<EntryId> {
-        self.out.iter().copied().collect()
+    /// Returns all entries that this worker holds, by lane.
+    pub(super) fn all(&self) -> BTreeMap<Lane, Vec<EntryId>> {
+        let mut all: BTreeMap<Lane, Vec<EntryId>> = BTreeMap::new();
+        for (entry, lane) in &self.out {
+            all.entry(lane.clone()).or_default().push(*entry);
+        }
+        all
+    }
+
+    /// The number of entries that this worker holds.
+    pub(super) fn count(&self) -> usize {
+        self.out.len()
     }
 
     /// Whether requests may be due that reading new entries never returns.
@@ -132,6 +155,10 @@ impl Leases {
 mod tests {
     use super::*;
 
+    fn lane() -> Lane {
+        Lane::new("carpool:{u}:", "rev")
+    }
+
     fn entry(millis: u64) -> EntryId {
         EntryId {
             millis,
@@ -142,17 +169,17 @@ mod tests {
     #[test]
     fn those_set_aside_wait_for_all_others_and_all_others_for_them() {
         let mut leases = Leases::default();
-        leases.hand_out(entry(1), None);
+        leases.hand_out(&lane(), entry(1), None);
         assert_eq!(leases.turn(), Turn::Ordinary);
-        leases.set_aside(true);
+        leases.set_aside(&lane(), true);
         assert_eq!(leases.turn(), Turn::Nobody);
         assert_eq!(leases.turn_after(&[entry(1)]), Turn::Quarantine);
 
         leases.settle(entry(1));
         assert_eq!(leases.turn(), Turn::Quarantine);
         let group = leases.group();
-        leases.hand_out(entry(2), Some(group));
-        leases.hand_out(entry(3), Some(group));
+        leases.hand_out(&lane(), entry(2), Some(group));
+        leases.hand_out(&lane(), entry(3), Some(group));
         leases.settle(entry(2));
         assert_eq!(leases.turn(), Turn::Nobody);
         assert_eq!(leases.turn_after(&[entry(3)]), Turn::Ordinary);
@@ -161,13 +188,13 @@ mod tests {
     #[test]
     fn ordinary_ones_have_their_turn_between_two_groups() {
         let mut leases = Leases::default();
-        leases.set_aside(true);
-        leases.hand_out(entry(1), Some(1));
+        leases.set_aside(&lane(), true);
+        leases.hand_out(&lane(), entry(1), Some(1));
         leases.settle(entry(1));
         assert_eq!(leases.turn(), Turn::Ordinary);
         assert!(leases.read_ordinary(), "others wait");
         assert_eq!(leases.turn(), Turn::Quarantine);
-        leases.set_aside(false);
+        leases.set_aside(&lane(), false);
         assert_eq!(leases.turn(), Turn::Ordinary);
     }
 }

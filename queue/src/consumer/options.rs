@@ -27,4 +27,6 @@ pub struct ConsumerLimits {
     pub max_deliveries: u32,
     /// The most bytes of request bodies and unread large answers that Redis may hold.
     pub max_bytes: u64,
+    /// The priority of requests that name none; 1 is the highest.
+    pub default_priority: u8,
 }

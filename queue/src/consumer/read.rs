@@ -11,20 +11,25 @@ use crate::{
     connection::Connection,
     id::EntryId,
     keys::GROUP,
+    lane::Lane,
     manager::ConnectionManager,
     wire::{self, Entry},
 };
 
-/// Reads entries by their ids, and the time of Redis' clock in milliseconds.
+/// Entries of a lane's stream.
+pub(super) type Found = (Lane, Vec<Entry>);
+
+/// Reads entries of a lane by their ids, and the time of Redis' clock in milliseconds.
 pub(super) async fn range(
     inner: &Inner,
+    lane: &Lane,
     entries: &[EntryId],
 ) -> Result<(Vec<Entry>, u64), QueueError> {
     let mut call = Call::new();
     for entry in entries {
         let entry = entry.to_string();
         let mut command = redis::cmd("XRANGE");
-        command.arg(&inner.lane.jobs).arg(&entry).arg(&entry);
+        command.arg(lane.jobs()).arg(&entry).arg(&entry);
         call.command(command);
     }
     call.command(redis::cmd("TIME"));
@@ -37,7 +42,8 @@ pub(super) async fn range(
     Ok((found, now))
 }
 
-fn time(reply: Option<Reply>) -> Result<u64, QueueError> {
+/// Reads the reply to TIME, in milliseconds.
+pub(super) fn time(reply: Option<Reply>) -> Result<u64, QueueError> {
     let answer = QueueError::Answer { operation: "TIME" };
     wire::clock(reply.ok_or(answer.clone())?.value("TIME")?).ok_or(answer)
 }
@@ -56,27 +62,46 @@ pub(super) fn sent(
     connections.watch(connection, outcome)
 }
 
-pub(super) fn read_command(inner: &Inner, capacity: usize, wait: Duration) -> Cmd {
+/// Makes the command that reads up to `count` new entries of each of these lanes, waiting up to `wait` for the first.
+pub(super) fn read_command(inner: &Inner, lanes: &[Lane], count: usize, wait: Duration) -> Cmd {
     let mut command = redis::cmd("XREADGROUP");
     command
         .arg("GROUP")
         .arg(GROUP)
         .arg(&inner.name)
         .arg("COUNT")
-        .arg(capacity);
+        .arg(count);
     if !wait.is_zero() {
         // Zero would block for ever.
         command.arg("BLOCK").arg(millis(wait).max(1));
     }
-    command.arg("STREAMS").arg(&inner.lane.jobs).arg(">");
+    command.arg("STREAMS");
+    for lane in lanes {
+        command.arg(lane.jobs());
+    }
+    for _ in lanes {
+        command.arg(">");
+    }
     command
 }
 
-/// Parses the replies to a read and to TIME: the entries, and the time in milliseconds; none if nothing was read.
+/// Parses the reply to a read of some lanes.
+pub(super) fn parse_read(lanes: &[Lane], value: Value) -> Vec<Found> {
+    let streams = wire::read_streams(value).into_iter();
+    let found = streams.filter_map(|(key, entries)| {
+        let lane = lanes.iter().find(|lane| lane.jobs().as_bytes() == key)?;
+        Some((lane.clone(), entries))
+    });
+    found.collect()
+}
+
+/// Parses the replies to a read of some lanes and to TIME: the entries, and the time in milliseconds; none if nothing
+/// was read.
 pub(super) fn parse(
     inner: &Inner,
+    lanes: &[Lane],
     mut replies: Vec<Reply>,
-) -> Result<(Vec<Entry>, u64), QueueError> {
+) -> Result<(Vec<Found>, u64), QueueError> {
     if replies.is_empty() {
         return Ok((Vec::new(), 0));
     }
@@ -87,5 +112,5 @@ pub(super) fn parse(
     };
     // Entries without the time are in nobody's hands.
     let now = now.inspect_err(|_| inner.leases(|leases| leases.stray = true))?;
-    Ok((wire::read_entries(value), now))
+    Ok((parse_read(lanes, value), now))
 }

@@ -12,22 +12,27 @@ use crate::{
     commands::{Removal, drop_entries, evict, groups},
     id::EntryId,
     keys::{RELEASED, SUSPECTS},
+    lane::{Lane, by_lane},
     scripts::{LEAVE, MAX_REQUESTS, RELEASE},
 };
 
-/// An entry to hand back, the consumer that holds it until another worker takes it, and the deliveries to take back.
-pub(super) type Handover = (EntryId, String, u32);
+/// An entry of a lane to hand back, the consumer that holds it until another worker takes it, and the deliveries to take
+/// back.
+pub(super) type Handover = (Lane, EntryId, String, u32);
 
-pub(super) async fn release(inner: &Inner, entries: Vec<EntryId>) -> Result<(), QueueError> {
+pub(super) async fn release(
+    inner: &Inner,
+    entries: Vec<(Lane, EntryId)>,
+) -> Result<(), QueueError> {
     let handovers = inner.leases(|leases| {
         entries
             .into_iter()
-            .map(|entry| {
+            .map(|(lane, entry)| {
                 if leases.is_quarantined(entry) {
                     // The request's turn was counted, but did not take place.
-                    (entry, SUSPECTS.to_owned(), 1)
+                    (lane, entry, SUSPECTS.to_owned(), 1)
                 } else {
-                    (entry, RELEASED.to_owned(), 0)
+                    (lane, entry, RELEASED.to_owned(), 0)
                 }
             })
             .collect()
@@ -37,26 +42,40 @@ pub(super) async fn release(inner: &Inner, entries: Vec<EntryId>) -> Result<(), 
 
 pub(super) async fn leave(inner: &Inner) -> Result<(), QueueError> {
     answer::send_unsent(inner).await;
-    release(inner, inner.leases(|leases| leases.all())).await?;
-    let mut command = LEAVE.call(&[&inner.lane.jobs], 0);
-    command.arg(&inner.name);
-    patiently(inner, &Call::of_script(&LEAVE, command)).await?;
-    // The last worker to leave an empty stream takes it along.
-    patiently(inner, &evict(&inner.keys, &inner.revision)).await
+    let held = inner.leases(|leases| leases.all()).into_iter();
+    let held = held.flat_map(|(lane, entries)| {
+        let entries = entries.into_iter();
+        entries.map(move |entry| (lane.clone(), entry))
+    });
+    release(inner, held.collect()).await?;
+    for lane in inner.all_lanes() {
+        let mut command = LEAVE.call(&[lane.jobs()], 0);
+        command.arg(&inner.name);
+        patiently(inner, &Call::of_script(&LEAVE, command)).await?;
+        // The last worker to leave an empty stream takes it along.
+        patiently(inner, &evict(&inner.keys, &lane)).await?;
+    }
+    Ok(())
 }
 
 pub(super) async fn hand_over(inner: &Inner, handovers: Vec<Handover>) -> Result<(), QueueError> {
+    let entries: Vec<EntryId> = handovers.iter().map(|(_, entry, ..)| *entry).collect();
+    let handovers = handovers
+        .into_iter()
+        .map(|(lane, entry, holder, fewer)| (lane, (entry, holder, fewer)));
     let mut outcome = Ok(());
-    for group in handovers.chunks(MAX_REQUESTS) {
-        let mut command = RELEASE.call(&[&inner.lane.jobs], 0);
-        command.arg(&inner.name);
-        for (entry, holder, fewer) in group {
-            command.arg(entry.to_string()).arg(holder).arg(fewer);
+    for (lane, handovers) in by_lane(handovers) {
+        for group in handovers.chunks(MAX_REQUESTS) {
+            let mut command = RELEASE.call(&[lane.jobs(), inner.common.jobs()], 0);
+            command.arg(&inner.name);
+            for (entry, holder, fewer) in group {
+                command.arg(entry.to_string()).arg(holder).arg(fewer);
+            }
+            outcome = outcome.and(patiently(inner, &Call::of_script(&RELEASE, command)).await);
         }
-        outcome = outcome.and(patiently(inner, &Call::of_script(&RELEASE, command)).await);
     }
     inner.leases(|leases| {
-        for (entry, ..) in handovers {
+        for entry in entries {
             leases.settle(entry);
         }
     });
@@ -78,10 +97,10 @@ async fn patiently(inner: &Inner, call: &Call) -> Result<(), QueueError> {
     }
 }
 
-/// Removes entries. Those that can't be removed now come back when their lease is over.
-pub(super) async fn discard(inner: &Inner, entries: Vec<Removal>) {
+/// Removes entries of a lane. Those that can't be removed now come back when their lease is over.
+pub(super) async fn discard(inner: &Inner, lane: &Lane, entries: Vec<Removal>) {
     for group in groups(entries, |_| 0) {
-        let call = drop_entries(&inner.keys, &inner.revision, &group);
+        let call = drop_entries(&inner.keys, lane, &group);
         if let Err(error) = inner.commands.last(&call, "a drop").await {
             tracing::warn!(%error, "failed to drop entries");
         }

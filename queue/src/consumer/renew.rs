@@ -7,6 +7,7 @@ use crate::{
     QueueError,
     call::Call,
     id::EntryId,
+    lane::Lane,
     scripts::{MAX_REQUESTS, RENEW},
 };
 
@@ -33,18 +34,19 @@ impl Renewer {
             let Some(inner) = self.inner.upgrade() else {
                 return;
             };
-            let leased = inner.leases(|leases| leases.all());
-            for group in leased.chunks(MAX_REQUESTS) {
-                if let Err(error) = renew(&inner, group).await {
-                    tracing::warn!(%error, "failed to renew leases");
+            for (lane, leased) in inner.leases(|leases| leases.all()) {
+                for group in leased.chunks(MAX_REQUESTS) {
+                    if let Err(error) = renew(&inner, &lane, group).await {
+                        tracing::warn!(%error, "failed to renew leases");
+                    }
                 }
             }
         }
     }
 }
 
-async fn renew(inner: &Inner, entries: &[EntryId]) -> Result<(), QueueError> {
-    let mut command = RENEW.call(&[&inner.lane.jobs], 0);
+async fn renew(inner: &Inner, lane: &Lane, entries: &[EntryId]) -> Result<(), QueueError> {
+    let mut command = RENEW.call(&[lane.jobs()], 0);
     command.arg(&inner.name);
     for entry in entries {
         command.arg(entry.to_string());

@@ -18,17 +18,18 @@ use crate::{
     call::Call,
     id::EntryId,
     keys::{RELEASED, newer},
+    lane::Lane,
     scripts::{MAX_REQUESTS, QUARANTINE, TAKE_OVER},
     wire::{self, FORMAT},
 };
 
-/// Takes requests that were handed back, up to `capacity`, and sets aside those that dead workers held.
-pub(super) async fn take_over(inner: &Inner, capacity: usize) -> Result<Vec<EntryId>, QueueError> {
-    let keys = [
-        &*inner.lane.jobs,
-        &inner.keys.artifacts(),
-        &inner.keys.pulse(),
-    ];
+/// Takes requests of a lane that were handed back, up to `capacity`, and sets aside those that dead workers held.
+pub(super) async fn take_over(
+    inner: &Inner,
+    lane: &Lane,
+    capacity: usize,
+) -> Result<Vec<EntryId>, QueueError> {
+    let keys = [lane.jobs(), &inner.keys.artifacts(), &inner.keys.pulse()];
     let mut command = TAKE_OVER.call(&keys, 0);
     command
         .arg(&inner.name)
@@ -48,7 +49,7 @@ pub(super) async fn take_over(inner: &Inner, capacity: usize) -> Result<Vec<Entr
     // Redis may have lost the record while this worker lived on, and have recorded another one's since.
     let recorded: String = values.next().and_then(wire::parse).unwrap_or_default();
     inner.leases(|leases| {
-        leases.set_aside(aside);
+        leases.set_aside(lane, aside);
         if inner.artifact.as_ref().is_some_and(|own| *own != recorded) {
             leases.must_join = true;
         }
@@ -60,10 +61,14 @@ fn entries(values: impl IntoIterator<Item = Value>) -> Vec<EntryId> {
     values.into_iter().filter_map(wire::parse).collect()
 }
 
-/// Takes some of the suspects for their turn, up to `capacity`; none if there are none to run.
-pub(super) async fn take(inner: &Inner, capacity: usize) -> Result<Vec<Job>, QueueError> {
+/// Takes some of the suspects of a lane for their turn, up to `capacity`; none if there are none to run.
+pub(super) async fn take(
+    inner: &Inner,
+    lane: &Lane,
+    capacity: usize,
+) -> Result<Vec<Job>, QueueError> {
     let most = inner.limits().max_deliveries;
-    let mut command = QUARANTINE.call(&[&inner.lane.jobs], 0);
+    let mut command = QUARANTINE.call(&[lane.jobs()], 0);
     command
         .arg(&inner.name)
         .arg(capacity.clamp(1, MAX_REQUESTS))
@@ -81,9 +86,9 @@ pub(super) async fn take(inner: &Inner, capacity: usize) -> Result<Vec<Job>, Que
         return Err(QueueError::Answer { operation });
     };
     let entries = entries(values);
-    inner.leases(|leases| leases.set_aside(more > 0));
+    inner.leases(|leases| leases.set_aside(lane, more > 0));
     if deliveries > most {
-        give_up(inner, &entries, most).await?;
+        give_up(inner, lane, &entries, most).await?;
         return Ok(Vec::new());
     }
     if entries.is_empty() {
@@ -95,14 +100,19 @@ pub(super) async fn take(inner: &Inner, capacity: usize) -> Result<Vec<Job>, Que
         "running requests of a worker that fell silent, by themselves"
     );
     let group = inner.leases(Leases::group);
-    intake::load(inner, &entries, Some(group)).await
+    intake::load(inner, lane, &entries, Some(group)).await
 }
 
 /// Answers requests that have been given to workers as often as they may with a failure.
-async fn give_up(inner: &Inner, entries: &[EntryId], deliveries: u32) -> Result<(), QueueError> {
-    let read = read::range(inner, entries).await;
+async fn give_up(
+    inner: &Inner,
+    lane: &Lane,
+    entries: &[EntryId],
+    deliveries: u32,
+) -> Result<(), QueueError> {
+    let read = read::range(inner, lane, entries).await;
     let (found, now) = read.inspect_err(|_| inner.leases(|leases| leases.stray = true))?;
-    let jobs = intake::triage(inner, found, now).await;
+    let jobs = intake::triage(inner, lane, found, now).await;
     let answers = jobs.into_iter().map(|job| letter(job.id, deliveries));
     answer::answer_only(inner, answers.collect()).await;
     Ok(())

@@ -6,15 +6,16 @@ use redis::Value;
 
 use super::shared::Shared;
 use crate::{
-    Backlog, ConsumerBacklog, QueueError, RevisionBacklog,
+    Backlog, ConsumerBacklog, QueueError,
     call::Call,
     commands::evict,
-    keys::{Class, GROUP, is_reserved},
+    keys::{GROUP, is_reserved},
+    lane,
     scripts::GONE_AFTER_MS,
     wire,
 };
 
-/// Reads the backlog: first the revisions, then the content of each. Where no workers are left to remove expired
+/// Reads the backlog: first the lanes, then the content of each. Where no workers are left to remove expired
 /// requests, they are removed here, or they would count against the bounds for ever.
 pub(super) async fn read(shared: &Shared) -> Result<Backlog, QueueError> {
     let mut command = redis::cmd("HGETALL");
@@ -24,32 +25,33 @@ pub(super) async fn read(shared: &Shared) -> Result<Backlog, QueueError> {
         .last(&Call::of(command), "HGETALL")
         .await?;
     let mut values = wire::list(bytes).into_iter();
-    let mut revisions: Vec<(String, u64)> = Vec::new();
-    while let (Some(revision), Some(bytes)) = (values.next(), values.next()) {
-        let revision: String = wire::parse(revision).ok_or(QueueError::Answer {
+    let mut lanes: Vec<(String, u64)> = Vec::new();
+    while let (Some(lane), Some(bytes)) = (values.next(), values.next()) {
+        let lane: String = wire::parse(lane).ok_or(QueueError::Answer {
             operation: "HGETALL",
         })?;
-        if !is_reserved(&revision) {
-            revisions.push((revision, wire::parse(bytes).unwrap_or_default()));
+        if !is_reserved(&lane) {
+            lanes.push((lane, wire::parse(bytes).unwrap_or_default()));
         }
     }
-    if revisions.is_empty() {
+    if lanes.is_empty() {
         return Ok(Backlog::default());
     }
     let mut call = Call::new();
-    for (revision, _) in &revisions {
-        let jobs = shared.keys.lane(revision, Class::Interactive).jobs;
+    for (lane, _) in &lanes {
+        let lane = shared.keys.lane(lane);
+        let jobs = lane.jobs();
         let mut length = redis::cmd("XLEN");
-        length.arg(&jobs);
+        length.arg(jobs);
         call.command(length);
         let mut consumers = redis::cmd("XINFO");
-        consumers.arg("CONSUMERS").arg(&jobs).arg(GROUP);
+        consumers.arg("CONSUMERS").arg(jobs).arg(GROUP);
         call.command(consumers);
     }
     let mut replies = shared.connections.send(&call).await?.into_iter();
     let mut backlog = Backlog::default();
     let mut deserted = Vec::new();
-    for (revision, bytes) in revisions {
+    for (lane, bytes) in lanes {
         let (Some(length), Some(consumers)) = (replies.next(), replies.next()) else {
             return Err(QueueError::Answer {
                 operation: "a backlog",
@@ -68,15 +70,26 @@ pub(super) async fn read(shared: &Shared) -> Result<Backlog, QueueError> {
             .filter(|(consumer, _)| !is_reserved(&consumer.name));
         let (consumers, idle_ms): (Vec<ConsumerBacklog>, Vec<_>) = workers.unzip();
         if idle_ms.into_iter().all(|idle_ms| idle_ms > GONE_AFTER_MS) {
-            deserted.push(revision.clone());
+            deserted.push(lane.clone());
         }
-        let summary = RevisionBacklog {
-            length: length.max(unanswered),
-            pending: consumers.iter().map(|consumer| consumer.pending).sum(),
-            bytes,
-            consumers,
-        };
-        backlog.revisions.insert(revision, summary);
+        let revision = lane::revision(&lane).to_owned();
+        let all = backlog.revisions.entry(revision).or_default();
+        all.length += length.max(unanswered);
+        all.pending += consumers
+            .iter()
+            .map(|consumer| consumer.pending)
+            .sum::<u64>();
+        all.bytes += bytes;
+        for consumer in consumers {
+            match all
+                .consumers
+                .iter_mut()
+                .find(|one| one.name == consumer.name)
+            {
+                Some(one) => one.pending += consumer.pending,
+                None => all.consumers.push(consumer),
+            }
+        }
     }
     if let Err(error) = clear(shared, &deserted).await {
         tracing::debug!(%error, "failed to clear up behind workers that are gone");
@@ -85,10 +98,11 @@ pub(super) async fn read(shared: &Shared) -> Result<Backlog, QueueError> {
 }
 
 async fn clear(shared: &Shared, deserted: &[String]) -> Result<(), QueueError> {
-    for revision in deserted {
+    for lane in deserted {
+        let lane = shared.keys.lane(lane);
         shared
             .connections
-            .last(&evict(&shared.keys, revision), "an eviction")
+            .last(&evict(&shared.keys, &lane), "an eviction")
             .await?;
     }
     Ok(())

@@ -17,7 +17,7 @@ use super::{
     replies,
     shared::Shared,
 };
-use crate::{QueueError, call::Call, connection::Connection, id::EntryId, keys::Class, wire};
+use crate::{QueueError, call::Call, connection::Connection, id::EntryId, wire};
 
 /// The most entries asked for in one command, so that others do not wait long for Redis.
 const MAX_ENTRIES: usize = 1024;
@@ -70,7 +70,7 @@ async fn look(
         };
         match entry {
             Some(entry) => queued
-                .entry(overdue.revision.clone())
+                .entry(overdue.lane.clone())
                 .or_default()
                 .push((overdue, entry)),
             None => {
@@ -78,26 +78,26 @@ async fn look(
             }
         }
     }
-    for (revision, queued) in queued {
-        for overdue in gone(shared, connection, &revision, queued).await? {
+    for (lane, queued) in queued {
+        for overdue in gone(shared, connection, &lane, queued).await? {
             missing.insert((overdue.submitted, overdue.uuid));
         }
     }
     Ok(missing)
 }
 
-/// Returns the requests whose entries are not in the stream.
+/// Returns the requests whose entries are not in the stream of their lane.
 async fn gone(
     shared: &Shared,
     connection: &Connection,
-    revision: &str,
+    lane: &str,
     queued: Vec<(Overdue, EntryId)>,
 ) -> Result<Vec<Overdue>, QueueError> {
-    let index = shared.keys.lane(revision, Class::Interactive).index;
+    let lane = shared.keys.lane(lane);
     let mut scores = Vec::with_capacity(queued.len());
     for some in queued.chunks(MAX_ENTRIES) {
         let mut command = redis::cmd("ZMSCORE");
-        command.arg(&index);
+        command.arg(lane.index());
         for (_, entry) in some {
             command.arg(entry.to_string());
         }

@@ -8,7 +8,7 @@ use super::{in_flight::Outgoing, shared::Shared};
 use crate::{
     Submit,
     call::Call,
-    keys::Class,
+    lane,
     scripts::ENQUEUE,
     wire::{self, is_large},
 };
@@ -16,20 +16,26 @@ use crate::{
 /// The time that a large body outlives its request's deadline: an entry must not be there without it.
 const BODIES_OUTLIVE: Duration = Duration::from_secs(5);
 
-/// Makes the call that enqueues requests of one revision. `number` is the call's in the receipts.
-pub(super) fn enqueue(shared: &Shared, revision: &str, number: u64, group: &[Outgoing]) -> Call {
+/// The part of the queue's length that the requests of one lane may take, so that no caller fills it alone.
+const SHARE: (u64, u64) = (9, 10);
+
+/// Makes the call that enqueues requests of one lane. `number` is the call's in the receipts.
+pub(super) fn enqueue(shared: &Shared, lane: &str, number: u64, group: &[Outgoing]) -> Call {
     let limits = shared.limits();
     let keys = &shared.keys;
-    let lane = keys.lane(revision, Class::Interactive);
+    let common = keys.lane(lane::revision(lane));
+    let lane = keys.lane(lane);
     let mut names = vec![
-        lane.jobs,
-        lane.index,
+        lane.jobs().to_owned(),
+        lane.index().to_owned(),
         keys.bytes(),
+        keys.lengths(),
         keys.receipts(&shared.proxy),
+        common.jobs().to_owned(),
     ];
     let mut call = Call::new();
     let mut size = 0;
-    for Outgoing { uuid, request } in group {
+    for Outgoing { uuid, request, .. } in group {
         size += 128;
         if is_large(request.body.len()) {
             let key = keys.body(*uuid);
@@ -42,12 +48,13 @@ pub(super) fn enqueue(shared: &Shared, revision: &str, number: u64, group: &[Out
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let mut command = ENQUEUE.call(&names, size);
     command
-        .arg(revision)
+        .arg(lane.name())
         .arg(limits.max_length)
         .arg(limits.max_bytes)
-        .arg(number);
+        .arg(number)
+        .arg((limits.max_length * SHARE.0).div_ceil(SHARE.1));
     let now = Instant::now();
-    for Outgoing { uuid, request } in group {
+    for Outgoing { uuid, request, .. } in group {
         let ttl = request.deadline.saturating_duration_since(now);
         wire::enqueue_arguments(&mut command, *uuid, &shared.proxy, ttl, request);
     }

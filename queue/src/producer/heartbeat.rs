@@ -23,17 +23,21 @@ pub(super) async fn beat(shared: &Shared, connection: &Connection) -> Result<(),
         &keys.unread(),
         &keys.pulse(),
         &keys.receipts(&shared.proxy),
+        &keys.callers(),
     ];
     let mut command = HEARTBEAT.call(&names, 0);
     command
         .arg(&shared.proxy)
         .arg(REPLIES_LIVE.as_millis())
         .arg(shared.limits().lease.as_millis())
-        .arg(RECEIPTS_LIVE.as_millis());
-    Call::of_script(&HEARTBEAT, command)
+        .arg(RECEIPTS_LIVE.as_millis())
+        .arg(u8::from(shared.in_flight.len() > 0));
+    let others = Call::of_script(&HEARTBEAT, command)
         .last("a sign of life", connection)
-        .await
-        .map(drop)
+        .await?;
+    let others = wire::parse::<u64>(others).unwrap_or_default();
+    shared.in_flight.set_crowded(others > 0);
+    Ok(())
 }
 
 /// Removes the large answers that proxies which are gone have not read, so that they do not count any more.

@@ -1,6 +1,7 @@
 //! The map of in-flight requests. An outcome is for whoever is in it, and takes it out: that makes answers
 //! exactly-once.
 
+mod callers;
 mod stage;
 
 use std::{
@@ -20,6 +21,7 @@ use super::rate::Rate;
 use crate::{
     Limits, Outcome, Submit, SubmitError, commands::Removal, events, id::EntryId, wire::is_large,
 };
+use callers::Callers;
 pub(super) use stage::{Outgoing, Overdue, Stage};
 
 /// The end of a channel on which an in-flight request's outcome comes.
@@ -27,6 +29,8 @@ pub(super) type Receiver = oneshot::Receiver<Result<Outcome, SubmitError>>;
 
 struct InFlightRequest {
     submit: Submit,
+    /// The name of the lane that the request is in, or is to be.
+    lane: Arc<str>,
     outcome: oneshot::Sender<Result<Outcome, SubmitError>>,
     stage: Stage,
     /// Whether the request was in the stream once, so that it is no longer refused.
@@ -40,7 +44,7 @@ struct InFlightRequest {
 /// An entry that nobody waits for.
 #[derive(Debug)]
 pub(super) struct Cancelled {
-    pub(super) revision: Arc<str>,
+    pub(super) lane: Arc<str>,
     pub(super) removal: Removal,
 }
 
@@ -59,6 +63,7 @@ struct State {
     abandoned: HashSet<Uuid>,
     closed: bool,
     rate: Rate,
+    callers: Callers,
 }
 
 impl InFlight {
@@ -81,10 +86,12 @@ impl InFlight {
             let (outcome, receiver) = oneshot::channel();
             let now = Instant::now();
             state.bytes = bytes;
+            let lane = state.callers.admit(&submit, limits.window);
             state.requests.insert(
                 uuid,
                 InFlightRequest {
                     submit,
+                    lane,
                     outcome,
                     stage: Stage::Waiting,
                     accepted: false,
@@ -95,6 +102,11 @@ impl InFlight {
             );
             Ok(receiver)
         })
+    }
+
+    /// Notes whether other proxies have requests in flight, too.
+    pub(super) fn set_crowded(&self, crowded: bool) {
+        self.with(|state| state.callers.set_crowded(crowded));
     }
 
     pub(super) fn contains(&self, uuid: Uuid) -> bool {
@@ -179,6 +191,7 @@ impl State {
     fn remove(&mut self, uuid: Uuid) -> Option<InFlightRequest> {
         let request = self.requests.remove(&uuid)?;
         self.bytes -= size(&request.submit);
+        self.callers.leave(&request.submit, &request.lane);
         Some(request)
     }
 
@@ -196,7 +209,7 @@ impl State {
         let request = self.remove(uuid)?;
         let cancelled = match request.stage {
             Stage::Queued(entry) => Some(Cancelled {
-                revision: request.submit.revision.clone(),
+                lane: request.lane.clone(),
                 removal: removal(uuid, request.submit.body.len(), entry),
             }),
             Stage::Sent(_) => {
@@ -237,6 +250,7 @@ mod tests {
         max_bytes: 10 << 20,
         max_request_bytes: 4 << 20,
         lease: Duration::from_secs(1),
+        window: 32,
     };
 
     pub(super) fn insert(in_flight: &InFlight, revision: &str, size: usize) -> (Uuid, Receiver) {

@@ -193,20 +193,20 @@ impl<'a> Session<'a> {
                 // The first in line must be alone, which it can't be yet.
                 break;
             };
-            let revision = Arc::clone(&first.request.revision);
+            let lane = Arc::clone(&first.lane);
             // A request that must be alone takes all places.
             let places = if group.alone { MAX_CALLS } else { 1 };
-            self.write(&revision, call, &group.requests, places);
+            self.write(&lane, call, &group.requests, places);
         }
     }
 
-    fn write(&mut self, revision: &Arc<str>, number: u64, group: &[Outgoing], places: usize) {
+    fn write(&mut self, lane: &Arc<str>, number: u64, group: &[Outgoing], places: usize) {
         let keys = &self.shared.keys;
-        let call = enqueue(&self.shared, revision, number, group);
-        let eviction = std::mem::take(&mut self.evict).then(|| evict(keys, revision));
+        let call = enqueue(&self.shared, lane, number, group);
+        let eviction = std::mem::take(&mut self.evict).then(|| evict(keys, &keys.lane(lane)));
         let sent = group
             .iter()
-            .map(|outgoing| (outgoing.uuid, revision.clone(), outgoing.request.body.len()))
+            .map(|outgoing| (outgoing.uuid, lane.clone(), outgoing.request.body.len()))
             .collect();
         let connection = self.connection.clone();
         self.calls += places;
@@ -231,16 +231,13 @@ impl<'a> Session<'a> {
     }
 
     fn cancel(&mut self, cancelled: Vec<Cancelled>) {
-        let mut revisions: BTreeMap<Arc<str>, Vec<Cancelled>> = BTreeMap::new();
+        let mut lanes: BTreeMap<Arc<str>, Vec<Cancelled>> = BTreeMap::new();
         for entry in cancelled {
-            revisions
-                .entry(entry.revision.clone())
-                .or_default()
-                .push(entry);
+            lanes.entry(entry.lane.clone()).or_default().push(entry);
         }
-        for (revision, entries) in revisions {
+        for (lane, entries) in lanes {
             let entries = entries.iter().map(|cancelled| &cancelled.removal);
-            let call = drop_entries(&self.shared.keys, &revision, entries);
+            let call = drop_entries(&self.shared.keys, &self.shared.keys.lane(&lane), entries);
             let connection = self.connection.clone();
             self.calls += 1;
             self.work.push(
@@ -332,10 +329,10 @@ impl<'a> Session<'a> {
         };
         let mut refused = Vec::new();
         let mut cancelled = Vec::new();
-        for ((uuid, revision, size), entry) in sent.into_iter().zip(entries) {
+        for ((uuid, lane, size), entry) in sent.into_iter().zip(entries) {
             match wire::parse::<EntryId>(entry) {
                 Some(entry) => {
-                    cancelled.extend(self.shared.in_flight.confirm(uuid, &revision, size, entry));
+                    cancelled.extend(self.shared.in_flight.confirm(uuid, &lane, size, entry));
                 }
                 None => refused.push(uuid),
             }

@@ -12,7 +12,9 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::in_flight::InFlight;
-use crate::{Endpoint, Limits, QueueError, id::EntryId, keys::Keys, manager::ConnectionManager};
+use crate::{
+    Caller, Endpoint, Limits, QueueError, id::EntryId, keys::Keys, manager::ConnectionManager,
+};
 
 /// The longest time that Redis may take to answer. A shorter one, which a stalled Redis often exceeds, would only make
 /// many requests uncertain.
@@ -22,6 +24,8 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) struct Shared {
     pub(super) keys: Keys,
     pub(super) proxy: String,
+    /// This proxy as a caller, for requests of which no other is known.
+    pub(super) caller: Caller,
     pub(super) limits: RwLock<Limits>,
     pub(super) in_flight: InFlight,
     pub(super) connections: ConnectionManager,
@@ -51,6 +55,7 @@ impl Shared {
         Ok(Self {
             keys: Keys::new(uid)?,
             proxy: proxy.to_owned(),
+            caller: Caller::named(proxy.as_bytes()),
             limits: RwLock::new(limits),
             in_flight: InFlight::default(),
             connections: ConnectionManager::new(endpoint, RESPONSE_TIMEOUT),

@@ -1,7 +1,8 @@
 #!lua flags=allow-oom
 -- Answers requests that are still there, and removes them.
--- KEYS: jobs, index, bytes, dead, unread, then the replies streams, then the keys of large bodies and large answers
--- ARGV: revision, consumer, most bytes, the number of replies streams, the number of requests,
+-- KEYS: jobs, index, bytes, dead, unread, lengths, then the replies streams, then the keys of large bodies and of large
+--       answers
+-- ARGV: lane, consumer, most bytes, the number of replies streams, the number of requests,
 --       then of each request: entry, the replies stream (1, 2, ...), size, kind, field, outcome,
 --       then of each request that needs more: the request (1, 2, ...), the key that holds its body (0: none), the
 --       key that holds its answer (0: none), the answer's size if it is large (else 0), its uuid, its client
@@ -13,9 +14,9 @@
 -- leave a quarter. A large answer that Redis had no memory to keep in a key of its own comes as an outcome: it is let
 -- through, to make room, where its proxy has read all before it.
 -- Returns the requests (1, 2, ...) whose answers have no room now; they are still there.
-local jobs, index, bytes_by_revision, dead, unread = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local FIRST_STREAM = 6
-local revision, consumer, max_bytes = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local jobs, index, bytes_by_lane, dead, unread, lengths = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local FIRST_STREAM = 7
+local lane, consumer, max_bytes = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local count = tonumber(ARGV[5])
 -- The arguments of a request begin at FIRST + (request - 1) * LENGTH, and those that only some have at first_extra.
 local FIRST, LENGTH = 6, 6
@@ -61,8 +62,8 @@ local function bury(place, extra)
   local entry = redis.call('XRANGE', jobs, id, id)[1]
   local fields = entry and entry[2] or {}
   local letter = {
-    'revision', revision, 'worker', consumer, 'request', ARGV[extra + UUID], 'client', ARGV[extra + CLIENT],
-    'reason', ARGV[place + OUTCOME],
+    'revision', string.match(lane, '^[^~]*'), 'worker', consumer, 'request', ARGV[extra + UUID],
+    'client', ARGV[extra + CLIENT], 'reason', ARGV[place + OUTCOME],
   }
   for j = 1, #fields, 2 do
     local name, value = fields[j], fields[j + 1]
@@ -78,10 +79,10 @@ local bytes, all_unread = nil, nil
 local function has_room(stream, size, freed, is_outcome)
   if not bytes then
     bytes = 0
-    for _, part in ipairs(redis.call('HVALS', bytes_by_revision)) do
+    for _, part in ipairs(redis.call('HVALS', bytes_by_lane)) do
       bytes = bytes + part
     end
-    all_unread = tonumber(redis.call('HGET', bytes_by_revision, '~replies') or 0)
+    all_unread = tonumber(redis.call('HGET', bytes_by_lane, '~replies') or 0)
   end
   local proxy = string.match(stream, 'replies:(.*)$')
   local own = tonumber(redis.call('HGET', unread, proxy) or 0)
@@ -91,7 +92,7 @@ local function has_room(stream, size, freed, is_outcome)
   end
   bytes, all_unread = bytes - freed + size, all_unread + size
   redis.call('HINCRBY', unread, proxy, size)
-  redis.call('HINCRBY', bytes_by_revision, '~replies', size)
+  redis.call('HINCRBY', bytes_by_lane, '~replies', size)
   return true
 end
 
@@ -167,7 +168,9 @@ if #entries > 0 then
   redis.call('XACK', jobs, 'workers', unpack(entries))
   redis.call('XDEL', jobs, unpack(entries))
   redis.call('ZREM', index, unpack(entries))
-  redis.call('HINCRBY', bytes_by_revision, revision, -size)
+  redis.call('HINCRBY', bytes_by_lane, lane, -size)
+  --#include shorten.lua
+  shorten(lengths, lane, #entries)
 end
 if #useless > 0 then
   redis.call('UNLINK', unpack(useless))

@@ -1,17 +1,17 @@
 #!lua flags=allow-oom
 -- Removes requests that have expired, and an empty stream that no worker reads.
--- KEYS: jobs, index, bytes
--- ARGV: revision, ms without a word after which a worker is taken to be gone
+-- KEYS: jobs, index, bytes, lengths
+-- ARGV: lane, ms without a word after which a worker is taken to be gone
 -- Large bodies expire with their requests. Returns how many requests were removed.
-local jobs, index, bytes_by_revision = KEYS[1], KEYS[2], KEYS[3]
-local revision, gone_after = ARGV[1], tonumber(ARGV[2])
+local jobs, index, bytes_by_lane, lengths = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local lane, gone_after = ARGV[1], tonumber(ARGV[2])
 local PAGE = 128
 
 local time = redis.call('TIME')
 local seconds, micros = time[1], time[2]
 local now = seconds * 1000 + math.floor(micros / 1000)
 local expired = redis.call('ZRANGE', index, '-inf', '(' .. now, 'BYSCORE', 'LIMIT', 0, PAGE)
-local freed = 0
+local freed, removed = 0, 0
 for _, id in ipairs(expired) do
   local entry = redis.call('XRANGE', jobs, id, id)[1]
   local fields = entry and entry[2] or {}
@@ -26,12 +26,14 @@ for _, id in ipairs(expired) do
 end
 if #expired > 0 then
   redis.call('XACK', jobs, 'workers', unpack(expired))
-  redis.call('XDEL', jobs, unpack(expired))
+  removed = redis.call('XDEL', jobs, unpack(expired))
   redis.call('ZREM', index, unpack(expired))
 end
 if freed > 0 then
-  redis.call('HINCRBY', bytes_by_revision, revision, -freed)
+  redis.call('HINCRBY', bytes_by_lane, lane, -freed)
 end
+--#include shorten.lua
+shorten(lengths, lane, removed)
 
 if redis.call('XLEN', jobs) > 0 then
   return #expired
@@ -46,5 +48,6 @@ for _, info in ipairs(consumers.err and {} or consumers) do
   end
 end
 redis.call('DEL', jobs, index)
-redis.call('HDEL', bytes_by_revision, revision)
+redis.call('HDEL', bytes_by_lane, lane)
+redis.call('HDEL', lengths, lane)
 return #expired

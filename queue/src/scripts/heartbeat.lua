@@ -1,10 +1,13 @@
 #!lua flags=allow-oom
 -- Keeps a proxy's replies stream alive for a while, and its receipts for a while longer: the proxy is there.
--- KEYS: replies, bytes, unread, pulse, receipts
--- ARGV: proxy, ms that the replies stream lives, lease in ms, ms that the receipts live
--- Returns 1 if the stream was not there: earlier answers are lost.
-local replies, bytes_by_revision, unread, pulse, receipts = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local proxy, replies_live, lease, receipts_live = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+-- KEYS: replies, bytes, unread, pulse, receipts, callers
+-- ARGV: proxy, ms that the replies stream lives, lease in ms, ms that the receipts live, 1 if the proxy has requests in
+--       flight
+-- Returns how many other proxies had requests in flight a short while ago.
+local replies, bytes_by_lane, unread, pulse, receipts, callers = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local proxy, replies_live, lease, receipts_live, is_busy = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5] == '1'
+-- The time for which a proxy counts as one that has requests, longer than that between two heartbeats.
+local BUSY_FOR = 5000
 local PULSE_LIVES, SHORTEST_SILENCE = 60000, 1500
 
 local time = redis.call('TIME')
@@ -17,13 +20,12 @@ if now - spoken > math.max(lease / 2, SHORTEST_SILENCE) then
   redis.call('HSET', pulse, 'grace', now + lease)
 end
 redis.call('PEXPIRE', pulse, PULSE_LIVES)
-local absent = redis.call('EXISTS', replies) == 0
-if absent then
+if redis.call('EXISTS', replies) == 0 then
   -- A stream may be empty, but only an entry makes one.
   redis.call('XDEL', replies, redis.call('XADD', replies, '*', 'present', ''))
   local size = redis.call('HGET', unread, proxy)
   if size then
-    redis.call('HINCRBY', bytes_by_revision, '~replies', -size)
+    redis.call('HINCRBY', bytes_by_lane, '~replies', -size)
     redis.call('HDEL', unread, proxy)
   end
 end
@@ -31,4 +33,19 @@ redis.call('PEXPIRE', replies, replies_live)
 -- The receipts are there before the first enqueue, which then need not say how long they live.
 redis.call('HSETNX', receipts, 'present', '')
 redis.call('PEXPIRE', receipts, receipts_live)
-return absent and 1 or 0
+
+if is_busy then
+  redis.call('HSET', callers, proxy, now)
+  redis.call('PEXPIRE', callers, BUSY_FOR)
+end
+local others = 0
+local all = redis.call('HGETALL', callers)
+for i = 1, #all, 2 do
+  local other, since = all[i], now - all[i + 1]
+  if since > BUSY_FOR then
+    redis.call('HDEL', callers, other)
+  elseif other ~= proxy then
+    others = others + 1
+  end
+end
+return others

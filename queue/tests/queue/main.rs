@@ -13,6 +13,7 @@ mod events;
 mod failover;
 mod faults;
 mod following;
+mod lanes;
 mod large;
 mod quarantine;
 mod relay;
@@ -42,6 +43,7 @@ fn limits() -> Limits {
         max_bytes: 1 << 30,
         max_request_bytes: 4 << 20,
         lease: LEASE,
+        window: 32,
     }
 }
 
@@ -69,6 +71,7 @@ fn options(name: &str) -> ConsumerOptions {
             lease: LEASE,
             max_deliveries: 3,
             max_bytes: 1 << 30,
+            default_priority: 1,
         },
     }
 }

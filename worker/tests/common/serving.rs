@@ -39,6 +39,7 @@ impl Redis {
             max_bytes: 1 << 30,
             max_request_bytes: 4 << 20,
             lease: Duration::from_secs(5),
+            window: 32,
         };
         Producer::start(
             Endpoint::from_url(&self.0.url()).unwrap(),

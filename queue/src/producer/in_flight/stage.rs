@@ -50,13 +50,14 @@ pub(crate) struct Group {
 /// A request about to be written.
 pub(crate) struct Outgoing {
     pub(crate) uuid: Uuid,
+    pub(crate) lane: Arc<str>,
     pub(crate) request: Submit,
 }
 
 /// A request to look for in Redis.
 pub(crate) struct Overdue {
     pub(crate) uuid: Uuid,
-    pub(crate) revision: Arc<str>,
+    pub(crate) lane: Arc<str>,
     pub(crate) stage: Stage,
     pub(crate) submitted: Instant,
 }
@@ -74,7 +75,7 @@ impl InFlight {
         });
     }
 
-    /// Takes from the front of the waiting requests those that one `call` writes: of one revision, as many as a call
+    /// Takes from the front of the waiting requests those that one `call` writes: of one lane, as many as a call
     /// may carry, or one by itself that must be `alone`, if it may be now. Requests given up meanwhile are left out.
     pub(crate) fn send(
         &self,
@@ -95,9 +96,7 @@ impl InFlight {
                     let fits = match group.requests.first() {
                         None => may_be_alone || !must_be_alone,
                         Some(first) => {
-                            !must_be_alone
-                                && bytes <= MAX_BYTES
-                                && first.request.revision == request.submit.revision
+                            !must_be_alone && bytes <= MAX_BYTES && first.lane == request.lane
                         }
                     };
                     if !fits {
@@ -110,6 +109,7 @@ impl InFlight {
                     });
                     group.requests.push(Outgoing {
                         uuid,
+                        lane: request.lane.clone(),
                         request: request.submit.clone(),
                     });
                 }
@@ -123,7 +123,7 @@ impl InFlight {
     pub(crate) fn confirm(
         &self,
         uuid: Uuid,
-        revision: &Arc<str>,
+        lane: &Arc<str>,
         size: usize,
         entry: EntryId,
     ) -> Option<Cancelled> {
@@ -137,7 +137,7 @@ impl InFlight {
                 span = events::are_wanted().then(|| request.submit.span.clone());
             } else if state.abandoned.remove(&uuid) {
                 return Some(Cancelled {
-                    revision: revision.clone(),
+                    lane: lane.clone(),
                     removal: removal(uuid, size, entry),
                 });
             }
@@ -220,7 +220,7 @@ impl InFlight {
                     request.checked = now;
                     Overdue {
                         uuid: *uuid,
-                        revision: request.submit.revision.clone(),
+                        lane: request.lane.clone(),
                         stage: request.stage,
                         submitted: request.submitted,
                     }

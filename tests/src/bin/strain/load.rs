@@ -38,6 +38,7 @@ pub fn limits(max_length: u64) -> Limits {
         max_bytes: MAX_BYTES,
         max_request_bytes: 4 << 20,
         lease: LEASE,
+        window: 1024,
     }
 }
 
@@ -109,6 +110,7 @@ impl Workers {
                     lease: LEASE,
                     max_deliveries: 3,
                     max_bytes: MAX_BYTES,
+                    default_priority: 1,
                 },
             };
             let consumer = runtime
