@@ -25,7 +25,7 @@ pub(super) async fn exchange(
         && inner.leases(|leases| {
             !leases.recovery_due() && leases.turn_after(&entries) == Turn::Ordinary
         })
-        // Which of several lanes have how many requests is known only when they are read.
+        // Several lanes take more than one read.
         && !inner.lanes(|lanes| lanes.any());
     let replies = send(inner, due, if read { capacity } else { 0 }).await?;
     if read {

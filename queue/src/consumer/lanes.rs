@@ -213,7 +213,7 @@ async fn round(
             Err(error) => failure = Some(error),
         }
     }
-    // What was read is this worker's, so that it is in nobody's hands if the rest failed.
+    // Requests that were read are this worker's, and in nobody's hands if the rest failed.
     let now = match (failure, time, active) {
         (None, Ok(now), Ok(active)) => {
             learn(inner, active.unwrap_or(Value::Nil));
