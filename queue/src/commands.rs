@@ -31,10 +31,12 @@ impl From<&JobId> for Removal {
     }
 }
 
-/// Makes the call that removes entries from a lane's stream.
+/// Makes the call that removes entries from a lane's stream: those that the worker `remover` holds, or those whose clients
+/// have left, of which the workers that hold them are told.
 pub(crate) fn drop_entries<'a>(
     keys: &Keys,
     lane: &Lane,
+    remover: Option<&str>,
     entries: impl IntoIterator<Item = &'a Removal> + Clone,
 ) -> Call {
     let mut names = vec![
@@ -42,6 +44,7 @@ pub(crate) fn drop_entries<'a>(
         lane.index().to_owned(),
         keys.bytes(),
         keys.lengths(),
+        keys.left(),
     ];
     let large = entries
         .clone()
@@ -50,7 +53,7 @@ pub(crate) fn drop_entries<'a>(
     names.extend(large.map(|uuid| keys.body(uuid)));
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let mut command = DROP.call(&names, 0);
-    command.arg(lane.name());
+    command.arg(lane.name()).arg(remover.unwrap_or_default());
     for removal in entries {
         command.arg(removal.entry.to_string()).arg(removal.size);
     }

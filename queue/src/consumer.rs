@@ -28,14 +28,34 @@ mod suspects;
 mod unsent;
 
 use std::{
+    collections::HashSet,
     sync::{Arc, PoisonError},
     time::Duration,
 };
 
-use crate::{Endpoint, Job, JobId, Outcome, QueueError};
+use crate::{Endpoint, Job, JobId, Outcome, QueueError, id::EntryId};
 use inner::Inner;
+use leases::Leases;
 pub use options::{ConsumerLimits, ConsumerOptions};
 pub use renew::Renewer;
+
+/// Requests whose clients have left while a worker held them.
+#[derive(Debug)]
+pub struct Abandoned(HashSet<EntryId>);
+
+impl Abandoned {
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether a request is one of them.
+    #[must_use]
+    pub fn contains(&self, id: &JobId) -> bool {
+        self.0.contains(&id.entry)
+    }
+}
 
 /// The worker's side of the queue. A fetch may wait while a batch is answered, so all methods take `&self`.
 pub struct Consumer {
@@ -111,6 +131,13 @@ impl Consumer {
         capacity: usize,
     ) -> Result<Vec<Job>, QueueError> {
         exchange::exchange(&self.inner, answers, capacity).await
+    }
+
+    /// Returns the requests that this worker was given whose clients have left since the last time it asked, as answers
+    /// brought it up. They are in the queue no more.
+    #[must_use]
+    pub fn abandoned(&self) -> Abandoned {
+        Abandoned(self.inner.leases(Leases::take_abandoned))
     }
 
     /// Returns the renewer of leases, to be run in a task of its own as long as the consumer lives.

@@ -17,6 +17,7 @@
 //! | `bytes` | hash | bytes of request bodies in `jobs:<lane>`, by lane; its fields are also the list of lanes. `~replies` is all that `unread` holds |
 //! | `lengths` | hash | the number of entries of each lane but the common ones; a lane without entries has no field |
 //! | `callers` | hash | when a proxy last said that it has requests in flight, by proxy, in ms |
+//! | `left` | hash, expires | the workers that hold requests whose clients have left, by entry; each worker takes its own out |
 //! | `unread` | hash | bytes of the large answers that a proxy has not read, by proxy |
 //! | `pulse` | hash | when anyone last spoke, and until when nobody is taken to be dead, in ms |
 
@@ -107,6 +108,10 @@ impl Keys {
         format!("{}callers", self.prefix)
     }
 
+    pub(crate) fn left(&self) -> String {
+        format!("{}left", self.prefix)
+    }
+
     pub(crate) fn unread(&self) -> String {
         format!("{}unread", self.prefix)
     }
@@ -128,6 +133,7 @@ mod tests {
             keys.lane("rev1").index().to_owned(),
             keys.lengths(),
             keys.callers(),
+            keys.left(),
             keys.body(Uuid::nil()),
             keys.replies("proxy"),
             keys.reply("proxy", Uuid::nil(), "worker"),

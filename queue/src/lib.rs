@@ -53,7 +53,7 @@ mod scripts;
 mod types;
 mod wire;
 
-pub use consumer::{Consumer, ConsumerLimits, ConsumerOptions, Renewer};
+pub use consumer::{Abandoned, Consumer, ConsumerLimits, ConsumerOptions, Renewer};
 pub use endpoint::Endpoint;
 pub use error::{QueueError, SubmitError};
 pub use id::JobId;

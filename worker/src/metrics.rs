@@ -162,6 +162,16 @@ impl Metrics {
         self.requests.get_or_create(&ResultLabel { result }).inc();
     }
 
+    /// Counts requests whose clients left before they ran.
+    pub fn abandoned(&self, count: usize) {
+        self.in_flight
+            .dec_by(i64::try_from(count).unwrap_or(i64::MAX));
+        let result = "abandoned";
+        self.requests
+            .get_or_create(&ResultLabel { result })
+            .inc_by(count as u64);
+    }
+
     /// Marks the device busy until the guard is dropped.
     #[must_use]
     pub fn busy(&self) -> Busy<'_> {

@@ -123,6 +123,13 @@ impl<I> WaitQueue<I> {
         expired
     }
 
+    /// Takes out requests, and returns how many.
+    pub fn remove(&mut self, which: impl Fn(&I) -> bool) -> usize {
+        let before = self.waiting.len();
+        self.waiting.retain(|pending| !which(&pending.id));
+        before - self.waiting.len()
+    }
+
     /// Takes out all requests.
     pub fn drain(&mut self) -> Vec<Pending<I>> {
         self.waiting.drain(..).collect()
@@ -335,6 +342,13 @@ mod tests {
         assert_eq!(names(&queue.plan(8, true)), [("suspect", 0..3)]);
         assert!(!queue.holds_suspect());
         assert_eq!(names(&queue.plan(8, true)), [("c", 0..1)]);
+    }
+
+    #[test]
+    fn requests_of_clients_that_left_are_taken_out() {
+        let mut queue = queue([pending("a", 1, 0), pending("b", 1, 0), pending("c", 1, 0)]);
+        assert_eq!(queue.remove(|id| *id == "b" || *id == "other"), 1);
+        assert_eq!(names(&queue.plan(4, true)), [("a", 0..1), ("c", 0..1)]);
     }
 
     #[test]

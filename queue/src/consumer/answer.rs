@@ -219,14 +219,20 @@ async fn send_once(
     let mut waiting = Vec::new();
     for ((_, group), reply) in groups.iter().zip(&mut replies) {
         match reply.value("an answer") {
-            Ok(value) => waiting.extend(wire::list(value).into_iter().filter_map(|request| {
-                let request: usize = wire::parse(request)?;
-                let place = *group.get(request.checked_sub(1)?)?;
-                Some(Waiting {
-                    place,
-                    no_memory: no_memory.contains(&place),
-                })
-            })),
+            Ok(value) => {
+                let mut values = wire::list(value).into_iter().map(wire::list);
+                let without_room = values.next().unwrap_or_default().into_iter();
+                waiting.extend(without_room.filter_map(|request| {
+                    let request: usize = wire::parse(request)?;
+                    let place = *group.get(request.checked_sub(1)?)?;
+                    Some(Waiting {
+                        place,
+                        no_memory: no_memory.contains(&place),
+                    })
+                }));
+                let abandoned = values.next().unwrap_or_default().into_iter();
+                inner.leases(|leases| leases.abandon(abandoned.filter_map(wire::parse)));
+            }
             Err(error) if lost_group(&error) => {
                 // The requests are gone; their proxies find out and enqueue them again.
                 inner.leases(|leases| leases.must_join = true);
@@ -273,10 +279,19 @@ fn command(inner: &Inner, lane: &Lane, group: &[usize], due: &[PendingAnswer]) -
         .collect();
     names.sort_unstable();
     let bytes = inner.keys.bytes();
-    let (dead, unread, lengths) = (inner.keys.dead(), inner.keys.unread(), inner.keys.lengths());
+    let (dead, unread) = (inner.keys.dead(), inner.keys.unread());
+    let (lengths, left) = (inner.keys.lengths(), inner.keys.left());
     let mut large = Vec::new();
     let mut extras = Vec::new();
-    let mut keys = vec![lane.jobs(), lane.index(), &bytes, &dead, &unread, &lengths];
+    let mut keys = vec![
+        lane.jobs(),
+        lane.index(),
+        &bytes,
+        &dead,
+        &unread,
+        &lengths,
+        &left,
+    ];
     keys.extend(names.iter().map(|(_, name)| name.as_str()));
     let first_large = keys.len() + 1;
     for (request, place) in group.iter().enumerate() {

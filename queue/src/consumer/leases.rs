@@ -16,6 +16,8 @@ const TAKE_OVER_EVERY: Duration = Duration::from_secs(1);
 pub(super) struct Leases {
     /// Entries that were handed out and are not answered yet, and their lanes.
     out: HashMap<EntryId, Lane>,
+    /// Entries that were in `out` when their clients left.
+    abandoned: HashSet<EntryId>,
     /// Entries of `out` that run with none but their group.
     quarantined: HashSet<EntryId>,
     /// The number of groups that were quarantined here.
@@ -57,6 +59,21 @@ impl Leases {
         if self.quarantined.remove(&entry) && self.quarantined.is_empty() {
             self.next = Turn::Ordinary;
         }
+    }
+
+    /// Notes that the clients of requests have left, which are in Redis no more.
+    pub(super) fn abandon(&mut self, entries: impl IntoIterator<Item = EntryId>) {
+        for entry in entries {
+            if self.holds(entry) {
+                self.settle(entry);
+                self.abandoned.insert(entry);
+            }
+        }
+    }
+
+    /// Takes the entries of requests whose clients have left since the last time.
+    pub(super) fn take_abandoned(&mut self) -> HashSet<EntryId> {
+        std::mem::take(&mut self.abandoned)
     }
 
     /// Returns a new number for a group of requests that run together and with no others.

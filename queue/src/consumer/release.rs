@@ -100,7 +100,7 @@ async fn patiently(inner: &Inner, call: &Call) -> Result<(), QueueError> {
 /// Removes entries of a lane. Those that can't be removed now come back when their lease is over.
 pub(super) async fn discard(inner: &Inner, lane: &Lane, entries: Vec<Removal>) {
     for group in groups(entries, |_| 0) {
-        let call = drop_entries(&inner.keys, lane, &group);
+        let call = drop_entries(&inner.keys, lane, Some(&inner.name), &group);
         if let Err(error) = inner.commands.last(&call, "a drop").await {
             tracing::warn!(%error, "failed to drop entries");
         }

@@ -158,8 +158,12 @@ impl<'a> Session<'a> {
                 farewell
                     .arg(keys.replies(&self.shared.proxy))
                     .arg(keys.receipts(&self.shared.proxy));
-                // Both keys expire by themselves, too.
-                let _ = Call::of(farewell).send(&self.connection).await;
+                let mut unlisted = redis::cmd("HDEL");
+                unlisted.arg(keys.callers()).arg(&self.shared.proxy);
+                let mut call = Call::of(farewell);
+                call.command(unlisted);
+                // All of it expires by itself, too.
+                let _ = call.send(&self.connection).await;
                 let _ = heartbeat::sweep(&self.shared, &self.connection).await;
                 return ControlFlow::Break(());
             }
@@ -237,7 +241,12 @@ impl<'a> Session<'a> {
         }
         for (lane, entries) in lanes {
             let entries = entries.iter().map(|cancelled| &cancelled.removal);
-            let call = drop_entries(&self.shared.keys, &self.shared.keys.lane(&lane), entries);
+            let call = drop_entries(
+                &self.shared.keys,
+                &self.shared.keys.lane(&lane),
+                None,
+                entries,
+            );
             let connection = self.connection.clone();
             self.calls += 1;
             self.work.push(

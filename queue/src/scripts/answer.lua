@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Answers requests that are still there, and removes them.
--- KEYS: jobs, index, bytes, dead, unread, lengths, then the replies streams, then the keys of large bodies and of large
---       answers
+-- KEYS: jobs, index, bytes, dead, unread, lengths, left, then the replies streams, then the keys of large bodies and
+--       of large answers
 -- ARGV: lane, consumer, most bytes, the number of replies streams, the number of requests,
 --       then of each request: entry, the replies stream (1, 2, ...), size, kind, field, outcome,
 --       then of each request that needs more: the request (1, 2, ...), the key that holds its body (0: none), the
@@ -13,9 +13,10 @@
 -- Large answers count among the bytes that the queue may hold until their proxy has read them, of which one proxy may
 -- leave a quarter. A large answer that Redis had no memory to keep in a key of its own comes as an outcome: it is let
 -- through, to make room, where its proxy has read all before it.
--- Returns the requests (1, 2, ...) whose answers have no room now; they are still there.
-local jobs, index, bytes_by_lane, dead, unread, lengths = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
-local FIRST_STREAM = 7
+-- Returns the requests (1, 2, ...) whose answers have no room now, which are still there, and the entries of others
+-- that the consumer holds and whose clients have left.
+local jobs, index, bytes_by_lane, dead, unread, lengths, left = unpack(KEYS, 1, 7)
+local FIRST_STREAM = 8
 local lane, consumer, max_bytes = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local count = tonumber(ARGV[5])
 -- The arguments of a request begin at FIRST + (request - 1) * LENGTH, and those that only some have at first_extra.
@@ -175,4 +176,16 @@ end
 if #useless > 0 then
   redis.call('UNLINK', unpack(useless))
 end
-return failure or waiting
+
+local abandoned = {}
+if redis.call('HLEN', left) > 0 then
+  local all = redis.call('HGETALL', left)
+  for i = 1, #all, 2 do
+    local entry, holder = all[i], all[i + 1]
+    if holder == consumer then
+      abandoned[#abandoned + 1] = entry
+      redis.call('HDEL', left, entry)
+    end
+  end
+end
+return failure or { waiting, abandoned }

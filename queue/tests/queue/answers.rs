@@ -6,12 +6,36 @@ use carpool_queue::{Failure, FailureKind, Outcome, Submit, SubmitError};
 use tokio::time::Instant;
 
 use crate::{
-    LEASE, REVISION, answer, consumer, eventually, fetch, fetch_all, producer,
+    LEASE, REVISION, answer, consumer, echo, eventually, fetch, fetch_all, producer,
     relay::Relay,
     request,
     server::{Server, key},
     submit,
 };
+
+#[tokio::test]
+async fn a_worker_is_told_of_clients_that_left_with_its_next_answer() {
+    let server = Server::start();
+    let producer = producer(&server.endpoint(), "proxy");
+    let consumer = consumer(&server.endpoint(), "worker").await;
+    let tasks = ["stays", "leaves", "leaves too"].map(|body| submit(&producer, request(body)));
+    let jobs = fetch_all(&consumer, 3).await;
+    let (stays, leaves): (Vec<_>, Vec<_>) =
+        jobs.into_iter().partition(|job| &*job.body == b"stays");
+    let [staying, leaving @ ..] = tasks;
+    for task in leaving {
+        task.abort();
+    }
+    eventually("they are cancelled", async || server.length().await == 1).await;
+    assert!(consumer.abandoned().is_empty(), "nobody has told it yet");
+    consumer.answer(echo(stays)).await.unwrap();
+    let abandoned = consumer.abandoned();
+    assert!(leaves.iter().all(|job| abandoned.contains(&job.id)));
+    assert!(consumer.abandoned().is_empty(), "it was told once");
+    assert_eq!(staying.await.unwrap().unwrap(), answer("stays"));
+    let told: u64 = server.ask(&["HLEN", &key("left")]).await;
+    assert_eq!(told, 0);
+}
 
 #[tokio::test]
 async fn a_request_arrives_whole_and_its_answer_comes_back() {

@@ -51,8 +51,18 @@ impl Service {
         if exchanged.is_ok() {
             self.timing.exchanged(took);
         }
+        self.drop_abandoned();
         self.take_result(exchanged, capacity, "failed to answer")
             .await
+    }
+
+    /// Takes out the requests whose clients have left before they ran.
+    fn drop_abandoned(&mut self) {
+        let abandoned = self.consumer.abandoned();
+        if !abandoned.is_empty() {
+            let count = self.waiting.remove(|id| abandoned.contains(id));
+            self.metrics.abandoned(count);
+        }
     }
 
     /// Takes in the requests that the queue gave. Redis' trouble is waited out with the model loaded; only a revision
