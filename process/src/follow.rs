@@ -18,6 +18,20 @@ const PERIOD: Duration = Duration::from_secs(1);
 pub async fn follow_file<T, E>(
     path: PathBuf,
     read: fn(&Path) -> Result<T, E>,
+    apply: impl FnMut(Result<T, E>),
+) where
+    T: Send + 'static,
+    E: Send + 'static,
+{
+    let file = path.clone();
+    follow_files([path], move || read(&file), apply).await;
+}
+
+/// Does what [`follow_file`] does for files that belong together: `read`, which reads them all, is called when any of them
+/// has changed.
+pub async fn follow_files<T, E, const N: usize>(
+    paths: [PathBuf; N],
+    read: impl Fn() -> Result<T, E> + Clone + Send + 'static,
     mut apply: impl FnMut(Result<T, E>),
 ) where
     T: Send + 'static,
@@ -28,17 +42,15 @@ pub async fn follow_file<T, E>(
     let mut seen = None;
     loop {
         ticks.tick().await;
-        let now = Some(Stamp::of(&path));
+        // Taken before the files are read, so that what changes in between is read once more.
+        let now = Some(paths.each_ref().map(|path| Stamp::of(path)));
         if now == seen {
             continue;
         }
         seen = now;
-        let file = path.clone();
-        match tokio::task::spawn_blocking(move || read(&file)).await {
+        match tokio::task::spawn_blocking(read.clone()).await {
             Ok(result) => apply(result),
-            Err(error) => {
-                tracing::error!(%error, file = %path.display(), "a file could not be read");
-            }
+            Err(error) => tracing::error!(%error, files = ?paths, "a file could not be read"),
         }
     }
 }

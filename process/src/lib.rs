@@ -8,6 +8,6 @@ pub mod methods;
 mod open_files;
 
 pub use accept::Acceptor;
-pub use follow::follow_file;
+pub use follow::{follow_file, follow_files};
 pub use listen::{ListenAddress, ListenAddressError};
 pub use open_files::raise_open_files;

@@ -1,6 +1,6 @@
 //! The batching proxy: HTTP in front, the queue behind, nothing kept in between.
 //!
-//! A request's way: `server` takes the connection, `routes` finds who answers, `infer` or `predict` reads it,
+//! A request's way: `connections` takes it, `routes` finds who answers, `infer` or `predict` reads it,
 //! `validate` holds it against the model, the queue carries it to a worker and its answer back, and the same connection
 //! carries it out. Whatever goes wrong becomes one [`Error`].
 //!
@@ -12,6 +12,7 @@ mod binary;
 mod body;
 mod body_budget;
 mod compression;
+mod connections;
 mod cors;
 mod error;
 mod followed;
@@ -27,6 +28,7 @@ mod routes;
 mod server;
 mod settings;
 mod shape;
+mod tls;
 mod trace;
 mod v1;
 mod validate;
@@ -34,3 +36,4 @@ mod validate;
 pub use error::Error;
 pub use server::{RunError, Server, run};
 pub use settings::{Args, LogFormat, Settings, SettingsError};
+pub use tls::{Certificate, CertificateError};

@@ -89,6 +89,13 @@ struct ResultLabel {
     result: &'static str,
 }
 
+impl ResultLabel {
+    fn of(applied: bool) -> Self {
+        let result = if applied { "applied" } else { "refused" };
+        Self { result }
+    }
+}
+
 type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
 
 /// The metrics of the requests of one kind that end with one status.
@@ -111,6 +118,7 @@ pub struct Metrics {
     hops: [Histogram; Hop::ALL.len()],
     open: Gauge,
     reloads: Family<ResultLabel, Counter>,
+    renewals: Family<ResultLabel, Counter>,
 }
 
 impl Default for Metrics {
@@ -154,6 +162,12 @@ impl Default for Metrics {
             "Changes of the configuration file, applied or refused",
             reloads.clone(),
         );
+        let renewals = Family::default();
+        registry.register(
+            "certificate_reloads",
+            "Changes of the files of the TLS certificate and its key, applied or refused",
+            renewals.clone(),
+        );
         Self {
             registry,
             requests,
@@ -166,6 +180,7 @@ impl Default for Metrics {
             }),
             open,
             reloads,
+            renewals,
         }
     }
 }
@@ -198,8 +213,14 @@ impl Metrics {
 
     /// Counts a change of the configuration file.
     pub fn reloaded(&self, applied: bool) {
-        let result = if applied { "applied" } else { "refused" };
-        self.reloads.get_or_create(&ResultLabel { result }).inc();
+        let result = ResultLabel::of(applied);
+        self.reloads.get_or_create(&result).inc();
+    }
+
+    /// Counts a change of the TLS certificate.
+    pub fn renewed(&self, applied: bool) {
+        let result = ResultLabel::of(applied);
+        self.renewals.get_or_create(&result).inc();
     }
 
     /// The series that count requests of this kind that end with this status.

@@ -1,47 +1,25 @@
 //! The server: connections, signals, and the way down.
 
-use std::{
-    convert::Infallible, io, net::SocketAddr, os::fd::AsFd, path::PathBuf, pin::pin, sync::Arc,
-    time::Duration,
-};
+use std::{io, net::SocketAddr, os::fd::AsFd, path::PathBuf, sync::Arc, time::Duration};
 
 use carpool_crds::AdminAddress;
-use carpool_process::{Acceptor, ListenAddress};
-use http::{HeaderValue, Request, Response, header::InvalidHeaderValue};
-use hyper::{body::Incoming, service::service_fn};
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::{conn::auto, graceful::GracefulShutdown},
-};
+use carpool_process::ListenAddress;
+use http::{HeaderValue, header::InvalidHeaderValue};
 use socket2::SockRef;
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::TcpListener,
     signal::unix::{SignalKind, signal},
-    sync::Notify,
     time::{Instant, sleep, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
     admin,
-    payload::Payload,
+    connections::Way,
     proxy::{Access, Proxy, ServeError},
     reload, routes,
     settings::{Listen, Settings},
 };
-
-/// The time that a client may take from its connection to its first request.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// The time for which an HTTP/1 connection is kept between requests. Whoever pools connections should be the one who
-/// closes them, or a request crosses the closing on its way; Google Cloud's load balancers keep them longest, 600 s.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(620);
-
-/// The time for which a client may leave what was sent to it unread or unacknowledged.
-const WRITE_TIMEOUT: Duration = Duration::from_mins(1);
-
-/// The time after which an HTTP/2 client that is silent is asked whether it is still there.
-const KEEP_ALIVE: Duration = Duration::from_secs(30);
 
 /// The least time to sign off from Redis, however long the requests took.
 const SIGN_OFF_TIME: Duration = Duration::from_secs(1);
@@ -174,7 +152,8 @@ impl Server {
             let proxy = Arc::clone(&proxy);
             move |_, request| admin::serve(Arc::clone(&proxy), name.clone(), request)
         };
-        let to_admin = accept(admin, to_admin, Arc::clone(&own), HEAD_TIMEOUT, never);
+        let way = Way::new(Arc::clone(&own), None);
+        let to_admin = way.accept(admin, to_admin, never);
         let _admin = AbortOnDropHandle::new(tokio::spawn(to_admin));
         let _reload = AbortOnDropHandle::new(tokio::spawn(reload::watch(
             Arc::clone(&proxy),
@@ -186,11 +165,21 @@ impl Server {
             move |client, request| routes::serve(Arc::clone(&proxy), client, request)
         };
         let closing = CancellationToken::new();
-        let to_data = accept(data, to_data, own, HEAD_TIMEOUT, closing.clone());
+        let (tls, _renewal) = settings
+            .certificate
+            .map(|certificate| {
+                let (renewed, current) = certificate.served();
+                let proxy = Arc::clone(&proxy);
+                let follow = async move { certificate.follow(renewed, &proxy.metrics).await };
+                (current, AbortOnDropHandle::new(tokio::spawn(follow)))
+            })
+            .unzip();
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let to_data = Way::new(own, tls).accept(data, to_data, closing.clone());
         let accepting = tokio::spawn(to_data);
         if let (Ok(listen), Ok(admin)) = (listens, admin_listens) {
             let serving = &*proxy.served().revision;
-            tracing::info!(%listen, %admin, serving, "serving");
+            tracing::info!(%listen, scheme, %admin, serving, "serving");
         }
 
         stop.await;
@@ -232,76 +221,3 @@ fn of_stdin() -> io::Result<TcpListener> {
     listener.set_nonblocking(true)?;
     TcpListener::from_std(listener)
 }
-
-/// The client at the other end of a connection: its IP address, or `own` where that is this very machine or pod, for a
-/// loopback address says nothing elsewhere.
-fn client(peer: io::Result<SocketAddr>, own: &Arc<str>) -> Arc<str> {
-    match peer.map(|peer| peer.ip().to_canonical()) {
-        Ok(peer) if !peer.is_loopback() => peer.to_string().into(),
-        // A client that is already gone asks for nothing.
-        Ok(_) | Err(_) => Arc::clone(own),
-    }
-}
-
-/// Takes connections, HTTP/1.1 and HTTP/2 without TLS, until told to stop, and answers every request with `answer`,
-/// which is told the client. The value that is given back closes the connections.
-async fn accept<A, F>(
-    listener: TcpListener,
-    answer: A,
-    own: Arc<str>,
-    head_timeout: Duration,
-    stop: CancellationToken,
-) -> GracefulShutdown
-where
-    A: Fn(Arc<str>, Request<Incoming>) -> F + Clone + Send + 'static,
-    F: Future<Output = Result<Response<Payload>, Infallible>> + Send + 'static,
-{
-    let mut http = auto::Builder::new(TokioExecutor::new());
-    http.http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(IDLE_TIMEOUT);
-    http.http2()
-        .timer(TokioTimer::new())
-        .keep_alive_interval(KEEP_ALIVE);
-    let connections = GracefulShutdown::new();
-    let serve = |stream: TcpStream| {
-        // Errors are left aside, for these fail only on a connection that is already gone.
-        let _ = stream.set_nodelay(true);
-        let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(WRITE_TIMEOUT));
-        let spoken = Arc::new(Notify::new());
-        let service = {
-            let (answer, spoken) = (answer.clone(), Arc::clone(&spoken));
-            let client = client(stream.peer_addr(), &own);
-            service_fn(move |request| {
-                spoken.notify_one();
-                answer(Arc::clone(&client), request)
-            })
-        };
-        let connection = http.serve_connection(TokioIo::new(stream), service);
-        let connection = connections.watch(connection.into_owned());
-        tokio::spawn(async move {
-            let mut connection = pin!(connection);
-            // HTTP/1's own timer starts only once the client has chosen between HTTP/1 and HTTP/2, and is for idle ones.
-            let ended = tokio::select! {
-                biased;
-                ended = &mut connection => ended,
-                () = spoken.notified() => connection.await,
-                () = sleep(head_timeout) => return,
-            };
-            if let Err(error) = ended {
-                tracing::debug!(%error, "a connection broke");
-            }
-        });
-    };
-    let mut acceptor = Acceptor::new(listener);
-    loop {
-        tokio::select! {
-            stream = acceptor.accept() => serve(stream),
-            () = stop.cancelled() => return connections,
-        }
-    }
-}
-
-#[cfg(test)]
-#[path = "server_tests.rs"]
-mod tests;

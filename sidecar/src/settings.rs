@@ -13,6 +13,8 @@ use carpool_queue::Endpoint;
 use clap::{Parser, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
+use crate::tls::Certificate;
+
 /// The exit code for settings that can't be used: `EX_USAGE` of sysexits.h.
 const BAD_USAGE: u8 = 64;
 
@@ -57,6 +59,11 @@ pub struct Args {
     /// so that no other process gets its port between two proxies.
     #[arg(long, env = "CARPOOL_LISTEN", value_name = "ADDRESS")]
     pub listen: Option<String>,
+
+    /// A folder with the certificate `tls.crt`, with its chain, and its key `tls.key`, both PEM, as a Secret of the type
+    /// kubernetes.io/tls is mounted: requests are taken by TLS. Both are read again when they change. Default: no TLS.
+    #[arg(long, env = "CARPOOL_TLS_DIR", value_name = "FOLDER")]
+    pub tls_dir: Option<PathBuf>,
 
     /// The address at which metrics, probes and the backlog are served. Default: :9090.
     #[arg(long, env = "CARPOOL_ADMIN_LISTEN", value_name = "ADDRESS")]
@@ -111,6 +118,8 @@ pub struct Settings {
     pub redis_secret: Option<String>,
     /// The socket on which requests are taken.
     pub listen: Listen,
+    /// The certificate with which requests are taken by TLS; `None` where they are without.
+    pub certificate: Option<Certificate>,
     /// The address at which metrics, probes and the backlog are served.
     pub admin_listen: ListenAddress,
     /// The file to write the address of the admin port to.
@@ -180,6 +189,13 @@ impl Settings {
                 keep(listen, &mut errors).map(Listen::Address)
             }
         };
+        let certificate = args.tls_dir.as_deref().map(|folder| {
+            let read = Certificate::read(folder);
+            keep(
+                read.map_err(|error| format!("--tls-dir: {error}")),
+                &mut errors,
+            )
+        });
         let admin_listen = args.admin_listen.as_deref();
         let admin_listen = address("--admin-listen", admin_listen, ":9090");
         let admin_listen = keep(admin_listen, &mut errors);
@@ -203,6 +219,10 @@ impl Settings {
                 redis: redis?,
                 redis_secret: args.redis_secret,
                 listen: listen?,
+                certificate: match certificate {
+                    Some(read) => Some(read?),
+                    None => None,
+                },
                 admin_listen: admin_listen?,
                 admin_address_file: args.admin_address_file,
                 lame_duck: lame_duck?.0,
@@ -269,6 +289,7 @@ mod tests {
             config: Some("/nowhere/config.yaml".into()),
             redis_url: Some("http://redis".to_owned()),
             listen: Some("localhost".to_owned()),
+            tls_dir: Some("/nowhere".into()),
             lame_duck: Some("soon".to_owned()),
             name: Some("a:b".to_owned()),
             log_format: Some("xml".to_owned()),
@@ -281,13 +302,14 @@ mod tests {
             "/nowhere/config.yaml",
             "Redis URL",
             "--listen",
+            "--tls-dir",
             "--lame-duck",
             "--name",
             "--log-format",
         ]) {
             assert!(line.contains(part), "{line:?} is not about {part}");
         }
-        assert_eq!(lines.len(), 6, "{lines:?}");
+        assert_eq!(lines.len(), 7, "{lines:?}");
     }
 
     #[test]

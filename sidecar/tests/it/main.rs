@@ -22,5 +22,6 @@ mod process;
 mod refusals;
 mod reload;
 mod rig;
+mod tls;
 mod v1;
 mod worker;

@@ -1,11 +1,12 @@
 use bytes::Bytes;
-use http::{HeaderMap, header::TRAILER};
+use http::{HeaderMap, HeaderValue, header::TRAILER};
 use http_body_util::{BodyExt, Empty, StreamBody};
 use hyper::body::Frame;
 use hyper_util::client::legacy::Client;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
+use crate::routes;
 
 /// Serves every request with `answer` on an address of its own.
 async fn serve<A, F>(answer: A, head_timeout: Duration) -> SocketAddr
@@ -15,8 +16,11 @@ where
 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let never = CancellationToken::new();
-    tokio::spawn(accept(listener, answer, "p1".into(), head_timeout, never));
+    let way = Way {
+        head_timeout,
+        ..Way::new("p1".into(), None)
+    };
+    tokio::spawn(way.accept(listener, answer, CancellationToken::new()));
     address
 }
 
