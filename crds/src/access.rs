@@ -1,4 +1,4 @@
-//! Network policies: whether there are any, and who may reach the proxies.
+//! Access to a model: network policies, who may reach the proxies, and their certificate.
 
 use std::collections::BTreeMap;
 
@@ -109,4 +109,20 @@ pub struct IpBlock {
         schemars(length(max = 64), inner(length(min = 1, max = 49)))
     )]
     pub except: Option<Vec<String>>,
+}
+
+/// The certificate of the proxies.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[cfg_attr(feature = "kube", derive(KubeSchema))]
+pub struct ProxyTls {
+    /// A Secret of this namespace, of the type kubernetes.io/tls: its key `tls.crt` holds the certificate for the names by
+    /// which clients call the Service, and those between it and its authority, `tls.key` its key, both as PEM. A renewal is
+    /// followed without a restart. Sidecars in the pods of apps are called without TLS, as nothing leaves the pod.
+    #[cfg_attr(feature = "kube", schemars(length(min = 1, max = 253)))]
+    #[cfg_attr(feature = "kube", x_kube(validation = (
+        "self.matches('^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$')",
+        "tls.secretName: the name of a Secret is lower-case letters, digits, '-' and '.', starting and ending with a letter or digit"
+    )))]
+    pub secret_name: String,
 }

@@ -33,7 +33,9 @@ mod termination;
 #[cfg(feature = "kube")]
 pub mod yaml;
 
-pub use access::{IpBlock, NetworkPolicyMode, Peer, Requirement, RequirementOperator, Selector};
+pub use access::{
+    IpBlock, NetworkPolicyMode, Peer, ProxyTls, Requirement, RequirementOperator, Selector,
+};
 pub use admin::{AdminAddress, NAME_HEADER};
 #[cfg(feature = "kube")]
 pub use admission::violations;

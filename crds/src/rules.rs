@@ -58,6 +58,7 @@ fn good_ones_are_accepted() {
         json!({"worker": {"rollout": {"maxSurge": 1, "maxUnavailable": 0}}}),
         json!({"replicas": 1}),
         json!({"proxy": {"corsAllowOrigins": ["*"]}}),
+        json!({"proxy": {"tls": {"secretName": "sentiment-tls.v2"}}}),
         json!({"proxy": {"corsAllowOrigins": ["https://app.example.com", "http://localhost:3000", "http://[::1]:80443"]}}),
         json!({"model": {"inputs": [{"name": "x", "datatype": "FP16", "shape": [1]}], "outputs": [{"name": "y", "datatype": "BF16", "shape": [2]}]}}),
         json!({"model": {"outputs": [{"name": "y", "datatype": "FP32", "shape": ["seq", -1, 2]}]}}),
@@ -220,6 +221,10 @@ fn bad_settings_are_refused_by_the_fields_name() {
         (
             json!({"tolerations": [{"key": "gpu", "tolerationSeconds": 5}]}),
             "tolerations: tolerationSeconds is for the effect NoExecute",
+        ),
+        (
+            json!({"proxy": {"tls": {"secretName": "Sentiment/tls"}}}),
+            "tls.secretName: the name of a Secret is lower-case letters",
         ),
         (
             json!({"proxy": {"allowFrom": [{"podSelector": {}, "ipBlock": {"cidr": "::/0"}}]}}),

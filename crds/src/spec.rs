@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    Duration, ImagePullSecret, Model, NetworkPolicyMode, Peer, Queue, Resources, Toleration,
-    defaults,
+    Duration, ImagePullSecret, Model, NetworkPolicyMode, Peer, ProxyTls, Queue, Resources,
+    Toleration, defaults,
 };
 
 /// A model served in batches: Redis, proxies and workers.
@@ -227,6 +227,10 @@ pub struct Proxy {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[cfg_attr(feature = "kube", schemars(length(max = 32)))]
     pub allow_from: Vec<Peer>,
+
+    /// The certificate by which the Service's port 443 takes requests by TLS. Default: none, and port 80 takes them without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<ProxyTls>,
 
     /// The proxies' resources.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -62,6 +62,8 @@ pub const REDIS_PORT: u16 = 6379;
 
 /// Directory in which the configuration is mounted.
 pub const CONFIG_DIRECTORY: &str = "/etc/carpool";
+/// Directory in which a proxy's certificate is mounted.
+pub const TLS_DIRECTORY: &str = "/etc/carpool-tls";
 
 /// A kind of pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

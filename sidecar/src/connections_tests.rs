@@ -39,6 +39,66 @@ async fn a_client_that_asks_for_nothing_is_let_go() {
     }
 }
 
+/// Serves every request with an answer of this many bytes, to clients that have little time to take it.
+async fn serve_in_no_time(bytes: usize) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let way = Way {
+        write_timeout: Duration::from_millis(100),
+        ..Way::new("p1".into(), None)
+    };
+    let answer = move |_, _| async move { Ok(Response::new(Payload::from(vec![b'x'; bytes]))) };
+    tokio::spawn(way.accept(listener, answer, CancellationToken::new()));
+    address
+}
+
+/// Waits until the server has closed the connection.
+async fn closed(mut client: TcpStream) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    // A reset closes it as well.
+    let end = tokio::time::timeout(Duration::from_secs(20), client.read_to_end(&mut bytes));
+    let _ = end.await.expect("the connection is to be closed");
+    bytes
+}
+
+#[tokio::test]
+async fn a_further_head_that_does_not_end_is_not_waited_for() {
+    let address = serve_in_no_time(2).await;
+    let mut client = TcpStream::connect(address).await.unwrap();
+    let asked = b"GET / HTTP/1.1\r\nhost: m\r\n\r\n";
+    client.write_all(asked).await.unwrap();
+    let mut answer = [0; 1024];
+    assert!(client.read(&mut answer).await.unwrap() > 0);
+    client.write_all(b"GET / HT").await.unwrap();
+    closed(client).await;
+}
+
+#[tokio::test]
+async fn an_answer_for_which_http2_leaves_no_room_is_not_held() {
+    let address = serve_in_no_time(100).await;
+    let mut client = TcpStream::connect(address).await.unwrap();
+    client
+        .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+        .await
+        .unwrap();
+    // SETTINGS whose INITIAL_WINDOW_SIZE is 0, and HEADERS with `GET http:/`, which end their stream.
+    client
+        .write_all(b"\0\0\x06\x04\0\0\0\0\0\0\x04\0\0\0\0")
+        .await
+        .unwrap();
+    client
+        .write_all(b"\0\0\x06\x01\x05\0\0\0\x01\x82\x84\x86\x01\x01m")
+        .await
+        .unwrap();
+    let bytes = closed(client).await;
+    // HEADERS came, and none of the answer.
+    assert!(
+        bytes.windows(4).any(|frame| frame == b"\x01\x04\0\0"),
+        "{bytes:?}"
+    );
+    assert!(!bytes.contains(&b'x'), "{bytes:?}");
+}
+
 /// An answer that ends with the trailer `x-status`.
 fn with_trailer() -> Response<Payload> {
     let mut trailers = HeaderMap::new();

@@ -26,6 +26,7 @@ use k8s_openapi::{
 };
 
 pub use self::{
+    proxy::url,
     redis::secret as redis_secret,
     worker::{RevisionState, attempt},
 };

@@ -14,7 +14,7 @@ use k8s_openapi::{
 };
 
 use self::findings::{Finding, findings, rejected};
-use super::{observe::Observed, validate::Valid};
+use super::{build, observe::Observed, validate::Valid};
 use crate::{
     names::{self, Component},
     rollout::Plan,
@@ -134,7 +134,7 @@ pub fn status(
                     .filter(|_| before.serving.as_ref() == Some(&plan.active))
             });
         status.serving = Some(plan.active.clone());
-        status.url = Some(format!("http://{}.{}", valid.name, valid.namespace));
+        status.url = Some(build::url(valid));
         status.selector = Some(names::selector_text(&valid.name, Component::Worker));
     }
     status

@@ -12,7 +12,7 @@ use tokio::sync::{Notify, futures::Notified};
 #[derive(Debug, Default)]
 pub struct Progress {
     spoken: Notify,
-    /// Whether the client speaks HTTP/1.
+    /// Whether the client speaks HTTP/1.1.
     http1: AtomicBool,
     /// The number of requests so far.
     requests: AtomicUsize,
@@ -20,7 +20,7 @@ pub struct Progress {
     waiting: AtomicUsize,
     /// The requests whose answers have not been handed over in full.
     open: AtomicUsize,
-    /// Whether a part of the head of a further request by HTTP/1 is there.
+    /// Whether a part of the head of a further request by HTTP/1.1 is there.
     heading: AtomicBool,
     /// The parts of answers that the client has not taken, by whether the check after their making was an even one.
     unsent: [AtomicUsize; 2],
@@ -42,7 +42,7 @@ impl Progress {
     /// Notes a request whose head is there.
     pub(super) fn asked(self: &Arc<Self>, version: Version) -> Asked {
         if self.requests.fetch_add(1, Relaxed) == 0 {
-            self.http1.store(version < Version::HTTP_2, Relaxed);
+            self.http1.store(version == Version::HTTP_11, Relaxed);
             self.spoken.notify_one();
         }
         self.heading.store(false, Relaxed);
@@ -70,7 +70,7 @@ impl Progress {
         self.waiting.load(Relaxed) > 0
     }
 
-    /// Whether a request by HTTP/1 has not been answered in full.
+    /// Whether a request by HTTP/1.1 has not been answered in full.
     pub(super) fn is_open(&self) -> bool {
         self.http1.load(Relaxed) && self.open.load(Relaxed) > 0
     }
@@ -133,5 +133,60 @@ pub struct Unsent {
 impl Drop for Unsent {
     fn drop(&mut self) {
         self.progress.unsent[self.parity].fetch_sub(1, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked() -> (Arc<Progress>, Asked) {
+        let progress = Arc::new(Progress::default());
+        let asked = progress.asked(Version::HTTP_11);
+        (progress, asked)
+    }
+
+    #[test]
+    fn a_part_that_is_not_taken_for_two_checks_is_a_stall() {
+        let (progress, asked) = asked();
+        let held = asked.sends();
+        assert!(!progress.has_stalled());
+        assert!(progress.has_stalled());
+        drop(held);
+        assert!(!progress.has_stalled());
+    }
+
+    #[test]
+    fn parts_that_are_taken_one_after_another_are_none() {
+        let (progress, asked) = asked();
+        let mut held = asked.sends();
+        for _ in 0..8 {
+            assert!(!progress.has_stalled());
+            // The last part leaves once the next is there.
+            held = asked.sends();
+        }
+        drop(held);
+    }
+
+    #[test]
+    fn a_further_head_has_two_checks_and_an_idle_connection_has_none() {
+        let (progress, asked) = asked();
+        // A body that comes slowly is bounded by the request's deadline.
+        progress.received();
+        for _ in 0..4 {
+            assert!(!progress.has_stalled());
+        }
+        drop(asked);
+        for _ in 0..4 {
+            assert!(!progress.has_stalled());
+        }
+        progress.received();
+        assert!(!progress.has_stalled());
+        drop(progress.asked(Version::HTTP_11));
+        assert!(!progress.has_stalled());
+        progress.received();
+        assert!(!progress.has_stalled());
+        progress.received();
+        assert!(progress.has_stalled());
     }
 }

@@ -226,7 +226,7 @@ async fn a_renewed_certificate_is_for_new_connections_and_no_request_is_lost() {
     let refused = connect(&rig, first, &[]).await.unwrap_err().to_string();
     assert!(refused.contains("invalid peer certificate"), "{refused}");
 
-    // What can't be used changes nothing: a key of another certificate, no certificate, no file.
+    // Nothing changes by what can't be used: a key of another certificate, no certificate, no file.
     let certificate = fs::read_to_string(mounted.file("tls.crt")).unwrap();
     mounted.put(&certificate, &KeyPair::generate().unwrap().serialize_pem());
     rig.measures(r#"carpool_proxy_certificate_reloads_total{result="refused"} 1"#)

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::{Children, tests::children};
 
 /// Resources that together have every kind of child, and every part that a field adds to one.
-const CASES: [(&str, &str); 5] = [
+const CASES: [(&str, &str); 6] = [
     ("smallest", "{}"),
     (
         "gpu",
@@ -30,6 +30,7 @@ const CASES: [(&str, &str); 5] = [
           imagePullSecrets: [{name: pull}], priorityClassName: high,
           proxy: {allowFrom: [{namespaceSelector: {matchLabels: {team: web}}}, {ipBlock: {cidr: '::/0'}}]}}",
     ),
+    ("tls", "{proxy: {tls: {secretName: sentiment-tls}}}"),
 ];
 
 #[test]

@@ -5,7 +5,8 @@ use k8s_openapi::{
     api::{
         apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment},
         core::v1::{
-            Container, PodSpec, Service, ServicePort, ServiceSpec, TopologySpreadConstraint,
+            Container, PodSpec, SecretVolumeSource, Service, ServicePort, ServiceSpec,
+            TopologySpreadConstraint, Volume, VolumeMount,
         },
     },
     apimachinery::pkg::{apis::meta::v1::LabelSelector, util::intstr::IntOrString},
@@ -22,19 +23,40 @@ const LAME_DUCK_SECONDS: i64 = 5;
 /// Seconds that a proxy may need beyond its last request's timeout.
 const SPARE_SECONDS: i64 = 5;
 
-/// Port 80 in front of the proxies' data port.
+/// The volume of the certificate.
+const TLS_VOLUME: &str = "tls";
+
+/// The name of the proxies' data port, which says whether they are called by TLS. The Service finds the port by it: while a
+/// certificate is added or taken away, it leads to those pods only that speak as it says.
+fn scheme(valid: &Valid) -> &'static str {
+    match valid.spec.proxy.tls {
+        Some(_) => "https",
+        None => "http",
+    }
+}
+
+/// The URL of a model's Service.
+pub fn url(valid: &Valid) -> String {
+    format!("{}://{}.{}", scheme(valid), valid.name, valid.namespace)
+}
+
+/// Port 80, or 443 for TLS, in front of the proxies' data port.
 pub fn service(valid: &Valid) -> Service {
+    // Tells meshes and gateways what is spoken: HTTP/2 without TLS, too, or TLS.
+    let (port, app_protocol) = match valid.spec.proxy.tls {
+        Some(_) => (443, "https"),
+        None => (80, "kubernetes.io/h2c"),
+    };
     Service {
         metadata: metadata(valid, valid.name.clone(), Some(Component::Proxy)),
         spec: Some(ServiceSpec {
             ip_family_policy: Some(pod::IP_FAMILY_POLICY.to_owned()),
             selector: Some(names::selector(&valid.name, Component::Proxy)),
             ports: Some(vec![ServicePort {
-                name: Some("http".to_owned()),
-                // Tells meshes and gateways that HTTP/2 without TLS is spoken, too.
-                app_protocol: Some("kubernetes.io/h2c".to_owned()),
-                port: 80,
-                target_port: Some(IntOrString::String("http".to_owned())),
+                name: Some(scheme(valid).to_owned()),
+                app_protocol: Some(app_protocol.to_owned()),
+                port,
+                target_port: Some(IntOrString::String(scheme(valid).to_owned())),
                 ..ServicePort::default()
             }]),
             ..ServiceSpec::default()
@@ -57,10 +79,7 @@ pub fn deployment(valid: &Valid, images: &Images, redis_secret: &str) -> Deploym
         enable_service_links: Some(false),
         security_context: Some(pod::pod_security()),
         containers: vec![container(valid, images, redis_secret)],
-        volumes: Some(vec![
-            pod::scratch("tmp"),
-            pod::config_volume(&valid.name, redis_secret),
-        ]),
+        volumes: Some(volumes(valid, redis_secret)),
         termination_grace_period_seconds: Some(
             LAME_DUCK_SECONDS + SPARE_SECONDS + super::whole_seconds(valid.spec.queue.timeout),
         ),
@@ -96,6 +115,24 @@ pub fn deployment(valid: &Valid, images: &Images, redis_secret: &str) -> Deploym
     }
 }
 
+fn volumes(valid: &Valid, redis_secret: &str) -> Vec<Volume> {
+    let mut volumes = vec![
+        pod::scratch("tmp"),
+        pod::config_volume(&valid.name, redis_secret),
+    ];
+    volumes.extend(valid.spec.proxy.tls.as_ref().map(|tls| Volume {
+        name: TLS_VOLUME.to_owned(),
+        secret: Some(SecretVolumeSource {
+            secret_name: Some(tls.secret_name.clone()),
+            // Without it the pod waits for ever and nobody says for what; so the proxy ends with a sentence.
+            optional: Some(true),
+            ..SecretVolumeSource::default()
+        }),
+        ..Volume::default()
+    }));
+    volumes
+}
+
 fn container(valid: &Valid, images: &Images, redis_secret: &str) -> Container {
     let mut container = pod::container("proxy", &images.sidecar, &images.pull_policy);
     let mut args = pod::config_args();
@@ -103,10 +140,14 @@ fn container(valid: &Valid, images: &Images, redis_secret: &str) -> Container {
     args.push(format!("--listen=:{}", names::DATA_PORT));
     args.push(format!("--admin-listen=:{}", names::ADMIN_PORT));
     args.push(format!("--lame-duck={LAME_DUCK_SECONDS}s"));
+    let tls = valid.spec.proxy.tls.is_some();
+    if tls {
+        args.push(format!("--tls-dir={}", names::TLS_DIRECTORY));
+    }
     container.args = Some(args);
     container.env = Some(vec![pod::pod_name()]);
     container.ports = Some(vec![
-        pod::port("http", names::DATA_PORT),
+        pod::port(scheme(valid), names::DATA_PORT),
         pod::port("admin", names::ADMIN_PORT),
     ]);
     container.readiness_probe = Some(pod::probe("/readyz", names::ADMIN_PORT, 2, 2));
@@ -117,6 +158,12 @@ fn container(valid: &Valid, images: &Images, redis_secret: &str) -> Container {
     ));
     if let Some(mounts) = &mut container.volume_mounts {
         mounts.push(pod::config_mount());
+        if tls {
+            mounts.push(VolumeMount {
+                read_only: Some(true),
+                ..pod::mount(TLS_VOLUME, names::TLS_DIRECTORY)
+            });
+        }
     }
     container
 }

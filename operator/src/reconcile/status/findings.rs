@@ -58,7 +58,7 @@ pub fn findings(
     observed: &Observed,
     before: &BatchedModelStatus,
 ) -> Vec<Finding> {
-    let proxy = proxy_ready(observed);
+    let proxy = proxy_ready(observed, valid.spec.proxy.tls.is_some());
     let mut redis = redis_ready(external_redis(valid, plan, observed), observed, &proxy);
     if let Some(held) = held_place(valid, plan, observed) {
         let note = format!(
@@ -86,7 +86,7 @@ pub fn findings(
 
 /// The conditions of a resource whose children could not be made as it asks for: what is there may well run.
 pub fn rejected(observed: &Observed, reason: &str, message: &str) -> Vec<Finding> {
-    let proxy = proxy_ready(observed);
+    let proxy = proxy_ready(observed, false);
     // A spec that was refused does not say where Redis is.
     let external = observed.redis.is_none().then(|| "Redis".to_owned());
     let redis = redis_ready(external, observed, &proxy);
@@ -110,6 +110,12 @@ fn ready_replicas(deployment: &Deployment) -> i32 {
         .unwrap_or(0)
 }
 
+/// Whether pods of an older template are left.
+fn is_replaced(deployment: &Deployment) -> bool {
+    let status = deployment.status.as_ref();
+    status.is_some_and(|status| status.updated_replicas < status.replicas)
+}
+
 /// The problem that keeps the pods of a component from running.
 fn trouble(observed: &Observed, component: Component) -> Option<Problem> {
     let pods = observed
@@ -120,9 +126,12 @@ fn trouble(observed: &Observed, component: Component) -> Option<Problem> {
         .find_map(|pod| workers::problem(pod))
 }
 
-fn proxy_ready(observed: &Observed) -> Finding {
+fn proxy_ready(observed: &Observed, tls: bool) -> Finding {
     let ready = observed.proxy.as_deref().map_or(0, ready_replicas);
-    if ready > 0 {
+    // Those that are replaced may be without TLS: then the Service does not lead to them.
+    let replaced = tls && observed.proxy.as_deref().is_some_and(is_replaced);
+    let stuck = trouble(observed, Component::Proxy).filter(|_| replaced);
+    if ready > 0 && stuck.is_none() {
         return Finding::new(
             condition::PROXY_READY,
             true,

@@ -171,6 +171,38 @@ fn a_served_model() {
 }
 
 #[test]
+fn a_certificate_that_is_missing_is_told_while_older_proxies_are_ready() {
+    let tls = "{proxy: {tls: {secretName: sentiment-tls}}}";
+    let mut seen = observed(loaded(1, 1));
+    let status = status_with(tls, &seen);
+    assert_eq!(status.url.as_deref(), Some("https://sentiment.nlp"));
+    assert!(summary(&status).contains("ProxyReady=True/Ready"));
+
+    let said = "carpool-sidecar: --tls-dir: failed to read /etc/carpool-tls/tls.crt: No such file or directory";
+    let pod = json!({
+        "metadata": {"name": "p", "labels": names::component_labels("sentiment", Component::Proxy)},
+        "status": {"phase": "Running", "containerStatuses": [{
+            "name": "proxy", "image": "i", "imageID": "", "ready": false, "restartCount": 2,
+            "state": {"waiting": {"reason": "CrashLoopBackOff"}},
+            "lastState": {"terminated": {"exitCode": 64, "reason": "Error", "message": said}}
+        }]}
+    });
+    seen.pods = vec![Arc::new(serde_json::from_value(pod).unwrap())];
+    // A proxy that fails beside others of its kind is not their end.
+    assert!(summary(&status_with(tls, &seen)).contains("ProxyReady=True/Ready"));
+    let mut proxy = Deployment::clone(seen.proxy.as_ref().unwrap());
+    let counts = proxy.status.as_mut().unwrap();
+    (counts.replicas, counts.updated_replicas) = (Some(3), Some(1));
+    seen.proxy = Some(Arc::new(proxy));
+    let status = status_with(tls, &seen);
+    assert!(summary(&status).contains("ProxyReady=False/Error"));
+    let message = message(&status, "ProxyReady");
+    assert!(message.ends_with(said), "{message}");
+    // Without TLS those that are ready serve on.
+    assert!(summary(&status_of(&seen)).contains("ProxyReady=True/Ready"));
+}
+
+#[test]
 fn the_way_a_model_is_served_is_told_and_outlives_the_operator() {
     let mut seen = observed(loaded(1, 1));
     let why = "served unpadded: padding changes its answers";
