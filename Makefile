@@ -24,7 +24,7 @@ unit: ## One crate's tests, in seconds after a change: make unit CRATE=queue TES
 test: ## Everything, from unit tests to a real Kubernetes, closing with 'N passed, N failed'
 	@hack/test
 
-clients: ## Clients of others (tritonclient, kserve, curl) against models on this machine
+clients: ## Clients of others (tritonclient, kserve, curl, grpcurl) against models on this machine
 	@hack/clients
 
 lint: ## Format, clippy, shellcheck, luacheck, comments, rustdoc, dependencies' licences and sources, stale manifests, the chart

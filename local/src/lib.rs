@@ -56,6 +56,10 @@ pub struct Args {
         value_name = "URL"
     )]
     redis_url: Option<String>,
+
+    /// A folder with a certificate `tls.crt` and its key `tls.key`, both PEM: models are served by TLS.
+    #[arg(long, env = "CARPOOL_TLS_DIR", value_name = "FOLDER")]
+    tls_dir: Option<PathBuf>,
 }
 
 /// A reason why the models can't be served, or no longer.
@@ -138,6 +142,7 @@ struct Shared {
     programs: Programs,
     folder: PathBuf,
     redis_url_file: PathBuf,
+    tls_dir: Option<PathBuf>,
 }
 
 struct Programs {
@@ -203,6 +208,7 @@ async fn serve(args: Args, console: Console, stop: CancellationToken) -> Result<
         programs,
         folder,
         redis_url_file,
+        tls_dir: args.tls_dir,
     });
     let result = serve_all(&shared, manifests, listeners, stop).await;
     stop_redis.cancel();

@@ -89,7 +89,12 @@ impl Served {
         };
         let files = Files::new(shared.folder.join(&manifest.name), &manifest.file)?;
         files.write_config(&config)?;
-        let reporter = Reporter::new(shared.console.clone(), &manifest.name, listen);
+        let reporter = Reporter::new(
+            shared.console.clone(),
+            &manifest.name,
+            listen,
+            shared.tls_dir.is_some(),
+        );
         let scaling = cpus::bounded(&manifest.spec.scaling, cpus::available(), &reporter);
         Ok(Self {
             files,

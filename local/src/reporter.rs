@@ -39,13 +39,13 @@ pub struct Reporter {
 }
 
 impl Reporter {
-    /// Returns the reporter of a model whose sidecar listens at `listen`.
-    pub fn new(console: Console, name: &str, listen: SocketAddr) -> Self {
+    /// Returns the reporter of a model whose sidecar listens at `listen`, by TLS or without.
+    pub fn new(console: Console, name: &str, listen: SocketAddr, tls: bool) -> Self {
         Self {
             line: console.live(),
             console,
             name: name.to_owned(),
-            url: url(listen),
+            url: url(listen, tls),
             shown: None,
             loaded: String::new(),
         }
@@ -118,14 +118,15 @@ fn changed_message(said: &mut String, loaded: &[Loaded]) -> Option<String> {
 }
 
 /// Returns the URL where clients on this machine find what listens there.
-fn url(mut listen: SocketAddr) -> String {
+fn url(mut listen: SocketAddr, tls: bool) -> String {
     if listen.ip().is_unspecified() {
         listen.set_ip(match listen {
             SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
             SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
         });
     }
-    format!("http://{listen}")
+    let scheme = if tls { "https" } else { "http" };
+    format!("{scheme}://{listen}")
 }
 
 #[cfg(test)]
@@ -177,7 +178,9 @@ mod tests {
             ("[::]:80", "http://[::1]:80"),
             ("10.0.0.7:80", "http://10.0.0.7:80"),
         ] {
-            assert_eq!(url(listen.parse().unwrap()), expected);
+            let listen = listen.parse().unwrap();
+            assert_eq!(url(listen, false), expected);
+            assert_eq!(url(listen, true), expected.replace("http", "https"));
         }
     }
 }

@@ -4,6 +4,7 @@ mod answer;
 mod limits;
 mod progress;
 mod transport;
+mod unread;
 
 use std::{convert::Infallible, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
@@ -25,6 +26,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
+pub use self::unread::{Size, Unread};
 use self::{
     answer::Answer,
     limits::{HEAD_TIMEOUT, WRITE_TIMEOUT},
@@ -37,16 +39,18 @@ use crate::{payload::Payload, tls};
 pub struct Way {
     own: Arc<str>,
     tls: Option<tls::Current>,
+    unread: Unread,
     head_timeout: Duration,
     write_timeout: Duration,
 }
 
 impl Way {
-    /// Makes a way in for a proxy called `own`, by TLS or without.
-    pub fn new(own: Arc<str>, tls: Option<tls::Current>) -> Self {
+    /// Makes a way in for a proxy called `own`, by TLS or without. Its answers count as `unread` until they are taken.
+    pub fn new(own: Arc<str>, tls: Option<tls::Current>, unread: Unread) -> Self {
         Self {
             own,
             tls,
+            unread,
             head_timeout: HEAD_TIMEOUT,
             write_timeout: WRITE_TIMEOUT,
         }
@@ -80,6 +84,7 @@ impl Way {
                 client: client(stream.peer_addr(), &self.own),
                 answer: answer.clone(),
                 watcher: connections.watcher(),
+                progress: Arc::new(Progress::new(self.unread.clone())),
                 head_deadline: Instant::now() + self.head_timeout,
                 write_timeout: self.write_timeout,
             };
@@ -101,6 +106,7 @@ struct Connection<A> {
     client: Arc<str>,
     answer: A,
     watcher: Watcher,
+    progress: Arc<Progress>,
     /// The time by which the first request's head must be there.
     head_deadline: Instant,
     write_timeout: Duration,
@@ -134,10 +140,10 @@ where
             client,
             answer,
             watcher,
+            progress,
             head_deadline,
             write_timeout,
         } = self;
-        let progress = Arc::new(Progress::default());
         let service = service_fn(|request: Request<Incoming>| {
             let asked = progress.asked(request.version());
             let answered = answer(Arc::clone(&client), request);

@@ -18,7 +18,7 @@ where
     let address = listener.local_addr().unwrap();
     let way = Way {
         head_timeout,
-        ..Way::new("p1".into(), None)
+        ..Way::new("p1".into(), None, Unread::new(0))
     };
     tokio::spawn(way.accept(listener, answer, CancellationToken::new()));
     address
@@ -45,7 +45,7 @@ async fn serve_in_no_time(bytes: usize) -> SocketAddr {
     let address = listener.local_addr().unwrap();
     let way = Way {
         write_timeout: Duration::from_millis(100),
-        ..Way::new("p1".into(), None)
+        ..Way::new("p1".into(), None, Unread::new(0))
     };
     let answer = move |_, _| async move { Ok(Response::new(Payload::from(vec![b'x'; bytes]))) };
     tokio::spawn(way.accept(listener, answer, CancellationToken::new()));

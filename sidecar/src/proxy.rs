@@ -14,7 +14,9 @@ use carpool_queue::{Caller, Class, Endpoint, Limits, Producer, QueueError};
 use http::{HeaderMap, HeaderName};
 use tokio::sync::watch;
 
-use crate::{body_budget::BodyBudget, cors::Cors, error::Error, metrics::Metrics};
+use crate::{
+    body_budget::BodyBudget, connections::Unread, cors::Cors, error::Error, metrics::Metrics,
+};
 
 /// The time after which a client should ask again whether Redis is back.
 const RETRY_REDIS: Duration = Duration::from_secs(1);
@@ -172,6 +174,8 @@ pub struct Proxy {
     pub metrics: Metrics,
     /// The bytes of bodies that are being read.
     pub body_budget: BodyBudget,
+    /// The bytes of answers that clients have not taken: as many as the queue may hold of requests.
+    pub unread: Unread,
     /// Whether this process is to stop.
     draining: AtomicBool,
     /// Whether Redis has answered once.
@@ -191,6 +195,7 @@ impl Proxy {
             producer: watch::Sender::new((Arc::clone(&served.uid), producer)),
             metrics: Metrics::default(),
             body_budget: BodyBudget::default(),
+            unread: Unread::new(config.queue.max_bytes.0),
             draining: AtomicBool::default(),
             reached: AtomicBool::default(),
             served: watch::Sender::new(Arc::new(served)),
@@ -222,6 +227,7 @@ impl Proxy {
     /// deleted and made anew: nobody will answer those of the one before, so they end.
     pub fn reload(&self, config: &Config) -> Result<(), ServeError> {
         let next = Arc::new(Served::new(config, self.access.secret.as_deref())?);
+        self.unread.set_limit(config.queue.max_bytes.0);
         let before = self.producer.borrow().clone();
         if before.0 == next.uid {
             before.1.set_limits(limits(config));

@@ -152,7 +152,7 @@ impl Server {
             let proxy = Arc::clone(&proxy);
             move |_, request| admin::serve(Arc::clone(&proxy), name.clone(), request)
         };
-        let way = Way::new(Arc::clone(&own), None);
+        let way = Way::new(Arc::clone(&own), None, proxy.unread.clone());
         let to_admin = way.accept(admin, to_admin, never);
         let _admin = AbortOnDropHandle::new(tokio::spawn(to_admin));
         let _reload = AbortOnDropHandle::new(tokio::spawn(reload::watch(
@@ -175,7 +175,8 @@ impl Server {
             })
             .unzip();
         let scheme = if tls.is_some() { "https" } else { "http" };
-        let to_data = Way::new(own, tls).accept(data, to_data, closing.clone());
+        let to_data =
+            Way::new(own, tls, proxy.unread.clone()).accept(data, to_data, closing.clone());
         let accepting = tokio::spawn(to_data);
         if let (Ok(listen), Ok(admin)) = (listens, admin_listens) {
             let serving = &*proxy.served().revision;

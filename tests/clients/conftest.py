@@ -1,5 +1,6 @@
 """Models on this machine, by `carpool local`, for clients that know nothing of it."""
 
+import contextlib
 import json
 import os
 import re
@@ -22,28 +23,50 @@ def manifest(name, folder):
     return str(path)
 
 
-@pytest.fixture(scope="session")
-def models(tmp_path_factory):
-    """The addresses of the models, HOST:PORT by name, once they are ready."""
-    folder = tmp_path_factory.mktemp("models")
-    files = [manifest(name, folder) for name in ("digits", "sentiment")]
+@contextlib.contextmanager
+def served(names, folder, *arguments):
+    """The addresses of these models, HOST:PORT by name, once they are ready."""
+    files = [manifest(name, folder) for name in names]
     local = subprocess.Popen(
-        ["carpool", "local", "--http", "127.0.0.1:0", *files], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ["carpool", "local", "--http", "127.0.0.1:0", *arguments, *files],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )
     addresses, ready = {}, set()
     for line in local.stdout:
         sys.stderr.write(line)
-        if found := re.match(r"(\w+): http://(\S+)", line):
+        if found := re.match(r"(\w+): https?://(\S+)", line):
             addresses[found[1]] = found[2]
         if found := re.match(r"(\w+): the model is loaded, ready", line):
             ready.add(found[1])
-        if len(addresses) == 2 and ready == addresses.keys():
+        if len(addresses) == len(names) and ready == addresses.keys():
             break
     else:
         pytest.exit(f"carpool local ended with {local.wait()}", 1)
     yield addresses
     local.terminate()
     local.wait(30)
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory):
+    """The addresses of the models, HOST:PORT by name, once they are ready."""
+    with served(("digits", "sentiment"), tmp_path_factory.mktemp("models")) as addresses:
+        yield addresses
+
+
+@pytest.fixture(scope="session")
+def secure(tmp_path_factory):
+    """The address of the model of digits by TLS, HOST:PORT, and the file of the certificate to trust."""
+    folder = tmp_path_factory.mktemp("secure")
+    certificate = str(folder / "tls.crt")
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1",
+         "-keyout", str(folder / "tls.key"), "-out", certificate, "-subj", "/CN=digits",
+         "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"],
+        check=True, stderr=subprocess.DEVNULL,
+    )
+    with served(("digits",), folder, "--tls-dir", str(folder)) as addresses:
+        yield addresses["digits"], certificate
 
 
 @pytest.fixture(scope="session")

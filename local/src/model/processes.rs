@@ -58,6 +58,9 @@ impl Served {
             let name = format!("{}-proxy-{}", self.manifest.name, self.proxies_started);
             let mut command = Command::new(&self.shared.programs.sidecar);
             command.args(["--listen", "stdin"]);
+            if let Some(folder) = &self.shared.tls_dir {
+                command.arg("--tls-dir").arg(folder);
+            }
             if let Some(listener) = &self.listener {
                 let socket = listener.try_clone().map_err(|source| LocalError::Pass {
                     name: name.clone(),

@@ -2,16 +2,22 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+    atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
 };
 
 use http::Version;
 use tokio::sync::{Notify, futures::Notified};
 
+use super::unread::Unread;
+
 /// The state of one connection, shared by its transport, its requests and their answers.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Progress {
     spoken: Notify,
+    /// The count of the bytes of answers of all connections.
+    unread: Unread,
+    /// The bytes of answers that this connection's client has not taken.
+    held: AtomicU64,
     /// Whether the client speaks HTTP/1.1.
     http1: AtomicBool,
     /// The number of requests so far.
@@ -34,6 +40,23 @@ pub struct Progress {
 const NONE: usize = usize::MAX;
 
 impl Progress {
+    /// Makes the state of a connection whose answers count as `unread`.
+    pub(super) fn new(unread: Unread) -> Self {
+        Self {
+            spoken: Notify::default(),
+            unread,
+            held: AtomicU64::default(),
+            http1: AtomicBool::default(),
+            requests: AtomicUsize::default(),
+            waiting: AtomicUsize::default(),
+            open: AtomicUsize::default(),
+            heading: AtomicBool::default(),
+            unsent: Default::default(),
+            checks: AtomicUsize::default(),
+            heading_since: AtomicUsize::new(NONE),
+        }
+    }
+
     /// Waits for the first request.
     pub(super) fn spoken(&self) -> Notified<'_> {
         self.spoken.notified()
@@ -86,9 +109,18 @@ impl Progress {
         } else {
             NONE
         };
-        // The first check finds 0 here, which is no number of requests of a connection that is checked.
         let before = self.heading_since.swap(heading, Relaxed);
         unsent || (heading != NONE && heading == before)
+    }
+
+    fn hold(&self, bytes: u64) {
+        self.held.fetch_add(bytes, Relaxed);
+        self.unread.hold(bytes);
+    }
+
+    fn give_back(&self, bytes: u64) {
+        self.held.fetch_sub(bytes, Relaxed);
+        self.unread.give_back(bytes);
     }
 }
 
@@ -107,12 +139,37 @@ impl Asked {
         }
     }
 
-    /// Notes a part of the answer that is to be sent.
-    pub(super) fn sends(&self) -> Unsent {
+    /// Counts the bytes of the whole answer, if they may be held: a client that has not taken one answer gets no further
+    /// one while all answers together are too much.
+    pub(super) fn holds(&self, bytes: u64) -> bool {
+        let progress = &self.progress;
+        if progress.unread.is_full() && progress.held.load(Relaxed) > 0 {
+            return false;
+        }
+        progress.hold(bytes);
+        true
+    }
+
+    /// Counts bytes of an answer that were not known before.
+    pub(super) fn grows(&self, bytes: u64) {
+        self.progress.hold(bytes);
+    }
+
+    /// Counts bytes no longer that were not sent.
+    pub(super) fn gives_back(&self, bytes: u64) {
+        self.progress.give_back(bytes);
+    }
+
+    /// Notes a part of the answer that the client is to take, with the bytes that count no longer once it has.
+    pub(super) fn sends(&self, bytes: u64) -> Unsent {
         let progress = Arc::clone(&self.progress);
         let parity = progress.checks.load(Relaxed) % 2;
         progress.unsent[parity].fetch_add(1, Relaxed);
-        Unsent { progress, parity }
+        Unsent {
+            progress,
+            parity,
+            bytes,
+        }
     }
 }
 
@@ -128,11 +185,13 @@ impl Drop for Asked {
 pub struct Unsent {
     progress: Arc<Progress>,
     parity: usize,
+    bytes: u64,
 }
 
 impl Drop for Unsent {
     fn drop(&mut self) {
         self.progress.unsent[self.parity].fetch_sub(1, Relaxed);
+        self.progress.give_back(self.bytes);
     }
 }
 
@@ -141,7 +200,7 @@ mod tests {
     use super::*;
 
     fn asked() -> (Arc<Progress>, Asked) {
-        let progress = Arc::new(Progress::default());
+        let progress = Arc::new(Progress::new(Unread::new(0)));
         let asked = progress.asked(Version::HTTP_11);
         (progress, asked)
     }
@@ -149,7 +208,7 @@ mod tests {
     #[test]
     fn a_part_that_is_not_taken_for_two_checks_is_a_stall() {
         let (progress, asked) = asked();
-        let held = asked.sends();
+        let held = asked.sends(0);
         assert!(!progress.has_stalled());
         assert!(progress.has_stalled());
         drop(held);
@@ -159,11 +218,11 @@ mod tests {
     #[test]
     fn parts_that_are_taken_one_after_another_are_none() {
         let (progress, asked) = asked();
-        let mut held = asked.sends();
+        let mut held = asked.sends(0);
         for _ in 0..8 {
             assert!(!progress.has_stalled());
             // The last part leaves once the next is there.
-            held = asked.sends();
+            held = asked.sends(0);
         }
         drop(held);
     }
@@ -188,5 +247,19 @@ mod tests {
         assert!(!progress.has_stalled());
         progress.received();
         assert!(progress.has_stalled());
+    }
+
+    #[test]
+    fn who_takes_no_answer_gets_no_further_one_when_there_are_too_many() {
+        let unread = Unread::new(100);
+        let asked = || Arc::new(Progress::new(unread.clone())).asked(Version::HTTP_2);
+        let (slow, quick) = (asked(), asked());
+        assert!(slow.holds(60) && slow.holds(60) && !slow.holds(60));
+        assert!(quick.holds(60));
+        let part = slow.sends(60);
+        slow.gives_back(60);
+        assert!(!slow.holds(60) && !quick.holds(60));
+        drop(part);
+        assert!(slow.holds(60));
     }
 }

@@ -34,7 +34,8 @@ impl Answer {
         }
     }
 
-    fn len(&self) -> usize {
+    /// The bytes of the message.
+    pub fn len(&self) -> usize {
         self.names.len() + self.answer.len()
     }
 

@@ -11,6 +11,7 @@ use tracing::Instrument;
 use super::{Call, SERVICE, codec::Answer, deadline};
 use crate::{
     body,
+    connections::Size,
     error::Error,
     followed::Followed,
     infer::{self, Caller, Validated},
@@ -35,7 +36,9 @@ pub async fn unary(
     let _ = told.set(status);
     match answered {
         Ok(answer) => {
+            let size = Size(answer.len() as u64);
             let mut response = Response::new(answer);
+            response.extensions_mut().insert(size);
             followed.answer(&headers, response.metadata_mut().as_mut());
             Ok(response)
         }
