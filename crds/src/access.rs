@@ -116,9 +116,10 @@ pub struct IpBlock {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[cfg_attr(feature = "kube", derive(KubeSchema))]
 pub struct ProxyTls {
-    /// A Secret of this namespace, of the type kubernetes.io/tls: its key `tls.crt` holds the certificate for the names by
-    /// which clients call the Service, and those between it and its authority, `tls.key` its key, both as PEM. A renewal is
-    /// followed without a restart. Sidecars in the pods of apps are called without TLS, as nothing leaves the pod.
+    /// A Secret of this namespace, of the type kubernetes.io/tls: its key `tls.crt` holds the certificate for the names
+    /// by which clients call the Service, and those between it and its authority, `tls.key` its key, both as PEM. A
+    /// renewal is followed without a restart. Sidecars in the pods of apps are called without TLS, as nothing leaves
+    /// the pod.
     #[cfg_attr(feature = "kube", schemars(length(min = 1, max = 253)))]
     #[cfg_attr(feature = "kube", x_kube(validation = (
         "self.matches('^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$')",

@@ -23,7 +23,8 @@ pub struct Queue {
     #[serde(default = "defaults::max_length")]
     pub max_length: u32,
 
-    /// The most bytes that the queue's requests hold together.
+    /// The most bytes that the queue's requests hold together; a proxy holds as many of answers that clients do not
+    /// take.
     #[serde(default = "defaults::max_bytes")]
     pub max_bytes: Bytes,
 

@@ -228,7 +228,8 @@ pub struct Proxy {
     #[cfg_attr(feature = "kube", schemars(length(max = 32)))]
     pub allow_from: Vec<Peer>,
 
-    /// The certificate by which the Service's port 443 takes requests by TLS. Default: none, and port 80 takes them without.
+    /// The certificate by which the Service's port 443 takes requests by TLS. Default: none, and port 80 takes them
+    /// without.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<ProxyTls>,
 

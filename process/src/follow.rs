@@ -27,8 +27,8 @@ pub async fn follow_file<T, E>(
     follow_files([path], move || read(&file), apply).await;
 }
 
-/// Does what [`follow_file`] does for files that belong together: `read`, which reads them all, is called when any of them
-/// has changed.
+/// Does what [`follow_file`] does for files that belong together: `read`, which reads them all, is called when any of
+/// them has changed.
 pub async fn follow_files<T, E, const N: usize>(
     paths: [PathBuf; N],
     read: impl Fn() -> Result<T, E> + Clone + Send + 'static,

@@ -56,8 +56,8 @@ impl Way {
         }
     }
 
-    /// Takes connections, HTTP/1.1 and HTTP/2, until told to stop, and answers every request with `answer`, which is told
-    /// the client. The value that is given back closes the connections.
+    /// Takes connections, HTTP/1.1 and HTTP/2, until told to stop, and answers every request with `answer`, which is
+    /// told the client. The value that is given back closes the connections.
     pub async fn accept<A, F>(
         self,
         listener: TcpListener,

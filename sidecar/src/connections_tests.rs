@@ -3,6 +3,7 @@ use http::{HeaderMap, HeaderValue, header::TRAILER};
 use http_body_util::{BodyExt, Empty, StreamBody};
 use hyper::body::Frame;
 use hyper_util::client::legacy::Client;
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
@@ -18,7 +19,7 @@ where
     let address = listener.local_addr().unwrap();
     let way = Way {
         head_timeout,
-        ..Way::new("p1".into(), None, Unread::new(0))
+        ..Way::new("p1".into(), None, Unread::new(0, Gauge::default()))
     };
     tokio::spawn(way.accept(listener, answer, CancellationToken::new()));
     address
@@ -45,7 +46,7 @@ async fn serve_in_no_time(bytes: usize) -> SocketAddr {
     let address = listener.local_addr().unwrap();
     let way = Way {
         write_timeout: Duration::from_millis(100),
-        ..Way::new("p1".into(), None, Unread::new(0))
+        ..Way::new("p1".into(), None, Unread::new(0, Gauge::default()))
     };
     let answer = move |_, _| async move { Ok(Response::new(Payload::from(vec![b'x'; bytes]))) };
     tokio::spawn(way.accept(listener, answer, CancellationToken::new()));

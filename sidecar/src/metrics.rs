@@ -117,6 +117,8 @@ pub struct Metrics {
     answered: [OnceLock<Series>; Kind::COUNT],
     hops: [Histogram; Hop::ALL.len()],
     open: Gauge,
+    /// The bytes of answers that clients have not taken.
+    pub unread: Gauge,
     reloads: Family<ResultLabel, Counter>,
     renewals: Family<ResultLabel, Counter>,
 }
@@ -156,6 +158,13 @@ impl Default for Metrics {
             "Requests that are being served",
             open.clone(),
         );
+        let unread = Gauge::default();
+        registry.register_with_unit(
+            "unread_answers",
+            "What the answers hold that clients have not taken",
+            Unit::Bytes,
+            unread.clone(),
+        );
         let reloads = Family::default();
         registry.register(
             "config_reloads",
@@ -179,6 +188,7 @@ impl Default for Metrics {
                 hops.get_or_create_owned(&HopLabel { hop })
             }),
             open,
+            unread,
             reloads,
             renewals,
         }

@@ -190,12 +190,13 @@ impl Proxy {
     pub fn new(config: &Config, access: Access) -> Result<Self, ServeError> {
         let served = Served::new(config, access.secret.as_deref())?;
         let producer = access.producer(config)?;
+        let metrics = Metrics::default();
         Ok(Self {
             access,
             producer: watch::Sender::new((Arc::clone(&served.uid), producer)),
-            metrics: Metrics::default(),
             body_budget: BodyBudget::default(),
-            unread: Unread::new(config.queue.max_bytes.0),
+            unread: Unread::new(config.queue.max_bytes.0, metrics.unread.clone()),
+            metrics,
             draining: AtomicBool::default(),
             reached: AtomicBool::default(),
             served: watch::Sender::new(Arc::new(served)),

@@ -60,8 +60,9 @@ pub struct Args {
     #[arg(long, env = "CARPOOL_LISTEN", value_name = "ADDRESS")]
     pub listen: Option<String>,
 
-    /// A folder with the certificate `tls.crt`, with its chain, and its key `tls.key`, both PEM, as a Secret of the type
-    /// kubernetes.io/tls is mounted: requests are taken by TLS. Both are read again when they change. Default: no TLS.
+    /// A folder with the certificate `tls.crt`, with its chain, and its key `tls.key`, both PEM, as a Secret of the
+    /// type kubernetes.io/tls is mounted: requests are taken by TLS. Both are read again when they change. Default: no
+    /// TLS.
     #[arg(long, env = "CARPOOL_TLS_DIR", value_name = "FOLDER")]
     pub tls_dir: Option<PathBuf>,
 

@@ -113,8 +113,8 @@ impl Certificate {
         watch::channel(Arc::clone(&self.settings))
     }
 
-    /// Follows the files, for ever. Connections that are open keep the certificate they began with. A renewal that can't be
-    /// used is told, and the last good one kept.
+    /// Follows the files, for ever. Connections that are open keep the certificate they began with. A renewal that
+    /// can't be used is told, and the last good one kept.
     pub async fn follow(mut self, served: watch::Sender<Arc<ServerConfig>>, metrics: &Metrics) {
         let folder = self.folder.clone();
         let files = FILES.map(|name| folder.join(name));

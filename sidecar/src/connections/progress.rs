@@ -139,8 +139,8 @@ impl Asked {
         }
     }
 
-    /// Counts the bytes of the whole answer, if they may be held: a client that has not taken one answer gets no further
-    /// one while all answers together are too much.
+    /// Counts the bytes of the whole answer, if they may be held: a client that has not taken one answer gets no
+    /// further one while all answers together are too much.
     pub(super) fn holds(&self, bytes: u64) -> bool {
         let progress = &self.progress;
         if progress.unread.is_full() && progress.held.load(Relaxed) > 0 {
@@ -197,10 +197,12 @@ impl Drop for Unsent {
 
 #[cfg(test)]
 mod tests {
+    use prometheus_client::metrics::gauge::Gauge;
+
     use super::*;
 
     fn asked() -> (Arc<Progress>, Asked) {
-        let progress = Arc::new(Progress::new(Unread::new(0)));
+        let progress = Arc::new(Progress::new(Unread::new(0, Gauge::default())));
         let asked = progress.asked(Version::HTTP_11);
         (progress, asked)
     }
@@ -251,7 +253,7 @@ mod tests {
 
     #[test]
     fn who_takes_no_answer_gets_no_further_one_when_there_are_too_many() {
-        let unread = Unread::new(100);
+        let unread = Unread::new(100, Gauge::default());
         let asked = || Arc::new(Progress::new(unread.clone())).asked(Version::HTTP_2);
         let (slow, quick) = (asked(), asked());
         assert!(slow.holds(60) && slow.holds(60) && !slow.holds(60));

@@ -1,8 +1,9 @@
 //! The bytes of a connection, and what the end of those that come in means.
 //!
-//! A client that asks by HTTP/1.1 may shut its side down and still read the answer. One that is gone closes its side, too,
-//! and both look the same until something is sent to it. So an interim answer is: `100 Continue`, which every client of
-//! HTTP/1.1 skips (RFC 9110, section 15.2), and whose answer from a system that no longer has the connection is a reset.
+//! A client that asks by HTTP/1.1 may shut its side down and still read the answer. One that is gone closes its side,
+//! too, and both look the same until something is sent to it. So an interim answer is: `100 Continue`, which every
+//! client of HTTP/1.1 skips (RFC 9110, section 15.2), and whose answer from a system that no longer has the connection
+//! is a reset.
 
 use std::{
     io,
@@ -24,7 +25,8 @@ use super::progress::Progress;
 /// The interim answer that tells a client that has closed one side from one that has closed both.
 const INTERIM: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
-/// The time between two looks at a connection whose client has closed one side: no event tells of a reset from there on.
+/// The time between two looks at a connection whose client has closed one side: no event tells of a reset from there
+/// on.
 const LOOK: Duration = Duration::from_millis(50);
 
 /// A stream of bytes over TCP.

@@ -109,27 +109,29 @@ impl Target {
 
     /// Checks that an ordinary request is answered, and that the process has never held much.
     async fn survives(&self) {
-        self.survives_with(GROWTH).await;
-    }
-
-    async fn survives_with(&self, growth: usize) {
         let answer = send(post(self.address, INFER, pair())).await;
         answer.ok().unwrap();
         let grown = self.memory("VmHWM:").saturating_sub(self.before);
-        assert!(grown < growth, "the process grew by {} KiB", grown >> 10);
+        assert!(grown < GROWTH, "the process grew by {} KiB", grown >> 10);
     }
 
     async fn connect(&self) -> TcpStream {
         TcpStream::connect(self.address).await.unwrap()
     }
 
+    /// The value of a metric without labels, whose name ends in a space.
+    async fn metric(&self, name: &str) -> u64 {
+        let metrics = send(get(self.admin, "/metrics")).await.body;
+        let mut lines = str::from_utf8(&metrics).unwrap().lines();
+        let value = lines.find_map(|line| line.strip_prefix(name));
+        value.unwrap().parse().unwrap()
+    }
+
     /// Waits until no request is open.
     async fn is_idle(&self) {
         until(async || {
-            let metrics = send(get(self.admin, "/metrics")).await.body;
-            let metrics = str::from_utf8(&metrics).unwrap();
-            let open = "carpool_proxy_open_requests 0";
-            metrics.lines().any(|line| line == open).then_some(())
+            let open = self.metric("carpool_proxy_open_requests ").await;
+            (open == 0).then_some(())
         })
         .await;
     }
@@ -195,9 +197,10 @@ async fn heads_that_come_byte_by_byte() {
             client.write_all(&[*byte]).await.unwrap();
         }
     }
-    // Each may fill the buffer of a head, and no more.
+    // Each may fill the buffer of a head, and no more: then the server closes.
+    let rest = vec![b'x'; 256 << 10];
     for client in &mut clients {
-        client.write_all(&[b'x'; 32 << 10]).await.unwrap();
+        let _ = timeout(BLOCKED, client.write_all(&rest)).await;
     }
     target.survives().await;
 }
@@ -219,11 +222,11 @@ async fn heads_without_end() {
         }
         let mut answer = Vec::new();
         let end = timeout(BLOCKED * 20, client.read_to_end(&mut answer));
-        // What was not read may make it a reset before the answer is read.
+        // Bytes that were not read may make it a reset before the answer is read.
         let _ = end.await.expect("the connection is to be closed");
         target.survives().await;
     }
-    // What is only a little too much is told.
+    // A head that is only a little too large is told.
     for header in [
         format!("x: {}\r\n", "x".repeat(64 << 10)),
         "x: x\r\n".repeat(101),
@@ -272,8 +275,13 @@ async fn heads_without_end_by_http2() {
         let parts: Vec<&[u8]> = block.chunks(16 << 10).collect();
         for (index, part) in parts.iter().enumerate() {
             let kind = if index == 0 { HEADERS } else { CONTINUATION };
-            let flags = u8::from(index == 0) * END_STREAM
-                | u8::from(index + 1 == parts.len()) * END_HEADERS;
+            let begins = if index == 0 { END_STREAM } else { 0 };
+            let ends = if index + 1 == parts.len() {
+                END_HEADERS
+            } else {
+                0
+            };
+            let flags = begins | ends;
             client
                 .write_all(&frame(kind, flags, stream, part))
                 .await
@@ -382,7 +390,7 @@ async fn more_streams_than_are_allowed() {
         bytes.extend(frame(DATA, END_STREAM, stream, body.as_bytes()));
     }
     client.write_all(&bytes).await.unwrap();
-    // Those beyond the limit are refused or end the connection; in no case are there more.
+    // Streams beyond the limit are refused or end the connection; in no case are there more.
     let mut bytes = vec![0; 1 << 20];
     let mut read = 0;
     let refused = 7_u32.to_be_bytes();
@@ -408,10 +416,10 @@ fn lists() -> Value {
     model
 }
 
-/// Answers with a megabyte, whatever is asked.
-fn megabyte(_: &Job, _: InferRequest) -> Outcome {
-    let bytes = vec![0; 1 << 20];
-    let tensor = Tensor::new("x", Datatype::Fp32, [1, 1 << 18], bytes).unwrap();
+/// Answers with some hundred kilobytes, whatever is asked.
+fn at_length(_: &Job, _: InferRequest) -> Outcome {
+    let bytes = vec![0; 1 << 18];
+    let tensor = Tensor::new("x", Datatype::Fp32, [1, 1 << 16], bytes).unwrap();
     worker::answer(vec![tensor])
 }
 
@@ -419,7 +427,7 @@ fn megabyte(_: &Job, _: InferRequest) -> Outcome {
 async fn answers_that_nobody_reads() {
     let mut config = config(&lists());
     config["queue"]["maxBytes"] = json!("4Mi");
-    let target = Target::start_with(&config, megabyte).await;
+    let target = Target::start_with(&config, at_length).await;
     let mut clients = Vec::new();
     // By HTTP/2 the window for answers is closed: nothing may be sent.
     for _ in 0..5 {
@@ -444,8 +452,17 @@ async fn answers_that_nobody_reads() {
         clients.push(client);
     }
     target.is_idle().await;
-    // Many answers come from Redis at a time, and each has two forms while it is written down.
-    target.survives_with(320 << 20).await;
+    // The bound, and of each client one answer, of 4 bytes an element.
+    let held = target.metric("carpool_proxy_unread_answers_bytes ").await;
+    assert!((1..(4 << 20) + 9 * 300_000).contains(&held), "{held}");
+    let answer = send(post(target.address, INFER, pair())).await;
+    answer.ok().unwrap();
+    drop(clients);
+    until(async || {
+        let held = target.metric("carpool_proxy_unread_answers_bytes ").await;
+        (held == 0).then_some(())
+    })
+    .await;
 }
 
 /// A request whose answer is of two numbers.
@@ -511,7 +528,7 @@ async fn a_client_that_shuts_its_side_reads_a_long_answer_to_its_end() {
     client.write_all(head.as_bytes()).await.unwrap();
     client.write_all(body.as_bytes()).await.unwrap();
     client.shutdown().await.unwrap();
-    // Its answer is more than the system's buffers hold, and waits.
+    // The answer is more than the system's buffers hold, and waits.
     rig.measures(r#"carpool_proxy_requests_total{route="infer",code="200"} 1"#)
         .await;
     let mut answer = Vec::new();

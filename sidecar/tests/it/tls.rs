@@ -33,8 +33,8 @@ use crate::{
     rig::{INFER, Rig, config, pair, pairs},
 };
 
-/// A folder as a Secret of the type kubernetes.io/tls is mounted, which is renewed as the kubelet does: by the swap of a
-/// link above the files.
+/// A folder as a Secret of the type kubernetes.io/tls is mounted, which is renewed as the kubelet does: by the swap of
+/// a link above the files.
 pub struct Mounted {
     folder: TempDir,
 }

@@ -26,8 +26,8 @@ const SPARE_SECONDS: i64 = 5;
 /// The volume of the certificate.
 const TLS_VOLUME: &str = "tls";
 
-/// The name of the proxies' data port, which says whether they are called by TLS. The Service finds the port by it: while a
-/// certificate is added or taken away, it leads to those pods only that speak as it says.
+/// The name of the proxies' data port, which says whether they are called by TLS. The Service finds the port by it:
+/// while a certificate is added or taken away, it leads to those pods only that speak as it says.
 fn scheme(valid: &Valid) -> &'static str {
     match valid.spec.proxy.tls {
         Some(_) => "https",

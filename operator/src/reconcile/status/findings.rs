@@ -128,7 +128,7 @@ fn trouble(observed: &Observed, component: Component) -> Option<Problem> {
 
 fn proxy_ready(observed: &Observed, tls: bool) -> Finding {
     let ready = observed.proxy.as_deref().map_or(0, ready_replicas);
-    // Those that are replaced may be without TLS: then the Service does not lead to them.
+    // Proxies that are replaced may be without TLS: then the Service does not lead to them.
     let replaced = tls && observed.proxy.as_deref().is_some_and(is_replaced);
     let stuck = trouble(observed, Component::Proxy).filter(|_| replaced);
     if ready > 0 && stuck.is_none() {
