@@ -22,6 +22,8 @@ defaults! {
     max_request_bytes: Bytes = Bytes(4 << 20);
     max_rows_per_request: u32 = 1024;
     timeout: Duration = Duration(time::Duration::from_secs(30));
+    async_timeout: Duration = Duration(time::Duration::from_hours(1));
+    result_ttl: Duration = Duration(time::Duration::from_hours(1));
     lease: Duration = Duration(time::Duration::from_secs(5));
     max_deliveries: u32 = 3;
     text_max_length: u32 = 128;

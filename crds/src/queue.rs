@@ -41,6 +41,23 @@ pub struct Queue {
     #[serde(default = "defaults::timeout")]
     pub timeout: Duration,
 
+    /// The longest that a request may take whose client comes back for the answer (`Prefer: respond-async`); then its job
+    /// has failed. Default: 1h.
+    #[cfg_attr(feature = "kube", x_kube(validation = (
+        "duration(self) >= duration('3s') && duration(self) <= duration('168h')",
+        "asyncTimeout: between 3s and 168h"
+    )))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub async_timeout: Option<Duration>,
+
+    /// The time that a job's result is kept. Default: 1h.
+    #[cfg_attr(feature = "kube", x_kube(validation = (
+        "duration(self) >= duration('1s') && duration(self) <= duration('168h')",
+        "resultTtl: between 1s and 168h"
+    )))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result_ttl: Option<Duration>,
+
     /// The most rows that one request may hold; a larger one is answered 413. Its rows run in batches between those of
     /// others, and it is answered when the last has run.
     #[cfg_attr(feature = "kube", schemars(range(min = 1, max = 1_000_000)))]
@@ -86,6 +103,8 @@ impl Default for Queue {
             max_bytes: defaults::max_bytes(),
             max_request_bytes: defaults::max_request_bytes(),
             timeout: defaults::timeout(),
+            async_timeout: None,
+            result_ttl: None,
             max_rows_per_request: defaults::max_rows_per_request(),
             lease: defaults::lease(),
             run_timeout: None,
@@ -128,6 +147,20 @@ pub struct Fairness {
         schemars(length(min = 1, max = 64), regex(pattern = r"^[A-Za-z0-9-]+$"))
     )]
     pub key: String,
+}
+
+impl Queue {
+    /// The longest that a request may take whose client comes back for the answer.
+    #[must_use]
+    pub fn async_timeout(&self) -> Duration {
+        self.async_timeout.unwrap_or(defaults::async_timeout())
+    }
+
+    /// The time that a job's result is kept.
+    #[must_use]
+    pub fn result_ttl(&self) -> Duration {
+        self.result_ttl.unwrap_or(defaults::result_ttl())
+    }
 }
 
 /// The Redis that holds the queue: the operator's own, or yours.

@@ -14,6 +14,9 @@ pub const READ: &str = "GET, HEAD, OPTIONS";
 /// The methods of a path that is written to.
 pub const WRITE: &str = "POST, OPTIONS";
 
+/// The methods of a path that is read, and whose thing can be removed.
+pub const REMOVABLE: &str = "GET, HEAD, DELETE, OPTIONS";
+
 /// The answer to OPTIONS for a path that takes the methods `allow`.
 #[must_use]
 pub fn options<B: Default>(allow: &'static str) -> Response<B> {

@@ -100,6 +100,9 @@ pub enum SubmitError {
         /// The number of times that the request was written.
         times: u32,
     },
+    /// The client has given the name of this job to another request.
+    #[error("another request has this name")]
+    NameTaken,
     /// The request's own deadline passed before an answer came.
     #[error("no answer came before the deadline")]
     DeadlineExceeded,

@@ -57,13 +57,14 @@ impl FromStr for EntryId {
     }
 }
 
-/// The identity of a request in a worker's hands: its entry, its uuid and the proxy that waits for its answer.
+/// The identity of a request in a worker's hands: its entry, its uuid and where its answer goes.
 #[derive(Debug, Clone)]
 pub struct JobId {
     pub(crate) lane: Lane,
     pub(crate) entry: EntryId,
     pub(crate) uuid: Uuid,
-    pub(crate) proxy: Arc<str>,
+    /// The proxy that waits for the answer; `None` where it stays with the request's job.
+    pub(crate) proxy: Option<Arc<str>>,
     /// Bytes of the request's body.
     pub(crate) size: usize,
     /// Whether the request's body is in a key of its own.

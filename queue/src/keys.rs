@@ -13,6 +13,11 @@
 //! | `reply:<proxy>:<uuid>:<worker>` | string, expires with `replies:<proxy>` | an answer that is too large for an entry |
 //! | `receipts:<proxy>` | hash, expires | the entries that the proxy's last enqueues added, from which it learns them after a connection broke |
 //! | `dead` | stream, capped at 256 entries, each without fields above 64 KiB | requests that were given up, with the reason and the worker |
+//! | `job:<uuid>` | hash, expires | a request that nobody waits for: its lane, entry, size, whether its body has a key of its own, when it expires, `note`, which its client is told, then its outcome or `cancelled` |
+//! | `answer:<uuid>:<worker>` | string, expires with its job | a job's answer that is too large for a field |
+//! | `name:<name>` | hash, expires with its job | the job of a request that its client named, and the request's digest |
+//! | `results` | sorted set | the jobs that have an outcome, each with its size, by the millisecond in which they expire; `~results` in `bytes` is their sum |
+//! | `done` | stream, capped | the jobs that got an outcome last |
 //! | `artifacts` | hash, capped at 32 fields | by revision: the SHA-256 of the artifact that its first worker loaded, and when a worker last joined, in ms |
 //! | `bytes` | hash | bytes of request bodies in `jobs:<lane>`, by lane; its fields are also the list of lanes. `~replies` is all that `unread` holds |
 //! | `lengths` | hash | the number of entries of each lane but the common ones; a lane without entries has no field |
@@ -84,6 +89,26 @@ impl Keys {
         format!("{}reply:{proxy}:{uuid}:{worker}", self.prefix)
     }
 
+    pub(crate) fn job(&self, uuid: Uuid) -> String {
+        format!("{}job:{uuid}", self.prefix)
+    }
+
+    pub(crate) fn answer(&self, uuid: Uuid, worker: &str) -> String {
+        format!("{}answer:{uuid}:{worker}", self.prefix)
+    }
+
+    pub(crate) fn name(&self, name: &str) -> String {
+        format!("{}name:{name}", self.prefix)
+    }
+
+    pub(crate) fn results(&self) -> String {
+        format!("{}results", self.prefix)
+    }
+
+    pub(crate) fn done(&self) -> String {
+        format!("{}done", self.prefix)
+    }
+
     pub(crate) fn receipts(&self, proxy: &str) -> String {
         format!("{}receipts:{proxy}", self.prefix)
     }
@@ -138,6 +163,11 @@ mod tests {
             keys.replies("proxy"),
             keys.reply("proxy", Uuid::nil(), "worker"),
             keys.receipts("proxy"),
+            keys.job(Uuid::nil()),
+            keys.answer(Uuid::nil(), "worker"),
+            keys.name("{order} 7"),
+            keys.results(),
+            keys.done(),
             keys.dead(),
             keys.artifacts(),
             keys.bytes(),

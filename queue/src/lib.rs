@@ -19,6 +19,9 @@
 //!
 //! A request in any of the first six states is dropped when nobody waits for it any more: `drop.lua`, `evict.lua`.
 //!
+//! A request that nobody waits for has a *job*, the hash `job:<uuid>`. Its entry goes the same way in a lane of the class
+//! [`Class::Background`]; answered, its outcome is in the job, until that expires.
+//!
 //! # The invariants
 //!
 //! | invariant | kept by | tried by the test |
@@ -60,5 +63,6 @@ pub use id::JobId;
 pub use lane::{Caller, Class};
 pub use producer::{Producer, Ticket};
 pub use types::{
-    Backlog, ConsumerBacklog, Failure, FailureKind, Job, Limits, Outcome, RevisionBacklog, Submit,
+    Backlog, ConsumerBacklog, Failure, FailureKind, Job, JobName, JobState, JobView, Limits,
+    Outcome, RevisionBacklog, Submit, Submitted,
 };

@@ -10,6 +10,7 @@ mod command;
 mod enqueue;
 mod heartbeat;
 mod in_flight;
+mod jobs;
 mod rate;
 mod replies;
 mod session;
@@ -28,9 +29,13 @@ use tokio::{
 use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
-use crate::{Backlog, Endpoint, Limits, Outcome, QueueError, Submit, SubmitError, call::Call};
+use crate::{
+    Backlog, Endpoint, JobName, JobView, Limits, Outcome, QueueError, Submit, SubmitError,
+    Submitted, call::Call,
+};
 use command::Command;
 use in_flight::Receiver;
+use jobs::Jobs;
 use shared::Shared;
 
 /// The longest time that a readiness probe waits.
@@ -47,6 +52,7 @@ pub struct Producer {
 
 struct Handle {
     shared: Arc<Shared>,
+    jobs: Jobs,
     /// The channel to the writing task, which ends when all producers are gone.
     commands: mpsc::UnboundedSender<Command>,
     _stop: DropGuard,
@@ -71,10 +77,11 @@ impl Producer {
         )?);
         let (commands, receiver) = mpsc::unbounded_channel();
         tokio::spawn(writer::run(shared.clone(), receiver));
-        tokio::spawn(replies::run(shared.clone(), endpoint));
+        tokio::spawn(replies::run(shared.clone(), endpoint.clone()));
         Ok(Self {
             handle: Arc::new(Handle {
                 shared,
+                jobs: Jobs::new(endpoint),
                 commands,
                 _stop: stop.drop_guard(),
             }),
@@ -132,6 +139,31 @@ impl Producer {
     /// Reads the content of the queue, of every revision.
     pub async fn backlog(&self) -> Result<Backlog, QueueError> {
         backlog::read(&self.handle.shared).await
+    }
+
+    /// Puts a request into the queue that nobody waits for, in the class of those. Once this returns, Redis has it, and
+    /// workers run it by its deadline, whatever becomes of this proxy. `note` is given back with the job's state. After an
+    /// error the job may be there all the same, unless the error says that it was refused.
+    pub async fn submit_job(
+        &self,
+        request: Submit,
+        note: &[u8],
+        name: Option<JobName>,
+    ) -> Result<Submitted, SubmitError> {
+        jobs::submit(&self.handle.shared, request, note, name).await
+    }
+
+    /// Reads the state of a job, whichever proxy submitted it; if it is open, waits until it is not or `until`.
+    pub async fn job(&self, uuid: Uuid, until: Instant) -> Result<JobView, QueueError> {
+        self.handle
+            .jobs
+            .wait(&self.handle.shared, uuid, until)
+            .await
+    }
+
+    /// Takes a job out of the queue, and returns its state then.
+    pub async fn cancel_job(&self, uuid: Uuid) -> Result<JobView, QueueError> {
+        jobs::cancel(&self.handle.shared, uuid).await
     }
 
     /// Whether Redis answers.

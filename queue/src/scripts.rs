@@ -19,7 +19,19 @@ pub(crate) const REPLIES_LIVE: Duration = Duration::from_secs(10);
 
 /// The lines of scripts that are replaced, each by the Lua function in the file that it names. They stand only where
 /// they are needed, for each call makes the functions that it passes anew.
-const INCLUDES: [(&str, &str); 2] = [
+///
+/// A file may include those that stand behind it.
+const INCLUDES: [(&str, &str); 6] = [
+    ("--#include add.lua\n", include_str!("scripts/add.lua")),
+    ("--#include held.lua\n", include_str!("scripts/held.lua")),
+    (
+        "--#include lengthen.lua\n",
+        include_str!("scripts/lengthen.lua"),
+    ),
+    (
+        "--#include outdate.lua\n",
+        include_str!("scripts/outdate.lua"),
+    ),
     (
         "--#include by_name.lua\n",
         include_str!("scripts/by_name.lua"),
@@ -45,6 +57,7 @@ macro_rules! scripts {
 
 scripts! {
     ENQUEUE = "enqueue.lua",
+    SUBMIT = "submit.lua",
     DROP = "drop.lua",
     EVICT = "evict.lua",
     CONNECT = "connect.lua",

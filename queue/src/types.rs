@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use bytes::Bytes;
 use tokio::time::Instant;
 use tracing::Span;
+use uuid::Uuid;
 
 use crate::{
     id::JobId,
@@ -54,6 +55,8 @@ pub struct Limits {
     pub max_request_bytes: u64,
     /// The time that a worker may be silent before others take its requests.
     pub lease: Duration,
+    /// The time that the outcome of a request that nobody waits for is kept.
+    pub result_ttl: Duration,
     /// The requests that one caller may have in the common lane while others have some, too; further ones go into a lane
     /// of their own. About as many as fit into a batch.
     pub window: usize,
@@ -98,6 +101,63 @@ impl Submit {
             span: Span::current(),
         }
     }
+}
+
+/// The name that a client gave a request, so that it may send it again without a second job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobName {
+    /// The name.
+    pub name: String,
+    /// A digest of the request: another request of the same name is refused. Not empty.
+    pub digest: String,
+}
+
+/// A job that Redis has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Submitted {
+    /// The job's id, which cannot be guessed.
+    pub uuid: Uuid,
+    /// Whether the job is new, rather than one of the same name.
+    pub is_new: bool,
+}
+
+/// The state of a job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum JobState {
+    /// The job waits.
+    Queued {
+        /// The number of jobs of its lane before it.
+        ahead: u64,
+        /// The time that these and it are likely to take, by the last jobs; `None` before there were any.
+        wait: Option<Duration>,
+    },
+    /// A worker has the job.
+    Running,
+    /// The job has an outcome, which may be a failure.
+    Done(Outcome),
+    /// The job was taken out before it had an outcome.
+    Cancelled,
+    /// Redis has lost the job or its answer.
+    Lost,
+    /// There never was such a job, or its result has expired.
+    Unknown,
+}
+
+impl JobState {
+    /// Whether the job may yet get an outcome.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        matches!(self, Self::Queued { .. } | Self::Running)
+    }
+}
+
+/// A job as its client sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobView {
+    /// The state.
+    pub state: JobState,
+    /// The note that the job was submitted with.
+    pub note: Bytes,
 }
 
 /// A request in a worker's hands.

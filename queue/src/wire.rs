@@ -15,8 +15,13 @@ use crate::{
     lane::Lane,
 };
 
-/// The version of the entry format that this code writes, and the newest that it reads.
-pub(crate) const FORMAT: u32 = 2;
+/// The newest version of the entry format that this code reads. It writes a request with the oldest that has all that
+/// the request needs, so that older workers may run it.
+pub(crate) const FORMAT: u32 = 3;
+
+/// The version of entries whose answer a proxy waits for, and that of those with a job.
+const OF_PROXY: u32 = 2;
+const OF_JOB: u32 = 3;
 
 /// The largest body or answer, in bytes, that is kept in an entry. A larger one has a key of its own, so that no script
 /// copies it, for one more round trip. As measured by `carpool-strain`, with both body and answer in keys of their own,
@@ -32,7 +37,7 @@ pub(crate) struct Header {
     #[prost(bytes = "bytes", tag = "2")]
     pub(crate) uuid: Bytes,
     /// The destination of the answer.
-    #[prost(oneof = "Destination", tags = "3")]
+    #[prost(oneof = "Destination", tags = "3, 8")]
     pub(crate) to: Option<Destination>,
     /// Milliseconds until nobody waits any more, from when the entry was added.
     #[prost(uint64, tag = "4")]
@@ -52,6 +57,9 @@ pub(crate) enum Destination {
     /// The proxy of this name, which holds the client's connection.
     #[prost(string, tag = "3")]
     Proxy(String),
+    /// The job of the request, which nobody waits for.
+    #[prost(bool, tag = "8")]
+    Job(bool),
 }
 
 /// An entry of any stream: its id, and its fields in order.
@@ -163,8 +171,7 @@ impl Entry {
             return Read::Newer(header.format);
         }
         let uuid = Uuid::from_slice(&header.uuid).ok();
-        let (Some(uuid), Some(Destination::Proxy(proxy)), Some(size)) = (uuid, header.to, size)
-        else {
+        let (Some(uuid), Some(to), Some(size)) = (uuid, header.to, size) else {
             return Read::Unknown;
         };
         let age = now.saturating_sub(self.id.millis);
@@ -173,7 +180,10 @@ impl Entry {
             lane: lane.clone(),
             entry: self.id,
             uuid,
-            proxy: proxy.into(),
+            proxy: match to {
+                Destination::Proxy(proxy) => Some(proxy.into()),
+                Destination::Job(_) => None,
+            },
             size,
             is_large: size > body.len(),
             client: header.client.into(),
@@ -209,18 +219,23 @@ pub(crate) fn is_large(size: usize) -> bool {
     size > LARGE
 }
 
-/// Adds the arguments that the enqueue script takes of one request.
+/// Adds the arguments that the enqueue scripts take of one request, whose answer goes to a proxy or, without one, to the
+/// request's job.
 pub(crate) fn enqueue_arguments(
     command: &mut redis::Cmd,
     uuid: Uuid,
-    proxy: &str,
+    proxy: Option<&str>,
     ttl: Duration,
     request: &Submit,
 ) {
+    let (format, to) = match proxy {
+        Some(proxy) => (OF_PROXY, Destination::Proxy(proxy.to_owned())),
+        None => (OF_JOB, Destination::Job(true)),
+    };
     let header = Header {
-        format: FORMAT,
+        format,
         uuid: Bytes::copy_from_slice(uuid.as_bytes()),
-        to: Some(Destination::Proxy(proxy.to_owned())),
+        to: Some(to),
         ttl: u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).max(1),
         rows: request.rows,
         trace: request.trace.clone().unwrap_or_default(),
@@ -283,8 +298,8 @@ mod tests {
         assert_eq!((job.rows, &*job.body, job.trace), (3, &b"tensor"[..], None));
         assert_eq!(job.client.as_deref(), Some("10.0.0.7"));
         assert_eq!(
-            (&*job.id.proxy, job.id.size, job.id.is_large),
-            ("proxy", 6, false)
+            (job.id.proxy.as_deref(), job.id.size, job.id.is_large),
+            (Some("proxy"), 6, false)
         );
     }
 

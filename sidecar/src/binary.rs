@@ -9,6 +9,7 @@ use http::{
     HeaderMap, HeaderName, HeaderValue, Response,
     header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, VARY},
 };
+use serde::{Deserialize, Serialize};
 
 use crate::{compression::Coding, error::Error, payload::Payload};
 
@@ -47,7 +48,7 @@ pub fn split(mut body: Bytes, json_length: usize) -> Result<(Bytes, Bytes), Erro
 }
 
 /// The outputs that a client wants in binary.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct BinaryOutputs {
     /// Whether outputs are in binary of which the request says nothing.
     others: bool,

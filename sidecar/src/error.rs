@@ -51,9 +51,28 @@ pub enum Error {
         /// The paths served on its port.
         served: &'static str,
     },
-    /// The request asks for an answer later.
-    #[error("asynchronous requests are not built yet: remove the header Prefer: respond-async")]
+    /// The request asks for an answer later where none can be had.
+    #[error(
+        "asynchronous requests are taken at /v2/models/NAME/infer alone: send it there, or without the header Prefer: respond-async"
+    )]
     Asynchronous,
+    /// The request asks for a job that is not there.
+    #[error("unknown job {id}: {why}")]
+    UnknownJob {
+        /// The id given.
+        id: String,
+        /// The reason that it is not there.
+        why: &'static str,
+    },
+    /// The request asks for the answer of a job that was cancelled.
+    #[error("job {id} was cancelled")]
+    Cancelled {
+        /// The job's id.
+        id: String,
+    },
+    /// The request has the name of another one.
+    #[error("another request was sent with this Idempotency-Key; give each request its own")]
+    NameTaken,
     /// The request has a parameter that would change the answer.
     #[error("{0}")]
     NotBuilt(String),
@@ -149,6 +168,9 @@ impl Error {
             Self::NoText { .. } | Self::UnknownPath { .. } => {
                 (StatusCode::NOT_FOUND, "unknown_path")
             }
+            Self::UnknownJob { .. } => (StatusCode::NOT_FOUND, "unknown_job"),
+            Self::Cancelled { .. } => (StatusCode::GONE, "cancelled"),
+            Self::NameTaken => (StatusCode::UNPROCESSABLE_ENTITY, "name_taken"),
             Self::Asynchronous | Self::NotBuilt(_) => (StatusCode::NOT_IMPLEMENTED, "not_built"),
             Self::Method { .. } => (StatusCode::METHOD_NOT_ALLOWED, "method"),
             Self::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "too_large"),
@@ -176,10 +198,13 @@ impl Error {
             | Self::MediaType { .. }
             | Self::ContentEncoding { .. }
             | Self::Invalid(_)
+            | Self::NameTaken
             | Self::TooManyRows { .. } => Code::InvalidArgument,
-            Self::UnknownModel { .. } | Self::UnknownVersion { .. } | Self::NoText { .. } => {
-                Code::NotFound
-            }
+            Self::UnknownModel { .. }
+            | Self::UnknownVersion { .. }
+            | Self::UnknownJob { .. }
+            | Self::NoText { .. } => Code::NotFound,
+            Self::Cancelled { .. } => Code::Cancelled,
             Self::UnknownPath { .. }
             | Self::Method { .. }
             | Self::Asynchronous
@@ -275,6 +300,7 @@ impl From<SubmitError> for Error {
             SubmitError::Unreachable { retry_after } => Self::Unreachable { retry_after },
             SubmitError::TooLarge { most } => Self::TooLarge { limit: most },
             error @ SubmitError::Breaks { .. } => Self::Internal(error.to_string()),
+            SubmitError::NameTaken => Self::NameTaken,
             SubmitError::DeadlineExceeded => Self::Deadline,
             SubmitError::ShuttingDown => Self::Draining,
         }

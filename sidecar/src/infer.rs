@@ -8,6 +8,7 @@ use carpool_protocol::{
 };
 use carpool_queue::{Class, Outcome, Submit, SubmitError};
 use http::{HeaderMap, Response, request::Parts};
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::{
@@ -28,6 +29,8 @@ pub struct Validated {
     body: Bytes,
     rows: u32,
     timeout: Duration,
+    /// The client's own limit, if it has one.
+    asked: Option<Duration>,
     class: Class,
     /// The client's identifier, given back with the answer.
     id: String,
@@ -94,10 +97,32 @@ impl Validated {
             body: Bytes::new(),
             rows,
             timeout: asked.map_or(served.timeout, |asked| asked.min(served.timeout)),
+            asked,
             class: served.class(priority),
             id: request.id.to_owned(),
             binary: BinaryOutputs::of(request)?,
         })
+    }
+}
+
+impl Validated {
+    /// Makes the request of a job, and the form that its answer is to have.
+    pub fn into_job(self, served: &Served, caller: &Caller<'_>) -> (Submit, AnswerForm) {
+        let timeout = served.async_timeout;
+        let timeout = self.asked.map_or(timeout, |asked| asked.min(timeout));
+        let request = Submit {
+            caller: served.caller(caller.headers),
+            trace: caller.trace.clone(),
+            client: Some(Arc::clone(&caller.client)),
+            ..Submit::new(
+                Arc::clone(&served.revision),
+                self.body,
+                self.rows,
+                caller.arrival + timeout,
+            )
+        };
+        let form = AnswerForm::new(served, self.id, self.binary);
+        (request, form)
     }
 }
 
@@ -136,8 +161,82 @@ pub async fn serve(
     body: &mut IncomingBody,
     version: Option<&str>,
 ) -> Result<Response<Payload>, Error> {
-    let json_length = binary::json_length(&head.headers)?;
+    let mut hops = proxy.metrics.hop_timer();
+    let (served, mut validated) = read(proxy, head, body, version, caller.arrival).await?;
+    hops.passed(Hop::Parse);
+
+    let id = mem::take(&mut validated.id);
+    let binary = mem::take(&mut validated.binary);
+    let answer = ask(proxy, &served, validated, caller, &mut hops).await?;
     let coding = Coding::of_answer(&head.headers);
+    let form = AnswerForm::new(&served, id, binary);
+    let response = form.write(answer, coding).await?;
+    hops.passed(Hop::Respond);
+    Ok(response)
+}
+
+/// The form in which a client wants its answer.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct AnswerForm {
+    name: String,
+    version: String,
+    /// The client's identifier.
+    id: String,
+    binary: BinaryOutputs,
+}
+
+impl AnswerForm {
+    fn new(served: &Served, id: String, binary: BinaryOutputs) -> Self {
+        Self {
+            name: served.name.clone(),
+            version: served.revision.to_string(),
+            id,
+            binary,
+        }
+    }
+
+    /// Writes a worker's answer.
+    pub async fn write(
+        self,
+        answer: Bytes,
+        coding: Option<Coding>,
+    ) -> Result<Response<Payload>, Error> {
+        // Compressing takes many times as long as writing.
+        let work = answer.len() << if coding.is_some() { 4 } else { 0 };
+        let response = body::off_reactor(work, move || {
+            let response = InferResponse {
+                model_name: self.name,
+                model_version: self.version,
+                id: self.id,
+                ..decode(answer)?
+            };
+            Ok::<_, Error>(self.binary.encode(&response)?.compressed(coding))
+        });
+        Ok(response.await?.response())
+    }
+
+    /// Writes a worker's answer as JSON alone.
+    pub fn write_json(self, answer: Bytes) -> Result<Vec<u8>, Error> {
+        let response = InferResponse {
+            model_name: self.name,
+            model_version: self.version,
+            id: self.id,
+            ..decode(answer)?
+        };
+        json::encode_response(&response)
+            .map_err(|error| Error::Internal(format!("failed to write the answer: {error}")))
+    }
+}
+
+/// Reads a request and holds it against the model that is served now.
+pub async fn read(
+    proxy: &Proxy,
+    head: &Parts,
+    body: &mut IncomingBody,
+    version: Option<&str>,
+    arrival: Instant,
+) -> Result<(Arc<Served>, Validated), Error> {
+    let json_length = binary::json_length(&head.headers)?;
     match (body::media_type(&head.headers).as_deref(), json_length) {
         (None | Some("application/json"), _) | (Some("application/octet-stream"), Some(_)) => {}
         (Some("application/octet-stream"), None) => {
@@ -155,37 +254,17 @@ pub async fn serve(
             });
         }
     }
-    let body = body::read(proxy, &head.headers, body, caller.arrival).await?;
+    let body = body::read(proxy, &head.headers, body, arrival).await?;
 
     let served = proxy.served();
     served.check_version(version)?;
-    let mut hops = proxy.metrics.hop_timer();
-    let mut validated = {
+    let validated = {
         let served = Arc::clone(&served);
         let bytes = body.len();
         let read = move || Validated::of_json(&served, body.into(), json_length);
         body::off_reactor(bytes, read).await?
     };
-    hops.passed(Hop::Parse);
-
-    let id = mem::take(&mut validated.id);
-    let binary = mem::take(&mut validated.binary);
-    let answer = ask(proxy, &served, validated, caller, &mut hops).await?;
-
-    // Compressing takes many times as long as writing.
-    let work = answer.len() << if coding.is_some() { 4 } else { 0 };
-    let response = body::off_reactor(work, move || {
-        let encoded = binary.encode(&InferResponse {
-            model_name: served.name.clone(),
-            model_version: served.revision.to_string(),
-            id,
-            ..decode(answer)?
-        })?;
-        Ok(encoded.compressed(coding))
-    })
-    .await?;
-    hops.passed(Hop::Respond);
-    Ok(response.response())
+    Ok((served, validated))
 }
 
 /// Puts a request into the queue and waits for the model's answer, an encoded `ModelInferResponse`. Dropped, the future

@@ -18,6 +18,7 @@ mod error;
 mod followed;
 mod grpc;
 mod infer;
+mod jobs;
 mod metadata;
 mod metrics;
 mod payload;

@@ -27,18 +27,21 @@ pub enum Kind {
     Infer,
     /// A request to the model in the article's form: a text.
     Predict,
+    /// A request about a job.
+    Job,
     /// A request for a path at which nothing is served.
     Unknown,
 }
 
 impl Kind {
-    const COUNT: usize = 5;
+    const COUNT: usize = 6;
 
     const fn label(self) -> &'static str {
         match self {
             Self::Metadata => "metadata",
             Self::Health => "health",
             Self::Infer => "infer",
+            Self::Job => "job",
             Self::Predict => "predict",
             Self::Unknown => "unknown",
         }

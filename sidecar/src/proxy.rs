@@ -35,6 +35,8 @@ pub struct Served {
     pub model: Model,
     /// The longest that a request may take.
     pub timeout: Duration,
+    /// The longest that a request may take whose client comes back for the answer.
+    pub async_timeout: Duration,
     /// The largest request body, in bytes.
     pub max_request_bytes: u64,
     /// The most rows of a request.
@@ -57,6 +59,7 @@ impl Served {
             revision: revision.into(),
             model: config.model(revision)?.clone(),
             timeout: config.queue.timeout.0,
+            async_timeout: config.queue.async_timeout().0,
             max_request_bytes: config.queue.max_request_bytes.0,
             max_rows: config.queue.max_rows_per_request,
             priorities: config.queue.priorities,
@@ -120,6 +123,7 @@ pub fn limits(config: &Config) -> Limits {
         max_bytes: config.queue.max_bytes.0,
         max_request_bytes: config.queue.max_request_bytes.0,
         lease: config.queue.lease.0,
+        result_ttl: config.queue.result_ttl().0,
         window: config.batching.max_batch_size.max(1) as usize,
     }
 }

@@ -4,7 +4,7 @@ use std::{convert::Infallible, sync::Arc};
 
 use carpool_process::methods;
 use http::{
-    HeaderMap, HeaderValue, Method, Request, Response, Version,
+    HeaderValue, Method, Request, Response, Version,
     header::{CONNECTION, CONTENT_TYPE},
     request::Parts,
 };
@@ -17,7 +17,7 @@ use crate::{
     followed::Followed,
     grpc,
     infer::{self, Caller},
-    metadata,
+    jobs, metadata,
     metrics::Kind,
     payload::Payload,
     predict,
@@ -27,10 +27,11 @@ use crate::{
 
 /// The paths that are served, for a client that asks for another.
 const PATHS: &str = "/v2/models/NAME[/versions/VERSION]/infer, /v1/models/NAME:predict, /predict for a text, and, by GET, \
+    /v2/jobs/ID[/result], \
     /v2, /v2/health/live, /v2/health/ready, /v2/models, /v2/models/NAME[/versions/VERSION][/ready] and /v1/models[/NAME]";
 
 /// The methods that any of the paths takes.
-const EVERY_METHOD: &str = "GET, HEAD, POST, OPTIONS";
+const EVERY_METHOD: &str = "GET, HEAD, POST, DELETE, OPTIONS";
 
 /// The thing that a path asks for.
 #[derive(Debug, PartialEq, Eq)]
@@ -54,6 +55,10 @@ enum Route<'a> {
     /// The protocol's first version.
     PredictV1(&'a str),
     Predict,
+    /// A job.
+    Job(&'a str),
+    /// A job's answer.
+    JobResult(&'a str),
     /// Triton's memory that a client and its server share.
     SharedMemory,
 }
@@ -76,6 +81,8 @@ impl<'a> Route<'a> {
             ["", "v2", "health", "live"] => Some(Self::Live),
             ["", "v2", "health", "ready"] => Some(Self::Ready),
             ["", "v1" | "v2", "models"] => Some(Self::Models),
+            ["", "v2", "jobs", id] => Some(Self::Job(id)),
+            ["", "v2", "jobs", id, "result"] => Some(Self::JobResult(id)),
             ["", "v2", "repository", "index"] => Some(Self::Index),
             ["", "v2", "systemsharedmemory" | "cudasharedmemory", ..] => Some(Self::SharedMemory),
             ["", "v1", "models", name] => Some(match name.strip_suffix(":predict") {
@@ -114,6 +121,7 @@ impl<'a> Route<'a> {
         match self {
             Self::Infer(_) | Self::Predict | Self::PredictV1(_) | Self::Index => methods::WRITE,
             Self::Any | Self::SharedMemory => EVERY_METHOD,
+            Self::Job(_) => methods::REMOVABLE,
             _ => methods::READ,
         }
     }
@@ -129,6 +137,7 @@ impl<'a> Route<'a> {
             | Self::Models => Kind::Metadata,
             Self::Live | Self::Ready | Self::ModelReady(_) | Self::ModelV1(_) => Kind::Health,
             Self::Infer(_) => Kind::Infer,
+            Self::Job(_) | Self::JobResult(_) => Kind::Job,
             Self::Predict | Self::PredictV1(_) => Kind::Predict,
             Self::SharedMemory => Kind::Unknown,
         }
@@ -212,9 +221,7 @@ async fn dispatch(
             allowed,
         });
     }
-    if route.is_inference() && is_asynchronous(&head.headers) {
-        return Err(Error::Asynchronous);
-    }
+    let is_asynchronous = route.is_inference() && jobs::is_asynchronous(&head.headers);
     let answer: Payload = match route {
         Route::Any | Route::Server => metadata::server().into(),
         Route::Live => metadata::live().into(),
@@ -228,6 +235,14 @@ async fn dispatch(
             proxy.ready().await?;
             metadata::model_ready(&served).into()
         }
+        Route::Infer(target) if is_asynchronous => {
+            proxy.served().check_name(target.name)?;
+            return jobs::submit(proxy, caller, head, body, target.version).await;
+        }
+        _ if is_asynchronous => return Err(Error::Asynchronous),
+        Route::Job(id) if head.method == Method::DELETE => return jobs::cancel(proxy, id).await,
+        Route::Job(id) => return jobs::state(proxy, id, &head.headers).await,
+        Route::JobResult(id) => return jobs::result(proxy, id, &head.headers).await,
         Route::Infer(target) => {
             proxy.served().check_name(target.name)?;
             let version = target.version;
@@ -252,15 +267,6 @@ async fn dispatch(
         Route::SharedMemory => return Err(metadata::no_shared_memory(head.uri.path())),
     };
     Ok(json(answer))
-}
-
-/// Whether the client would rather come back for its answer (RFC 7240).
-fn is_asynchronous(headers: &HeaderMap) -> bool {
-    let values = headers.get_all("prefer").iter();
-    values
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split([',', ';']))
-        .any(|preference| preference.trim().eq_ignore_ascii_case("respond-async"))
 }
 
 impl Target<'_> {
@@ -306,6 +312,8 @@ mod tests {
                 Route::Infer(target(Some("7"))),
             ),
             ("/v2/models/m/config", Route::Config(target(None))),
+            ("/v2/jobs/7", Route::Job("7")),
+            ("/v2/jobs/7/result", Route::JobResult("7")),
             ("/v2/models", Route::Models),
             ("/v2/repository/index", Route::Index),
             (

@@ -29,6 +29,7 @@ impl From<&Config> for LiveSettings {
                 lease: config.queue.lease.0,
                 max_deliveries: config.queue.max_deliveries,
                 max_bytes: config.queue.max_bytes.0,
+                result_ttl: config.queue.result_ttl().0,
                 default_priority: config.queue.priorities.map_or(1, |these| these.default),
             },
             run_timeout: config.queue.run_timeout.map(|timeout| timeout.0),

@@ -283,6 +283,7 @@ async fn a_run_that_hangs_is_noticed() {
             lease: Duration::ZERO,
             max_deliveries: 1,
             max_bytes: 1,
+            result_ttl: Duration::from_mins(1),
             default_priority: 1,
         },
         run_timeout: Some(Duration::from_millis(10)),

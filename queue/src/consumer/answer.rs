@@ -1,26 +1,28 @@
 //! Answers: writing them until Redis has them or nobody waits for them.
 
+mod command;
+
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::HashSet,
     sync::{MutexGuard, PoisonError},
     time::Duration,
 };
 
+use command::{command, store};
 use tokio::time::Instant;
 
 use super::{
-    inner::{Inner, millis},
+    inner::Inner,
     read,
     unsent::{PendingAnswer, Unsent},
 };
 use crate::{
-    FailureKind, JobId, Outcome, QueueError,
+    JobId, Outcome, QueueError,
     call::{Call, Reply, lost_group, out_of_memory},
     commands::groups,
     events,
     lane::{Lane, by_lane},
-    outcome,
-    scripts::{ANSWER, REPLIES_LIVE},
+    scripts::ANSWER,
     wire,
 };
 
@@ -251,119 +253,4 @@ async fn send_once(
 fn stray(inner: &Inner, capacity: usize, error: QueueError) -> QueueError {
     inner.leases(|leases| leases.stray |= capacity > 0);
     error
-}
-
-/// Makes the command that puts a large answer into a key of its own, which the script lets live as long as its proxy.
-fn store(inner: &Inner, due: &PendingAnswer) -> redis::Cmd {
-    let key = inner.keys.reply(&due.id.proxy, due.id.uuid, &inner.name);
-    let mut command = redis::Cmd::with_capacity(5, due.outcome.size() + 256);
-    command
-        .arg("SET")
-        .arg(key)
-        .arg(due.outcome.payload())
-        .arg("PX")
-        .arg(millis(REPLIES_LIVE));
-    command
-}
-
-/// Makes the call of the script that sends the answers at the places `group` of `due`, which are of one lane.
-fn command(inner: &Inner, lane: &Lane, group: &[usize], due: &[PendingAnswer]) -> redis::Cmd {
-    let mut streams: BTreeMap<&str, usize> = BTreeMap::new();
-    for place in group {
-        let next = streams.len() + 1;
-        streams.entry(&due[*place].id.proxy).or_insert(next);
-    }
-    let mut names: Vec<(usize, String)> = streams
-        .iter()
-        .map(|(proxy, stream)| (*stream, inner.keys.replies(proxy)))
-        .collect();
-    names.sort_unstable();
-    let bytes = inner.keys.bytes();
-    let (dead, unread) = (inner.keys.dead(), inner.keys.unread());
-    let (lengths, left) = (inner.keys.lengths(), inner.keys.left());
-    let mut large = Vec::new();
-    let mut extras = Vec::new();
-    let mut keys = vec![
-        lane.jobs(),
-        lane.index(),
-        &bytes,
-        &dead,
-        &unread,
-        &lengths,
-        &left,
-    ];
-    keys.extend(names.iter().map(|(_, name)| name.as_str()));
-    let first_large = keys.len() + 1;
-    for (request, place) in group.iter().enumerate() {
-        let PendingAnswer { id, outcome, .. } = &due[*place];
-        let mut key = |wanted: bool, name: &dyn Fn() -> String| {
-            if !wanted {
-                return 0;
-            }
-            large.push(name());
-            first_large + large.len() - 1
-        };
-        let body = key(id.is_large, &|| inner.keys.body(id.uuid));
-        let is_large = due[*place].is_large();
-        let answer = key(is_large, &|| {
-            inner.keys.reply(&id.proxy, id.uuid, &inner.name)
-        });
-        let size = if outcome.is_large() {
-            outcome.size()
-        } else {
-            0
-        };
-        if body > 0 || size > 0 || kind(outcome) == DEAD {
-            extras.push((request + 1, body, answer, id, size));
-        }
-    }
-    keys.extend(large.iter().map(String::as_str));
-    let size = group.iter().map(|place| due[*place].size() + 128).sum();
-    let mut command = ANSWER.call(&keys, size);
-    command
-        .arg(lane.name())
-        .arg(&inner.name)
-        .arg(inner.limits().max_bytes)
-        .arg(names.len())
-        .arg(group.len());
-    for place in group {
-        let PendingAnswer {
-            id,
-            outcome,
-            inline,
-        } = &due[*place];
-        command
-            .arg(id.entry.to_string())
-            .arg(streams[&*id.proxy])
-            .arg(id.size)
-            .arg(kind(outcome))
-            .arg(&outcome.field(id.uuid, *inline));
-        if due[*place].is_large() {
-            command.arg(outcome::elsewhere(outcome.size(), &inner.name));
-        } else {
-            command.arg(outcome.payload());
-        }
-    }
-    for (request, body, answer, id, size) in extras {
-        command
-            .arg(request)
-            .arg(body)
-            .arg(answer)
-            .arg(size)
-            .arg(id.uuid.to_string())
-            .arg(&*id.client);
-    }
-    command
-}
-
-/// The kind of a failure that the dead-letter stream is told of.
-const DEAD: &str = "d";
-
-/// Returns the kind by which the script treats an outcome.
-fn kind(outcome: &Outcome) -> &'static str {
-    match outcome {
-        Outcome::Answer(_) => "s",
-        Outcome::Failure(failure) if failure.kind == FailureKind::TooManyDeliveries => DEAD,
-        Outcome::Failure(_) => "f",
-    }
 }

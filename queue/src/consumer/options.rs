@@ -27,6 +27,8 @@ pub struct ConsumerLimits {
     pub max_deliveries: u32,
     /// The most bytes of request bodies and unread large answers that Redis may hold.
     pub max_bytes: u64,
+    /// The time that the outcome of a request that nobody waits for is kept.
+    pub result_ttl: Duration,
     /// The priority of requests that name none; 1 is the highest.
     pub default_priority: u8,
 }

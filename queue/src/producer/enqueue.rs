@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::{in_flight::Outgoing, shared::Shared};
 use crate::{
-    Submit,
+    Limits, Submit,
     call::Call,
     lane,
     scripts::ENQUEUE,
@@ -18,6 +18,11 @@ const BODIES_OUTLIVE: Duration = Duration::from_secs(5);
 
 /// The part of the queue's length that the requests of one lane may take, so that no caller fills it alone.
 const SHARE: (u64, u64) = (9, 10);
+
+/// Returns the most requests of one lane.
+pub(super) fn most_in_lane(limits: &Limits) -> u64 {
+    (limits.max_length * SHARE.0).div_ceil(SHARE.1)
+}
 
 /// Makes the call that enqueues requests of one lane. `number` is the call's in the receipts.
 pub(super) fn enqueue(shared: &Shared, lane: &str, number: u64, group: &[Outgoing]) -> Call {
@@ -52,18 +57,18 @@ pub(super) fn enqueue(shared: &Shared, lane: &str, number: u64, group: &[Outgoin
         .arg(limits.max_length)
         .arg(limits.max_bytes)
         .arg(number)
-        .arg((limits.max_length * SHARE.0).div_ceil(SHARE.1));
+        .arg(most_in_lane(&limits));
     let now = Instant::now();
     for Outgoing { uuid, request, .. } in group {
         let ttl = request.deadline.saturating_duration_since(now);
-        wire::enqueue_arguments(&mut command, *uuid, &shared.proxy, ttl, request);
+        wire::enqueue_arguments(&mut command, *uuid, Some(&shared.proxy), ttl, request);
     }
     call.script(&ENQUEUE, command);
     call
 }
 
 /// Makes the command that puts a large body into a key of its own, which expires when nobody waits any more.
-fn store(key: &str, request: &Submit) -> redis::Cmd {
+pub(super) fn store(key: &str, request: &Submit) -> redis::Cmd {
     let left = request.deadline.saturating_duration_since(Instant::now());
     let mut command = redis::Cmd::with_capacity(5, request.body.len() + 256);
     command

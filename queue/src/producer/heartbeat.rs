@@ -24,6 +24,7 @@ pub(super) async fn beat(shared: &Shared, connection: &Connection) -> Result<(),
         &keys.pulse(),
         &keys.receipts(&shared.proxy),
         &keys.callers(),
+        &keys.results(),
     ];
     let mut command = HEARTBEAT.call(&names, 0);
     command

@@ -250,6 +250,7 @@ mod tests {
         max_bytes: 10 << 20,
         max_request_bytes: 4 << 20,
         lease: Duration::from_secs(1),
+        result_ttl: Duration::from_mins(1),
         window: 32,
     };
 

@@ -1,10 +1,10 @@
 #!lua flags=allow-oom
 -- Keeps a proxy's replies stream alive for a while, and its receipts for a while longer: the proxy is there.
--- KEYS: replies, bytes, unread, pulse, receipts, callers
+-- KEYS: replies, bytes, unread, pulse, receipts, callers, results
 -- ARGV: proxy, ms that the replies stream lives, lease in ms, ms that the receipts live, 1 if the proxy has requests in
 --       flight
 -- Returns how many other proxies had requests in flight a short while ago.
-local replies, bytes_by_lane, unread, pulse, receipts, callers = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local replies, bytes_by_lane, unread, pulse, receipts, callers, results = unpack(KEYS, 1, 7)
 local proxy, replies_live, lease, receipts_live, is_busy = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5] == '1'
 -- The time for which a proxy counts as one that has requests, longer than that between two heartbeats.
 local BUSY_FOR = 5000
@@ -34,6 +34,8 @@ redis.call('PEXPIRE', replies, replies_live)
 redis.call('HSETNX', receipts, 'present', '')
 redis.call('PEXPIRE', receipts, receipts_live)
 
+--#include outdate.lua
+outdate(results, bytes_by_lane, now)
 if is_busy then
   redis.call('HSET', callers, proxy, now)
   redis.call('PEXPIRE', callers, BUSY_FOR)

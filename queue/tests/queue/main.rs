@@ -13,6 +13,7 @@ mod events;
 mod failover;
 mod faults;
 mod following;
+mod jobs;
 mod lanes;
 mod large;
 mod quarantine;
@@ -43,6 +44,7 @@ fn limits() -> Limits {
         max_bytes: 1 << 30,
         max_request_bytes: 4 << 20,
         lease: LEASE,
+        result_ttl: FOREVER,
         window: 32,
     }
 }
@@ -71,6 +73,7 @@ fn options(name: &str) -> ConsumerOptions {
             lease: LEASE,
             max_deliveries: 3,
             max_bytes: 1 << 30,
+            result_ttl: FOREVER,
             default_priority: 1,
         },
     }

@@ -248,7 +248,7 @@ async fn a_request_of_a_newer_format_is_left_to_newer_workers() {
     let server = Server::start();
     let old = consumer(&server.endpoint(), "old").await;
     let newer = Leftover {
-        format: 3,
+        format: 4,
         ..Leftover::default()
     };
     newer.add(&server).await;
@@ -258,7 +258,7 @@ async fn a_request_of_a_newer_format_is_left_to_newer_workers() {
             .pending()
             .await
             .first()
-            .is_some_and(|pending| pending.1 == "~format-3")
+            .is_some_and(|pending| pending.1 == "~format-4")
     })
     .await;
     // The worker doesn't take the request again, however often it looks.
@@ -266,7 +266,7 @@ async fn a_request_of_a_newer_format_is_left_to_newer_workers() {
         assert!(old.fetch(1).await.unwrap().is_empty());
     }
     let pending = server.pending().await;
-    assert_eq!((&*pending[0].1, pending[0].3), ("~format-3", 1));
+    assert_eq!((&*pending[0].1, pending[0].3), ("~format-4", 1));
     assert_eq!(server.length().await, 1, "it was answered or dropped");
 }
 

@@ -17,6 +17,7 @@ mod following;
 mod frames;
 mod grpc;
 mod hostile;
+mod jobs;
 mod lifecycle;
 mod methods;
 mod moving;

@@ -235,15 +235,15 @@ async fn an_answer_of_another_kind_is_refused_by_name() {
 }
 
 #[tokio::test]
-async fn an_answer_for_later_is_refused_by_name() {
+async fn an_answer_for_later_is_refused_by_name_where_none_can_be_had() {
     let rig = Rig::start(config(&texts())).await;
     rig.echo();
     let body = json!({"text": "love"});
     let mut request = post(rig.address, PREDICT, &body);
     let prefer = "handling=strict, Respond-Async; wait=10".parse().unwrap();
     request.headers_mut().insert("prefer", prefer);
-    let sentence =
-        "asynchronous requests are not built yet: remove the header Prefer: respond-async";
+    let sentence = "asynchronous requests are taken at /v2/models/NAME/infer alone: send it there, or without the header \
+        Prefer: respond-async";
     assert_eq!(send(request).await.ok(), Err((501, sentence.to_owned())));
 
     let mut request = post(rig.address, PREDICT, &body);

@@ -89,6 +89,16 @@ impl Rig {
         rig
     }
 
+    /// Starts another proxy of the same model and Redis.
+    pub async fn beside(&self) -> Self {
+        let config = std::fs::read_to_string(&self.config_file).unwrap();
+        let args = Args {
+            name: Some("p2".to_owned()),
+            ..Args::default()
+        };
+        Self::launch(config.parse().unwrap(), self.port, args).await
+    }
+
     /// Starts a proxy with a Redis that isn't there, or not yet.
     pub async fn without_redis(config: Value, port: u16) -> Self {
         Self::launch(config, port, Args::default()).await
@@ -103,7 +113,7 @@ impl Rig {
             redis_url: Some(url(port)),
             listen: Some("127.0.0.1:0".to_owned()),
             admin_listen: Some("127.0.0.1:0".to_owned()),
-            name: Some("p1".to_owned()),
+            name: args.name.clone().or_else(|| Some("p1".to_owned())),
             ..args
         });
         let server = Server::bind(settings.unwrap()).await.unwrap();

@@ -49,6 +49,7 @@ pub async fn connect_to(connection: Endpoint, uid: &str, revision: &str) -> Cons
             lease: Duration::from_secs(1),
             max_deliveries: 3,
             max_bytes: 1 << 30,
+            result_ttl: Duration::from_mins(1),
             default_priority: 1,
         },
     };

@@ -39,6 +39,7 @@ impl Redis {
             max_bytes: 1 << 30,
             max_request_bytes: 4 << 20,
             lease: Duration::from_secs(5),
+            result_ttl: Duration::from_mins(1),
             window: 32,
         };
         Producer::start(

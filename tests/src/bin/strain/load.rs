@@ -38,6 +38,7 @@ pub fn limits(max_length: u64) -> Limits {
         max_bytes: MAX_BYTES,
         max_request_bytes: 4 << 20,
         lease: LEASE,
+        result_ttl: Duration::from_mins(1),
         window: 1024,
     }
 }
@@ -110,6 +111,7 @@ impl Workers {
                     lease: LEASE,
                     max_deliveries: 3,
                     max_bytes: MAX_BYTES,
+                    result_ttl: Duration::from_mins(1),
                     default_priority: 1,
                 },
             };
