@@ -69,8 +69,9 @@ async fn one_request_can_be_followed_from_its_enqueue_to_its_answer() {
         .with_target("carpool_queue", Level::DEBUG)
         .with_target("queue", Level::INFO);
     let subscriber = tracing_subscriber::registry().with(events.clone().with_filter(filter));
-    // The runtime has one thread, on which all of its tasks run.
-    let _guard = tracing::subscriber::set_default(subscriber);
+    // A subscriber of this thread alone could be overlooked: whether an event is wanted is remembered for all threads, and
+    // others may come to it first.
+    tracing::subscriber::set_global_default(subscriber).unwrap();
     let server = Server::start();
     let producer = producer(&server.endpoint(), "proxy");
     let consumer = consumer(&server.endpoint(), "worker").await;

@@ -1,6 +1,6 @@
 //! URLs in files that change while connections are open.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{collections::BTreeSet, fs, path::PathBuf, time::Duration};
 
 use carpool_queue::Endpoint;
 use carpool_testkit::eventually;
@@ -61,7 +61,7 @@ async fn ask(url: &str, command: &[&str]) -> String {
 }
 
 /// The ids of the connections that the server has, but for the one that asks.
-async fn connections(url: &str) -> Vec<String> {
+async fn connections(url: &str) -> BTreeSet<String> {
     let clients = ask(url, &["CLIENT", "LIST"]).await;
     let others = clients
         .lines()
