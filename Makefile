@@ -1,6 +1,6 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help build check unit demo bench test clients lint doc audit fmt manifests images cluster cluster-down
+.PHONY: help build check unit demo bench test fuzz clients lint doc audit fmt manifests images cluster cluster-down
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ unit: ## One crate's tests, in seconds after a change: make unit CRATE=queue TES
 test: ## Everything, from unit tests to a real Kubernetes, closing with 'N passed, N failed'
 	@hack/test
 
+fuzz: ## Give random input to all that reads from strangers, ten minutes a target: make fuzz FUZZ_SECONDS=60 TARGET=v1
+	@hack/fuzz "$(or $(FUZZ_SECONDS),600)" "$(TARGET)"
+
 clients: ## Clients of others (tritonclient, kserve, curl, grpcurl) against models on this machine
 	@hack/clients
 
@@ -39,6 +42,7 @@ audit: ## The dependencies against the database of known vulnerabilities, which 
 
 fmt: ## Format the Rust code
 	@cargo fmt --all
+	@cargo fmt --manifest-path fuzz/Cargo.toml
 
 manifests: ## Generate BatchedModel's definition, for crds/ and for the chart, and the golden files of what models become
 	@hack/manifests

@@ -233,6 +233,16 @@ pub enum EncodeError {
 /// The reason that a tensor does not hold together.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TensorError {
+    /// More dimensions than any model takes.
+    #[error("tensor {}: has {given} dimensions; there may be {limit}", Quoted(.tensor))]
+    TooManyDimensions {
+        /// The tensor's name.
+        tensor: String,
+        /// The number of dimensions given.
+        given: usize,
+        /// The most that there may be.
+        limit: usize,
+    },
     /// A dimension below zero.
     #[error("tensor {}: shape {} has a negative dimension; each is 0 or more", Quoted(.tensor), Shape(.shape))]
     NegativeDimension {

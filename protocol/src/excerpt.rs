@@ -1,19 +1,29 @@
 //! Names, values and shapes that a client sent, short enough for an error message.
 
-use std::fmt::{self, Write as _};
+use std::{
+    borrow::Cow,
+    fmt::{self, Write as _},
+};
+
+/// The most characters of a name or value that an error shows.
+const LIMIT: usize = 64;
+
+/// The beginning of a name or value that a client sent, for an error: all of it, but where it is long.
+#[must_use]
+pub fn cut(text: &str) -> Cow<'_, str> {
+    match text.char_indices().nth(LIMIT) {
+        Some((end, _)) => Cow::Owned(format!("{}…", &text[..end])),
+        None => Cow::Borrowed(text),
+    }
+}
 
 /// A name or value of the client's in an error: in backquotes, and cut where it is long.
 pub(crate) struct Quoted<'a>(pub(crate) &'a str);
 
 impl fmt::Display for Quoted<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const LIMIT: usize = 64;
         f.write_char('`')?;
-        for (index, char) in self.0.chars().enumerate() {
-            if index == LIMIT {
-                f.write_char('…')?;
-                break;
-            }
+        for char in cut(self.0).chars() {
             if char.is_control() {
                 write!(f, "{}", char.escape_default())?;
             } else {
@@ -24,8 +34,9 @@ impl fmt::Display for Quoted<'_> {
     }
 }
 
-/// A shape in an error, cut where it is long.
-pub(crate) struct Shape<'a>(pub(crate) &'a [i64]);
+/// A shape that a client sent, for an error: cut where it is long.
+#[derive(Debug)]
+pub struct Shape<'a>(pub &'a [i64]);
 
 impl fmt::Display for Shape<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -23,5 +23,6 @@ mod parameters;
 #[cfg(test)]
 mod tests;
 
+pub use data::elements;
 pub use decode::{UnreadRequest, decode_object, decode_request, decode_response};
 pub use encode::{encode_request, encode_response, encode_response_with};

@@ -15,6 +15,7 @@ mod tensor;
 pub use bounds::first_outside;
 pub use datatype::{Datatype, UnknownDatatype};
 pub use error::{DecodeError, EncodeError, TensorError};
+pub use excerpt::{Shape, cut};
 pub use message::{
     InferRequest, InferResponse, Parameter, Parameters, RequestView, RequestedOutput,
 };

@@ -90,9 +90,9 @@ pub struct InferResponse {
     pub outputs: Vec<Tensor>,
 }
 
-/// The most tensors that a message may hold; far more than any model takes, few enough to bound what a message makes us
-/// allocate.
-pub(crate) const MAX_TENSORS: usize = 4096;
+/// The most tensors that a message may hold: sixteen times as many as a manifest may declare. An empty one is two bytes of
+/// a message, and takes up to a thousand once it is read.
+pub(crate) const MAX_TENSORS: usize = 256;
 
 /// Refuses too many names, or a name given twice.
 pub(crate) fn check_names<'a>(

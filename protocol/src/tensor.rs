@@ -4,6 +4,9 @@ use bytes::Bytes;
 
 use crate::{Datatype, TensorError};
 
+/// The most dimensions of a tensor: those that libtorch's operators take.
+const MAX_DIMENSIONS: usize = 64;
+
 /// A named array, its elements in the form in which they travel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tensor {
@@ -80,6 +83,13 @@ impl Tensor {
 
     /// The number of elements that the shape has: the product of its dimensions.
     pub fn elements(&self) -> Result<usize, TensorError> {
+        if self.shape.len() > MAX_DIMENSIONS {
+            return Err(TensorError::TooManyDimensions {
+                tensor: self.name.clone(),
+                given: self.shape.len(),
+                limit: MAX_DIMENSIONS,
+            });
+        }
         if self.shape.iter().any(|dimension| *dimension < 0) {
             return Err(TensorError::NegativeDimension {
                 tensor: self.name.clone(),
@@ -244,11 +254,16 @@ mod tests {
         assert!(Tensor::new("x", Datatype::Fp32, [2, 3], vec![0; 24]).is_ok());
         assert!(Tensor::new("x", Datatype::Fp32, [], vec![0; 4]).is_ok());
         assert!(Tensor::new("x", Datatype::Fp32, [i64::MAX, 0], vec![]).is_ok());
+        assert!(Tensor::new("x", Datatype::Fp32, [1; 64], vec![0; 4]).is_ok());
         let message = |shape: &[i64], datatype| {
             Tensor::new("x", datatype, shape, vec![2; 4])
                 .unwrap_err()
                 .to_string()
         };
+        assert_eq!(
+            message(&[1; 65], Datatype::Fp32),
+            "tensor `x`: has 65 dimensions; there may be 64"
+        );
         assert_eq!(
             message(&[2, 3], Datatype::Fp32),
             "tensor `x`: shape [2, 3] has 6 elements; 1 given: change the shape or the data"

@@ -13,7 +13,7 @@
 //! - `fetch`, and `exchange`, which answers and fetches in one write.
 
 mod answer;
-mod bodies;
+pub(crate) mod bodies;
 mod exchange;
 mod fetch;
 mod inner;

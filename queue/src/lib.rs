@@ -46,6 +46,8 @@ mod consumer;
 mod endpoint;
 mod error;
 mod events;
+#[doc(hidden)]
+pub mod hostile;
 mod id;
 mod keys;
 mod lane;

@@ -143,7 +143,7 @@ pub(crate) fn clock(value: Value) -> Option<u64> {
     let mut parts = list(value).into_iter();
     let seconds: u64 = parse(parts.next()?)?;
     let micros: u64 = parse(parts.next()?)?;
-    Some(seconds * 1000 + micros / 1000)
+    Some(seconds.saturating_mul(1000).saturating_add(micros / 1000))
 }
 
 impl Entry {

@@ -70,6 +70,14 @@ impl BinaryOutputs {
         })
     }
 
+    /// Has all outputs in binary.
+    pub fn all() -> Self {
+        Self {
+            others: true,
+            by_name: HashMap::new(),
+        }
+    }
+
     fn has(&self, output: &str) -> bool {
         self.by_name.get(output).copied().unwrap_or(self.others)
     }

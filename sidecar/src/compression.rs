@@ -24,6 +24,9 @@ const LEAST: usize = 1 << 10;
 /// The level of zstd that takes the least time.
 const ZSTD_LEVEL: i32 = 1;
 
+/// The window that every decoder of zstd should have, as the power of two (RFC 8878, section 3.1.1.1.2).
+const ZSTD_WINDOW: u32 = 23;
+
 /// The coding of a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Coding {
@@ -113,7 +116,17 @@ impl Coding {
             Self::Gzip => Box::new(MultiGzDecoder::new(&**body)),
             Self::Deflate if is_zlib(body) => Box::new(ZlibDecoder::new(&**body)),
             Self::Deflate => Box::new(DeflateDecoder::new(&**body)),
-            Self::Zstd => Box::new(zstd::Decoder::with_buffer(&**body).map_err(broken)?),
+            Self::Zstd => {
+                let mut decoder = zstd::Decoder::with_buffer(&**body).map_err(broken)?;
+                // A window is allocated before there is anything in it: a few bytes may ask for 128 MiB.
+                let window = limit
+                    .checked_next_power_of_two()
+                    .map_or(u64::BITS, u64::ilog2);
+                decoder
+                    .window_log_max(window.clamp(ZSTD_WINDOW, 27))
+                    .map_err(broken)?;
+                Box::new(decoder)
+            }
         };
         let mut decoded = body.empty();
         let mut part = vec![0; 64 << 10];
@@ -195,6 +208,20 @@ mod tests {
             assert!(matches!(cut, Err(Error::Malformed(_))), "{coding:?}");
         }
         assert_eq!(Coding::Gzip.encode(&[Bytes::from_static(b"short")]), None);
+    }
+
+    #[test]
+    fn a_window_is_no_larger_than_a_body_may_be() {
+        // These are frames of one empty block: their windows are 8 MiB, 16 MiB and 128 MiB.
+        let frame = |window: u8| body(&[0x28, 0xb5, 0x2f, 0xfd, 0, (window - 10) << 3, 1, 0, 0]);
+        let decode = |window, limit| Coding::Zstd.decode(&frame(window), limit);
+        assert_eq!(&*decode(23, 1 << 10).unwrap(), b"");
+        assert_eq!(&*decode(24, 10 << 20).unwrap(), b"");
+        assert_eq!(&*decode(27, u64::MAX).unwrap(), b"");
+        for (window, limit) in [(24, 8 << 20), (27, 64 << 20)] {
+            let error = decode(window, limit).unwrap_err();
+            assert!(matches!(error, Error::Malformed(_)), "{error}");
+        }
     }
 
     #[test]

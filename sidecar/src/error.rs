@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use carpool_protocol::cut;
 use carpool_queue::{Failure, FailureKind, SubmitError};
 use http::{
     HeaderValue, Method, Response, StatusCode,
@@ -20,7 +21,7 @@ pub enum Error {
     #[error("{0}")]
     Malformed(String),
     /// The request names another model.
-    #[error("unknown model {given}; this is {name}")]
+    #[error("unknown model {}; this is {name}", cut(.given))]
     UnknownModel {
         /// The name asked for.
         given: String,
@@ -28,7 +29,7 @@ pub enum Error {
         name: String,
     },
     /// The request names another version.
-    #[error("unknown version {given} of {name}; the one served is {serving}")]
+    #[error("unknown version {} of {name}; the one served is {serving}", cut(.given))]
     UnknownVersion {
         /// The version asked for.
         given: String,

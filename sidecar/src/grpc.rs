@@ -23,6 +23,7 @@ use tonic::{
 };
 
 use self::held::{Held, Metered};
+pub use self::infer::read;
 use crate::{error::Error, metrics::Kind, payload::Payload, proxy::Proxy};
 
 /// The path before the names of the protocol's methods.

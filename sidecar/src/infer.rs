@@ -27,7 +27,8 @@ use crate::{
 pub struct Validated {
     /// An encoded `ModelInferRequest`.
     body: Bytes,
-    rows: u32,
+    /// The number of rows, at least 1.
+    pub rows: u32,
     timeout: Duration,
     /// The client's own limit, if it has one.
     asked: Option<Duration>,

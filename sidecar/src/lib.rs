@@ -17,6 +17,8 @@ mod cors;
 mod error;
 mod followed;
 mod grpc;
+#[doc(hidden)]
+pub mod hostile;
 mod infer;
 mod jobs;
 mod metadata;

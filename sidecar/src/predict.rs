@@ -7,7 +7,7 @@ use carpool_crds::tensor_names::{LABEL, SCORE, TEXT};
 use carpool_protocol::{InferRequest, InferResponse, RequestedOutput, Tensor, json::decode_object};
 use http::request::Parts;
 use serde::{Deserialize, Deserializer};
-use serde_json::{Value, json};
+use serde_json::{json, value::RawValue};
 use url::form_urlencoded;
 
 use crate::{
@@ -20,21 +20,30 @@ use crate::{
 
 /// The forms in which a text may come.
 #[derive(Debug, Clone, Copy)]
-enum Form {
+pub enum Form {
+    /// An object.
     Json,
+    /// The fields of an HTML form.
     UrlEncoded,
 }
 
 /// The JSON form of a request. A name given twice is an error, as readers differ in which one counts.
 #[derive(Deserialize)]
-struct Fields {
-    #[serde(default, deserialize_with = "any_value")]
-    text: Option<Value>,
+struct Fields<'a> {
+    /// The value as it is written: what is no text may be large once it is read.
+    #[serde(borrow, default, deserialize_with = "any_value")]
+    text: Option<&'a RawValue>,
+}
+
+/// The same where it is known to hold a text.
+#[derive(Deserialize)]
+struct Text {
+    text: String,
 }
 
 /// Reads a field's value, `null` included.
-fn any_value<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Value>, D::Error> {
-    Value::deserialize(value).map(Some)
+fn any_value<'de, D: Deserializer<'de>>(value: D) -> Result<Option<&'de RawValue>, D::Error> {
+    <&RawValue>::deserialize(value).map(Some)
 }
 
 /// Answers one request.
@@ -81,7 +90,7 @@ fn check_takes_text(served: &Served) -> Result<(), Error> {
 }
 
 /// Makes the request of the protocol that asks for a text's label and score.
-fn validated(served: &Served, form: Form, body: &[u8]) -> Result<Validated, Error> {
+pub fn validated(served: &Served, form: Form, body: &[u8]) -> Result<Validated, Error> {
     let text = text(form, body)?;
     let input = Tensor::from_strings(TEXT, [1, 1], [text.as_bytes()])
         .map_err(|error| Error::Invalid(error.to_string()))?;
@@ -99,16 +108,16 @@ fn validated(served: &Served, form: Form, body: &[u8]) -> Result<Validated, Erro
 
 fn text(form: Form, body: &[u8]) -> Result<Cow<'_, str>, Error> {
     match form {
-        Form::Json => match decode_object::<Fields>(body)?.text {
-            Some(Value::String(text)) => Ok(text.into()),
-            Some(other) => {
-                let given = kind(&other);
-                Err(Error::Invalid(format!(
-                    "text: expected a string, given {given}"
-                )))
+        Form::Json => {
+            let text = decode_object::<Fields<'_>>(body)?.text;
+            let text = text.ok_or_else(missing)?.get();
+            match kind(text) {
+                STRING => Ok(decode_object::<Text>(body)?.text.into()),
+                given => Err(Error::Invalid(format!(
+                    "text: expected {STRING}, given {given}"
+                ))),
             }
-            None => Err(missing()),
-        },
+        }
         Form::UrlEncoded => {
             let mut texts = form_urlencoded::parse(body)
                 .filter_map(|(name, value)| (name == "text").then_some(value));
@@ -128,18 +137,22 @@ fn missing() -> Error {
     Error::Invalid("text: missing".to_owned())
 }
 
-fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(_) => "an array",
-        Value::Object(_) => "an object",
+/// The kind of a string.
+const STRING: &str = "a string";
+
+/// The kind of a JSON value, which its first character tells.
+fn kind(value: &str) -> &'static str {
+    match value.as_bytes().first() {
+        Some(b'n') => "null",
+        Some(b't' | b'f') => "a boolean",
+        Some(b'"') => STRING,
+        Some(b'[') => "an array",
+        Some(b'{') => "an object",
+        _ => "a number",
     }
 }
 
-fn respond(answer: Bytes) -> Result<Vec<u8>, Error> {
+pub fn respond(answer: Bytes) -> Result<Vec<u8>, Error> {
     let response = infer::decode(answer)?;
     let (label, score) = label_and_score(&response)
         .ok_or_else(|| Error::Internal("the worker's answer has no label and score".to_owned()))?;

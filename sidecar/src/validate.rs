@@ -7,7 +7,7 @@ use carpool_crds::{
     tensor_names::{LABEL, SCORE, TEXT},
 };
 use carpool_protocol::{
-    Datatype, Parameter, Parameters, RequestView, RequestedOutput, Tensor, TensorView,
+    Datatype, Parameter, Parameters, RequestView, RequestedOutput, Shape, Tensor, TensorView, cut,
     first_outside,
 };
 
@@ -17,7 +17,7 @@ use crate::shape;
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Invalid {
     /// An input that the model doesn't take.
-    #[error("unknown input {given:?}; the model takes {expected}")]
+    #[error("unknown input {:?}; the model takes {expected}", cut(.given))]
     UnknownInput {
         /// The input's name.
         given: String,
@@ -39,7 +39,7 @@ pub enum Invalid {
         input: String,
     },
     /// A text and tensors together.
-    #[error("input \"text\" takes the place of the model's own inputs; {given:?} is given too")]
+    #[error("input \"text\" takes the place of the model's own inputs; {:?} is given too", cut(.given))]
     TextAndTensors {
         /// The other input.
         given: String,
@@ -55,7 +55,7 @@ pub enum Invalid {
         given: Datatype,
     },
     /// An input of another shape.
-    #[error("input {input:?}: expected shape {expected}, given {given:?}{}", after_semicolon(.hint))]
+    #[error("input {input:?}: expected shape {expected}, given {}{}", Shape(.given), after_semicolon(.hint))]
     Shape {
         /// The input's name.
         input: String,
@@ -107,7 +107,7 @@ pub enum Invalid {
         bound: String,
     },
     /// An output that the model doesn't give.
-    #[error("unknown output {given:?}; the model gives {expected}")]
+    #[error("unknown output {:?}; the model gives {expected}", cut(.given))]
     UnknownOutput {
         /// The output's name.
         given: String,

@@ -8,6 +8,7 @@
     reason = "helpers of tests fail as tests do"
 )]
 
+pub mod hostile;
 mod redis;
 
 use std::{

@@ -7,7 +7,7 @@ use carpool_crds::{
     Model, TensorSpec,
     tensor_names::{LABEL, SCORE, TEXT},
 };
-use carpool_protocol::{InferRequest, InferResponse, Tensor, first_outside};
+use carpool_protocol::{InferRequest, InferResponse, Shape, Tensor, cut, first_outside};
 use carpool_queue::{Failure, FailureKind};
 
 use crate::{
@@ -79,7 +79,7 @@ impl Assembler {
             outputs.into_iter().map(|output| output.name).collect()
         };
         if let Some(unknown) = outputs.iter().find(|name| !self.gives(name)) {
-            return Err(invalid(format!("the model has no output {unknown}")));
+            return Err(invalid(format!("the model has no output {}", cut(unknown))));
         }
         let inputs = match given_text {
             Some((text, tensor)) => {
@@ -214,10 +214,10 @@ fn find(spec: &TensorSpec, inputs: &[Tensor]) -> Result<Tensor, Failure> {
             ""
         };
         return Err(invalid(format!(
-            "the input {name} must be {datatype} of shape {} for each row, it is {} of shape {:?}{hint}",
+            "the input {name} must be {datatype} of shape {} for each row, it is {} of shape {}{hint}",
             spec.written_shape(),
             tensor.datatype,
-            tensor.shape
+            Shape(&tensor.shape)
         )));
     }
     bounded(spec, tensor)?;

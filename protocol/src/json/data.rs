@@ -225,6 +225,25 @@ impl Reader<'_> {
     }
 }
 
+/// The elements of a flat array without a mistake, as they are written.
+pub fn elements(array: &RawValue) -> impl Iterator<Item = &str> {
+    let mut rest = array.get();
+    std::iter::from_fn(move || {
+        rest = rest.trim_start_matches(['[', ',', ' ', '\t', '\r', '\n']);
+        let length = match rest.as_bytes() {
+            [] | [b']', ..] => return None,
+            string @ [b'"', ..] => string_length(string),
+            other => other
+                .iter()
+                .position(|byte| ends(*byte))
+                .unwrap_or(other.len()),
+        };
+        let (element, behind) = rest.split_at(length);
+        rest = behind;
+        Some(element)
+    })
+}
+
 /// The length in bytes of the string that `text` begins with, quotes included.
 fn string_length(text: &[u8]) -> usize {
     let mut escaped = false;

@@ -60,6 +60,18 @@ fn integers_are_exact_to_the_ends_of_their_range() {
 }
 
 #[test]
+fn elements_of_a_flat_array_are_as_they_are_written() {
+    let read = |text: &str| {
+        let array: &serde_json::value::RawValue = serde_json::from_str(text).unwrap();
+        elements(array).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(read("[]"), [""; 0]);
+    assert_eq!(read("[ -1.5e3 ,null,\ntrue ]"), ["-1.5e3", "null", "true"]);
+    let strings = [r#""""#, r#""a,]\\""#, r#""\"[""#];
+    assert_eq!(read(&format!("[{}]", strings.join(","))), strings);
+}
+
+#[test]
 fn null_is_nan() {
     let tensor = decode("{'name': 'x', 'datatype': 'FP32', 'shape': [1], 'data': [null]}").unwrap();
     assert_eq!(&tensor.data[..], f32::NAN.to_le_bytes());

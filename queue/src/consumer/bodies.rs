@@ -35,12 +35,13 @@ pub(super) async fn load_bodies(inner: &Inner, jobs: Vec<Job>) -> Result<Vec<Job
 }
 
 /// Splits jobs into those whose bodies one fetch brings and the rest.
-fn within(jobs: Vec<Job>) -> (Vec<Job>, Vec<Job>) {
-    let mut bytes = 0;
+pub(crate) fn within(jobs: Vec<Job>) -> (Vec<Job>, Vec<Job>) {
+    let mut bytes = 0usize;
     let mut within = Vec::with_capacity(jobs.len());
     let mut beyond = Vec::new();
     for job in jobs {
-        bytes += job.id.size;
+        // A size is what an entry says that it is.
+        bytes = bytes.saturating_add(job.id.size);
         // A group that must run together stays together.
         if bytes <= FETCH || within.is_empty() || job.quarantine.is_some() {
             within.push(job);
@@ -55,12 +56,12 @@ async fn try_load(inner: &Inner, mut jobs: Vec<Job>) -> Result<Vec<Job>, QueueEr
     let mut large: Vec<&mut Job> = jobs.iter_mut().filter(|job| job.id.is_large).collect();
     let mut lost = Vec::new();
     while !large.is_empty() {
-        let mut bytes = 0;
+        let mut bytes = 0usize;
         let count = large
             .iter()
             .take_while(|job| {
                 let first = bytes == 0;
-                bytes += job.id.size;
+                bytes = bytes.saturating_add(job.id.size);
                 first || bytes <= CALL
             })
             .count();

@@ -176,7 +176,7 @@ async fn deliver(
                     shared.in_flight.deliver(uuid, outcome);
                 }
                 Some((uuid, Reply::Elsewhere { worker, size })) => {
-                    delivered.counted += size;
+                    delivered.counted = delivered.counted.saturating_add(size);
                     delivered.large.push(Large {
                         uuid,
                         key: shared.keys.reply(&shared.proxy, uuid, &worker),
@@ -193,12 +193,12 @@ async fn deliver(
         .filter(|large| shared.in_flight.contains(large.uuid))
         .collect();
     while !wanted.is_empty() {
-        let mut bytes = 0;
+        let mut bytes = 0usize;
         let count = wanted
             .iter()
             .take_while(|large| {
                 let first = bytes == 0;
-                bytes += large.size;
+                bytes = bytes.saturating_add(large.size);
                 first || bytes <= LARGE
             })
             .count();

@@ -102,7 +102,7 @@ async fn answer(
 }
 
 /// Reads a message and holds it against the model. Its identifier is told in any case, once the message can be read.
-fn read(served: &Served, message: Bytes) -> Result<(String, Result<Validated, Error>), Error> {
+pub fn read(served: &Served, message: Bytes) -> Result<(String, Result<Validated, Error>), Error> {
     let request = InferRequest::decode(message.clone())?;
     let version = Some(&*request.model_version).filter(|version| !version.is_empty());
     let validated = served

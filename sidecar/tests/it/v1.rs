@@ -113,6 +113,12 @@ async fn mistakes_name_the_row() {
         let (given, told) = answer.ok().unwrap_err();
         assert_eq!((given, &*told), (status, sentence), "{body}");
     }
+    // Readers differ in which of two values counts.
+    let twice = r#"{"instances": [{"a": [1, 2], "b": [1, 2], "a": [3, 4]}]}"#;
+    assert_eq!(
+        two.post(PREDICT, twice).await.ok(),
+        Err((422, "instances[0]: input \"a\" is given twice".to_owned()))
+    );
     let unknown = one
         .post("/v1/models/other:predict", json!({"instances": [[1, 2]]}))
         .await;

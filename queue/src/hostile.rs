@@ -1,0 +1,60 @@
+//! The readers of what proxies and workers leave in Redis, for tests that leave anything there. They are no part of what this
+//! crate offers.
+
+use bytes::Bytes;
+
+use crate::{
+    consumer::bodies,
+    id::EntryId,
+    outcome,
+    wire::{self, Entry, Read},
+};
+
+/// The number of ways in which [`queue`] reads.
+pub const WAYS: usize = 3;
+
+/// Reads `input` as Redis' reply to a read of a jobs stream and of a replies stream; as the header of a request; or as an
+/// answer, which begins with its field's name.
+pub fn queue(way: usize, input: &[u8]) -> Result<(), String> {
+    match way {
+        0 => {
+            let reply = redis::parse_redis_value(input).map_err(|error| error.to_string())?;
+            read(wire::read_entries(reply.clone()));
+            read(wire::entries(reply));
+        }
+        1 => {
+            let header = Bytes::copy_from_slice(input);
+            let with = |name: &'static [u8], value: &'static [u8]| Entry {
+                id: EntryId::default(),
+                fields: vec![
+                    (Bytes::from_static(b"h"), header.clone()),
+                    (Bytes::from_static(name), Bytes::from_static(value)),
+                ],
+            };
+            read(vec![
+                with(b"b", b"body"),
+                with(b"s", b"18446744073709551615"),
+            ]);
+        }
+        _ => {
+            if let Some((name, value)) = input.split_at_checked(17) {
+                let _ = outcome::reply(name, Bytes::copy_from_slice(value));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Reads entries, as those of jobs and as those of replies.
+fn read(entries: Vec<Entry>) {
+    for entry in &entries {
+        for (name, value) in &entry.fields {
+            let _ = outcome::reply(name, value.clone());
+        }
+    }
+    let jobs = entries.into_iter().filter_map(|entry| match entry.job(0) {
+        Read::Job(job) => Some(job),
+        Read::Expired(_) | Read::Wake | Read::Newer(_) | Read::Unknown => None,
+    });
+    bodies::within(jobs.collect());
+}
