@@ -102,3 +102,48 @@ async fn try_load(inner: &Inner, mut jobs: Vec<Job>) -> Result<Vec<Job>, QueueEr
     }
     Ok(jobs)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use tokio::time::Instant;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::{JobId, id::EntryId};
+
+    fn job(size: usize) -> Job {
+        Job {
+            id: JobId {
+                entry: EntryId::default(),
+                uuid: Uuid::nil(),
+                proxy: "proxy".into(),
+                size,
+                is_large: true,
+                client: "".into(),
+                expires: Instant::now(),
+            },
+            body: Bytes::new(),
+            rows: 1,
+            trace: None,
+            client: None,
+            age: Duration::ZERO,
+            deadline: Duration::ZERO,
+            quarantine: None,
+        }
+    }
+
+    #[test]
+    fn one_fetch_brings_one_body_or_as_many_as_there_is_room_for() {
+        let split = |sizes: &[usize]| {
+            let (within, beyond) = within(sizes.iter().copied().map(job).collect());
+            (within.len(), beyond.len())
+        };
+        assert_eq!(split(&[FETCH / 2, FETCH / 2, 1]), (2, 1));
+        assert_eq!(split(&[FETCH + 1, 1]), (1, 1));
+        // An entry may say anything of its body: no sum of sizes is a small number.
+        assert_eq!(split(&[usize::MAX, 2]), (1, 1));
+    }
+}
