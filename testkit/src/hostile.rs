@@ -1,12 +1,12 @@
 //! Input that nobody of good will sends. No reader of it may panic, take more memory than a small multiple of it, or answer
 //! with an error that is long.
 //!
-//! The targets of `fuzz/` and the tests of the same names give their input to the same readers, by [`check`].
+//! The targets of `fuzz/` and the tests `hostile` of each crate give their input to the same readers, by [`check`].
 
 use std::{
     alloc::System,
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -79,7 +79,31 @@ fn check_way(
     }
 }
 
-/// Gives every file of `fuzz/corpus/TARGET` to a reader. Each file's name is printed first: the last one is that of a failure.
+/// The files of `fuzz/corpus/TARGET`, in the order of their names.
+///
+/// # Panics
+///
+/// Where there are none.
+#[must_use]
+pub fn corpus(target: &str) -> Vec<Vec<u8>> {
+    let files = files(target).into_iter();
+    files.map(|file| fs::read(file).unwrap()).collect()
+}
+
+fn files(target: &str) -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus");
+    let folder = folder.join(target);
+    let mut files: Vec<_> = fs::read_dir(&folder)
+        .unwrap_or_else(|error| panic!("{}: {error}", folder.display()))
+        .map(|file| file.unwrap().path())
+        .collect();
+    files.sort();
+    assert!(!files.is_empty(), "{} is empty", folder.display());
+    files
+}
+
+/// Gives every file of `fuzz/corpus/TARGET` to a reader, as [`check`] does. Each file's name is printed first: the last one is
+/// that of a failure.
 ///
 /// # Panics
 ///
@@ -91,15 +115,7 @@ pub fn read_corpus(
     read: impl Fn(usize, &[u8]) -> Result<(), String>,
 ) {
     let _turn = turn();
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus");
-    let folder = folder.join(target);
-    let mut files: Vec<_> = fs::read_dir(&folder)
-        .unwrap_or_else(|error| panic!("{}: {error}", folder.display()))
-        .map(|file| file.unwrap().path())
-        .collect();
-    files.sort();
-    assert!(!files.is_empty(), "{} is empty", folder.display());
-    for file in files {
+    for file in files(target) {
         println!("{}", file.display());
         check(allocator, &fs::read(&file).unwrap(), ways, &read);
     }
