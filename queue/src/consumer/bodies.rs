@@ -112,11 +112,12 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::{JobId, id::EntryId};
+    use crate::{JobId, id::EntryId, lane::Lane};
 
     fn job(size: usize) -> Job {
         Job {
             id: JobId {
+                lane: Lane::new("", "r1"),
                 entry: EntryId::default(),
                 uuid: Uuid::nil(),
                 proxy: "proxy".into(),
