@@ -120,7 +120,7 @@ mod tests {
                 lane: Lane::new("", "r1"),
                 entry: EntryId::default(),
                 uuid: Uuid::nil(),
-                proxy: "proxy".into(),
+                proxy: Some("proxy".into()),
                 size,
                 is_large: true,
                 client: "".into(),
