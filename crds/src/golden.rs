@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, fs};
 use crate::{BatchedModelSpec, Model};
 
 /// Models that together have every field, each of them left out in others.
-const MODELS: [&str; 7] = [
+const MODELS: [&str; 10] = [
     "{uri: pvc://models/sentiment, inputs: [{name: x, datatype: FP32, shape: [4]}], outputs: [{name: y, datatype: FP32, shape: [2]}]}",
     "{uri: pvc://models/sentiment, inputs: [{name: ids, datatype: INT64, shape: [seq], pad: 0}], outputs: [{name: hidden, datatype: BF16, shape: [seq, -1, 128]}]}",
     "{uri: pvc://models/sentiment, sha256: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa, format: TorchScript,
@@ -20,6 +20,12 @@ const MODELS: [&str; 7] = [
       outputs: [{name: logits, datatype: FP32, shape: [2]}], text: {tokenizer: t.json, maxLength: 64, labels: [A, B]}}",
     "{uri: pvc://models/all, inputs: [{name: a, datatype: UINT8, shape: [1]}, {name: b, datatype: INT8, shape: [1]},
       {name: c, datatype: INT16, shape: [1]}, {name: d, datatype: INT32, shape: [1], pad: -1}], outputs: [{name: y, datatype: FP16, shape: [1]}]}",
+    "{uri: pvc://models/minilm, inputs: [{name: input_ids, datatype: INT64, shape: [seq]}], outputs: [{name: hidden, datatype: FP32,
+      shape: [seq, 384]}], text: {tokenizer: tokenizer.json, task: Embed, pooling: Mean, normalize: true}}",
+    "{uri: pvc://models/minilm, inputs: [{name: input_ids, datatype: INT64, shape: [-1]}], outputs: [{name: vector, datatype: FP32,
+      shape: [384]}], text: {tokenizer: tokenizer.json, task: Embed}}",
+    "{uri: pvc://models/reranker, inputs: [{name: input_ids, datatype: INT64, shape: [-1]}], outputs: [{name: logit, datatype: FP32,
+      shape: [1]}], text: {tokenizer: tokenizer.json, task: Rerank, activation: None}}",
 ];
 
 /// The first model with its queue in the Redis of the Secret `mine`.
@@ -54,6 +60,18 @@ fn a_models_revision_is_what_it_was() {
              new field out of the JSON where it has its default; `make manifests` adds only models that are new"
         );
     }
+}
+
+#[test]
+fn a_default_that_is_written_out_is_the_same_model() {
+    let revision = |text: &str| {
+        let model: Model = serde_yaml::from_str(&MODELS[2].replace("text: {", text)).unwrap();
+        model.revision()
+    };
+    assert_eq!(
+        revision("text: {task: Classify, pooling: None, normalize: false, activation: Sigmoid, "),
+        revision("text: {")
+    );
 }
 
 #[test]

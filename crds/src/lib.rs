@@ -30,6 +30,7 @@ mod spec;
 mod status;
 pub mod tensor_names;
 mod termination;
+mod text;
 #[cfg(feature = "kube")]
 pub mod yaml;
 
@@ -43,7 +44,7 @@ pub use config::{Config, ConfigError};
 pub use loaded::{Loaded, LoadedReason};
 #[cfg(feature = "kube")]
 pub use manifest::manifest;
-pub use model::{Datatype, Example, Format, Model, TensorSpec, Text};
+pub use model::{Datatype, Example, Format, Model, TensorSpec};
 pub use quantity::{Bytes, Duration, ParseError};
 pub use queue::{ExternalRedis, ManagedRedis, Priorities, Queue, Redis};
 pub use resources::{Quantity, Resources};
@@ -54,6 +55,7 @@ pub use spec::BatchedModel;
 pub use spec::{BatchedModelSpec, Batching, Device, Proxy, Rollout, Scaling, ScalingMode, Worker};
 pub use status::{BatchedModelStatus, condition};
 pub use termination::{Termination, TerminationReason};
+pub use text::{Activation, Pooling, Task, Text};
 
 /// The API group. It stands here alone, so that the owner of another domain changes one line.
 pub const GROUP: &str = "carpool.dev";

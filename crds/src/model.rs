@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::{Dimension, defaults, shape::allows, tensor_names::ATTENTION_MASK};
+use crate::{Dimension, Text, shape::allows, tensor_names::ATTENTION_MASK};
 
 /// The model: its artifact, and the tensors it takes and gives. A change makes a new revision.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -44,8 +44,24 @@ use crate::{Dimension, defaults, shape::allows, tensor_names::ATTENTION_MASK};
         "inputs: with text the attention_mask is padded with 0, so its pad may only be 0"
     ),
     validation = (
-        "!has(self.text) || (self.outputs[0].datatype == 'FP32' && self.outputs[0].shape == [self.text.labels.size()])",
+        "!has(self.text) || !has(self.text.labels) || (self.outputs[0].datatype == 'FP32' && self.outputs[0].shape == [self.text.labels.size()])",
         "outputs: with text the first must hold one FP32 for each of text.labels"
+    ),
+    validation = (
+        "!has(self.text) || !has(self.text.task) || self.text.task != 'Rerank' || (self.outputs[0].datatype == 'FP32' && self.outputs[0].shape == [1])",
+        "outputs: with the task Rerank the first must hold the score, FP32 of shape [1]"
+    ),
+    validation = (
+        "!has(self.text) || !has(self.text.task) || self.text.task != 'Embed' || (has(self.text.pooling) && self.text.pooling != 'None') || (self.outputs[0].datatype == 'FP32' && self.outputs[0].shape.size() == 1 && string(self.outputs[0].shape[0]).matches('^[0-9]+$'))",
+        "outputs: with the task Embed the first must hold the embedding, FP32 of shape [384] or another size; pooling makes it of one vector a token"
+    ),
+    validation = (
+        "!has(self.text) || !has(self.text.pooling) || self.text.pooling == 'None' || (self.outputs[0].datatype == 'FP32' && self.outputs[0].shape.size() == 2 && self.outputs[0].shape[0] != -1 && self.outputs[0].shape[0] == self.inputs[0].shape[0] && string(self.outputs[0].shape[1]).matches('^[0-9]+$'))",
+        "outputs: with pooling the first must hold one vector a token, FP32 of shape [seq, 384] or another size, its first dimension that of the inputs by name, such as seq, or by size"
+    ),
+    validation = (
+        "!has(self.text) || self.outputs.all(t, !(t.name in ['tokens', 'truncated']))",
+        "outputs: with text the names tokens and truncated are taken: they tell how texts were read"
     )
 ))]
 pub struct Model {
@@ -81,7 +97,7 @@ pub struct Model {
     #[cfg_attr(feature = "kube", schemars(length(min = 1, max = 16)))]
     pub outputs: Vec<TensorSpec>,
 
-    /// Text in, labels out: a tokenizer in front of the model and softmax with labels behind it.
+    /// Text in; labels, embeddings or scores out: a tokenizer in front of the model, and behind it what its task needs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text: Option<Text>,
 
@@ -289,28 +305,4 @@ impl From<Datatype> for carpool_protocol::Datatype {
             Datatype::Fp64 => Self::Fp64,
         }
     }
-}
-
-/// The tokenizer in front of a model that takes text, and the labels behind it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[cfg_attr(feature = "kube", derive(KubeSchema))]
-pub struct Text {
-    /// The Hugging Face `tokenizer.json`, a path within the artifact's folder.
-    #[cfg_attr(feature = "kube", schemars(length(min = 1, max = 256)))]
-    pub tokenizer: String,
-
-    /// The number of tokens that texts are cut to, those that the tokenizer adds among them. For each token at most 256
-    /// bytes of a text are read, in all at least 16Ki. Where the inputs' shape is fixed, it must not be above that.
-    /// Default 128.
-    #[serde(default = "defaults::text_max_length")]
-    #[cfg_attr(feature = "kube", schemars(range(min = 2, max = 8192)))]
-    pub max_length: u32,
-
-    /// A name for each value of the first output, in its order.
-    #[cfg_attr(
-        feature = "kube",
-        schemars(length(min = 2, max = 1024), inner(length(min = 1, max = 128)))
-    )]
-    pub labels: Vec<String>,
 }

@@ -45,6 +45,7 @@ fn good_ones_are_accepted() {
     let text = json!({"tokenizer": "tokenizer.json", "labels": ["NEGATIVE", "POSITIVE"]});
     let tensor =
         |name: &str, length: i64| json!({"name": name, "datatype": "INT64", "shape": [length]});
+    let named = |length: &str| json!({"name": "input_ids", "datatype": "INT64", "shape": [length]});
     for spec in [
         json!({}),
         json!({"model": {"text": text}}),
@@ -68,6 +69,10 @@ fn good_ones_are_accepted() {
         json!({"model": {"inputs": [{"name": "x", "datatype": "FP32", "shape": [-1], "minimum": -0.5, "maximum": 1}]}}),
         json!({"queue": {"runTimeout": "10m", "maxRowsPerRequest": 5}}),
         json!({"model": {"example": {"request": {"inputs": []}}}}),
+        json!({"model": {"text": {"tokenizer": "t.json", "task": "Embed", "normalize": true}}}),
+        json!({"model": {"text": {"tokenizer": "t.json", "task": "Embed", "pooling": "Mean"}, "inputs": [named("seq")], "outputs": vectors(json!(["seq", 384]))}}),
+        json!({"model": {"text": {"tokenizer": "t.json", "task": "Embed", "pooling": "Cls"}, "inputs": [tensor("input_ids", 128)], "outputs": vectors(json!([128, 384]))}}),
+        json!({"model": {"text": {"tokenizer": "t.json", "task": "Rerank", "activation": "None"}, "outputs": vectors(json!([1]))}}),
         json!({"nodeSelector": {"pool": "gpu"}, "imagePullSecrets": [{"name": "pull"}], "priorityClassName": "high"}),
         json!({"nodeSelector": {}, "tolerations": [], "imagePullSecrets": [], "priorityClassName": ""}),
         json!({"tolerations": [{"operator": "Exists"}, {"key": "gpu", "value": "a100", "effect": "NoSchedule"},
@@ -153,6 +158,96 @@ fn bad_models_are_refused_by_the_fields_name() {
     ] {
         assert_refused(&spec, says);
     }
+}
+
+/// An output of vectors of this shape.
+fn vectors(shape: Value) -> Value {
+    json!([{"name": "vectors", "datatype": "FP32", "shape": shape}])
+}
+
+#[test]
+fn a_text_has_what_its_task_needs_and_nothing_else() {
+    let ids = json!([{"name": "input_ids", "datatype": "INT64", "shape": ["seq"]}]);
+    for (text, outputs, says) in [
+        (
+            json!({}),
+            json!([2]),
+            "labels: the task Classify needs a name for each value of the first output",
+        ),
+        (
+            json!({"task": "Embed", "labels": ["A", "B"]}),
+            json!([2]),
+            "labels: are for the task Classify alone",
+        ),
+        (
+            json!({"labels": ["A", "B"], "pooling": "Mean"}),
+            json!([2]),
+            "pooling: is for the task Embed alone",
+        ),
+        (
+            json!({"task": "Rerank", "normalize": true}),
+            json!([1]),
+            "normalize: is for the task Embed alone",
+        ),
+        (
+            json!({"task": "Embed", "activation": "None"}),
+            json!([2]),
+            "activation: is for the task Rerank alone",
+        ),
+        (
+            json!({"task": "Rerank"}),
+            json!([2]),
+            "outputs: with the task Rerank the first must hold the score",
+        ),
+        (
+            json!({"task": "Embed"}),
+            json!(["seq", 384]),
+            "outputs: with the task Embed the first must hold the embedding",
+        ),
+        (
+            json!({"task": "Embed"}),
+            json!(["d"]),
+            "outputs: with the task Embed the first must hold the embedding",
+        ),
+        (
+            json!({"task": "Embed"}),
+            json!([-1]),
+            "outputs: with the task Embed the first must hold the embedding",
+        ),
+        (
+            json!({"task": "Embed", "pooling": "Mean"}),
+            json!([384]),
+            "outputs: with pooling the first must hold one vector a token",
+        ),
+        (
+            json!({"task": "Embed", "pooling": "Cls"}),
+            json!(["other", 384]),
+            "outputs: with pooling the first must hold one vector a token",
+        ),
+        (
+            json!({"task": "Embed", "pooling": "Cls"}),
+            json!(["seq", "d"]),
+            "outputs: with pooling the first must hold one vector a token",
+        ),
+    ] {
+        let mut text = text;
+        text["tokenizer"] = json!("t.json");
+        assert_refused(
+            &json!({"model": {"text": text, "inputs": ids, "outputs": vectors(outputs)}}),
+            says,
+        );
+    }
+    let unnamed = json!({"text": {"tokenizer": "t.json", "task": "Embed", "pooling": "Mean"}, "outputs": vectors(json!([-1, 384]))});
+    assert_refused(
+        &json!({"model": unnamed}),
+        "with pooling the first must hold one vector a token",
+    );
+    let taken = json!({"text": {"tokenizer": "t.json", "task": "Embed"}, "outputs": [
+        {"name": "x", "datatype": "FP32", "shape": [4]}, {"name": "tokens", "datatype": "FP32", "shape": [4]}]});
+    assert_refused(
+        &json!({"model": taken}),
+        "the names tokens and truncated are taken",
+    );
 }
 
 #[test]

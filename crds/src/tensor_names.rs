@@ -2,10 +2,20 @@
 
 /// The input that holds texts, where a model takes text.
 pub const TEXT: &str = "text";
+/// The input that holds the query that documents are scored for: one for all of them, or one for each.
+pub const QUERY: &str = "query";
+/// The input that holds the documents that are scored for a query.
+pub const DOCUMENT: &str = "document";
 /// The output that holds the most probable label of each text.
 pub const LABEL: &str = "label";
-/// The output that holds the probability of each text's label.
+/// The output that holds the probability of each text's label, or a document's score for its query.
 pub const SCORE: &str = "score";
+/// The output that holds the embedding of each text.
+pub const EMBEDDING: &str = "embedding";
+/// The output that holds the number of tokens that were read of each text, those that the tokenizer adds among them.
+pub const TOKENS: &str = "tokens";
+/// The output that says of each text whether it was cut; also the parameter of outputs that says whether any was.
+pub const TRUNCATED: &str = "truncated";
 
 /// The model's input that holds the ids of a text's tokens.
 pub const INPUT_IDS: &str = "input_ids";

@@ -33,7 +33,7 @@ pub struct InferRequest {
     pub id: String,
     /// Options for this request, such as `timeout` in microseconds.
     pub parameters: Parameters,
-    /// The tensors for the model, their names unique. Options of single tensors are not kept.
+    /// The tensors for the model, their names unique.
     pub inputs: Vec<Tensor>,
     /// The tensors wanted back, their names unique; none means all.
     pub outputs: Vec<RequestedOutput>,

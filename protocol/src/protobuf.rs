@@ -5,6 +5,8 @@ mod parameters;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use prost::{
     Message,
@@ -14,7 +16,7 @@ use prost::{
 use crate::{
     Datatype, DecodeError, InferRequest, InferResponse, RequestedOutput, Tensor,
     inference::{
-        InferTensorContents, ModelInferRequest, ModelInferResponse,
+        InferParameter, InferTensorContents, ModelInferRequest, ModelInferResponse,
         model_infer_request::{InferInputTensor, InferRequestedOutputTensor},
         model_infer_response::InferOutputTensor,
     },
@@ -71,6 +73,7 @@ impl InferRequest {
                 datatype: input.datatype,
                 shape: input.shape,
                 contents: input.contents,
+                parameters: BTreeMap::new(),
             })
             .collect();
         let outputs = message
@@ -112,6 +115,7 @@ impl InferResponse {
                     name: tensor.name.clone(),
                     datatype: tensor.datatype.to_string(),
                     shape: tensor.shape.clone(),
+                    parameters: parameters::encode(&tensor.parameters),
                     ..InferOutputTensor::default()
                 })
                 .collect(),
@@ -138,6 +142,7 @@ impl InferResponse {
                 datatype: output.datatype,
                 shape: output.shape,
                 contents: output.contents,
+                parameters: output.parameters,
             })
             .collect();
         Ok(Self {
@@ -178,6 +183,7 @@ struct Described {
     datatype: String,
     shape: Vec<i64>,
     contents: Option<InferTensorContents>,
+    parameters: BTreeMap<String, InferParameter>,
 }
 
 fn tensors(described: Vec<Described>, raw: Vec<Bytes>) -> Result<Vec<Tensor>, DecodeError> {
@@ -219,6 +225,9 @@ impl Described {
             (None, None) => Bytes::new(),
             (Some(_), Some(_)) => return Err(DecodeError::ContentsTwice { tensor: self.name }),
         };
-        Ok(Tensor::new(self.name, datatype, self.shape, data)?)
+        Ok(Tensor {
+            parameters: parameters::decode(self.parameters)?,
+            ..Tensor::new(self.name, datatype, self.shape, data)?
+        })
     }
 }

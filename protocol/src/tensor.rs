@@ -2,13 +2,13 @@
 
 use bytes::Bytes;
 
-use crate::{Datatype, TensorError};
+use crate::{Datatype, Parameters, TensorError};
 
 /// The most dimensions of a tensor: those that libtorch's operators take.
 const MAX_DIMENSIONS: usize = 64;
 
 /// A named array, its elements in the form in which they travel.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Tensor {
     /// The tensor's name, which the model gives it.
     pub name: String,
@@ -19,6 +19,8 @@ pub struct Tensor {
     /// The tensor's elements in row-major order, little-endian; for `BYTES` each element after its length in four
     /// bytes.
     pub data: Bytes,
+    /// Options of an output, such as `truncated`. Those of inputs are not kept.
+    pub parameters: Parameters,
 }
 
 /// A tensor's description without its elements.
@@ -45,6 +47,7 @@ impl Tensor {
             datatype,
             shape: shape.into(),
             data: data.into(),
+            parameters: Parameters::new(),
         };
         tensor.check()?;
         Ok(tensor)

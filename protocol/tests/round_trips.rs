@@ -84,6 +84,7 @@ fn tensor(form: Form) -> impl Strategy<Value = Tensor> {
                     datatype,
                     shape: shape.clone(),
                     data: data.into(),
+                    parameters: Parameters::new(),
                 }
             })
         })
@@ -131,8 +132,14 @@ prop_compose! {
         model_version: String,
         id: String,
         parameters in parameters(),
-        outputs in tensors(form),
+        outputs in vec((tensor(form), self::parameters()), 0..4),
     ) -> InferResponse {
+        let mut names = BTreeSet::new();
+        let outputs = outputs
+            .into_iter()
+            .map(|(tensor, parameters)| Tensor { parameters, ..tensor })
+            .filter(|tensor| names.insert(tensor.name.clone()))
+            .collect();
         InferResponse { model_name, model_version, id, parameters, outputs }
     }
 }

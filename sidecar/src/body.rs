@@ -28,6 +28,15 @@ pub fn media_type(headers: &HeaderMap) -> Option<String> {
     Some(essence.trim().to_ascii_lowercase())
 }
 
+/// Refuses a body of another type than JSON; one of no type is taken for JSON.
+pub fn check_json(headers: &HeaderMap) -> Result<(), Error> {
+    let expected = "application/json";
+    match media_type(headers) {
+        Some(given) if given != expected => Err(Error::MediaType { expected, given }),
+        _ => Ok(()),
+    }
+}
+
 /// A request's body. Its bytes count against the budget until it is dropped.
 #[derive(Debug)]
 pub struct Body {

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use carpool_crds::Task;
 use carpool_protocol::cut;
 use carpool_queue::{Failure, FailureKind, SubmitError};
 use http::{
     HeaderValue, Method, Response, StatusCode,
     header::{ACCEPT_ENCODING, ALLOW, CONTENT_TYPE, RETRY_AFTER},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
@@ -43,6 +44,14 @@ pub enum Error {
     NoText {
         /// The model.
         name: String,
+    },
+    /// The request asks for what a model of another task gives.
+    #[error("{name} is a model of the task {task}; POST to {}", path(*.task, .name))]
+    OtherTask {
+        /// The model.
+        name: String,
+        /// The model's task.
+        task: Task,
     },
     /// The request's path is one at which nothing is served.
     #[error("nothing is served at {given}; there is {served}")]
@@ -118,6 +127,14 @@ pub enum Error {
     /// The request is not one that the model takes.
     #[error("{0}")]
     Invalid(String),
+    /// A field of the request, in a form that is not the protocol's, is not what it may be.
+    #[error("{field}: {message}")]
+    Field {
+        /// The field's name.
+        field: &'static str,
+        /// The value that is expected, and what was given.
+        message: String,
+    },
     /// The queue is full.
     #[error("the queue is full; try again later")]
     Full {
@@ -150,6 +167,16 @@ pub enum Error {
     Deadline,
 }
 
+/// The paths at which a model of this task answers, for a client that asked at another.
+fn path(task: Task, name: &str) -> String {
+    let path = match task {
+        Task::Classify => "/predict",
+        Task::Embed => "/v1/embeddings",
+        Task::Rerank => "/rerank",
+    };
+    format!("{path} or /v2/models/{name}/infer")
+}
+
 /// The status that counts requests whose client went away; nobody is left to read it.
 pub const CLIENT_LEFT: u16 = 499;
 
@@ -166,7 +193,7 @@ impl Error {
             Self::UnknownModel { .. } | Self::UnknownVersion { .. } => {
                 (StatusCode::NOT_FOUND, "unknown_model")
             }
-            Self::NoText { .. } | Self::UnknownPath { .. } => {
+            Self::NoText { .. } | Self::OtherTask { .. } | Self::UnknownPath { .. } => {
                 (StatusCode::NOT_FOUND, "unknown_path")
             }
             Self::UnknownJob { .. } => (StatusCode::NOT_FOUND, "unknown_job"),
@@ -179,7 +206,7 @@ impl Error {
             Self::MediaType { .. } | Self::ContentEncoding { .. } => {
                 (StatusCode::UNSUPPORTED_MEDIA_TYPE, "media_type")
             }
-            Self::Invalid(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid"),
+            Self::Invalid(_) | Self::Field { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "invalid"),
             Self::Full { .. } => (StatusCode::TOO_MANY_REQUESTS, "full"),
             Self::Busy => (StatusCode::TOO_MANY_REQUESTS, "busy"),
             Self::Model(_) => (StatusCode::INTERNAL_SERVER_ERROR, "model"),
@@ -200,11 +227,13 @@ impl Error {
             | Self::ContentEncoding { .. }
             | Self::Invalid(_)
             | Self::NameTaken
+            | Self::Field { .. }
             | Self::TooManyRows { .. } => Code::InvalidArgument,
             Self::UnknownModel { .. }
             | Self::UnknownVersion { .. }
             | Self::UnknownJob { .. }
-            | Self::NoText { .. } => Code::NotFound,
+            | Self::NoText { .. }
+            | Self::OtherTask { .. } => Code::NotFound,
             Self::Cancelled { .. } => Code::Cancelled,
             Self::UnknownPath { .. }
             | Self::Method { .. }
@@ -228,9 +257,13 @@ impl Error {
 
     /// The answer that tells the client of this error.
     pub fn response(&self) -> Response<Payload> {
-        let body = json!({ "error": self.to_string() }).to_string();
-        let mut response = Response::new(Payload::from(body));
-        *response.status_mut() = self.status().0;
+        self.response_with(self.status().0, &json!({ "error": self.to_string() }))
+    }
+
+    /// The answer that tells the client of this error by a status and in a form of another protocol.
+    pub fn response_with(&self, status: StatusCode, body: &Value) -> Response<Payload> {
+        let mut response = Response::new(Payload::from(body.to_string()));
+        *response.status_mut() = status;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         match self {

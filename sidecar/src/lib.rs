@@ -1,6 +1,6 @@
 //! The batching proxy: HTTP in front, the queue behind, nothing kept in between.
 //!
-//! A request's way: `connections` takes it, `routes` finds who answers, `infer` or `predict` reads it,
+//! A request's way: `connections` takes it, `routes` finds who answers, `infer`, `predict` or another form's file reads it,
 //! `validate` holds it against the model, the queue carries it to a worker and its answer back, and the same connection
 //! carries it out. Whatever goes wrong becomes one [`Error`].
 //!
@@ -14,6 +14,7 @@ mod body_budget;
 mod compression;
 mod connections;
 mod cors;
+mod embeddings;
 mod error;
 mod followed;
 mod grpc;
@@ -27,10 +28,12 @@ mod payload;
 mod predict;
 mod proxy;
 mod reload;
+mod rerank;
 mod routes;
 mod server;
 mod settings;
 mod shape;
+mod task;
 mod tls;
 mod trace;
 mod v1;

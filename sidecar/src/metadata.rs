@@ -1,8 +1,8 @@
 //! The protocol's answers about the server and the model.
 
 use carpool_crds::{
-    TensorSpec,
-    tensor_names::{LABEL, SCORE, TEXT},
+    Dimension, Model, TensorSpec,
+    tensor_names::{EMBEDDING, LABEL},
 };
 use carpool_protocol::{
     Datatype,
@@ -37,19 +37,32 @@ pub struct TensorOfModel<'a> {
 /// The tensors that a model takes and those that it gives.
 pub fn tensors(served: &Served) -> (Vec<TensorOfModel<'_>>, Vec<TensorOfModel<'_>>) {
     let model = &served.model;
-    if model.text.is_none() {
+    let Some(text) = &model.text else {
         return (of_specs(&model.inputs), of_specs(&model.outputs));
-    }
-    let of_each_row = |name, datatype| TensorOfModel {
-        name,
-        datatype,
-        shape: vec![-1, 1],
     };
-    let outputs = vec![
-        of_each_row(LABEL, Datatype::Bytes),
-        of_each_row(SCORE, Datatype::Fp32),
-    ];
-    (vec![of_each_row(TEXT, Datatype::Bytes)], outputs)
+    let inputs = text.inputs().iter().map(|name| TensorOfModel {
+        name,
+        datatype: Datatype::Bytes,
+        shape: vec![-1, 1],
+    });
+    let outputs = text.outputs().iter().map(|name| TensorOfModel {
+        name,
+        datatype: match *name {
+            LABEL => Datatype::Bytes,
+            _ => Datatype::Fp32,
+        },
+        shape: match *name {
+            EMBEDDING => vec![-1, embedding_size(model)],
+            _ => vec![-1, 1],
+        },
+    });
+    (inputs.collect(), outputs.collect())
+}
+
+/// The number of elements of the embeddings that a model of the task Embed gives.
+pub fn embedding_size(model: &Model) -> i64 {
+    let last = model.outputs.first().and_then(|output| output.shape.last());
+    last.map_or(-1, Dimension::as_protocol)
 }
 
 fn of_specs(specs: &[TensorSpec]) -> Vec<TensorOfModel<'_>> {

@@ -29,12 +29,16 @@ pub enum Kind {
     Predict,
     /// A request about a job.
     Job,
+    /// A request for the embeddings of texts.
+    Embeddings,
+    /// A request for the scores of documents.
+    Rerank,
     /// A request for a path at which nothing is served.
     Unknown,
 }
 
 impl Kind {
-    const COUNT: usize = 6;
+    const COUNT: usize = 8;
 
     const fn label(self) -> &'static str {
         match self {
@@ -43,6 +47,8 @@ impl Kind {
             Self::Infer => "infer",
             Self::Job => "job",
             Self::Predict => "predict",
+            Self::Embeddings => "embeddings",
+            Self::Rerank => "rerank",
             Self::Unknown => "unknown",
         }
     }

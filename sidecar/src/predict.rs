@@ -3,7 +3,10 @@
 use std::{borrow::Cow, sync::Arc};
 
 use bytes::Bytes;
-use carpool_crds::tensor_names::{LABEL, SCORE, TEXT};
+use carpool_crds::{
+    Task,
+    tensor_names::{LABEL, SCORE, TEXT},
+};
 use carpool_protocol::{InferRequest, InferResponse, RequestedOutput, Tensor, json::decode_object};
 use http::request::Parts;
 use serde::{Deserialize, Deserializer};
@@ -63,11 +66,11 @@ pub async fn serve(
             });
         }
     };
-    check_takes_text(&proxy.served())?;
+    proxy.served().check_task(Task::Classify)?;
     let body = body::read(proxy, &head.headers, body, caller.arrival).await?;
 
     let served = proxy.served();
-    check_takes_text(&served)?;
+    served.check_task(Task::Classify)?;
     let mut hops = proxy.metrics.hop_timer();
     let validated = {
         let served = Arc::clone(&served);
@@ -78,15 +81,6 @@ pub async fn serve(
     let response = respond(answer)?;
     hops.passed(Hop::Respond);
     Ok(response)
-}
-
-fn check_takes_text(served: &Served) -> Result<(), Error> {
-    match served.model.text {
-        Some(_) => Ok(()),
-        None => Err(Error::NoText {
-            name: served.name.clone(),
-        }),
-    }
 }
 
 /// Makes the request of the protocol that asks for a text's label and score.

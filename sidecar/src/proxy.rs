@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use carpool_crds::{Config, ConfigError, Model, Priorities};
+use carpool_crds::{Config, ConfigError, Model, Priorities, Task};
 use carpool_queue::{Caller, Class, Endpoint, Limits, Producer, QueueError};
 use http::{HeaderMap, HeaderName};
 use tokio::sync::watch;
@@ -100,6 +100,19 @@ impl Served {
                 given: given.to_owned(),
                 name: self.name.clone(),
             })
+        }
+    }
+
+    /// Refuses a request for a task that is not the model's.
+    pub fn check_task(&self, wanted: Task) -> Result<(), Error> {
+        let name = self.name.clone();
+        match &self.model.text {
+            Some(text) if text.task == wanted => Ok(()),
+            Some(text) => Err(Error::OtherTask {
+                name,
+                task: text.task,
+            }),
+            None => Err(Error::NoText { name }),
         }
     }
 

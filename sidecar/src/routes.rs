@@ -13,6 +13,7 @@ use tracing::Instrument;
 
 use crate::{
     body::IncomingBody,
+    embeddings,
     error::Error,
     followed::Followed,
     grpc,
@@ -22,12 +23,12 @@ use crate::{
     payload::Payload,
     predict,
     proxy::{Proxy, Served},
-    v1,
+    rerank, task, v1,
 };
 
 /// The paths that are served, for a client that asks for another.
-const PATHS: &str = "/v2/models/NAME[/versions/VERSION]/infer, /v1/models/NAME:predict, /predict for a text, and, by GET, \
-    /v2/jobs/ID[/result], \
+const PATHS: &str = "/v2/models/NAME[/versions/VERSION]/infer, /v1/models/NAME:predict, /predict for a text, /v1/embeddings, /rerank, \
+    and, by GET, /v2/jobs/ID[/result], \
     /v2, /v2/health/live, /v2/health/ready, /v2/models, /v2/models/NAME[/versions/VERSION][/ready] and /v1/models[/NAME]";
 
 /// The methods that any of the paths takes.
@@ -59,6 +60,10 @@ enum Route<'a> {
     Job(&'a str),
     /// A job's answer.
     JobResult(&'a str),
+    /// The embeddings of texts, in the form of OpenAI.
+    Embeddings,
+    /// The scores of documents for a query.
+    Rerank,
     /// Triton's memory that a client and its server share.
     SharedMemory,
 }
@@ -77,6 +82,8 @@ impl<'a> Route<'a> {
         match segments[..] {
             ["*"] => Some(Self::Any),
             ["", "predict"] => Some(Self::Predict),
+            ["", "v1", "embeddings"] => Some(Self::Embeddings),
+            ["", "rerank"] | ["", "v1" | "v2", "rerank"] => Some(Self::Rerank),
             ["", "v2"] => Some(Self::Server),
             ["", "v2", "health", "live"] => Some(Self::Live),
             ["", "v2", "health", "ready"] => Some(Self::Ready),
@@ -113,13 +120,21 @@ impl<'a> Route<'a> {
 
     /// Whether the route asks the model for an answer.
     fn is_inference(&self) -> bool {
-        matches!(self, Self::Infer(_) | Self::Predict | Self::PredictV1(_))
+        matches!(
+            self,
+            Self::Infer(_) | Self::Predict | Self::PredictV1(_) | Self::Embeddings | Self::Rerank
+        )
     }
 
     /// The methods that the route takes.
     fn methods(&self) -> &'static str {
         match self {
-            Self::Infer(_) | Self::Predict | Self::PredictV1(_) | Self::Index => methods::WRITE,
+            Self::Infer(_)
+            | Self::Predict
+            | Self::PredictV1(_)
+            | Self::Embeddings
+            | Self::Rerank
+            | Self::Index => methods::WRITE,
             Self::Any | Self::SharedMemory => EVERY_METHOD,
             Self::Job(_) => methods::REMOVABLE,
             _ => methods::READ,
@@ -139,6 +154,8 @@ impl<'a> Route<'a> {
             Self::Infer(_) => Kind::Infer,
             Self::Job(_) | Self::JobResult(_) => Kind::Job,
             Self::Predict | Self::PredictV1(_) => Kind::Predict,
+            Self::Embeddings => Kind::Embeddings,
+            Self::Rerank => Kind::Rerank,
             Self::SharedMemory => Kind::Unknown,
         }
     }
@@ -165,6 +182,7 @@ pub async fn serve(
         Followed::default()
     };
     let span = followed.span.clone();
+    let is_open_ai = matches!(route, Some(Route::Embeddings));
     let caller = Caller::new(client, &head.headers, &mut followed);
     let dispatched = dispatch(&proxy, caller, route, &head, &mut body);
     let mut response = match dispatched.instrument(span).await {
@@ -178,7 +196,11 @@ pub async fn serve(
             if !matches!(error, Error::Deadline) {
                 body.discard().await;
             }
-            error.response()
+            if is_open_ai {
+                embeddings::error_response(&error)
+            } else {
+                error.response()
+            }
         }
     };
     open.answered(response.status());
@@ -264,6 +286,12 @@ async fn dispatch(
             return v1::serve(proxy, caller, head, body).await;
         }
         Route::Predict => predict::serve(proxy, caller, head, body).await?.into(),
+        Route::Embeddings => task::serve::<embeddings::Form>(proxy, caller, head, body)
+            .await?
+            .into(),
+        Route::Rerank => task::serve::<rerank::Form>(proxy, caller, head, body)
+            .await?
+            .into(),
         Route::SharedMemory => return Err(metadata::no_shared_memory(head.uri.path())),
     };
     Ok(json(answer))
@@ -325,6 +353,10 @@ mod tests {
             ("/v1/models/m", Route::ModelV1("m")),
             ("/v1/models/m:predict", Route::PredictV1("m")),
             ("/predict", Route::Predict),
+            ("/v1/embeddings", Route::Embeddings),
+            ("/rerank", Route::Rerank),
+            ("/v1/rerank", Route::Rerank),
+            ("/v2/rerank", Route::Rerank),
             ("*", Route::Any),
         ] {
             assert_eq!(Route::of(path), Some(route), "{path}");

@@ -4,6 +4,7 @@
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use bytes::Bytes;
+use carpool_crds::Task;
 use carpool_protocol::{Shape, Tensor, cut, json};
 use http::{Response, request::Parts};
 use serde::{
@@ -39,15 +40,7 @@ pub async fn serve(
     head: &Parts,
     body: &mut IncomingBody,
 ) -> Result<Response<Payload>, Error> {
-    match body::media_type(&head.headers) {
-        Some(given) if given != "application/json" => {
-            return Err(Error::MediaType {
-                expected: "application/json",
-                given,
-            });
-        }
-        _ => {}
-    }
+    body::check_json(&head.headers)?;
     let body = body::read(proxy, &head.headers, body, caller.arrival).await?;
     let served = proxy.served();
     let mut hops = proxy.metrics.hop_timer();
@@ -270,12 +263,13 @@ pub fn predictions(served: &Served, rows: u32, answer: Bytes) -> Result<Vec<u8>,
     let json = json::encode_response(&response).map_err(|error| broken(error.to_string()))?;
     let Flat { outputs } =
         serde_json::from_slice(&json).map_err(|error| broken(error.to_string()))?;
-    let of_texts = served.model.text.is_some();
+    let task = served.model.text.as_ref().map(|text| text.task);
+    let is_one = matches!(task, Some(Task::Classify | Task::Rerank));
     let mut columns: Vec<_> = outputs
         .iter()
         .zip(&response.outputs)
         .map(|(output, Tensor { name, shape, .. })| {
-            let item = if of_texts { &[] } else { &shape[1..] };
+            let item = if is_one { &[] } else { &shape[1..] };
             (json!(name).to_string(), item, json::elements(output.data))
         })
         .collect();

@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 
 use carpool_crds::{
-    Model, TensorSpec,
-    tensor_names::{LABEL, SCORE, TEXT},
+    Model, TensorSpec, Text,
+    tensor_names::{QUERY, TOKENS, TRUNCATED},
 };
 use carpool_protocol::{
     Datatype, Parameter, Parameters, RequestView, RequestedOutput, Shape, Tensor, TensorView, cut,
@@ -39,8 +39,10 @@ pub enum Invalid {
         input: String,
     },
     /// A text and tensors together.
-    #[error("input \"text\" takes the place of the model's own inputs; {:?} is given too", cut(.given))]
+    #[error("input {input:?} takes the place of the model's own inputs; {:?} is given too", cut(.given))]
     TextAndTensors {
+        /// The input that holds texts.
+        input: String,
         /// The other input.
         given: String,
     },
@@ -140,13 +142,15 @@ pub fn rows(model: &Model, request: &RequestView<'_>) -> Result<u32, Invalid> {
         outputs,
         ..
     } = request;
-    let text = inputs.iter().find(|input| input.name == TEXT);
-    let text = text.filter(|_| model.text.is_some());
+    let text = model.text.as_ref().filter(|text| {
+        let is_text = |input: &TensorView<'_>| text.inputs().contains(&input.name);
+        inputs.iter().any(is_text)
+    });
     let rows = match text {
-        Some(text) => rows_of_text(text, inputs)?,
+        Some(text) => rows_of_texts(text, inputs)?,
         None => rows_of_tensors(model, inputs)?,
     };
-    check_outputs(model, outputs)?;
+    check_outputs(model, text.is_some(), outputs)?;
     check_parameters(parameters, || "request".to_owned())?;
     for RequestedOutput { name, parameters } in *outputs {
         check_parameters(parameters, || format!("output {name:?}"))?;
@@ -191,19 +195,57 @@ pub fn elements(model: &Model, inputs: &[Tensor]) -> Result<(), Invalid> {
     Ok(())
 }
 
+/// Checks the inputs that hold texts, each given once; gives their rows. One query may stand for all documents.
+fn rows_of_texts(text: &Text, inputs: &[TensorView<'_>]) -> Result<u32, Invalid> {
+    let expected = text.inputs();
+    let mut first: Option<(&TensorView<'_>, u32)> = None;
+    for input in inputs {
+        if !expected.contains(&input.name) {
+            return Err(Invalid::TextAndTensors {
+                input: expected[0].to_owned(),
+                given: input.name.to_owned(),
+            });
+        }
+        if inputs
+            .iter()
+            .filter(|other| other.name == input.name)
+            .count()
+            > 1
+        {
+            return Err(Invalid::DuplicateInput {
+                input: input.name.to_owned(),
+            });
+        }
+        let rows = rows_of_text(input)?;
+        if input.name == QUERY && rows == 1 {
+            continue;
+        }
+        match first {
+            Some((first, rows_of_first)) if rows_of_first != rows => {
+                return Err(Invalid::Rows {
+                    input: input.name.to_owned(),
+                    first: first.name.to_owned(),
+                    expected: rows_of_first,
+                    given: rows,
+                });
+            }
+            Some(_) => {}
+            None => first = Some((input, rows)),
+        }
+    }
+    let is_missing = |name: &&str| !inputs.iter().any(|input| input.name == *name);
+    match expected.iter().copied().find(is_missing) {
+        Some(missing) => Err(Invalid::MissingInput {
+            input: missing.to_owned(),
+            expected: names(expected.iter().copied()),
+        }),
+        None => Ok(first.map_or(1, |(_, rows)| rows)),
+    }
+}
+
 /// Checks an input of texts, one a row, of shape `[rows, 1]` or, as the batch dimension is easily forgotten for a text,
 /// `[rows]`; gives its rows.
-fn rows_of_text(text: &TensorView<'_>, inputs: &[TensorView<'_>]) -> Result<u32, Invalid> {
-    if let Some(other) = inputs.iter().find(|input| input.name != TEXT) {
-        return Err(Invalid::TextAndTensors {
-            given: other.name.to_owned(),
-        });
-    }
-    if inputs.len() > 1 {
-        return Err(Invalid::DuplicateInput {
-            input: TEXT.to_owned(),
-        });
-    }
+fn rows_of_text(text: &TensorView<'_>) -> Result<u32, Invalid> {
     check_datatype(text, Datatype::Bytes)?;
     let hint = match *text.shape {
         [rows] | [rows, 1] => match shape::positive(rows) {
@@ -331,20 +373,26 @@ fn check_parameters(parameters: &Parameters, of: impl Fn() -> String) -> Result<
 }
 
 /// Checks that every requested output exists and is requested once.
-fn check_outputs(model: &Model, requested: &[RequestedOutput]) -> Result<(), Invalid> {
-    let labels: &[&str] = if model.text.is_some() {
-        &[LABEL, SCORE]
-    } else {
-        &[]
-    };
+fn check_outputs(
+    model: &Model,
+    is_text: bool,
+    requested: &[RequestedOutput],
+) -> Result<(), Invalid> {
+    let mut made = model
+        .text
+        .as_ref()
+        .map_or(Vec::new(), |text| text.outputs().to_vec());
+    if is_text {
+        made.extend([TOKENS, TRUNCATED]);
+    }
     let mut seen = HashSet::new();
     for RequestedOutput { name, .. } in requested {
         let spec = model.outputs.iter().find(|spec| spec.name == *name);
-        if spec.is_none() && !labels.contains(&&**name) {
+        if spec.is_none() && !made.contains(&&**name) {
             let own = model.outputs.iter().map(|spec| &*spec.name);
             return Err(Invalid::UnknownOutput {
                 given: name.clone(),
-                expected: names(labels.iter().copied().chain(own)),
+                expected: names(made.iter().copied().chain(own)),
             });
         }
         if !seen.insert(name) {

@@ -5,14 +5,16 @@ use std::path::Path;
 use bytes::Bytes;
 use carpool_crds::{
     Model, TensorSpec,
-    tensor_names::{LABEL, SCORE, TEXT},
+    tensor_names::{TOKENS, TRUNCATED},
 };
-use carpool_protocol::{InferRequest, InferResponse, Shape, Tensor, cut, first_outside};
+use carpool_protocol::{
+    InferRequest, InferResponse, Parameter, Shape, Tensor, cut, first_outside,
+};
 use carpool_queue::{Failure, FailureKind};
 
 use crate::{
     fatal::Fatal,
-    item::{Item, tensor_rows},
+    item::{Item, ReadText, tensor_rows},
     sharing::is_variable,
     text::TextModel,
 };
@@ -71,36 +73,37 @@ impl Assembler {
             outputs,
             ..
         } = request;
-        let given_text = |text| Some((text, inputs.iter().find(|input| input.name == TEXT)?));
-        let given_text = self.text.as_ref().and_then(given_text);
-        let outputs = if outputs.is_empty() {
-            self.default_outputs(given_text.is_some())
-        } else {
+        let given_text = self.text.as_ref().filter(|text| text.is_given(&inputs));
+        let outputs: Vec<String> = if !outputs.is_empty() {
             outputs.into_iter().map(|output| output.name).collect()
+        } else if let Some(text) = given_text {
+            text.outputs()
+                .iter()
+                .map(|name| (*name).to_owned())
+                .collect()
+        } else {
+            let own = self.model.outputs.iter();
+            own.map(|output| output.name.clone()).collect()
         };
-        if let Some(unknown) = outputs.iter().find(|name| !self.gives(name)) {
+        if let Some(unknown) = outputs
+            .iter()
+            .find(|name| !self.gives(name, given_text.is_some()))
+        {
             return Err(invalid(format!("the model has no output {}", cut(unknown))));
         }
-        let inputs = match given_text {
-            Some((text, tensor)) => {
-                let strings = tensor
-                    .strings()
-                    .map_err(|error| invalid(error.to_string()))?;
-                text.tokenize(&strings).map_err(invalid)?
+        let (inputs, texts) = match given_text {
+            Some(text) => text.read(&inputs).map_err(invalid)?,
+            None => {
+                let own = self.model.inputs.iter().map(|spec| find(spec, &inputs));
+                (own.collect::<Result<_, _>>()?, Vec::new())
             }
-            None => self
-                .model
-                .inputs
-                .iter()
-                .map(|spec| find(spec, &inputs))
-                .collect::<Result<_, _>>()?,
         };
-        self.checked(id, inputs, outputs)
+        self.checked(id, inputs, outputs, texts)
     }
 
     /// Makes an item of tensors that no client sent, one for each of the model's inputs in its order.
     pub fn made(&self, inputs: Vec<Tensor>) -> Result<Item, Failure> {
-        self.checked(String::new(), inputs, Vec::new())
+        self.checked(String::new(), inputs, Vec::new(), Vec::new())
     }
 
     fn checked(
@@ -108,6 +111,7 @@ impl Assembler {
         id: String,
         inputs: Vec<Tensor>,
         outputs: Vec<String>,
+        texts: Vec<ReadText>,
     ) -> Result<Item, Failure> {
         let rows = inputs.first().map_or(0, tensor_rows);
         if inputs
@@ -125,6 +129,7 @@ impl Assembler {
             outputs,
             lengths: Vec::new(),
             unpadded: Vec::new(),
+            texts,
         };
         let mut named: Vec<(&str, i64)> = Vec::new();
         for (spec, input) in self.model.inputs.iter().zip(&item.inputs) {
@@ -157,18 +162,21 @@ impl Assembler {
 
     /// Encodes the answer to a request from the model's outputs, which are all there, in the model's order.
     pub fn answer(&self, item: &Item, mut outputs: Vec<Tensor>) -> Result<Bytes, Failure> {
-        let classified = |name: &String| name == LABEL || name == SCORE;
-        if let Some(text) = &self.text
-            && item.outputs.iter().any(classified)
-        {
-            let pair = text.classify(&outputs[0]).map_err(failed)?;
-            outputs.extend(pair);
+        if let Some(text) = &self.text {
+            // What the task makes goes before an output of the model's that has the same name.
+            let made = text.answers(item, &outputs).map_err(failed)?;
+            outputs.splice(0..0, made);
         }
-        let wanted = item
-            .outputs
-            .iter()
-            .filter_map(|name| outputs.iter().find(|output| output.name == *name).cloned())
-            .collect();
+        let is_cut = item.texts.iter().any(|text| text.truncated);
+        let wanted = item.outputs.iter().filter_map(|name| {
+            let mut output = outputs.iter().find(|output| output.name == *name)?.clone();
+            if is_cut {
+                let parameters = &mut output.parameters;
+                parameters.insert(TRUNCATED.to_owned(), Parameter::Bool(true));
+            }
+            Some(output)
+        });
+        let wanted = wanted.collect();
         let response = InferResponse {
             model_name: self.name.clone(),
             model_version: self.revision.clone(),
@@ -179,21 +187,11 @@ impl Assembler {
         Ok(response.encode())
     }
 
-    fn default_outputs(&self, text: bool) -> Vec<String> {
-        if text {
-            vec![LABEL.to_owned(), SCORE.to_owned()]
-        } else {
-            self.model
-                .outputs
-                .iter()
-                .map(|output| output.name.clone())
-                .collect()
-        }
-    }
-
-    fn gives(&self, name: &str) -> bool {
+    fn gives(&self, name: &str, is_text: bool) -> bool {
+        let of_task = |text: &TextModel| text.outputs().contains(&name);
         self.model.outputs.iter().any(|output| output.name == name)
-            || (self.text.is_some() && (name == LABEL || name == SCORE))
+            || self.text.as_ref().is_some_and(of_task)
+            || (is_text && [TOKENS, TRUNCATED].contains(&name))
     }
 }
 

@@ -22,6 +22,17 @@ pub struct Item {
     /// The sizes of those variable dimensions that the manifest doesn't say how to pad: only items that agree in these
     /// share a batch.
     pub unpadded: Vec<i64>,
+    /// The reading of each row's text; empty where the request holds tensors.
+    pub texts: Vec<ReadText>,
+}
+
+/// The reading of a text, or of a pair of texts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReadText {
+    /// The number of tokens that the model gets, those that the tokenizer adds among them.
+    pub tokens: usize,
+    /// Whether there is more of the text than these tokens.
+    pub truncated: bool,
 }
 
 impl Item {

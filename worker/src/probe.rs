@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc};
 
 use bytes::Bytes;
-use carpool_crds::{Datatype, Example, Model, tensor_names::TEXT};
+use carpool_crds::{Datatype, Example, Model};
 use carpool_protocol::{InferRequest, Tensor, json};
 use rand::{SeedableRng, rngs::StdRng};
 
@@ -239,22 +239,27 @@ fn read(example: &Example, folder: &Path) -> Result<Vec<u8>, Fatal> {
 
 /// Makes a request of each row of another.
 fn single_rows(request: &InferRequest) -> Result<Vec<InferRequest>, String> {
-    let rows = request
-        .inputs
-        .first()
-        .and_then(|input| input.shape.first())
-        .map_or(0, |rows| extent(*rows));
+    // One query stands beside any number of documents.
+    let rows_of = |input: &Tensor| input.shape.first().map_or(0, |rows| extent(*rows));
+    let rows = request.inputs.iter().map(rows_of).max().unwrap_or(0);
     if rows == 0 {
         return Err("it has no rows".to_owned());
     }
     (0..rows)
         .map(|row| {
             let inputs = request.inputs.iter().map(|input| {
-                if input.name == TEXT && input.datatype == carpool_protocol::Datatype::Bytes {
+                if input.datatype == carpool_protocol::Datatype::Bytes {
                     let strings = input.strings().map_err(|error| error.to_string())?;
-                    let text = strings.get(row).ok_or("the inputs differ in rows")?;
-                    return Tensor::from_strings(TEXT, [1, 1], [text])
+                    let text = match strings[..] {
+                        [one] => Some(one),
+                        _ => strings.get(row).copied(),
+                    };
+                    let text = text.ok_or("the inputs differ in rows")?;
+                    return Tensor::from_strings(&input.name, [1, 1], [text])
                         .map_err(|error| error.to_string());
+                }
+                if rows_of(input) != rows {
+                    return Err("the inputs differ in rows".to_owned());
                 }
                 let size = input.data.len() / rows;
                 let shape: Vec<i64> = std::iter::once(1)

@@ -1,11 +1,13 @@
-//! Text in, labels out: the tokenizer in front of the model, softmax and labels behind it.
+//! Text in: the tokenizer in front of the model. [`answers`] is what stands behind it.
+
+mod answers;
 
 use std::path::Path;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use carpool_crds::{
-    Dimension, Model, TensorSpec, Text,
-    tensor_names::{ATTENTION_MASK, LABEL, SCORE, TOKEN_TYPE_IDS},
+    Dimension, Model, Task, TensorSpec, Text,
+    tensor_names::{ATTENTION_MASK, DOCUMENT, QUERY, TEXT, TOKEN_TYPE_IDS},
 };
 use carpool_protocol::{Datatype, Tensor};
 use tokenizers::{Encoding, Tokenizer};
@@ -13,11 +15,12 @@ use tokenizers::{Encoding, Tokenizer};
 use crate::{
     block::extent,
     fatal::{Fatal, TerminationReason},
-    tokens::Tokens,
+    item::ReadText,
+    tokens::{Beginning, Tokenized, Tokens},
     unreadable,
 };
 
-/// A tokenizer and the labels of one model.
+/// The tokenizer of one model, and what its task needs behind it.
 pub struct TextModel {
     tokens: Tokens,
     /// The name of each input and the value that fills the rest of a shorter row.
@@ -26,7 +29,7 @@ pub struct TextModel {
     fixed: Option<usize>,
     /// Whether rows may be padded at all.
     pads: bool,
-    labels: Vec<String>,
+    text: Text,
 }
 
 impl TextModel {
@@ -54,7 +57,7 @@ impl TextModel {
                 .collect(),
             fixed: fixed_length(model, text).map_err(invalid)?,
             pads: pads(model),
-            labels: text.labels.clone(),
+            text: text.clone(),
         })
     }
 
@@ -63,14 +66,71 @@ impl TextModel {
         self.tokens.vocabulary()
     }
 
-    /// Makes the model's inputs of some texts, one row each, padded with the input's `pad` to the length that the model
-    /// takes or, where that is variable, to the longest. The error is the client's.
-    pub fn tokenize(&self, texts: &[&str]) -> Result<Vec<Tensor>, String> {
-        let encodings = texts
+    /// The names of the outputs that texts are answered with where a client names none.
+    pub fn outputs(&self) -> &'static [&'static str] {
+        self.text.outputs()
+    }
+
+    /// Whether a request holds texts rather than the model's own inputs.
+    pub fn is_given(&self, inputs: &[Tensor]) -> bool {
+        let names = self.text.inputs();
+        inputs.iter().any(|input| names.contains(&&*input.name))
+    }
+
+    /// Makes the model's inputs of a request's texts or pairs of texts, one row each, padded with the input's `pad` to the
+    /// length that the model takes or, where that is variable, to the longest; with what was read of each. The error is
+    /// the client's.
+    pub fn read(&self, inputs: &[Tensor]) -> Result<(Vec<Tensor>, Vec<ReadText>), String> {
+        let strings = |name: &str| {
+            let input = inputs.iter().find(|input| input.name == name);
+            let input = input.ok_or_else(|| format!("the input {name} is missing"))?;
+            input.strings().map_err(|error| error.to_string())
+        };
+        let tokenized = match self.text.task {
+            Task::Classify | Task::Embed => strings(TEXT)?
+                .into_iter()
+                .map(|text| self.tokens.encode(text))
+                .collect(),
+            Task::Rerank => self.pairs(&strings(QUERY)?, &strings(DOCUMENT)?)?,
+        };
+        let tokenized: Vec<Tokenized> = tokenized
+            .map_err(|error: tokenizers::Error| format!("failed to tokenize the text: {error}"))?;
+        let read = tokenized.iter().map(|text| ReadText {
+            tokens: text.encoding.len(),
+            truncated: text.truncated,
+        });
+        let read = read.collect();
+        let encodings: Vec<_> = tokenized.into_iter().map(|text| text.encoding).collect();
+        Ok((self.tensors(&encodings)?, read))
+    }
+
+    /// Tokenizes each document with its query, or with the one that there is for all.
+    fn pairs(
+        &self,
+        queries: &[&str],
+        documents: &[&str],
+    ) -> Result<tokenizers::Result<Vec<Tokenized>>, String> {
+        if queries.len() != 1 && queries.len() != documents.len() {
+            return Err(format!(
+                "there are {} of the input {QUERY} for {} of {DOCUMENT}; give one for all, or one for each",
+                queries.len(),
+                documents.len()
+            ));
+        }
+        let queries: Vec<Beginning<'_>> = queries
             .iter()
-            .map(|text| self.tokens.encode(text))
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|error| format!("failed to tokenize the text: {error}"))?;
+            .map(|query| self.tokens.beginning(query))
+            .collect();
+        let pairs = queries.iter().cycle().zip(documents);
+        let pairs = pairs.map(|(query, document)| {
+            let document = self.tokens.beginning(document);
+            self.tokens.encode_pair(query, &document)
+        });
+        Ok(pairs.collect())
+    }
+
+    /// Makes the model's inputs of some encodings.
+    fn tensors(&self, encodings: &[Encoding]) -> Result<Vec<Tensor>, String> {
         // A text without tokens is one of padding alone: no dimension of a tensor may be 0.
         let longest = || {
             encodings
@@ -92,36 +152,8 @@ impl TextModel {
         }
         self.inputs
             .iter()
-            .map(|(name, pad)| tokens(name, *pad, &encodings, length))
+            .map(|(name, pad)| tokens(name, *pad, encodings, length))
             .collect()
-    }
-
-    /// Makes labels and scores of some rows of logits: softmax over each row, and the name of its largest value. An
-    /// error where a row has none, as a text without tokens may do to a model.
-    pub fn classify(&self, logits: &Tensor) -> Result<[Tensor; 2], String> {
-        let values: Vec<f32> = logits
-            .data
-            .chunks_exact(size_of::<f32>())
-            .map(|bytes| f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
-            .collect();
-        let best: Vec<(usize, f32)> = values
-            .chunks_exact(self.labels.len())
-            .map(most_probable)
-            .collect();
-        if best.iter().any(|(_, score)| !score.is_finite()) {
-            return Err("the model gave no finite score".to_owned());
-        }
-        let rows = i64::try_from(best.len()).map_err(|error| error.to_string())?;
-        let labels = best.iter().map(|(index, _)| self.labels[*index].as_str());
-        let labels = Tensor::from_strings(LABEL, vec![rows, 1], labels)
-            .map_err(|error| error.to_string())?;
-        let scores: Bytes = best
-            .iter()
-            .flat_map(|(_, score)| score.to_le_bytes())
-            .collect();
-        let scores = Tensor::new(SCORE, Datatype::Fp32, vec![rows, 1], scores)
-            .map_err(|error| error.to_string())?;
-        Ok([labels, scores])
     }
 }
 
@@ -190,32 +222,4 @@ fn tokens(name: &str, pad: i64, encodings: &[Encoding], length: usize) -> Result
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| error.to_string())?;
     Tensor::new(name, Datatype::Int64, shape, data.freeze()).map_err(|error| error.to_string())
-}
-
-/// The index of the largest of some logits, and its probability.
-fn most_probable(logits: &[f32]) -> (usize, f32) {
-    let (index, largest) =
-        logits
-            .iter()
-            .copied()
-            .enumerate()
-            .fold((0, f32::NEG_INFINITY), |best, this| {
-                if this.1 > best.1 { this } else { best }
-            });
-    let sum: f32 = logits.iter().map(|logit| (logit - largest).exp()).sum();
-    (index, 1.0 / sum)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn softmax_names_the_largest() {
-        let (index, score) = most_probable(&[0.0, 2.0]);
-        assert_eq!(index, 1);
-        assert!((score - 0.880_797).abs() < 1e-6, "{score}");
-        // The largest logit is subtracted first: without that the result would be infinity over infinity.
-        assert_eq!(most_probable(&[1000.0, 0.0]), (0, 1.0));
-    }
 }

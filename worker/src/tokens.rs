@@ -1,7 +1,7 @@
 //! A tokenizer whose time for a text is bounded, however long the text is.
 
-use carpool_crds::Text;
-use tokenizers::{Encoding, PostProcessor, Tokenizer, TruncationParams};
+use carpool_crds::{Task, Text};
+use tokenizers::{Encoding, PostProcessor, Tokenizer, TruncationParams, truncate_encodings};
 
 /// The bytes of text for each wanted token in the first cut of a text. Few texts fill their tokens with more.
 const FIRST_CUT: usize = 16;
@@ -16,6 +16,25 @@ const MOST: usize = 16;
 pub struct Tokens {
     tokenizer: Tokenizer,
     max_length: usize,
+    /// The tokens that the tokenizer adds of its own to a text or, where the task is of pairs, to a pair.
+    added: usize,
+}
+
+/// The tokens of a text or of a pair of texts.
+pub struct Tokenized {
+    /// The tokens, cut to the wanted length.
+    pub encoding: Encoding,
+    /// Whether there is more of the text than these tokens.
+    pub truncated: bool,
+}
+
+/// The part of a text from which its wanted tokens are made.
+pub struct Beginning<'a> {
+    text: &'a str,
+    /// The first tokens, where they had to be made to find the part.
+    encoding: Option<Encoding>,
+    /// Whether anything but whitespace follows.
+    is_cut: bool,
 }
 
 impl Tokens {
@@ -23,28 +42,31 @@ impl Tokens {
     /// Carpool does both.
     pub fn new(mut tokenizer: Tokenizer, text: &Text) -> Result<Self, String> {
         let max_length = text.max_length as usize;
+        let is_pair = text.task == Task::Rerank;
         let added = tokenizer
             .get_post_processor()
-            .map_or(0, |processor| processor.added_tokens(false));
-        // The tokenizer would count below zero and cut nothing.
-        if max_length <= added {
+            .map_or(0, |processor| processor.added_tokens(is_pair));
+        // The tokenizer would count below zero and cut nothing. Of a pair each text is to have a token.
+        let least = added + if is_pair { 2 } else { 1 };
+        if max_length < least {
             return Err(format!(
                 "text.maxLength: {max_length} leaves no room for text, since the tokenizer {} adds {added} tokens of \
-                its own to each; give at least {}",
+                its own to each; give at least {least}",
                 text.tokenizer,
-                added + 1
             ));
         }
         tokenizer.with_padding(None);
         tokenizer
             .with_truncation(Some(TruncationParams {
-                max_length,
+                // One more tells whether there is more.
+                max_length: max_length + 1,
                 ..TruncationParams::default()
             }))
             .map_err(|error| format!("failed to set text.maxLength: {error}"))?;
         Ok(Self {
             tokenizer,
             max_length,
+            added,
         })
     }
 
@@ -54,34 +76,91 @@ impl Tokens {
     }
 
     /// Makes the tokens of a text, cut to the wanted length.
+    pub fn encode(&self, text: &str) -> tokenizers::Result<Tokenized> {
+        let text = self.beginning(text);
+        self.finish(self.of_beginning(&text)?, None, text.is_cut)
+    }
+
+    /// Makes the tokens of two texts that a model reads together, cut to the wanted length, the longer one first.
+    pub fn encode_pair(
+        &self,
+        first: &Beginning<'_>,
+        second: &Beginning<'_>,
+    ) -> tokenizers::Result<Tokenized> {
+        let is_cut = first.is_cut || second.is_cut;
+        let (first, mut second) = (self.of_beginning(first)?, self.of_beginning(second)?);
+        second.set_type_ids(vec![1; second.len()]);
+        self.finish(first, Some(second), is_cut)
+    }
+
+    /// Cuts tokens to the wanted length, and adds the tokenizer's own. The tokenizer would do both in one, but not tell
+    /// whether it cut, and keep every combination of what it cut off from two texts.
+    fn finish(
+        &self,
+        first: Encoding,
+        second: Option<Encoding>,
+        is_cut: bool,
+    ) -> tokenizers::Result<Tokenized> {
+        let room = TruncationParams {
+            max_length: self.max_length - self.added,
+            ..TruncationParams::default()
+        };
+        let length = first.len() + second.as_ref().map_or(0, Encoding::len);
+        let (mut first, mut second) = truncate_encodings(first, second, &room)?;
+        for encoding in std::iter::once(&mut first).chain(&mut second) {
+            encoding.take_overflowing();
+        }
+        Ok(Tokenized {
+            encoding: self.tokenizer.post_process(first, second, true)?,
+            truncated: is_cut || length > room.max_length,
+        })
+    }
+
+    fn of_beginning(&self, text: &Beginning<'_>) -> tokenizers::Result<Encoding> {
+        match &text.encoding {
+            Some(encoding) => Ok(encoding.clone()),
+            None => self.tokens(text.text),
+        }
+    }
+
+    /// Makes the first tokens of a text: one more than are wanted, if there are so many, and none of the tokenizer's own.
+    fn tokens(&self, text: &str) -> tokenizers::Result<Encoding> {
+        let mut encoding = self.tokenizer.encode_fast(text, false)?;
+        encoding.take_overflowing();
+        Ok(encoding)
+    }
+
+    /// Finds the part of a text from which its wanted tokens are made.
     ///
     /// Tokenizing takes a second for some megabytes of which a few kilobytes are wanted, so only the beginning of a
     /// long text is tokenized. A tokenizer's splits may depend on what follows, so a cut counts only if one twice as
     /// long begins with the same tokens.
-    pub fn encode(&self, text: &str) -> tokenizers::Result<Encoding> {
+    pub fn beginning<'a>(&self, text: &'a str) -> Beginning<'a> {
         let first = (self.max_length * FIRST_CUT).max(LEAST_CUT);
+        let found = |beginning: &'a str, encoding| Beginning {
+            text: beginning,
+            encoding,
+            is_cut: !text[beginning.len()..].trim().is_empty(),
+        };
         if text.len() <= first * WHOLE {
-            return self.whole(text);
+            return found(text, None);
         }
         let mut shorter: Option<Encoding> = None;
         let mut bytes = first;
         while bytes < text.len().min(first * MOST) {
             // A word that was cut may be an error in itself.
-            let longer = self.whole(cut(text, bytes)).ok();
-            let longer = longer.filter(|encoding| encoding.len() >= self.max_length);
+            let beginning = cut(text, bytes);
+            let longer = self.tokens(beginning).ok();
+            let longer = longer.filter(|encoding| encoding.len() > self.max_length);
             match (shorter, longer) {
                 (Some(shorter), Some(longer)) if shorter.get_ids() == longer.get_ids() => {
-                    return Ok(longer);
+                    return found(beginning, Some(longer));
                 }
                 (_, longer) => shorter = longer,
             }
             bytes *= 2;
         }
-        self.whole(cut(text, bytes))
-    }
-
-    fn whole(&self, text: &str) -> tokenizers::Result<Encoding> {
-        self.tokenizer.encode_fast(text, true)
+        found(cut(text, bytes), None)
     }
 }
 
@@ -103,8 +182,8 @@ mod tests {
 
     use proptest::prelude::*;
     use tokenizers::{
-        AddedToken, DecoderWrapper, ModelWrapper, NormalizerWrapper, PostProcessorWrapper,
-        PreTokenizerWrapper, TokenizerBuilder,
+        AddedToken, DecoderWrapper, EncodeInput, ModelWrapper, NormalizerWrapper,
+        PostProcessorWrapper, PreTokenizerWrapper, TokenizerBuilder,
         models::{
             TrainerWrapper,
             bpe::{BPE, BpeTrainer},
@@ -172,6 +251,8 @@ mod tests {
         let frame = TemplateProcessing::builder()
             .try_single("[CLS] $0 [SEP]")
             .unwrap()
+            .try_pair("[CLS] $A:0 [SEP]:0 $B:1 [SEP]:1")
+            .unwrap()
             .special_tokens(vec![("[CLS]", 1), ("[SEP]", 2)])
             .build()
             .unwrap();
@@ -226,12 +307,31 @@ mod tests {
     }
 
     fn cutting(tokenizer: &Tokenizer, max_length: u32) -> Tokens {
+        cutting_for(Task::Embed, tokenizer, max_length)
+    }
+
+    fn cutting_for(task: Task, tokenizer: &Tokenizer, max_length: u32) -> Tokens {
         let text = Text {
-            tokenizer: "t.json".to_owned(),
             max_length,
-            labels: Vec::new(),
+            task,
+            ..serde_yaml::from_str("tokenizer: t.json").unwrap()
         };
         Tokens::new(tokenizer.clone(), &text).unwrap()
+    }
+
+    /// The tokens as the tokenizer itself cuts them, of a text or of a pair.
+    fn library<'a>(
+        tokenizer: &Tokenizer,
+        max_length: usize,
+        text: impl Into<EncodeInput<'a>>,
+    ) -> Encoding {
+        let mut tokenizer = tokenizer.clone();
+        let cut = TruncationParams {
+            max_length,
+            ..TruncationParams::default()
+        };
+        tokenizer.with_truncation(Some(cut)).unwrap();
+        tokenizer.encode(text, true).unwrap()
     }
 
     fn ids(encoding: &Encoding) -> &[u32] {
@@ -293,8 +393,8 @@ mod tests {
                 for (name, tokenizer) in &tokenizers {
                     let tokens = cutting(tokenizer, max_length);
                     let given = tokens.encode(&text).unwrap();
-                    let expected = tokens.whole(&text).unwrap();
-                    prop_assert_eq!(ids(&given), ids(&expected), "{}", name);
+                    let expected = library(tokenizer, max_length as usize, &*text);
+                    prop_assert_eq!(ids(&given.encoding), ids(&expected), "{}", name);
                 }
                 Ok(())
             })
@@ -307,8 +407,70 @@ mod tests {
             let tokens = cutting(&tokenizer, 16);
             // The text has more whitespace than the first cut holds, and then words.
             let text = format!("fox{}lazy dog {}", " ".repeat(6000), "fox ".repeat(3000));
-            let (given, expected) = (tokens.encode(&text).unwrap(), tokens.whole(&text).unwrap());
-            assert_eq!(ids(&given), ids(&expected), "{name}");
+            let (given, expected) = (
+                tokens.encode(&text).unwrap(),
+                library(&tokenizer, 16, &*text),
+            );
+            assert_eq!(ids(&given.encoding), ids(&expected), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_text_is_truncated_where_more_of_it_is_left() {
+        for (name, tokenizer) in tokenizers() {
+            let exact = u32::try_from(
+                cutting(&tokenizer, 80)
+                    .encode("fox, the lazy dog")
+                    .unwrap()
+                    .encoding
+                    .len(),
+            )
+            .unwrap();
+            let tokens = cutting(&tokenizer, exact);
+            for (text, truncated) in [
+                ("fox, the lazy dog".to_owned(), false),
+                ("fox, the lazy dog, the fox".to_owned(), true),
+                ("fox ".repeat(30_000), true),
+            ] {
+                let given = tokens.encode(&text).unwrap();
+                assert_eq!(given.truncated, truncated, "{name}: {:.30}", text);
+                assert!(given.encoding.get_overflowing().is_empty(), "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_pair_has_the_tokens_that_the_tokenizer_would_give_it() {
+        let long = "the lazy dog, ".repeat(20);
+        let texts = ["fox", "the quick brown fox jumps over", "", &long];
+        for (name, tokenizer) in tokenizers() {
+            for max_length in [5, 8, 13, 60] {
+                let tokens = cutting_for(Task::Rerank, &tokenizer, max_length);
+                for (first, second) in texts
+                    .iter()
+                    .flat_map(|first| texts.map(|second| (*first, second)))
+                {
+                    let given = tokens
+                        .encode_pair(&tokens.beginning(first), &tokens.beginning(second))
+                        .unwrap();
+                    let what = format!("{name}, {max_length} of {first:?} and {second:?}");
+                    let whole = library(&tokenizer, 10_000, (first, second));
+                    let most = max_length as usize;
+                    assert_eq!(given.truncated, whole.len() > most, "{what}");
+                    assert_eq!(given.encoding.len(), whole.len().min(most), "{what}");
+                    // Where both are too long, the library's choice of the one that gets an odd token is chance.
+                    let is_long = |text: &str| library(&tokenizer, 10_000, text).len() > most;
+                    if is_long(first) && is_long(second) {
+                        continue;
+                    }
+                    let pair = library(&tokenizer, most, (first, second));
+                    assert_eq!(ids(&given.encoding), ids(&pair), "{what}");
+                    let types = given.encoding.get_type_ids();
+                    assert_eq!(types, pair.get_type_ids(), "{what}");
+                    let mask = given.encoding.get_attention_mask();
+                    assert_eq!(mask, pair.get_attention_mask(), "{what}");
+                }
+            }
         }
     }
 
@@ -325,13 +487,13 @@ mod tests {
             let tokens = cutting(&tokenizer, 128);
             for text in &texts {
                 let started = Instant::now();
-                let whole = tokens.whole(text).unwrap();
+                let whole = library(&tokenizer, 128, &**text);
                 let whole_took = started.elapsed();
                 let started = Instant::now();
                 let given = tokens.encode(text).unwrap();
                 let took = started.elapsed();
                 let begins = text.chars().next().unwrap();
-                assert_eq!(ids(&given), ids(&whole), "{name} of {begins}…");
+                assert_eq!(ids(&given.encoding), ids(&whole), "{name} of {begins}…");
                 assert!(
                     took * 4 < whole_took,
                     "{name} of {begins}…: {took:?} of {whole_took:?}"
@@ -344,9 +506,8 @@ mod tests {
     fn a_length_without_room_for_text_is_refused() {
         let (_, tokenizer) = tokenizers().remove(0);
         let text = |max_length| Text {
-            tokenizer: "t.json".to_owned(),
             max_length,
-            labels: Vec::new(),
+            ..serde_yaml::from_str("tokenizer: t.json").unwrap()
         };
         let error = Tokens::new(tokenizer.clone(), &text(2)).err().unwrap();
         assert!(
@@ -354,6 +515,6 @@ mod tests {
             "{error}"
         );
         let tokens = Tokens::new(tokenizer, &text(3)).unwrap();
-        assert_eq!(tokens.encode("fox fox fox").unwrap().len(), 3);
+        assert_eq!(tokens.encode("fox fox fox").unwrap().encoding.len(), 3);
     }
 }

@@ -204,6 +204,7 @@ mod tests {
                 outputs: Vec::new(),
                 lengths: vec![length],
                 unpadded: Vec::new(),
+                texts: Vec::new(),
             }),
             arrived: now,
             expires: now + Duration::from_secs(30),

@@ -14,8 +14,8 @@ use super::{
     parameters::Options,
 };
 use crate::{
-    Datatype, DecodeError, InferRequest, InferResponse, RequestView, RequestedOutput, Tensor,
-    message::check_names,
+    Datatype, DecodeError, InferRequest, InferResponse, Parameters, RequestView, RequestedOutput,
+    Tensor, message::check_names,
 };
 
 #[derive(Deserialize)]
@@ -144,8 +144,16 @@ pub fn decode_request(
 /// Reads the response in `body` as a request is read.
 pub fn decode_response(body: &[u8]) -> Result<InferResponse, DecodeError> {
     let response: Response<'_> = decode_object(body)?;
+    let parameters: Vec<_> = response
+        .outputs
+        .iter()
+        .map(|Object(output)| output.parameters.clone().unwrap_or_default().0)
+        .collect();
     let (mut outputs, data) = describe(response.outputs, None)?;
     read_data(&mut outputs, data)?;
+    for (output, parameters) in outputs.iter_mut().zip(parameters) {
+        output.parameters = parameters;
+    }
     Ok(InferResponse {
         model_name: response.model_name,
         model_version: response.model_version.unwrap_or_default(),
@@ -211,6 +219,7 @@ fn describe(
             datatype,
             shape,
             data: Bytes::new(),
+            parameters: Parameters::new(),
         });
         split.1.push(elements);
     }

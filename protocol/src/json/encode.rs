@@ -44,16 +44,26 @@ struct Described<'a> {
     name: &'a str,
     datatype: &'static str,
     shape: &'a [i64],
-    #[serde(skip_serializing_if = "Option::is_none")]
-    parameters: Option<Binary>,
+    #[serde(skip_serializing_if = "TensorParameters::is_empty")]
+    parameters: TensorParameters<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
     data: Option<Data<'a>>,
 }
 
-/// The parameters of a tensor whose elements follow the JSON.
+/// The parameters of a tensor.
 #[derive(Serialize)]
-struct Binary {
-    binary_data_size: usize,
+struct TensorParameters<'a> {
+    #[serde(flatten)]
+    own: &'a Parameters,
+    /// The length of the tensor's elements where they follow the JSON.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    binary_data_size: Option<usize>,
+}
+
+impl TensorParameters<'_> {
+    fn is_empty(&self) -> bool {
+        self.own.is_empty() && self.binary_data_size.is_none()
+    }
 }
 
 /// Writes `request` as JSON, tensor data flat. The model's name and version are left out: they stand in the URL.
@@ -117,15 +127,16 @@ fn describe(
                 datatype: tensor.datatype,
                 raw: &tensor.data,
             };
-            let parameters = is_binary(&tensor.name).then_some(Binary {
-                binary_data_size: data.raw.len(),
-            });
+            let binary_data_size = is_binary(&tensor.name).then_some(data.raw.len());
             Ok(Described {
                 name: &tensor.name,
                 datatype: tensor.datatype.name(),
                 shape: &tensor.shape,
-                data: parameters.is_none().then_some(data),
-                parameters,
+                data: binary_data_size.is_none().then_some(data),
+                parameters: TensorParameters {
+                    own: &tensor.parameters,
+                    binary_data_size,
+                },
             })
         })
         .collect()
@@ -185,6 +196,7 @@ fn numbers<S: Serializer, T: Serialize, const N: usize>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Parameter;
 
     fn encode(tensor: Tensor) -> Result<String, EncodeError> {
         let response = InferResponse {
@@ -218,6 +230,29 @@ mod tests {
                 r#"{"name":"score","datatype":"FP32","shape":[1,1],"data":[0.99]}]}"#
             )
         );
+    }
+
+    #[test]
+    fn an_output_keeps_its_parameters_beside_the_length_of_what_follows() {
+        let mut tensor = Tensor::new("x", Datatype::Int8, [2], vec![1, 2]).unwrap();
+        tensor
+            .parameters
+            .insert("truncated".into(), Parameter::Bool(true));
+        let response = InferResponse {
+            outputs: vec![tensor],
+            ..InferResponse::default()
+        };
+        for (is_binary, parameters) in [
+            (false, r#""parameters":{"truncated":true},"data":[1,2]"#),
+            (
+                true,
+                r#""parameters":{"truncated":true,"binary_data_size":2}}"#,
+            ),
+        ] {
+            let (json, _) = encode_response_with(&response, |_| is_binary).unwrap();
+            let json = String::from_utf8(json).unwrap();
+            assert!(json.contains(parameters), "{json}");
+        }
     }
 
     #[test]

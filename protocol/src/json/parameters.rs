@@ -10,7 +10,7 @@ use serde::{
 use crate::{Parameter, Parameters, excerpt::Quoted};
 
 /// A reader of options; a name given twice is an error.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Options(pub(super) Parameters);
 
 impl<'de> Deserialize<'de> for Options {

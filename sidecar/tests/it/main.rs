@@ -25,6 +25,7 @@ mod process;
 mod refusals;
 mod reload;
 mod rig;
+mod tasks;
 mod tls;
 mod v1;
 mod worker;

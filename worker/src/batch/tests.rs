@@ -53,6 +53,7 @@ fn slice(inputs: Vec<Tensor>, rows: std::ops::Range<usize>) -> Slice {
         unpadded: Vec::new(),
         inputs,
         outputs: Vec::new(),
+        texts: Vec::new(),
     };
     Slice {
         item: Arc::new(item),

@@ -48,6 +48,7 @@ fn requests_that_would_be_nearly_all_padding_run_apart() {
             outputs: Vec::new(),
             lengths: shape[1..].to_vec(),
             unpadded: Vec::new(),
+            texts: Vec::new(),
         }))
     });
     let outputs = executor.run(&slices).unwrap();
@@ -86,6 +87,7 @@ fn what_a_batch_and_its_halves_teach_is_told_once() {
             outputs: Vec::new(),
             lengths: vec![length],
             unpadded: Vec::new(),
+            texts: Vec::new(),
         }))
     });
     let outputs = executor.run(&slices).unwrap();

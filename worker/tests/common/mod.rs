@@ -44,6 +44,25 @@ outputs: [{name: logits, datatype: FP32, shape: [2]}]
 text: {tokenizer: tokenizer.json, maxLength: 6, labels: [NEGATIVE, POSITIVE]}
 ";
 
+/// [`WORDS`] before its head: one vector a token, of which Carpool makes a normalized mean.
+pub const EMBEDDINGS: &str = "
+uri: file://hidden
+inputs: [{name: input_ids, datatype: INT64, shape: [seq], pad: 0}]
+outputs: [{name: hidden, datatype: FP32, shape: [seq, 4]}]
+text: {tokenizer: tokenizer.json, maxLength: 6, task: Embed, pooling: Mean, normalize: true}
+";
+
+/// Pairs of texts whose score is the share of the document's tokens, by their type, in all of them.
+pub const RERANKER: &str = "
+uri: file://reranker
+inputs:
+- {name: input_ids, datatype: INT64, shape: [-1], pad: 0}
+- {name: attention_mask, datatype: INT64, shape: [-1]}
+- {name: token_type_ids, datatype: INT64, shape: [-1], pad: 0}
+outputs: [{name: logit, datatype: FP32, shape: [1]}]
+text: {tokenizer: tokenizer.json, maxLength: 6, task: Rerank, activation: None}
+";
+
 pub fn declared(yaml: &str) -> Model {
     serde_yaml::from_str(yaml).unwrap()
 }
@@ -113,9 +132,33 @@ pub fn write_hidden(folder: &Path) {
     });
 }
 
-/// Writes the model of [`WORDS`] with a tokenizer that knows the words w1 to w49.
+/// Writes the model of [`WORDS`] with a tokenizer.
 pub fn write_text(folder: &Path) {
     write_words(folder);
+    write_tokenizer(folder);
+}
+
+/// Writes the model of [`EMBEDDINGS`] with a tokenizer.
+pub fn write_embeddings(folder: &Path) {
+    write_hidden(folder);
+    write_tokenizer(folder);
+}
+
+/// Writes the model of [`RERANKER`] with a tokenizer.
+pub fn write_reranker(folder: &Path) {
+    let example = || tch::Tensor::ones([2, 3], (Kind::Int64, Device::Cpu));
+    trace(folder, &[example(), example(), example()], &|inputs| {
+        let sum = |tensor: &tch::Tensor| {
+            let dimensions = [1i64];
+            tensor.sum_dim_intlist(dimensions.as_slice(), true, Kind::Float)
+        };
+        sum(&(&inputs[2] * &inputs[0])) / sum(&(&inputs[1] * &inputs[0]))
+    });
+    write_tokenizer(folder);
+}
+
+/// Writes a tokenizer that knows the words w1 to w49 by their numbers, and adds none of its own.
+fn write_tokenizer(folder: &Path) {
     let vocabulary: Vec<String> = (1..50)
         .map(|index| format!("\"w{index}\": {index}"))
         .collect();
@@ -177,19 +220,29 @@ pub fn words(ids: &[i64]) -> InferRequest {
     ])
 }
 
-/// A request for [`TEXT`].
+/// A request for [`TEXT`] or [`EMBEDDINGS`].
 pub fn texts(texts: &[&str], outputs: &[&str]) -> InferRequest {
+    asking(vec![strings("text", texts)], outputs)
+}
+
+/// A request for [`RERANKER`].
+pub fn pairs(query: &str, documents: &[&str], outputs: &[&str]) -> InferRequest {
+    let inputs = vec![strings("query", &[query]), strings("document", documents)];
+    asking(inputs, outputs)
+}
+
+fn strings(name: &str, texts: &[&str]) -> Tensor {
     let rows = i64::try_from(texts.len()).unwrap();
-    let outputs = outputs
-        .iter()
-        .map(|name| RequestedOutput {
-            name: (*name).to_owned(),
-            ..RequestedOutput::default()
-        })
-        .collect();
-    let inputs = vec![Tensor::from_strings("text", [rows, 1], texts).unwrap()];
+    Tensor::from_strings(name, [rows, 1], texts).unwrap()
+}
+
+fn asking(inputs: Vec<Tensor>, outputs: &[&str]) -> InferRequest {
+    let outputs = outputs.iter().map(|name| RequestedOutput {
+        name: (*name).to_owned(),
+        ..RequestedOutput::default()
+    });
     InferRequest {
-        outputs,
+        outputs: outputs.collect(),
         ..request(inputs)
     }
 }

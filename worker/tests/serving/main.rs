@@ -21,6 +21,7 @@ use common::{
 #[path = "../common/mod.rs"]
 mod common;
 mod process;
+mod texts;
 
 const DEFAULTS: &str = "batching: {}\nqueue: {}";
 
