@@ -70,9 +70,9 @@ fn good_ones_are_accepted() {
         json!({"queue": {"runTimeout": "10m", "maxRowsPerRequest": 5}}),
         json!({"model": {"example": {"request": {"inputs": []}}}}),
         json!({"model": {"text": {"tokenizer": "t.json", "task": "Embed", "normalize": true}}}),
-        json!({"model": {"text": {"tokenizer": "t.json", "task": "Embed", "pooling": "Mean"}, "inputs": [named("seq")], "outputs": vectors(json!(["seq", 384]))}}),
-        json!({"model": {"text": {"tokenizer": "t.json", "task": "Embed", "pooling": "Cls"}, "inputs": [tensor("input_ids", 128)], "outputs": vectors(json!([128, 384]))}}),
-        json!({"model": {"text": {"tokenizer": "t.json", "task": "Rerank", "activation": "None"}, "outputs": vectors(json!([1]))}}),
+        json!({"model": {"text": {"tokenizer": "t.json", "task": "Embed", "pooling": "Mean"}, "inputs": [named("seq")], "outputs": vectors(&json!(["seq", 384]))}}),
+        json!({"model": {"text": {"tokenizer": "t.json", "task": "Embed", "pooling": "Cls"}, "inputs": [tensor("input_ids", 128)], "outputs": vectors(&json!([128, 384]))}}),
+        json!({"model": {"text": {"tokenizer": "t.json", "task": "Rerank", "activation": "None"}, "outputs": vectors(&json!([1]))}}),
         json!({"nodeSelector": {"pool": "gpu"}, "imagePullSecrets": [{"name": "pull"}], "priorityClassName": "high"}),
         json!({"nodeSelector": {}, "tolerations": [], "imagePullSecrets": [], "priorityClassName": ""}),
         json!({"tolerations": [{"operator": "Exists"}, {"key": "gpu", "value": "a100", "effect": "NoSchedule"},
@@ -161,7 +161,7 @@ fn bad_models_are_refused_by_the_fields_name() {
 }
 
 /// An output of vectors of this shape.
-fn vectors(shape: Value) -> Value {
+fn vectors(shape: &Value) -> Value {
     json!([{"name": "vectors", "datatype": "FP32", "shape": shape}])
 }
 
@@ -233,11 +233,11 @@ fn a_text_has_what_its_task_needs_and_nothing_else() {
         let mut text = text;
         text["tokenizer"] = json!("t.json");
         assert_refused(
-            &json!({"model": {"text": text, "inputs": ids, "outputs": vectors(outputs)}}),
+            &json!({"model": {"text": text, "inputs": ids, "outputs": vectors(&outputs)}}),
             says,
         );
     }
-    let unnamed = json!({"text": {"tokenizer": "t.json", "task": "Embed", "pooling": "Mean"}, "outputs": vectors(json!([-1, 384]))});
+    let unnamed = json!({"text": {"tokenizer": "t.json", "task": "Embed", "pooling": "Mean"}, "outputs": vectors(&json!([-1, 384]))});
     assert_refused(
         &json!({"model": unnamed}),
         "with pooling the first must hold one vector a token",

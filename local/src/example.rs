@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use carpool_crds::{Datatype, Model, TensorSpec};
+use carpool_crds::{Datatype, Model, Task, TensorSpec};
 use serde_json::{Value, json};
 
 /// The size that a variable dimension has in the example.
@@ -12,10 +12,16 @@ const MAX_INLINE_BYTES: usize = 600;
 
 /// Returns a curl line for this model, served under `name` at `url`. A body too long to paste goes to `file`.
 pub fn curl(name: &str, url: &str, model: &Model, file: &Path) -> std::io::Result<String> {
-    if model.text.is_some() {
-        return Ok(format!(
-            "curl {url}/predict --json '{{\"text\": \"I love you\"}}'"
-        ));
+    if let Some(text) = &model.text {
+        let (path, body) = match text.task {
+            Task::Classify => ("predict", json!({"text": "I love you"})),
+            Task::Embed => ("v1/embeddings", json!({"input": "I love you"})),
+            Task::Rerank => (
+                "rerank",
+                json!({"query": "love", "documents": ["I love you"]}),
+            ),
+        };
+        return Ok(format!("curl {url}/{path} --json '{body}'"));
     }
     let body = zeros(&model.inputs).to_string();
     let infer = format!("curl {url}/v2/models/{name}/infer --json");
@@ -97,11 +103,25 @@ mod tests {
     #[test]
     fn text_models_take_text() {
         let mut text = model(&json!([{"name": "input_ids", "datatype": "INT64", "shape": [-1]}]));
-        text.text =
-            serde_json::from_value(json!({"tokenizer": "t.json", "labels": ["a", "b"]})).unwrap();
-        assert_eq!(
-            curl("m", "http://h:1", &text, Path::new("unused")).unwrap(),
-            "curl http://h:1/predict --json '{\"text\": \"I love you\"}'"
-        );
+        for (declared, asked) in [
+            (
+                json!({"labels": ["a", "b"]}),
+                r#"predict --json '{"text":"I love you"}'"#,
+            ),
+            (
+                json!({"task": "Embed"}),
+                r#"v1/embeddings --json '{"input":"I love you"}'"#,
+            ),
+            (
+                json!({"task": "Rerank"}),
+                r#"rerank --json '{"documents":["I love you"],"query":"love"}'"#,
+            ),
+        ] {
+            let mut declared = declared;
+            declared["tokenizer"] = json!("t.json");
+            text.text = serde_json::from_value(declared).unwrap();
+            let line = curl("m", "http://h:1", &text, Path::new("unused")).unwrap();
+            assert_eq!(line, format!("curl http://h:1/{asked}"));
+        }
     }
 }

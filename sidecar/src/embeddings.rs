@@ -1,4 +1,4 @@
-//! `POST /v1/embeddings`: texts in, vectors out, in the form of OpenAI, errors too.
+//! `POST /v1/embeddings`: texts in, vectors out, in the form of `OpenAI`, errors too.
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use carpool_crds::{
@@ -18,7 +18,7 @@ use crate::{
     task::{self, Usage, check_model, field, kind, output},
 };
 
-/// A request. What OpenAI has besides, such as `user`, has no bearing on the answer.
+/// A request. What `OpenAI` has besides, such as `user`, has no bearing on the answer.
 #[derive(Deserialize)]
 struct Request {
     model: Option<Value>,
@@ -30,7 +30,7 @@ struct Request {
 /// The form in which an answer holds numbers.
 pub enum Form {
     Float,
-    /// Little-endian, in base64: what OpenAI's clients ask for.
+    /// Little-endian, in base64: what `OpenAI`'s clients ask for.
     Base64,
 }
 
@@ -46,7 +46,8 @@ struct Answer<'a> {
 struct Embedding {
     object: &'static str,
     index: usize,
-    embedding: Vector,
+    #[serde(rename = "embedding")]
+    vector: Vector,
 }
 
 #[derive(Serialize)]
@@ -90,7 +91,7 @@ impl task::Form for Form {
         let data = rows.map(|(index, row)| Embedding {
             object: "embedding",
             index,
-            embedding: match self {
+            vector: match self {
                 Self::Base64 => Vector::Base64(BASE64_STANDARD.encode(row)),
                 Self::Float => {
                     let (elements, _) = row.as_chunks();
@@ -138,8 +139,8 @@ fn texts(input: Option<Value>) -> Result<Vec<String>, Error> {
     texts.collect()
 }
 
-/// The answer that tells a client of OpenAI's of an error. OpenAI itself says 400 of every request that can't be served as
-/// it is.
+/// The answer that tells a client of `OpenAI`'s of an error. `OpenAI` itself says 400 of every request that can't be
+/// served as it is.
 pub fn error_response(error: &Error) -> Response<Payload> {
     let status = match error.status().0 {
         StatusCode::UNPROCESSABLE_ENTITY => StatusCode::BAD_REQUEST,

@@ -256,11 +256,13 @@ impl Error {
     }
 
     /// The answer that tells the client of this error.
+    #[must_use]
     pub fn response(&self) -> Response<Payload> {
         self.response_with(self.status().0, &json!({ "error": self.to_string() }))
     }
 
     /// The answer that tells the client of this error by a status and in a form of another protocol.
+    #[must_use]
     pub fn response_with(&self, status: StatusCode, body: &Value) -> Response<Payload> {
         let mut response = Response::new(Payload::from(body.to_string()));
         *response.status_mut() = status;

@@ -179,14 +179,12 @@ fn strings(name: &'static str, value: Option<Value>) -> Result<Vec<String>, Erro
 }
 
 fn top(given: Option<Value>) -> Result<Option<usize>, Error> {
-    match given {
-        None | Some(Value::Null) => Ok(None),
-        Some(given) => match given.as_u64() {
-            Some(top @ 1..) => Ok(Some(usize::try_from(top).unwrap_or(usize::MAX))),
-            _ => {
-                let message = format!("expected a whole number of at least 1, given {given}");
-                Err(field("top_n", message))
-            }
-        },
-    }
+    let Some(given) = given.filter(|given| !given.is_null()) else {
+        return Ok(None);
+    };
+    let Some(top @ 1..) = given.as_u64() else {
+        let message = format!("expected a whole number of at least 1, given {given}");
+        return Err(field("top_n", message));
+    };
+    Ok(Some(usize::try_from(top).unwrap_or(usize::MAX)))
 }

@@ -60,7 +60,7 @@ enum Route<'a> {
     Job(&'a str),
     /// A job's answer.
     JobResult(&'a str),
-    /// The embeddings of texts, in the form of OpenAI.
+    /// The embeddings of texts, in the form of `OpenAI`.
     Embeddings,
     /// The scores of documents for a query.
     Rerank,

@@ -96,7 +96,7 @@ pub fn output<'a>(response: &'a InferResponse, name: &str) -> Result<&'a Tensor,
     output.ok_or_else(|| Error::Internal(format!("the worker's answer has no {name}")))
 }
 
-/// The tokens that a request took, as OpenAI counts them.
+/// The tokens that a request took, as `OpenAI` counts them.
 #[derive(Serialize)]
 pub struct Usage {
     prompt_tokens: i64,

@@ -70,6 +70,19 @@ def secure(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def minilm(tmp_path_factory):
+    """The address of the model of embeddings."""
+    with served(["minilm"], tmp_path_factory.mktemp("models")) as addresses:
+        yield addresses["minilm"]
+
+
+@pytest.fixture(scope="session")
+def sentences():
+    """Sentences, with the embeddings and numbers of tokens that sentence-transformers gives them by the same weights."""
+    return json.loads((CACHE / "models/minilm/heldout.json").read_text())
+
+
+@pytest.fixture(scope="session")
 def digits(models):
     """Held-out images, and the digits that the model sees in them, each asked for alone."""
     rows = json.loads((CACHE / "models/digits/heldout.json").read_text())[:16]

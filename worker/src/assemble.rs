@@ -91,12 +91,11 @@ impl Assembler {
         {
             return Err(invalid(format!("the model has no output {}", cut(unknown))));
         }
-        let (inputs, texts) = match given_text {
-            Some(text) => text.read(&inputs).map_err(invalid)?,
-            None => {
-                let own = self.model.inputs.iter().map(|spec| find(spec, &inputs));
-                (own.collect::<Result<_, _>>()?, Vec::new())
-            }
+        let (inputs, texts) = if let Some(text) = given_text {
+            text.read(&inputs).map_err(invalid)?
+        } else {
+            let own = self.model.inputs.iter().map(|spec| find(spec, &inputs));
+            (own.collect::<Result<_, _>>()?, Vec::new())
         };
         self.checked(id, inputs, outputs, texts)
     }
@@ -163,7 +162,7 @@ impl Assembler {
     /// Encodes the answer to a request from the model's outputs, which are all there, in the model's order.
     pub fn answer(&self, item: &Item, mut outputs: Vec<Tensor>) -> Result<Bytes, Failure> {
         if let Some(text) = &self.text {
-            // What the task makes goes before an output of the model's that has the same name.
+            // An output that the task makes goes before one of the model's that has its name.
             let made = text.answers(item, &outputs).map_err(failed)?;
             outputs.splice(0..0, made);
         }

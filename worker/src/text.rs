@@ -48,6 +48,13 @@ impl TextModel {
                 text.tokenizer
             ))
         })?;
+        // The resource's own rules say the same.
+        if text.task == Task::Classify && text.labels.is_empty() {
+            return Err(invalid(
+                "text.labels: the task Classify needs a name for each value of the first output"
+                    .to_owned(),
+            ));
+        }
         Ok(Self {
             tokens: Tokens::new(tokenizer, text).map_err(invalid)?,
             inputs: model

@@ -32,11 +32,11 @@ use tonic_types::StatusExt;
 
 use crate::rig::{Rig, config, pairs};
 
-type Connection = Grpc<Client<HttpConnector, tonic::body::Body>>;
+pub type Connection = Grpc<Client<HttpConnector, tonic::body::Body>>;
 
 const INFERENCE: &str = "inference.GRPCInferenceService";
 
-fn client(rig: &Rig) -> Connection {
+pub fn client(rig: &Rig) -> Connection {
     let client = Client::builder(TokioExecutor::new())
         .http2_only(true)
         .build_http();
@@ -61,7 +61,7 @@ where
     client.unary(request, path(service, method), codec).await
 }
 
-async fn infer(
+pub async fn infer(
     client: &mut Connection,
     request: Request<ModelInferRequest>,
 ) -> Result<ModelInferResponse, Status> {

@@ -1,10 +1,15 @@
-//! Embeddings in the form of OpenAI, and reranking in those of Cohere and of Text Embeddings Inference.
+//! Embeddings in the form of `OpenAI`, and reranking in those of Cohere and of Text Embeddings Inference.
 
-use carpool_protocol::{Datatype, InferRequest, Parameter, Tensor};
+use carpool_protocol::{
+    Datatype, InferRequest, InferResponse, Parameter, Tensor, inference::ModelInferRequest,
+};
 use carpool_queue::{Job, Outcome};
+use prost::Message;
 use serde_json::{Value, json};
+use tonic::Request;
 
 use crate::{
+    grpc,
     rig::{INFER, Rig, config, pairs, texts},
     worker,
 };
@@ -348,6 +353,19 @@ async fn the_protocol_has_the_tasks_tensors() {
     assert_eq!(
         answer["outputs"][0]["parameters"],
         json!({"truncated": true})
+    );
+    let a = Tensor::from_strings("text", [1], ["a"]).unwrap();
+    let request = InferRequest {
+        model_name: "m".to_owned(),
+        inputs: vec![a],
+        ..InferRequest::default()
+    };
+    let request = ModelInferRequest::decode(request.encode()).unwrap();
+    let answer = grpc::infer(&mut grpc::client(&rig), Request::new(request)).await;
+    let answer = InferResponse::decode(answer.unwrap().encode_to_vec().into()).unwrap();
+    assert_eq!(
+        answer.outputs[0].parameters["truncated"],
+        Parameter::Bool(true)
     );
     let predicted = rig
         .post("/v1/models/m:predict", json!({"instances": ["a"]}))

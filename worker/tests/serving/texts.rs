@@ -1,4 +1,4 @@
-//! What becomes of texts: embeddings, scores, and what is told of those that were cut.
+//! Embeddings and scores of texts, and the telling of those that were cut.
 
 use carpool_protocol::{InferResponse, Parameter, Tensor};
 use carpool_queue::FailureKind;
