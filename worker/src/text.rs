@@ -124,10 +124,11 @@ impl TextModel {
                 documents.len()
             ));
         }
-        let queries: Vec<Beginning<'_>> = queries
-            .iter()
-            .map(|query| self.tokens.beginning(query))
-            .collect();
+        let shared = queries.iter().map(|query| self.tokens.shared(query));
+        let queries: Vec<Beginning<'_>> = match shared.collect() {
+            Ok(queries) => queries,
+            Err(error) => return Ok(Err(error)),
+        };
         let pairs = queries.iter().cycle().zip(documents);
         let pairs = pairs.map(|(query, document)| {
             let document = self.tokens.beginning(document);

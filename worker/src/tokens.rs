@@ -130,6 +130,15 @@ impl Tokens {
         Ok(encoding)
     }
 
+    /// Finds the beginning of a text that stands in many pairs, and makes its tokens once for all of them.
+    pub fn shared<'a>(&self, text: &'a str) -> tokenizers::Result<Beginning<'a>> {
+        let mut beginning = self.beginning(text);
+        if beginning.encoding.is_none() {
+            beginning.encoding = Some(self.tokens(beginning.text)?);
+        }
+        Ok(beginning)
+    }
+
     /// Finds the part of a text from which its wanted tokens are made.
     ///
     /// Tokenizing takes a second for some megabytes of which a few kilobytes are wanted, so only the beginning of a

@@ -271,7 +271,7 @@ fn a_pair_has_the_tokens_that_the_tokenizer_would_give_it() {
                 .flat_map(|first| texts.map(|second| (*first, second)))
             {
                 let given = tokens
-                    .encode_pair(&tokens.beginning(first), &tokens.beginning(second))
+                    .encode_pair(&tokens.shared(first).unwrap(), &tokens.beginning(second))
                     .unwrap();
                 let what = format!("{name}, {max_length} of {first:?} and {second:?}");
                 let whole = library(&tokenizer, 10_000, (first, second));
