@@ -1,7 +1,7 @@
 //! The batching proxy: HTTP in front, the queue behind, nothing kept in between.
 //!
-//! A request's way: `connections` takes it, `routes` finds who answers, `infer`, `predict` or another form's file reads it,
-//! `validate` holds it against the model, the queue carries it to a worker and its answer back, and the same connection
+//! A request's way: `connections` takes it, `routes` finds who answers, `infer`, `predict` or the file of another form reads
+//! it, `validate` holds it against the model, the queue carries it to a worker and its answer back, and the same connection
 //! carries it out. Whatever goes wrong becomes one [`Error`].
 //!
 //! The proxy is the role; a proxy that runs next to an app in its pod is called a sidecar, as Kubernetes calls such
