@@ -5,26 +5,30 @@ use carpool_crds::{
     Task,
     tensor_names::{EMBEDDING, TEXT},
 };
-use carpool_protocol::{InferRequest, InferResponse, json::decode_object};
+use carpool_protocol::{InferRequest, InferResponse, cut, json::decode_object};
 use http::{Response, StatusCode};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::{json, value::RawValue};
 
 use crate::{
     error::Error,
     metadata,
     payload::Payload,
     proxy::Served,
-    task::{self, Usage, check_model, field, kind, output},
+    task::{self, LIST, NUMBER, STRING, Usage, check_model, field, kind, list, output, text},
 };
 
 /// A request. What `OpenAI` has besides, such as `user`, has no bearing on the answer.
 #[derive(Deserialize)]
-struct Request {
-    model: Option<Value>,
-    input: Option<Value>,
-    encoding_format: Option<Value>,
-    dimensions: Option<Value>,
+struct Request<'a> {
+    #[serde(borrow)]
+    model: Option<&'a RawValue>,
+    #[serde(borrow)]
+    input: Option<&'a RawValue>,
+    #[serde(borrow)]
+    encoding_format: Option<&'a RawValue>,
+    #[serde(borrow)]
+    dimensions: Option<&'a RawValue>,
 }
 
 /// The form in which an answer holds numbers.
@@ -61,21 +65,22 @@ impl task::Form for Form {
     const TASK: Task = Task::Embed;
 
     fn read(served: &Served, body: &[u8]) -> Result<(InferRequest, Self), Error> {
-        let request: Request = decode_object(body)?;
+        let request: Request<'_> = decode_object(body)?;
         check_model(served, request.model)?;
         let input = task::texts(TEXT, &texts(request.input)?)?;
         let size = metadata::embedding_size(&served.model);
-        if let Some(given) = request.dimensions.filter(|given| !given.is_null())
-            && given.as_i64() != Some(size)
+        if let Some(given) = request.dimensions
+            && serde_json::from_str(given.get()).ok() != Some(size)
         {
+            let given = cut(given.get());
             let message = format!("the model gives {size}, and no other number; given {given}");
             return Err(field("dimensions", message));
         }
-        let form = match request.encoding_format {
-            None | Some(Value::Null) => Self::Float,
-            Some(given) if given == "float" => Self::Float,
-            Some(given) if given == "base64" => Self::Base64,
+        let form = match request.encoding_format.map(RawValue::get) {
+            None | Some("\"float\"") => Self::Float,
+            Some("\"base64\"") => Self::Base64,
             Some(given) => {
+                let given = cut(given);
                 let message = format!("expected \"float\" or \"base64\", given {given}");
                 return Err(field("encoding_format", message));
             }
@@ -111,30 +116,25 @@ impl task::Form for Form {
     }
 }
 
-fn texts(input: Option<Value>) -> Result<Vec<String>, Error> {
+fn texts(input: Option<&RawValue>) -> Result<Vec<String>, Error> {
     let expected = "a string or a list of strings";
-    let items = match input {
-        Some(Value::String(text)) => return Ok(vec![text]),
-        Some(Value::Array(items)) => items,
-        None | Some(Value::Null) => return Err(field("input", format!("missing: {expected}"))),
-        Some(other) => {
-            let message = format!("expected {expected}, given {}", kind(&other));
-            return Err(field("input", message));
-        }
-    };
-    if items.is_empty() {
-        return Err(field("input", "it holds no text; at least one is needed"));
+    let input = input.ok_or_else(|| field("input", format!("missing: {expected}")))?;
+    if kind(input.get()) == STRING {
+        return Ok(vec![text(input)?]);
     }
-    let texts = items.into_iter().enumerate().map(|(index, item)| match item {
-        Value::String(text) => Ok(text),
-        Value::Number(_) | Value::Array(_) => {
-            let message = format!("token ids are not taken, as the model's own tokenizer makes them; give {expected}");
-            Err(field("input", message))
-        }
-        other => {
-            let message = format!("expected {expected}, given {} at {index}", kind(&other));
-            Err(field("input", message))
-        }
+    let items = list("input", expected, input)?.into_iter().enumerate();
+    let texts = items.map(|(index, item)| match kind(item.get()) {
+        STRING => text(item),
+        NUMBER | LIST => Err(field(
+            "input",
+            format!(
+                "token ids are not taken, as the model's own tokenizer makes them; give {expected}"
+            ),
+        )),
+        given => Err(field(
+            "input",
+            format!("expected {expected}, given {given} at {index}"),
+        )),
     });
     texts.collect()
 }

@@ -10,15 +10,18 @@ use serde_json::json;
 
 use crate::{
     binary::{self, BinaryOutputs},
+    embeddings,
     error::Error,
     grpc, infer,
     infer::Validated,
     predict,
     proxy::Served,
+    rerank,
+    task::{self, Form},
     v1,
 };
 
-/// The models whose requests are read: one of tensors of several types and shapes, and one of texts.
+/// The models whose requests are read: one of tensors of several types and shapes, one of few, and one of texts for each task.
 static MODELS_SERVED: LazyLock<Vec<Served>> = LazyLock::new(|| {
     let tensors = json!({
         "uri": "file://m",
@@ -40,7 +43,19 @@ static MODELS_SERVED: LazyLock<Vec<Served>> = LazyLock::new(|| {
         "outputs": [{"name": "logits", "datatype": "FP32", "shape": [2]}],
         "text": {"tokenizer": "tokenizer.json", "maxLength": 128, "labels": ["NEGATIVE", "POSITIVE"]},
     });
-    let models = [tensors, one, text].into_iter();
+    let embed = json!({
+        "uri": "file://m",
+        "inputs": [{"name": "input_ids", "datatype": "INT64", "shape": [-1]}],
+        "outputs": [{"name": "vector", "datatype": "FP32", "shape": [2]}],
+        "text": {"tokenizer": "tokenizer.json", "task": "Embed"},
+    });
+    let rerank = json!({
+        "uri": "file://m",
+        "inputs": [{"name": "input_ids", "datatype": "INT64", "shape": [-1]}],
+        "outputs": [{"name": "logit", "datatype": "FP32", "shape": [1]}],
+        "text": {"tokenizer": "tokenizer.json", "task": "Rerank"},
+    });
+    let models = [tensors, one, text, embed, rerank].into_iter();
     models.filter_map(|model| served(&model)).collect()
 });
 
@@ -60,7 +75,7 @@ fn served(model: &serde_json::Value) -> Option<Served> {
 }
 
 /// The number of models. Each function takes the place of one of them, and reads what is sent to it.
-pub const MODELS: usize = 3;
+pub const MODELS: usize = 5;
 
 fn model(place: usize) -> Result<&'static Served, String> {
     MODELS_SERVED
@@ -107,6 +122,16 @@ pub fn predict(place: usize, body: &[u8]) -> Result<(), String> {
     ))
 }
 
+/// Reads a request for embeddings.
+pub fn embeddings(place: usize, body: &[u8]) -> Result<(), String> {
+    told(task::validated::<embeddings::Form>(model(place)?, body))
+}
+
+/// Reads a request for the scores of documents.
+pub fn rerank(place: usize, body: &[u8]) -> Result<(), String> {
+    told(task::validated::<rerank::Form>(model(place)?, body))
+}
+
 /// Reads a message of gRPC.
 pub fn grpc(place: usize, message: &[u8]) -> Result<(), String> {
     let read = grpc::read(model(place)?, Bytes::copy_from_slice(message));
@@ -114,7 +139,7 @@ pub fn grpc(place: usize, message: &[u8]) -> Result<(), String> {
 }
 
 /// The number of forms in which [`answer`] writes an answer.
-pub const FORMS: usize = 5;
+pub const FORMS: usize = 8;
 
 /// Reads a worker's answer, and writes it in one of the forms that clients may want.
 pub fn answer(form: usize, message: &[u8]) -> Result<(), String> {
@@ -123,8 +148,17 @@ pub fn answer(form: usize, message: &[u8]) -> Result<(), String> {
         0 => BinaryOutputs::default(),
         1 => BinaryOutputs::all(),
         2 => return told(predict::respond(message)),
-        // The first and the last of the models: one of tensors, and one of texts.
-        form => return told(v1::predictions(model((form - 3) * 2)?, 2, message)),
+        // The models of tensors, and the first of texts.
+        3 => return told(v1::predictions(model(0)?, 2, message)),
+        4 => return told(v1::predictions(model(2)?, 2, message)),
+        form => {
+            let response = infer::decode(message).map_err(|error| error.to_string())?;
+            return match form {
+                5 => told(embeddings::Form::Float.write(model(3)?, &response)),
+                6 => told(embeddings::Form::Base64.write(model(3)?, &response)),
+                _ => told(rerank::Form::of_all().write(model(4)?, &response)),
+            };
+        }
     };
     let response = infer::decode(message).map_err(|error| error.to_string())?;
     told(outputs.encode(&response))

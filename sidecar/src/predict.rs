@@ -19,6 +19,7 @@ use crate::{
     infer::{self, Caller, Validated},
     metrics::Hop,
     proxy::{Proxy, Served},
+    task::{STRING, kind},
 };
 
 /// The forms in which a text may come.
@@ -129,21 +130,6 @@ fn text(form: Form, body: &[u8]) -> Result<Cow<'_, str>, Error> {
 
 fn missing() -> Error {
     Error::Invalid("text: missing".to_owned())
-}
-
-/// The kind of a string.
-const STRING: &str = "a string";
-
-/// The kind of a JSON value, which its first character tells.
-fn kind(value: &str) -> &'static str {
-    match value.as_bytes().first() {
-        Some(b'n') => "null",
-        Some(b't' | b'f') => "a boolean",
-        Some(b'"') => STRING,
-        Some(b'[') => "an array",
-        Some(b'{') => "an object",
-        _ => "a number",
-    }
 }
 
 pub fn respond(answer: Bytes) -> Result<Vec<u8>, Error> {

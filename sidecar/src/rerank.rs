@@ -5,28 +5,41 @@ use carpool_crds::{
     Activation, Task,
     tensor_names::{DOCUMENT, QUERY, SCORE},
 };
-use carpool_protocol::{InferRequest, InferResponse, json::decode_object};
+use carpool_protocol::{InferRequest, InferResponse, cut, json::decode_object};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::value::RawValue;
 
 use crate::{
     error::Error,
     proxy::Served,
-    task::{self, Usage, check_model, field, floats, kind, string},
+    task::{self, OBJECT, STRING, Usage, check_model, field, floats, kind, list, string, text},
 };
 
 #[derive(Deserialize)]
-struct Request {
-    model: Option<Value>,
-    query: Option<Value>,
-    documents: Option<Value>,
-    top_n: Option<Value>,
+struct Request<'a> {
+    #[serde(borrow)]
+    model: Option<&'a RawValue>,
+    #[serde(borrow)]
+    query: Option<&'a RawValue>,
+    #[serde(borrow)]
+    documents: Option<&'a RawValue>,
+    #[serde(borrow)]
+    top_n: Option<&'a RawValue>,
     return_documents: Option<bool>,
-    max_tokens_per_doc: Option<Value>,
+    #[serde(borrow)]
+    max_tokens_per_doc: Option<&'a RawValue>,
     /// The documents, in the words of Text Embeddings Inference, as the two that follow.
-    texts: Option<Value>,
+    #[serde(borrow)]
+    texts: Option<&'a RawValue>,
     return_text: Option<bool>,
     raw_scores: Option<bool>,
+}
+
+/// A document that is an object.
+#[derive(Deserialize)]
+struct Object<'a> {
+    #[serde(borrow)]
+    text: Option<&'a RawValue>,
 }
 
 /// The parts of a request that its answer depends on besides the scores.
@@ -37,6 +50,17 @@ pub struct Form {
     top: usize,
     /// Whether the answer is one of Text Embeddings Inference.
     is_bare: bool,
+}
+
+impl Form {
+    /// The form of an answer that holds all scores, and no documents.
+    pub fn of_all() -> Self {
+        Self {
+            documents: None,
+            top: usize::MAX,
+            is_bare: false,
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -72,7 +96,7 @@ impl task::Form for Form {
     const TASK: Task = Task::Rerank;
 
     fn read(served: &Served, body: &[u8]) -> Result<(InferRequest, Self), Error> {
-        let request: Request = decode_object(body)?;
+        let request: Request<'_> = decode_object(body)?;
         check_model(served, request.model)?;
         let query = string("query", request.query)?;
         let is_bare = request.documents.is_none() && request.texts.is_some();
@@ -84,10 +108,7 @@ impl task::Form for Form {
             strings("documents", request.documents)?
         };
         let top = top(request.top_n)?.unwrap_or(documents.len());
-        if request
-            .max_tokens_per_doc
-            .is_some_and(|given| !given.is_null())
-        {
+        if request.max_tokens_per_doc.is_some() {
             let message =
                 "is not built yet; leave it out: pairs are cut to spec.model.text.maxLength";
             return Err(field("max_tokens_per_doc", message));
@@ -146,45 +167,42 @@ impl task::Form for Form {
 }
 
 /// Reads documents, each a string or an object with a `text`.
-fn strings(name: &'static str, value: Option<Value>) -> Result<Vec<String>, Error> {
-    let items = match value {
-        Some(Value::Array(items)) => items,
-        None | Some(Value::Null) => return Err(field(name, "missing: a list of strings")),
-        Some(other) => {
-            let message = format!("expected a list of strings, given {}", kind(&other));
-            return Err(field(name, message));
-        }
-    };
-    if items.is_empty() {
-        return Err(field(name, "it holds no document; at least one is needed"));
-    }
-    let items = items
-        .into_iter()
-        .enumerate()
-        .map(|(index, item)| match item {
-            Value::String(text) => Ok(text),
-            Value::Object(mut document) => match document.remove("text") {
-                Some(Value::String(text)) => Ok(text),
-                _ => Err(field(
+fn strings(name: &'static str, value: Option<&RawValue>) -> Result<Vec<String>, Error> {
+    let expected = "a list of strings";
+    let value = value.ok_or_else(|| field(name, format!("missing: {expected}")))?;
+    let items = list(name, expected, value)?.into_iter().enumerate();
+    let texts = items.map(|(index, item)| match kind(item.get()) {
+        STRING => text(item),
+        OBJECT => {
+            let Object { text: inner } = decode_object(item.get().as_bytes())?;
+            match inner.filter(|inner| kind(inner.get()) == STRING) {
+                Some(inner) => text(inner),
+                None => Err(field(
                     name,
                     format!("the object at {index} has no string \"text\""),
                 )),
-            },
-            other => {
-                let message = format!("expected strings, given {} at {index}", kind(&other));
-                Err(field(name, message))
             }
-        });
-    items.collect()
+        }
+        given => Err(field(
+            name,
+            format!("expected {expected}, given {given} at {index}"),
+        )),
+    });
+    texts.collect()
 }
 
-fn top(given: Option<Value>) -> Result<Option<usize>, Error> {
-    let Some(given) = given.filter(|given| !given.is_null()) else {
+fn top(given: Option<&RawValue>) -> Result<Option<usize>, Error> {
+    let Some(given) = given else {
         return Ok(None);
     };
-    let Some(top @ 1..) = given.as_u64() else {
-        let message = format!("expected a whole number of at least 1, given {given}");
-        return Err(field("top_n", message));
-    };
-    Ok(Some(usize::try_from(top).unwrap_or(usize::MAX)))
+    match serde_json::from_str(given.get()) {
+        Ok(top @ 1..) => Ok(Some(top)),
+        _ => Err(field(
+            "top_n",
+            format!(
+                "expected a whole number of at least 1, given {}",
+                cut(given.get())
+            ),
+        )),
+    }
 }

@@ -7,7 +7,7 @@ use carpool_crds::{Task, tensor_names::TOKENS};
 use carpool_protocol::{InferRequest, InferResponse, RequestedOutput, Tensor};
 use http::request::Parts;
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::value::RawValue;
 
 use crate::{
     body::{self, IncomingBody},
@@ -45,12 +45,7 @@ pub async fn serve<F: Form>(
     let mut hops = proxy.metrics.hop_timer();
     let (validated, form) = {
         let (served, bytes) = (Arc::clone(&served), body.len());
-        let read = move || {
-            let (request, form) = F::read(&served, &body)?;
-            let validated = Validated::of_message(&served, &request, || request.encode())?;
-            Ok((validated, form))
-        };
-        body::off_reactor(bytes, read).await?
+        body::off_reactor(bytes, move || validated::<F>(&served, &body)).await?
     };
     hops.passed(Hop::Parse);
     let answer = infer::ask(proxy, &served, validated, caller, &mut hops).await?;
@@ -60,6 +55,13 @@ pub async fn serve<F: Form>(
     let answer = body::off_reactor(bytes, write).await?;
     hops.passed(Hop::Respond);
     Ok(answer)
+}
+
+/// Holds a request against the model.
+pub fn validated<F: Form>(served: &Served, body: &[u8]) -> Result<(Validated, F), Error> {
+    let (request, form) = F::read(served, body)?;
+    let validated = Validated::of_message(served, &request, || request.encode())?;
+    Ok((validated, form))
 }
 
 /// The protocol's request for some outputs and the number of tokens of each text.
@@ -125,33 +127,64 @@ pub fn field(field: &'static str, message: impl Into<String>) -> Error {
 }
 
 /// Reads a field that is a string.
-pub fn string(name: &'static str, value: Option<Value>) -> Result<String, Error> {
-    match value {
-        Some(Value::String(text)) => Ok(text),
-        None | Some(Value::Null) => Err(field(name, "missing: a string")),
-        Some(other) => Err(field(
-            name,
-            format!("expected a string, given {}", kind(&other)),
-        )),
+pub fn string(name: &'static str, value: Option<&RawValue>) -> Result<String, Error> {
+    let value = value.ok_or_else(|| field(name, "missing: a string"))?;
+    match kind(value.get()) {
+        STRING => text(value),
+        given => Err(field(name, format!("expected {STRING}, given {given}"))),
     }
 }
 
+/// Reads a list, its items as they are written: what they are read into may be larger, and most of a wrong list is not read.
+pub fn list<'a>(
+    name: &'static str,
+    expected: &str,
+    value: &'a RawValue,
+) -> Result<Vec<&'a RawValue>, Error> {
+    let items: Vec<&RawValue> = match kind(value.get()) {
+        LIST => serde_json::from_str(value.get()).map_err(|error| unreadable(&error))?,
+        given => return Err(field(name, format!("expected {expected}, given {given}"))),
+    };
+    if items.is_empty() {
+        return Err(field(name, "it is empty; at least one text is needed"));
+    }
+    Ok(items)
+}
+
+/// Reads a value that is known to be a string.
+pub fn text(value: &RawValue) -> Result<String, Error> {
+    serde_json::from_str(value.get()).map_err(|error| unreadable(&error))
+}
+
+fn unreadable(error: &serde_json::Error) -> Error {
+    Error::Malformed(error.to_string())
+}
+
 /// Refuses the name of another model; none is this one.
-pub fn check_model(served: &Served, model: Option<Value>) -> Result<(), Error> {
+pub fn check_model(served: &Served, model: Option<&RawValue>) -> Result<(), Error> {
     match model {
-        None | Some(Value::Null) => Ok(()),
+        None => Ok(()),
         given => served.check_name(&string("model", given)?),
     }
 }
 
-/// The kind of a value, in words.
-pub fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(_) => "an array",
-        Value::Object(_) => "an object",
+/// The kind of a string.
+pub const STRING: &str = "a string";
+/// The kind of a list.
+pub const LIST: &str = "an array";
+/// The kind of an object.
+pub const OBJECT: &str = "an object";
+/// The kind of a number.
+pub const NUMBER: &str = "a number";
+
+/// The kind of a JSON value, which its first character tells.
+pub fn kind(value: &str) -> &'static str {
+    match value.as_bytes().first() {
+        Some(b'n') => "null",
+        Some(b't' | b'f') => "a boolean",
+        Some(b'"') => STRING,
+        Some(b'[') => LIST,
+        Some(b'{') => OBJECT,
+        _ => NUMBER,
     }
 }

@@ -1,7 +1,9 @@
 //! The corpora of the fuzzers' targets for what clients and workers send.
 
 use carpool_protocol::{Datatype, InferResponse, Tensor};
-use carpool_sidecar::hostile::{FORMS, MODELS, answer, grpc, oip_binary, oip_json, predict, v1};
+use carpool_sidecar::hostile::{
+    FORMS, MODELS, answer, embeddings, grpc, oip_binary, oip_json, predict, rerank, v1,
+};
 use carpool_testkit::hostile::{Allocator, allocator, check, read_corpus, turn};
 
 #[global_allocator]
@@ -25,6 +27,16 @@ fn rows_of_the_first_protocol() {
 #[test]
 fn texts() {
     read_corpus(&ALLOCATOR, "predict", MODELS, predict);
+}
+
+#[test]
+fn requests_for_embeddings() {
+    read_corpus(&ALLOCATOR, "embeddings", MODELS, embeddings);
+}
+
+#[test]
+fn requests_for_scores() {
+    read_corpus(&ALLOCATOR, "rerank", MODELS, rerank);
 }
 
 #[test]
@@ -66,6 +78,27 @@ fn large_input() {
         many("", "text=&", ""),
     ] {
         check(&ALLOCATOR, &text, MODELS, predict);
+    }
+    for texts in [
+        many(r#"{"input":["#, r#""","#, r#"""]}"#),
+        many(r#"{"input":["#, "0,", "0]}"),
+        many(r#"{"input":["#, "[0],", "[0]]}"),
+        many(r#"{"input":""#, r"\n", r#""}"#),
+        many(r#"{"input":"","dimensions":["#, "0,", "0]}"),
+        many(r#"{"input":"","encoding_format":""#, "a", r#""}"#),
+        many(r#"{"input":"","model":""#, "a", r#""}"#),
+    ] {
+        check(&ALLOCATOR, &texts, MODELS, embeddings);
+    }
+    for texts in [
+        many(r#"{"query":"","documents":["#, r#""","#, r#"""]}"#),
+        many(r#"{"query":"","documents":["#, r#"{"text":""},"#, "0]}"),
+        many(r#"{"query":"","documents":["#, "{},", "0]}"),
+        many(r#"{"query":"","texts":["#, "0,", "0]}"),
+        many(r#"{"documents":[""],"query":""#, r"\n", r#""}"#),
+        many(r#"{"query":"","documents":[""],"top_n":"#, "9", "}"),
+    ] {
+        check(&ALLOCATOR, &texts, MODELS, rerank);
     }
     let numbers = r#"{"inputs":[{"name":"x","datatype":"FP64","shape":[1,131073,2],"data":["#;
     let text = r#"{"inputs":[{"name":"text","datatype":"BYTES","shape":[1],"data":["#;

@@ -7,9 +7,7 @@ use carpool_crds::{
     Model, TensorSpec,
     tensor_names::{TOKENS, TRUNCATED},
 };
-use carpool_protocol::{
-    InferRequest, InferResponse, Parameter, Shape, Tensor, cut, first_outside,
-};
+use carpool_protocol::{InferRequest, InferResponse, Parameter, Shape, Tensor, cut, first_outside};
 use carpool_queue::{Failure, FailureKind};
 
 use crate::{

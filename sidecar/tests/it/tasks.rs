@@ -110,7 +110,7 @@ async fn errors_of_embeddings_have_openais_form() {
             json!({"input": []}),
             400,
             json!("input"),
-            "input: it holds no text; at least one is needed",
+            "input: it is empty; at least one text is needed",
         ),
         (
             json!({"input": {"a": 1}}),
@@ -220,11 +220,11 @@ async fn documents_come_back_best_first() {
         ),
         (
             json!({"query": "q", "documents": []}),
-            "documents: it holds no document; at least one is needed",
+            "documents: it is empty; at least one text is needed",
         ),
         (
             json!({"query": "q", "documents": ["a", 1]}),
-            "documents: expected strings, given a number at 1",
+            "documents: expected a list of strings, given a number at 1",
         ),
         (
             json!({"query": "q", "documents": [{"title": "a"}]}),
