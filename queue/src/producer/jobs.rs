@@ -126,7 +126,7 @@ pub(super) async fn submit(
             _ if is_last => break,
             _ => {}
         }
-        // What has expired may be in the way.
+        // Expired requests may be in the way.
         let eviction = evict(&shared.keys, &lane);
         if let Err(error) = shared.connections.last(&eviction, "an eviction").await {
             return Err(unreachable(&error));
@@ -300,7 +300,7 @@ async fn open(
         return Err(QueueError::Answer { operation: "ZRANK" });
     };
     let Some(ahead) = wire::parse::<u64>(rank.value("ZRANK")?) else {
-        // Its entry is gone without an outcome.
+        // The entry is gone without an outcome.
         return Ok(if now >= expires {
             JobState::Done(Outcome::Failure(Failure {
                 kind: FailureKind::Expired,

@@ -85,7 +85,7 @@ impl Following {
             match timeout_at(until, self.0.recv()).await {
                 Err(_) => return false,
                 Ok(Ok(News::Of(other))) if other != uuid => {}
-                // Who is behind, or has lost the task, looks for itself.
+                // One who is behind, or has lost the task, looks again.
                 Ok(_) => return true,
             }
         }
